@@ -1,0 +1,118 @@
+"""The site's own YAML: where its records are, how its columns map, what it permits. It never leaves the hospital."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ecgshared.config import Config, load_yaml, validate
+from ecgshared.privacy.disclosure import DisclosureLimits
+
+Action = Literal["keep", "flag", "refuse"]
+
+
+class RecordsConfig(Config):
+    """Where the recordings lie. Paths are relative to the site file."""
+
+    folder: Path
+    pattern: str = Field(default="**/*.hea", description="glob below the folder that finds every recording")
+
+
+class TableConfig(Config):
+    """The cohort table, one row per ECG, and how a row finds its file."""
+
+    path: Path
+    separator: Literal[",", ";", "\t", "|"] | None = Field(default=None, description="None guesses")
+    decimal: Literal[".", ","] = "."
+    encoding: str = "utf-8"
+    date_format: str | None = Field(default=None, description="strptime format; None accepts ISO and the usual ones")
+    day_first: bool = True
+    columns: dict[str, str] = Field(description="standard column: local column")
+    labels: dict[str, str] = Field(default={}, description="name of a 0/1 label: local column")
+    values: dict[str, dict[str, str]] = Field(
+        default={}, description="standard column or label: {local value: standard value}"
+    )
+    rows: dict[str, str] = Field(default={}, description="local column: value; only these rows are this site's")
+    join: str = Field(
+        default="{file}",
+        description="the file of a row below the records folder, from local columns in braces: 'wfdb/{ExamID}'",
+    )
+
+
+class QualityPolicy(Config):
+    """What to do with a record that has a finding; codes are those of ecgshared.quality.CODES."""
+
+    default: Action = "flag"
+    actions: dict[str, Action] = Field(
+        default={
+            "checksum": "refuse",
+            "truncated": "refuse",
+            "all-flat": "refuse",
+            "fs-contradicts-length": "refuse",
+            "too-short": "refuse",
+        }
+    )
+
+
+class PrivacyCap(Config):
+    """The most privacy loss this site grants one study; it trains privately or not at all if `required`."""
+
+    required: bool = False
+    max_epsilon: float = Field(default=10.0, gt=0)
+    max_delta: float = Field(default=1e-4, gt=0, lt=1)
+
+
+class ComputeConfig(Config):
+    """Where and how precisely this site computes."""
+
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?|auto)$")
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    threads: int | None = Field(default=None, ge=1)
+
+
+class SiteSettings(Config):
+    """A site file."""
+
+    format_version: Literal[1] = 1
+    site: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")
+    records: RecordsConfig
+    table: TableConfig
+    state: Path = Field(default=Path("state"), description="cache, ledger, outbox, logs: owner-only")
+    patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = "refuse"
+    exclude: Path | None = Field(default=None, description="text file of patient ids that opted out, one a line")
+    quality: QualityPolicy = QualityPolicy()
+    limits: DisclosureLimits = DisclosureLimits()
+    privacy: PrivacyCap = PrivacyCap()
+    compute: ComputeConfig = ComputeConfig()
+    studies: tuple[Path, ...] = Field(default=(), description="the studies this site approved and holds")
+    consortium_key: Path | None = Field(default=None, description="shared split key where patients visit several sites")
+    seed: int | None = Field(default=None, description="fixes what happens inside the site; for tests only")
+
+    @model_validator(mode="after")
+    def _needs_a_join(self) -> SiteSettings:
+        if self.table.join == "{file}" and "file" not in self.table.columns:
+            raise ValueError("table.columns must map `file`, or table.join must say how a row finds its recording")
+        return self
+
+
+def load_site(path: Path) -> SiteSettings:
+    """Read a site file; its relative paths become absolute, seen from the file's own folder."""
+    data = load_yaml(path)
+    settings = validate(SiteSettings, data, where=path)
+    base = path.resolve().parent
+
+    def absolute(p: Path) -> Path:
+        return p if p.is_absolute() else base / p
+
+    return settings.model_copy(
+        update={
+            "records": settings.records.model_copy(update={"folder": absolute(settings.records.folder)}),
+            "table": settings.table.model_copy(update={"path": absolute(settings.table.path)}),
+            "state": absolute(settings.state),
+            "exclude": None if settings.exclude is None else absolute(settings.exclude),
+            "studies": tuple(absolute(p) for p in settings.studies),
+            "consortium_key": None if settings.consortium_key is None else absolute(settings.consortium_key),
+        }
+    )

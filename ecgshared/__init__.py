@@ -1,0 +1,1 @@
+"""What hospital and coordinator share: records, maths, models, message types. Imports neither side."""

@@ -1,0 +1,54 @@
+"""The standard columns of a cohort table: one row per ECG. A site's YAML maps its own columns to these names.
+
+Units and codings here are what every later step sees; reading local spellings is the client's task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["id", "date", "number", "sex", "flag", "text", "code"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One standard column: how it is read and what it means."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    low: float | None = None
+    high: float | None = None
+
+
+STANDARD_COLUMNS: dict[str, Column] = {
+    column.name: column
+    for column in (
+        Column("ecg_id", "id", "identifier of the ECG, unique in the table"),
+        Column("patient_id", "id", "identifier of the patient; the unit of splits, clustering and privacy"),
+        Column("file", "text", "path of the recording, relative to the records folder"),
+        Column("recorded_at", "date", "date (and time) of the ECG"),
+        Column("age", "number", "age at the ECG, years; 300 is read as over 89", 0, 130),
+        Column("sex", "sex", "F or M"),
+        Column("birth_date", "date", "only to derive age; never kept"),
+        Column("device", "text", "recording device"),
+        Column("death_date", "date", "date of death; empty while alive"),
+        Column("death_cause", "code", "underlying cause of death, ICD-10"),
+        Column("death_in_hospital", "flag", "1 if death happened in hospital"),
+        Column("admission_time", "date", "start of the hospital stay in which the patient died"),
+        Column("vfvt_date", "date", "first ventricular fibrillation or tachycardia after the ECG"),
+        Column("mi_date", "date", "first acute myocardial infarction after the ECG"),
+        Column("icd_date", "date", "implantation of a cardioverter defibrillator"),
+        Column("index_date", "date", "the event an ECG must precede (case-control series)"),
+        Column("last_encounter", "date", "last date the patient was seen alive"),
+        Column("data_end", "date", "date to which the site's outcome registers are complete"),
+        Column("lvef", "number", "left ventricular ejection fraction, fraction 0..1 (35 is read as 0.35)", 0, 1),
+        Column("bmi", "number", "body mass index, kg/m2", 8, 120),
+        Column("heart_failure", "flag", "1 if heart failure is known at the ECG"),
+        Column("diabetes", "flag", "1 if diabetes is known at the ECG"),
+        Column("hypertension", "flag", "1 if hypertension is known at the ECG"),
+        Column("previous_mi", "flag", "1 if a myocardial infarction before the ECG is known"),
+    )
+}
+"""Any other column a study needs (a binary label, say) is mapped under the site's ``labels:``."""

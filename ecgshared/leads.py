@@ -1,0 +1,69 @@
+"""The twelve leads: names, order, spelling, and the algebra among the limb leads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEADS: tuple[str, ...] = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+"""Standard order of every array with a lead axis."""
+
+LIMB_LEADS, CHEST_LEADS = LEADS[:6], LEADS[6:]
+
+_BY_SPELLING = {lead.upper(): lead for lead in LEADS}
+
+# Einthoven and Goldberger: each limb lead as a combination of I and II.
+_FROM_I_II = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
+
+
+def standard_name(name: str) -> str | None:
+    """Return the standard spelling of a lead name, or None where it is none of the twelve.
+
+    Accepts any case, blanks, ``Lead II``, ``MDC_ECG_LEAD_II``, ``-aVR`` is not accepted (inverted).
+    """
+    key = name.strip().upper()
+    for prefix in ("MDC_ECG_LEAD_", "LEAD_", "LEAD", "ECG"):
+        key = key.removeprefix(prefix).strip(" _-") if key.startswith(prefix) else key
+    return _BY_SPELLING.get(key)
+
+
+def to_standard_order(p_signal: NDArray[np.float32], sig_name: Sequence[str]) -> NDArray[np.float32]:
+    """Arrange signals into :data:`LEADS`, derive absent limb leads from two present ones.
+
+    Parameters
+    ----------
+    p_signal : array, shape = (n_sig, T), mV.
+    sig_name : the name of each row, in any spelling; rows that are no standard lead are dropped.
+
+    Returns
+    -------
+    array, shape = (12, T), float32 mV; a lead that is absent and cannot be derived is NaN.
+    """
+    out = np.full((12, p_signal.shape[1]), np.nan, dtype=np.float32)
+    for row, name in zip(p_signal, sig_name, strict=True):
+        lead = standard_name(name)
+        if lead is not None:
+            out[LEADS.index(lead)] = row
+    present = {lead: out[i] for i, lead in enumerate(LEADS) if not np.isnan(out[i]).all()}
+    basis = limb_basis(present)
+    if basis is not None:
+        lead_i, lead_ii = basis
+        for lead, (a, b) in {"I": (1.0, 0.0), "II": (0.0, 1.0), **_FROM_I_II}.items():
+            if lead not in present:
+                out[LEADS.index(lead)] = a * lead_i + b * lead_ii
+    return out
+
+
+def limb_basis(
+    present: dict[str, NDArray[np.float32]],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Solve leads I and II from any two limb leads present; None where fewer than two are."""
+    combos = {"I": (1.0, 0.0), "II": (0.0, 1.0), **_FROM_I_II}
+    names = [lead for lead in ("I", "II", "III", "aVF", "aVL", "aVR") if lead in present][:2]
+    if len(names) < 2:
+        return None
+    system = np.array([combos[name] for name in names])
+    solved = np.linalg.solve(system, np.stack([present[name] for name in names]).astype(np.float64))
+    return solved[0].astype(np.float32), solved[1].astype(np.float32)

@@ -1,0 +1,1 @@
+"""The coordinator: asks, combines, stores, reports."""

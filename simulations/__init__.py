@@ -1,0 +1,1 @@
+"""In-silico hospitals with known truth, and federations on one machine."""
