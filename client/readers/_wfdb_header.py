@@ -1,0 +1,263 @@
+"""The WFDB header: record line, signal lines, and age and sex from the comments.
+
+Source: https://physionet.org/physiotools/wag/header-5.htm. Names and identifiers in comments are not kept.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+from ecgshared.errors import EcgReadError
+from ecgshared.record import Finding, Sex
+
+MAX_SIGNALS = 256
+FS_HZ = (20.0, 32_000.0)
+"""Rates a recording may declare."""
+
+DEFAULT_FS_HZ, DEFAULT_GAIN = 250.0, 200.0
+"""What the format prescribes where a header gives neither."""
+
+AGE_OVER_89, CAPPED_AGE_YEARS, MAX_AGE_YEARS = 300.0, 90.0, 130.0
+
+_FORMAT = re.compile(r"(\d{1,3})(?:x(\d{1,4}))?(?::(\d{1,6}))?(?:\+(\d{1,9}))?")
+_GAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\((-?\d+)\))?(?:/(\S+))?")
+_AGE = re.compile(r"<?\bage\b>?\s*[:=]\s*(\d+(?:[.,]\d+)?)\s*([a-z]*)", re.IGNORECASE)
+_SEX = re.compile(r"<?\b(?:sex|gender)\b>?\s*[:=]\s*(\w+)", re.IGNORECASE)
+_MIT_BIH = re.compile(r"#\s*(\d{1,3})\s+([MF])\b")
+_TIME = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\d+))?)?")
+_DATE = re.compile(r"(\d{1,2})[/-](\d{1,2}|[A-Za-z]{3})[/-](\d{4})")
+
+_MONTHS = {m: i for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), start=1)}
+_SEXES: dict[str, Sex] = {
+    **dict.fromkeys(("m", "male", "man", "0"), "M"),
+    **dict.fromkeys(("f", "female", "woman", "1"), "F"),
+}
+_YEARS_PER = {"": 1.0, "y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One signal line. ``gain`` is in digital units per physical unit; ``line`` counts from 1."""
+
+    number: int
+    line: int
+    file_name: str
+    fmt: str
+    samples_per_frame: int
+    skew: int
+    byte_offset: int
+    gain: float
+    baseline: int
+    units: str
+    initial_value: int | None
+    checksum: int | None
+    description: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """A header. ``fs`` is frames per second; ``n_frames`` is None where the header does not say."""
+
+    line: int
+    fs: float
+    n_frames: int | None
+    recorded_at: datetime | None
+    signals: tuple[Signal, ...]
+    age_years: float | None
+    age_capped: bool
+    sex: Sex | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def values_per_frame(self) -> int:
+        """Samples in one frame, all signals together."""
+        return sum(signal.samples_per_frame for signal in self.signals)
+
+
+def parse_header(text: str, path: Path) -> Header:
+    """Parse a header's text; raise :class:`EcgReadError` naming ``path`` and line."""
+    lines, comments = [], []
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        if stripped.startswith("#"):
+            comments.append(stripped)
+        elif stripped:
+            lines.append((number, stripped.split()))
+    if not lines:
+        raise EcgReadError("holds no record line", where=path, remedy="export the record again")
+    line, fields = lines[0]
+    where = f"{path}:{line}"
+    findings: list[Finding] = []
+    if "/" in fields[0]:
+        raise EcgReadError(
+            "is a multi-segment record",
+            where=where,
+            value=fields[0][:60],
+            remedy="write each segment, or the joined signal, as a record of its own",
+        )
+    if len(fields) < 2:
+        _fault(
+            "the record line does not say how many signals there are",
+            where,
+            " ".join(fields),
+            "NAME SIGNALS FS",
+        )
+    n_sig = _integer(fields[1], "number of signals", where, low=1, high=MAX_SIGNALS)
+    if len(fields) > 2:
+        fs = _rate(fields[2].split("/")[0], where)
+    else:
+        fs = DEFAULT_FS_HZ
+        findings.append(
+            Finding("fs-assumed", "the header gives no sampling rate; WFDB's default, 250 Hz, is used")
+        )
+    n_frames = _integer(fields[3], "number of samples", where, low=0, high=2**62) if len(fields) > 3 else 0
+    if len(lines) - 1 < n_sig:
+        _fault(
+            "fewer signal lines than the record line declares", where, len(lines) - 1, f"{n_sig} signal lines"
+        )
+    signals = tuple(_signal(i, number, part, path) for i, (number, part) in enumerate(lines[1 : n_sig + 1]))
+    assumed = [
+        signal.description for signal, (_, part) in zip(signals, lines[1:], strict=False) if _no_gain(part)
+    ]
+    if assumed:
+        findings.append(
+            Finding(
+                "gain-assumed",
+                f"no gain is given for {', '.join(assumed)}; WFDB's default, 200 per mV, is used",
+            )
+        )
+    age, capped, implausible = _age(comments)
+    if implausible is not None:
+        findings.append(Finding("age-implausible", f"age {implausible:g} is not plausible and is dropped"))
+    return Header(
+        line,
+        fs,
+        n_frames or None,
+        _recorded_at(fields[4:6]),
+        signals,
+        age,
+        capped,
+        _sex(comments),
+        tuple(findings),
+    )
+
+
+def _fault(what: str, where: str, value: object, allowed: str) -> NoReturn:
+    raise EcgReadError(
+        what,
+        where=where,
+        value=value if not isinstance(value, str) else value[:80],
+        allowed=allowed,
+        remedy="correct the header, or export the record again",
+    )
+
+
+def _integer(text: str, what: str, where: str, *, low: int, high: int) -> int:
+    try:
+        value = int(text) if len(text) < 25 else None
+    except ValueError:
+        value = None
+    if value is None or not low <= value <= high:
+        _fault(f"the {what} is not valid", where, text, f"a whole number from {low} to {high}")
+    return value
+
+
+def _rate(text: str, where: str) -> float:
+    try:
+        fs = float(text)
+    except ValueError:
+        fs = math.nan
+    if not FS_HZ[0] <= fs <= FS_HZ[1]:
+        _fault("the sampling rate is not valid", where, text, f"{FS_HZ[0]:g} to {FS_HZ[1]:g} Hz")
+    return fs
+
+
+def _no_gain(fields: list[str]) -> bool:
+    match = _GAIN.fullmatch(fields[2]) if len(fields) > 2 else None
+    return match is None or float(match[1]) == 0
+
+
+def _signal(number: int, line: int, fields: list[str], path: Path) -> Signal:
+    where = f"{path}:{line}"
+    if len(fields) < 2:
+        _fault("the signal line is not complete", where, " ".join(fields), "FILE FORMAT GAIN ...")
+    file_name = fields[0]
+    if "/" in file_name or "\\" in file_name or "\0" in file_name or file_name in (".", "..", "-", "~"):
+        _fault("the signal file must lie beside the header", where, file_name, "a file name without a folder")
+    fmt = _FORMAT.fullmatch(fields[1])
+    if fmt is None:
+        _fault("the signal format is not valid", where, fields[1], "such as 16, 212, 16+24, 80x2")
+    gain, baseline, units = DEFAULT_GAIN, None, "mV"
+    if len(fields) > 2:
+        match = _GAIN.fullmatch(fields[2])
+        value = float(match[1]) if match else math.nan
+        if match is None or not (value == 0 or 1e-9 <= abs(value) <= 1e12):
+            _fault("the gain is not valid", where, fields[2], "GAIN(BASELINE)/UNITS, such as 1000(0)/mV")
+        gain, units = value or DEFAULT_GAIN, match[3] or "mV"
+        if match[2] is not None:
+            baseline = _integer(match[2], "baseline", where, low=-(2**31), high=2**31)
+    numbers = [
+        _integer(text, what, where, low=-(2**31), high=2**32)
+        for text, what in zip(
+            fields[3:8], ("resolution", "ADC zero", "initial value", "checksum", "block size"), strict=False
+        )
+    ]
+    adc_zero = numbers[1] if len(numbers) > 1 else 0
+    return Signal(
+        number=number,
+        line=line,
+        file_name=file_name,
+        fmt=fmt[1],
+        samples_per_frame=_integer(fmt[2] or "1", "number of samples per frame", where, low=1, high=1000),
+        skew=int(fmt[3] or 0),
+        byte_offset=int(fmt[4] or 0),
+        gain=gain,
+        baseline=adc_zero if baseline is None else baseline,
+        units=units,
+        initial_value=numbers[2] if len(numbers) > 2 else None,
+        checksum=numbers[3] if len(numbers) > 3 else None,
+        description=" ".join(fields[8:]),
+    )
+
+
+def _recorded_at(fields: list[str]) -> datetime | None:
+    """Read ``HH:MM:SS DD/MM/YYYY`` (WFDB) or ``DD-Mon-YYYY HH:MM:SS`` (CinC); None unless both are given."""
+    time = next((m for m in map(_TIME.fullmatch, fields) if m), None)
+    date = next((m for m in map(_DATE.fullmatch, fields) if m), None)
+    if time is None or date is None:
+        return None
+    month = int(date[2]) if date[2].isdecimal() else _MONTHS.get(date[2].lower(), 0)
+    try:
+        return datetime(int(date[3]), month, int(date[1]), int(time[1]), int(time[2]), int(time[3] or 0))
+    except ValueError:
+        return None
+
+
+def _age(comments: list[str]) -> tuple[float | None, bool, float | None]:
+    """Return age, whether it stands for "over 89", and an implausible value that was dropped."""
+    for comment in comments:
+        match = _AGE.search(comment) or _MIT_BIH.match(comment)
+        if match is None:
+            continue
+        unit = match[2][:1].lower() if match.re is _AGE else ""
+        age = float(match[1].replace(",", ".")) * _YEARS_PER.get(unit, 1.0)
+        if age == AGE_OVER_89:
+            return CAPPED_AGE_YEARS, True, None
+        return (age, False, None) if age <= MAX_AGE_YEARS else (None, False, age)
+    return None, False, None
+
+
+def _sex(comments: list[str]) -> Sex | None:
+    for comment in comments:
+        match = _SEX.search(comment)
+        if match is not None:
+            return _SEXES.get(match[1].lower())
+        short = _MIT_BIH.match(comment)
+        if short is not None:
+            return _SEXES[short[2].lower()]
+    return None
