@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from ecgshared.columns import STANDARD_COLUMNS
 from ecgshared.config import Config, load_yaml, validate
+from ecgshared.endpoints import BUILT_IN_LABELS
 from ecgshared.privacy.disclosure import DisclosureLimits
 
 Action = Literal["keep", "flag", "refuse"]
@@ -20,21 +24,45 @@ class RecordsConfig(Config):
     pattern: str = Field(default="**/*.hea", description="glob below the folder that finds every recording")
 
 
+class MatchedLabel(Config):
+    """A label that is 1 where a regular expression is found in a local column, 0 where not, empty where that is."""
+
+    column: str
+    matches: str
+
+    @field_validator("matches")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return pattern
+
+
 class TableConfig(Config):
     """The cohort table, one row per ECG, and how a row finds its file."""
 
     path: Path
     separator: Literal[",", ";", "\t", "|"] | None = Field(default=None, description="None guesses")
-    decimal: Literal[".", ","] = "."
-    encoding: str = "utf-8"
-    date_format: str | None = Field(default=None, description="strptime format; None accepts ISO and the usual ones")
+    decimal: Literal[".", ","] | None = Field(default=None, description="None reads 0.35 and 0,35")
+    encoding: str | None = Field(
+        default=None, description="None reads UTF-8, and what is not UTF-8 as Latin-1"
+    )
+    date_format: str | None = Field(
+        default=None, description="strptime format; None accepts ISO and the usual ones"
+    )
     day_first: bool = True
     columns: dict[str, str] = Field(description="standard column: local column")
-    labels: dict[str, str] = Field(default={}, description="name of a 0/1 label: local column")
+    labels: dict[str, str | MatchedLabel] = Field(
+        default={}, description="name of a 0/1 label: local column of flags, or {column, matches}"
+    )
     values: dict[str, dict[str, str]] = Field(
         default={}, description="standard column or label: {local value: standard value}"
     )
-    rows: dict[str, str] = Field(default={}, description="local column: value; only these rows are this site's")
+    rows: dict[str, str] = Field(
+        default={}, description="local column: value, * and ? allowed; only these rows are its own"
+    )
     join: str = Field(
         default="{file}",
         description="the file of a row below the records folder, from local columns in braces: 'wfdb/{ExamID}'",
@@ -81,19 +109,46 @@ class SiteSettings(Config):
     table: TableConfig
     state: Path = Field(default=Path("state"), description="cache, ledger, outbox, logs: owner-only")
     patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = "refuse"
-    exclude: Path | None = Field(default=None, description="text file of patient ids that opted out, one a line")
+    exclude: Path | None = Field(
+        default=None, description="text file of patient ids that opted out, one a line"
+    )
     quality: QualityPolicy = QualityPolicy()
     limits: DisclosureLimits = DisclosureLimits()
     privacy: PrivacyCap = PrivacyCap()
     compute: ComputeConfig = ComputeConfig()
     studies: tuple[Path, ...] = Field(default=(), description="the studies this site approved and holds")
-    consortium_key: Path | None = Field(default=None, description="shared split key where patients visit several sites")
+    consortium_key: Path | None = Field(
+        default=None, description="shared split key where patients visit several sites"
+    )
     seed: int | None = Field(default=None, description="fixes what happens inside the site; for tests only")
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> SiteSettings:
+        columns, labels = self.table.columns, self.table.labels
+        faults = []
+        for name in columns:
+            if name not in STANDARD_COLUMNS:
+                close = get_close_matches(name, list(STANDARD_COLUMNS), n=1)
+                hint = f"did you mean '{close[0]}'?" if close else f"allowed: {', '.join(STANDARD_COLUMNS)}"
+                faults.append(f"table.columns.{name}: no standard column; {hint}")
+        for name in labels:
+            if name in STANDARD_COLUMNS or name in BUILT_IN_LABELS:
+                faults.append(f"table.labels.{name}: the name is taken; choose another")
+        faults += [
+            f"table.values.{name}: neither in table.columns nor in table.labels"
+            for name in self.table.values
+            if name not in columns and name not in labels
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
     @model_validator(mode="after")
     def _needs_a_join(self) -> SiteSettings:
         if self.table.join == "{file}" and "file" not in self.table.columns:
-            raise ValueError("table.columns must map `file`, or table.join must say how a row finds its recording")
+            raise ValueError(
+                "table.columns must map `file`, or table.join must say how a row finds its recording"
+            )
         return self
 
 
@@ -104,7 +159,7 @@ def load_site(path: Path) -> SiteSettings:
     base = path.resolve().parent
 
     def absolute(p: Path) -> Path:
-        return p if p.is_absolute() else base / p
+        return (p if p.is_absolute() else base / p).resolve()
 
     return settings.model_copy(
         update={
