@@ -32,7 +32,9 @@ _MIT_BIH = re.compile(r"#\s*(\d{1,3})\s+([MF])\b")
 _TIME = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\d+))?)?")
 _DATE = re.compile(r"(\d{1,2})[/-](\d{1,2}|[A-Za-z]{3})[/-](\d{4})")
 
-_MONTHS = {m: i for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), start=1)}
+_MONTHS = dict(
+    zip(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), range(1, 13), strict=True)
+)
 _SEXES: dict[str, Sex] = {
     **dict.fromkeys(("m", "male", "man", "0"), "M"),
     **dict.fromkeys(("f", "female", "woman", "1"), "F"),
@@ -81,9 +83,10 @@ class Header:
 
 def parse_header(text: str, path: Path) -> Header:
     """Parse a header's text; raise :class:`EcgReadError` naming ``path`` and line."""
-    lines, comments = [], []
-    for number, line in enumerate(text.splitlines(), start=1):
-        stripped = line.strip()
+    lines: list[tuple[int, list[str]]] = []
+    comments: list[str] = []
+    for number, content in enumerate(text.splitlines(), start=1):
+        stripped = content.strip()
         if stripped.startswith("#"):
             comments.append(stripped)
         elif stripped:

@@ -1,0 +1,337 @@
+"""What is wrong with a recording, in fixed codes, and what a site's policy makes of it.
+
+Thresholds were set on 1,093 public 12-lead records (PTB-XL, CODE-15%, SaMi-Trop, Chapman, Ningbo): physiological
+extremes stay quiet, gross faults speak. All rules work on the whole (12, T) array at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, ndimage, signal
+
+from ecgshared.leads import LEADS
+from ecgshared.record import EcgRecord, Finding
+
+Decision = Literal["keep", "flag", "refuse"]
+
+_SEVERITY = ("keep", "flag", "refuse")
+
+CODES: dict[str, str] = {
+    "checksum": "the samples do not match the file's checksum: bytes were changed after export",
+    "initial-value": "the first sample is not the one the file announces",
+    "truncated": "the file holds fewer samples than it declares",
+    "excess-samples": "the file holds more samples than it declares",
+    "duplicate-lead": "a lead is stored twice",
+    "derived-lead": "limb leads were computed from two others",
+    "gain-assumed": "the file gives no gain; the format's default was used",
+    "fs-assumed": "the file gives no sampling rate; the format's default was used",
+    "age-implausible": "the age in the file cannot be one and was dropped",
+    "missing-lead": "a lead is absent and cannot be derived",
+    "not-finite": "some samples are marked as invalid or are no numbers",
+    "flat-lead": "a lead is constant for two seconds or longer",
+    "all-flat": "no lead carries a signal",
+    "clipped": "a lead stands at its highest or lowest value",
+    "spikes": "single excursions no heart can make",
+    "low-amplitude": "a lead, or all of them, is much smaller than an ECG",
+    "baseline-wander": "the baseline wanders by millivolts",
+    "mains-noise": "interference at 50 or 60 Hz",
+    "stale-gain": "the amplitude is plausible only at another gain than the file's",
+    "fs-contradicts-length": "length or heart rate is plausible only at another sampling rate than the file's",
+    "too-short": "shorter than 3 s",
+    "too-long": "longer than 60 s",
+}
+"""Every code a finding can carry, and its meaning."""
+
+SECONDS = (3.0, 60.0)
+"""Shortest and longest recording that is taken as a resting ECG."""
+
+FLAT_MV = 0.005
+LOW_LEAD_MV, LOW_RECORD_MV = 0.1, 0.5
+SPIKE_MV, SPIKE_MV_PER_S, SPIKE_STEP_MV = 20.0, 1500.0, 2.0
+WANDER_MV, WANDER_HZ = 2.0, 0.5
+MAINS_MV, MAINS_RATIO = 0.1, 10.0
+PLAUSIBLE_MV = (0.2, 8.0)
+TYPICAL_MV = (0.5, 4.0)
+"""Median over leads of the peak-to-peak amplitude in two seconds: outside the first no ECG, in the second most."""
+
+USUAL_GAINS = (1.0, 100.0, 200.0, 204.8, 400.0, 500.0, 1000.0, 2000.0, 1e6)
+"""Digital units per mV of 12-lead exports; 1e6 is a file in nV."""
+
+PLAUSIBLE_BPM, TYPICAL_BPM = (22.0, 280.0), (45.0, 130.0)
+MAX_SCATTER, MIN_QUIET = 0.2, 0.1
+
+USUAL_FS_HZ = (100.0, 125.0, 240.0, 250.0, 256.0, 400.0, 500.0, 512.0, 1000.0, 1024.0)
+"""Rates of 12-lead recorders."""
+
+KNOWN_LENGTHS: dict[int, float] = {round(10 * fs): fs for fs in USUAL_FS_HZ} | {2934: 400.0}
+"""Samples of a standard recording: its rate. Ten seconds, and the 7.335 s of the Minas Gerais tele-ECG."""
+
+
+def assess(record: EcgRecord) -> tuple[Finding, ...]:
+    """Return the reader's findings and those of every rule; empty where nothing is wrong."""
+    x = record.p_signal
+    findings = list(record.findings)
+    findings += _length(record)
+    finite = np.isfinite(x)
+    present = finite.any(axis=1)
+    findings += [
+        Finding("missing-lead", "absent, and not to be derived", LEADS[i]) for i in np.flatnonzero(~present)
+    ]
+    if not present.any() or x.shape[1] < 2:
+        return (*findings, Finding("all-flat", "no lead carries a signal"))
+    if not finite[present].all():
+        bad = (~finite).sum(axis=1)
+        findings += [
+            Finding("not-finite", f"{bad[i]} samples are not numbers", LEADS[i], float(bad[i]))
+            for i in np.flatnonzero(present & (bad > 0))
+        ]
+        x = np.where(finite, x, np.float32(0))
+    centred = (x - np.median(x, axis=1, keepdims=True)).astype(np.float32, copy=False)
+    swing = _window_swings(centred, record.fs)
+    flat: NDArray[np.bool_] = (swing <= FLAT_MV).any(axis=1) & present
+    live: NDArray[np.bool_] = present & (np.median(swing, axis=1) > FLAT_MV)
+    findings += _flat(swing, flat, live)
+    if not live.any():
+        return (*findings, Finding("all-flat", "no lead carries a signal"))
+    amplitude = np.median(swing, axis=1).astype(np.float32, copy=False)
+    stale = _stale_gain(float(np.median(amplitude[live])), record.adc_units_per_mv)
+    if stale:
+        # Every limit below is in mV: at a wrong gain they would only repeat the same fault under other names.
+        findings += stale
+    else:
+        findings += _low(amplitude, live)
+        findings += _spikes(centred, record.fs)
+        findings += _spectral(centred, record.fs, live)
+    findings += _clipped(centred, record.fs, live)
+    findings += _rate(centred / np.maximum(amplitude, FLAT_MV)[:, None], record.fs, live)
+    return tuple(findings)
+
+
+def decide(findings: Iterable[Finding], actions: Mapping[str, str], default: str) -> Decision:
+    """Return the worst action any finding calls for; "keep" where there is none.
+
+    Parameters
+    ----------
+    actions : action by code. default : the action of every other code.
+    """
+    called = (actions.get(finding.code, default) for finding in findings)
+    return cast(Decision, max(called, key=_SEVERITY.index, default="keep"))
+
+
+def _length(record: EcgRecord) -> list[Finding]:
+    seconds, n, fs = record.seconds, record.p_signal.shape[1], record.fs
+    if seconds < SECONDS[0]:
+        return [Finding("too-short", f"{seconds:.2f} s, at least {SECONDS[0]:g} s is needed", value=seconds)]
+    if seconds > SECONDS[1]:
+        return [
+            Finding("too-long", f"{seconds:.0f} s, at most {SECONDS[1]:g} s is a resting ECG", value=seconds)
+        ]
+    known = KNOWN_LENGTHS.get(n)
+    whole = abs(seconds - round(seconds)) < 0.005 * seconds
+    if known is not None and known != fs and not whole:
+        return [
+            Finding(
+                "fs-contradicts-length",
+                f"{n} samples are a standard recording of {n / known:g} s at {known:g} Hz; "
+                f"at the stated {fs:g} Hz they would be {seconds:.2f} s",
+                value=known,
+            )
+        ]
+    return []
+
+
+def _window_swings(x: NDArray[np.float32], fs: float) -> NDArray[np.float32]:
+    """Peak-to-peak amplitude in windows of 2 s, shape = (12, windows); a shorter record is one window."""
+    width = min(round(2 * fs), x.shape[1])
+    count = x.shape[1] // width
+    windows = x[:, : count * width].reshape(len(x), count, width)
+    swings = windows.max(axis=2) - windows.min(axis=2)
+    rest = x[:, -width:]
+    return np.concatenate([swings, (rest.max(axis=1) - rest.min(axis=1))[:, None]], axis=1)
+
+
+def _flat(swing: NDArray[np.float32], flat: NDArray[np.bool_], live: NDArray[np.bool_]) -> list[Finding]:
+    share = (swing <= FLAT_MV).mean(axis=1)
+    return [
+        Finding(
+            "flat-lead",
+            f"constant in {share[i]:.0%} of the recording" if live[i] else "carries no signal",
+            LEADS[i],
+            float(share[i]),
+        )
+        for i in np.flatnonzero(flat)
+    ]
+
+
+def _stale_gain(amplitude: float, units_per_mv: float | None) -> list[Finding]:
+    if PLAUSIBLE_MV[0] <= amplitude <= PLAUSIBLE_MV[1]:
+        return []
+    gain = 1000.0 if units_per_mv is None else units_per_mv
+    fits = [g for g in USUAL_GAINS if TYPICAL_MV[0] <= amplitude * gain / g <= TYPICAL_MV[1]]
+    if not fits:
+        return []
+    best = min(fits, key=lambda g: abs(np.log(amplitude * gain / g / 1.5)))
+    return [
+        Finding(
+            "stale-gain",
+            f"amplitude {amplitude:.3g} mV at the stated {gain:g} units per mV; "
+            f"at {best:g} it would be {amplitude * gain / best:.2g} mV",
+            value=best,
+        )
+    ]
+
+
+def _low(amplitude: NDArray[np.float32], live: NDArray[np.bool_]) -> list[Finding]:
+    largest = float(amplitude[live].max())
+    if largest < LOW_RECORD_MV:
+        return [Finding("low-amplitude", f"no lead exceeds {largest:.2f} mV peak to peak", value=largest)]
+    return [
+        Finding("low-amplitude", f"{amplitude[i]:.3f} mV peak to peak", LEADS[i], float(amplitude[i]))
+        for i in np.flatnonzero(live & (amplitude < LOW_LEAD_MV))
+    ]
+
+
+def _spikes(x: NDArray[np.float32], fs: float) -> list[Finding]:
+    height = np.maximum(x.max(axis=1), -x.min(axis=1))
+    step = np.diff(x, axis=1)
+    step = np.maximum(step.max(axis=1), -step.min(axis=1))
+    steep = step > max(SPIKE_STEP_MV, SPIKE_MV_PER_S / fs)
+    return [
+        Finding(
+            "spikes",
+            f"reaches {height[i]:.1f} mV, with a step of {step[i]:.1f} mV between two samples",
+            LEADS[i],
+            float(height[i]),
+        )
+        for i in np.flatnonzero((height > SPIKE_MV) | steep)
+    ]
+
+
+def _clipped(x: NDArray[np.float32], fs: float, live: NDArray[np.bool_]) -> list[Finding]:
+    at_limit = np.maximum(
+        (x == x.max(axis=1, keepdims=True)).sum(axis=1), (x == x.min(axis=1, keepdims=True)).sum(axis=1)
+    )
+    return [
+        Finding(
+            "clipped",
+            f"{at_limit[i]} samples stand at its highest or lowest value",
+            LEADS[i],
+            float(at_limit[i]),
+        )
+        for i in np.flatnonzero(live & (at_limit >= max(8, 0.02 * fs)))
+    ]
+
+
+def _spectral(x: NDArray[np.float32], fs: float, live: NDArray[np.bool_]) -> list[Finding]:
+    """Amplitudes from one spectrum: a sinusoid of amplitude a has rms a / sqrt(2), peak to peak 2 a."""
+    n = x.shape[1]
+    power = np.abs(fft.rfft(x, axis=1)) ** 2 * np.float32(2 / n**2)
+    hz = np.arange(power.shape[1]) * fs / n
+    findings = []
+    wander = 2 * np.sqrt(2) * np.sqrt(power[:, (hz > 0) & (hz < WANDER_HZ)].sum(axis=1)) * live
+    if wander.max() > WANDER_MV:
+        worst = int(wander.argmax())
+        findings.append(
+            Finding(
+                "baseline-wander",
+                f"about {wander[worst]:.1f} mV peak to peak",
+                LEADS[worst],
+                float(wander[worst]),
+            )
+        )
+    for mains in (50.0, 60.0):
+        if mains > fs / 2 - 2:
+            continue
+        distance = np.abs(hz - mains)
+        line, around = distance <= 0.5, (distance > 1.5) & (distance <= 8)
+        floor = np.median(power[:, around], axis=1) * line.sum()
+        inside = power[:, line].sum(axis=1)
+        swing = 2 * np.sqrt(2) * np.sqrt(np.maximum(inside - floor, 0))
+        loud = live & (swing > MAINS_MV) & (inside > MAINS_RATIO * floor)
+        if loud.any():
+            worst = int(np.where(loud, swing, 0).argmax())
+            findings.append(
+                Finding(
+                    "mains-noise",
+                    f"{swing[worst]:.2f} mV peak to peak at {mains:g} Hz ({loud.sum()} leads)",
+                    LEADS[worst],
+                    float(swing[worst]),
+                )
+            )
+    return findings
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """A rough heart rate.
+
+    ``bpm`` per minute; ``scatter`` the 20-80% range of the intervals over their median; ``quiet`` the share of the
+    time far from any steep moment, small in noise.
+    """
+
+    bpm: float
+    scatter: float
+    quiet: float
+
+    @property
+    def rhythmic(self) -> bool:
+        """Whether these are beats: noise has no rhythm, and would be "too fast" at any rate."""
+        return self.scatter <= MAX_SCATTER and self.quiet >= MIN_QUIET
+
+
+def pulse(x: NDArray[np.float32], fs: float) -> Pulse | None:
+    """Return a rough heart rate from the steepest moments of all leads; None where fewer than four beats show.
+
+    Parameters
+    ----------
+    x : array, shape = (leads, T), each lead scaled to a swing of about 1.
+
+    Rates far beyond a heart's can come out: an impossible one betrays a wrong ``fs``.
+    """
+    reach = max(1, round(0.02 * fs))
+    if x.shape[1] <= reach:
+        return None
+    slope = np.minimum(np.abs(x[:, reach:] - x[:, :-reach]), 1).mean(axis=0)
+    envelope = ndimage.uniform_filter1d(slope, max(1, round(0.06 * fs)), mode="nearest")
+    width = min(len(envelope), round(2 * fs))
+    level = float(np.median(envelope[: len(envelope) // width * width].reshape(-1, width).max(axis=1)))
+    fast = _beats(envelope, level, fs, refractory_s=0.1)
+    if fast is not None and fast.bpm > PLAUSIBLE_BPM[1] and fast.rhythmic:
+        return fast
+    return _beats(envelope, level, fs, refractory_s=0.25)
+
+
+def _beats(envelope: NDArray[np.float32], level: float, fs: float, *, refractory_s: float) -> Pulse | None:
+    peaks, _ = signal.find_peaks(envelope, height=0.5 * level, distance=max(1, round(refractory_s * fs)))
+    if len(peaks) < 4:
+        return None
+    low, middle, high = np.percentile(np.diff(peaks), (20, 50, 80))
+    return Pulse(
+        bpm=float(60 * fs / middle),
+        scatter=float((high - low) / middle),
+        quiet=float(np.mean(envelope < 0.25 * level)),
+    )
+
+
+def _rate(x: NDArray[np.float32], fs: float, live: NDArray[np.bool_]) -> list[Finding]:
+    found = pulse(x[live], fs)
+    if found is None or PLAUSIBLE_BPM[0] <= found.bpm <= PLAUSIBLE_BPM[1] or not found.rhythmic:
+        return []
+    bpm = found.bpm
+    fits = [other for other in USUAL_FS_HZ if TYPICAL_BPM[0] <= bpm * other / fs <= TYPICAL_BPM[1]]
+    if not fits:
+        return []
+    best = min(fits, key=lambda other: abs(np.log(bpm * other / fs / 75)))
+    return [
+        Finding(
+            "fs-contradicts-length",
+            f"heart rate {bpm:.0f} per minute at the stated {fs:g} Hz; "
+            f"at {best:g} Hz it would be {bpm * best / fs:.0f}",
+            value=best,
+        )
+    ]
