@@ -59,7 +59,9 @@ def cell_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def item_losses(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return the weighted loss of each item, shape (B,); ``weights`` (H,) are those of :func:`cell_weights`."""
-    return cell_losses(logits, labels) @ weights.to(logits.device, torch.promote_types(logits.dtype, torch.float32))
+    return cell_losses(logits, labels) @ weights.to(
+        logits.device, torch.promote_types(logits.dtype, torch.float32)
+    )
 
 
 def site_loss(
@@ -74,7 +76,9 @@ def site_loss(
     return item_losses(logits, labels, weights).sum() * (site_items / max(len(labels), 1))
 
 
-def _checked(head_weights: ArrayLike, global_counts: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _checked(
+    head_weights: ArrayLike, global_counts: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     w, n = np.asarray(head_weights, dtype=np.float64), np.asarray(global_counts, dtype=np.float64)
     if w.shape != n.shape or w.ndim != 1:
         raise ModelError("one weight and one count per head", value=f"{w.shape} and {n.shape}")

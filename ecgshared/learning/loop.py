@@ -1,0 +1,256 @@
+"""The only training loop. It knows no hospital type: it draws rows, fetches them, and lets a step update the model.
+
+A step is plain (here) or private (:mod:`ecgshared.privacy.patient_sgd`). Everything random comes from the generator
+passed in, except what a private step must draw from a source nobody can replay.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from ecgshared.errors import ConfigError, ModelError
+from ecgshared.learning.augment import augment
+from ecgshared.learning.losses import site_loss
+from ecgshared.learning.plan import AugmentConfig, LocalWork, Precision
+from ecgshared.models.dropout import seed_dropout
+
+Rows = NDArray[np.int64]
+
+
+class LocalData(Protocol):
+    """A site's training ECGs, as the loop sees them; rows run from 0 to n - 1."""
+
+    @property
+    def patient(self) -> NDArray[np.int64]:
+        """The patient of each row, shape (n,)."""
+        ...
+
+    def fetch(self, rows: Rows) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return ECGs (B, 12, T) in mV, standardised covariates (B, C), labels (B, H) with NaN where not known."""
+        ...
+
+
+class TrainStep(Protocol):
+    """How batches are drawn, and what one does to the model. Entered before the first, left after the last."""
+
+    def __enter__(self) -> Self:
+        """Prepare the model."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the model as a plain one."""
+        ...
+
+    def steps(self, work: LocalWork, items: int) -> int:
+        """Return how many steps ``work`` means for ``items`` ECGs."""
+        ...
+
+    def draw(self, patient: NDArray[np.int64], generator: np.random.Generator) -> Iterator[Rows]:
+        """Yield the rows of one batch after the other, without end."""
+        ...
+
+    def update(self, x: torch.Tensor, covariates: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Do one optimiser step; return the loss (a scalar), NaN where it may not be told."""
+        ...
+
+    def examples(self, seen: int, steps: int) -> int:
+        """Return the number of ECGs to report for ``seen`` ones: a private step tells only a public number."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What one round of local training came to.
+
+    Attributes
+    ----------
+    steps : optimiser steps done.
+    mean_loss : mean of the steps' estimates of L_k; NaN after private training or no step.
+    examples : ECGs the steps saw, repeats counted; expected number under privacy.
+    """
+
+    steps: int
+    mean_loss: float
+    examples: int
+
+
+class PlainStep:
+    """An ordinary step: uniform batches without replacement, L_k, optionally FedProx and clipping of the batch.
+
+    Parameters
+    ----------
+    weights : cell weights of each head, shape (H,), from :func:`ecgshared.learning.losses.cell_weights`.
+    site_items : n_k, the site's training ECGs.
+    bf16 : run the forward pass in bfloat16 autocast. Off by default: on the fresh 64-layer net it changes gradients
+        by a third.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        weights: ArrayLike,
+        *,
+        site_items: int,
+        work: LocalWork,
+        bf16: bool = False,
+    ) -> None:
+        self._model, self._optimiser, self._work, self._bf16 = model, optimiser, work, bf16
+        self._weights = torch.as_tensor(np.asarray(weights, dtype=np.float64))
+        self._items = site_items
+        self._received: list[torch.Tensor] = []
+
+    def __enter__(self) -> Self:
+        if self._work.prox_mu:
+            self._received = [p.detach().clone() for p in self._model.parameters()]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._received = []
+
+    def steps(self, work: LocalWork, items: int) -> int:
+        """Return the steps the study asks for."""
+        return work.steps_for(items)
+
+    def draw(self, patient: NDArray[np.int64], generator: np.random.Generator) -> Iterator[Rows]:
+        """Yield batches of shuffled epochs, cut into equal parts so that no last batch of one ECG weighs as a whole."""
+        items = len(patient)
+        batches = 1 if self._work.batch_size is None else math.ceil(items / self._work.batch_size)
+        while True:
+            yield from np.array_split(generator.permutation(items), batches)
+
+    def update(self, x: torch.Tensor, covariates: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Do one step on one batch."""
+        self._optimiser.zero_grad(set_to_none=True)
+        context: AbstractContextManager[Any] = (
+            torch.autocast(x.device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
+        )
+        with context:
+            logits = self._model(x, covariates)
+        loss = site_loss(logits, labels, self._weights, site_items=self._items)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._work.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._work.max_grad_norm)
+        add_proximal_gradient(self._model, self._received, self._work.prox_mu)
+        self._optimiser.step()
+        return loss.detach()
+
+    def examples(self, seen: int, steps: int) -> int:
+        """Return the ECGs seen."""
+        return seen
+
+
+def add_proximal_gradient(model: nn.Module, received: list[torch.Tensor], mu: float) -> None:
+    """Add mu (w - w_received), the gradient of FedProx's pull (Li et al. 2020), to the parameters' gradients."""
+    if not mu:
+        return
+    with torch.no_grad():
+        for p, start in zip(model.parameters(), received, strict=True):
+            if p.grad is not None:
+                p.grad.add_(p - start, alpha=mu)
+
+
+def train(
+    model: nn.Module,
+    data: LocalData,
+    step: TrainStep,
+    work: LocalWork,
+    generator: np.random.Generator,
+    *,
+    augmentation: AugmentConfig | None = None,
+    fs_hz: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LocalResult:
+    """Train ``model`` in place for one round; the same generator state gives the same weights (on a CPU).
+
+    Parameters
+    ----------
+    generator : batches, dropout and augmentation draw from it.
+    augmentation : needs ``fs_hz``; None changes nothing.
+    progress : called with (steps done, steps in all).
+
+    Raises
+    ------
+    ModelError : the loss became infinite or NaN.
+    """
+    augmentation = augmentation or AugmentConfig()
+    if augmentation.any and fs_hz is None:
+        raise ConfigError("augmentation needs the sampling rate of the signals", where="fs_hz")
+    patient = data.patient
+    total = step.steps(work, len(patient)) if len(patient) else 0
+    first = next(model.parameters())
+    device, dtype = first.device, first.dtype
+    random = torch.Generator(device).manual_seed(int(generator.integers(2**63)))
+    seed_dropout(model, random)
+    model.train()
+    loss = torch.zeros((), device=device, dtype=torch.float64)
+    seen = 0
+    try:
+        with step:
+            for done, rows in enumerate(itertools.islice(step.draw(patient, generator), total), start=1):
+                x, covariates, labels = (
+                    torch.as_tensor(np.ascontiguousarray(array)).to(device, dtype)
+                    for array in data.fetch(rows)
+                )
+                if augmentation.any and fs_hz is not None:
+                    x = augment(x, augmentation, fs_hz=fs_hz, generator=random)
+                loss += step.update(x, covariates, labels).double()
+                seen += len(rows)
+                if progress is not None:
+                    progress(done, total)
+            mean_loss = float(loss) / total if total else math.nan
+            if total and math.isinf(mean_loss):
+                raise ModelError("training diverged: the loss is infinite", remedy="lower the learning rate")
+    finally:
+        seed_dropout(model, None)
+        model.eval()
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise ModelError("training diverged: a weight is not finite", remedy="lower the learning rate")
+    return LocalResult(total, mean_loss, step.examples(seen, total))
+
+
+def place(model: nn.Module, *, device: str, precision: Precision) -> nn.Module:
+    """Move a model to a device (``auto`` takes CUDA where there is one) in the precision of its weights.
+
+    bf16 keeps float32 weights: only the forward pass is run lower, by :class:`PlainStep`.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            "this machine has no CUDA device", where="compute.device", value=device, allowed="cpu, auto"
+        )
+    return model.to(device=device, dtype=torch.float64 if precision == "fp64" else torch.float32)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, data: LocalData, rows: Rows, *, batch_size: int = 256) -> NDArray[np.float64]:
+    """Return the logits of ``rows``, shape (len(rows), H), without dropout, in the precision of the weights."""
+    first = next(model.parameters())
+    training = model.training
+    model.eval()
+    out = []
+    for start in range(0, len(rows), batch_size):
+        x, covariates, _ = data.fetch(rows[start : start + batch_size])
+        tensors = (
+            torch.as_tensor(np.ascontiguousarray(a)).to(first.device, first.dtype) for a in (x, covariates)
+        )
+        out.append(model(*tensors).double().cpu().numpy())
+    model.train(training)
+    if not out:
+        x, covariates, labels = data.fetch(rows)
+        return np.empty((0, labels.shape[1]))
+    return np.concatenate(out)
