@@ -1,4 +1,4 @@
-"""Reading the site's own table, CSV or Parquet, as the text its owner would see, with the line of every row."""
+"""Reading the site's own table, CSV or Parquet, as the text its owner sees, with the line of every row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from client.settings import TableConfig
 from ecgshared.errors import CohortError
 
-SEPARATORS = (",", ";", "\t", "|")
+SEPARATORS: tuple[str, ...] = (",", ";", "\t", "|")
 EMPTY = frozenset({"", "na", "n/a", "nan", "nat", "null", "none", "<na>"})
 """Spellings of an empty cell, in lower case."""
 
@@ -45,7 +45,7 @@ class Coded:
 class LocalTable:
     """The local columns asked for.
 
-    ``lines`` : int64 array, shape = (n,): the line in the file at which a row ends; in Parquet the row, from 1.
+    ``lines`` : int64 array, shape = (n,): the line of the file at which a row ends; in Parquet its number.
     """
 
     path: Path
@@ -101,7 +101,7 @@ def _read_csv(config: TableConfig, names: list[str]) -> LocalTable:
     try:
         with config.path.open(encoding=encoding, newline="") as file:
             first = file.readline()
-            separator = config.separator or max(SEPARATORS, key=first.count)
+            separator: str = config.separator or max(SEPARATORS, key=lambda mark: first.count(mark))
             file.seek(0)
             reader = csv.reader(file, delimiter=separator, strict=True)
             header = [name.strip() for name in next(reader, [])]
@@ -116,7 +116,7 @@ def _read_csv(config: TableConfig, names: list[str]) -> LocalTable:
                 lines.append(reader.line_num)
                 for place, coder, column in zip(places, coders, codes, strict=True):
                     column.append(coder.setdefault(_cell(row[place]), len(coder)))
-    except (UnicodeDecodeError, LookupError):
+    except (UnicodeError, LookupError):
         raise CohortError(
             "cannot be decoded", where=config.path, value=encoding, remedy="set table.encoding, e.g. latin-1"
         ) from None

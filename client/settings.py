@@ -1,4 +1,4 @@
-"""The site's own YAML: where its records are, how its columns map, what it permits. It never leaves the hospital."""
+"""The site's own YAML: where its records are, how its columns map, what it permits. It never leaves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RecordsConfig(Config):
 
 
 class MatchedLabel(Config):
-    """A label that is 1 where a regular expression is found in a local column, 0 where not, empty where that is."""
+    """A label that is 1 where a regular expression is found in a local column, 0 where not."""
 
     column: str
     matches: str
@@ -65,7 +65,7 @@ class TableConfig(Config):
     )
     join: str = Field(
         default="{file}",
-        description="the file of a row below the records folder, from local columns in braces: 'wfdb/{ExamID}'",
+        description="a row's file below the records folder, from local columns in braces: 'wfdb/{ExamID}'",
     )
 
 
