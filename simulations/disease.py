@@ -1,8 +1,8 @@
 """What fibrosis, age, sex and body size do to the heart's electricity, and what they do to survival.
 
 Fibrosis acts on QRS through conduction in a two-dimensional sheet with obstacles, solved beforehand
-(:func:`solve_sheet`, :data:`CONDUCTION`): the front goes round collagen strands, arrives later and less together
-(zigzag conduction, de Bakker 1993, doi 10.1161/01.CIR.88.3.915).
+(:func:`solve_sheet`, :data:`CONDUCTION`): the front goes round collagen strands, arrives later and less
+together (zigzag conduction, de Bakker 1993, doi 10.1161/01.CIR.88.3.915).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MAX_FIBROSIS = 0.45
 class Conduction:
     """How a front crosses fibrotic tissue, against intact tissue.
 
-    ``delay``: mean arrival time over that without obstacles. ``dispersion``: standard deviation of arrival across
-    the sheet, as a share of the undelayed travel time.
+    ``delay``: mean arrival time over that without obstacles. ``dispersion``: standard deviation of arrival
+    across the sheet, as a share of the undelayed travel time.
     """
 
     delay: F64
@@ -39,9 +39,14 @@ class Conduction:
 
 
 def solve_sheet(
-    fibrosis: float, *, length: int = 120, width: int = 160, strand: int = 5, seeds: tuple[int, ...] = tuple(range(8))
+    fibrosis: float,
+    *,
+    length: int = 120,
+    width: int = 160,
+    strand: int = 5,
+    seeds: tuple[int, ...] = tuple(range(8)),
 ) -> Conduction:
-    """Solve first arrival of a plane front in a sheet with random obstacles (Dijkstra on a 16-neighbour lattice).
+    """Solve first arrival of a plane front in a sheet with obstacles (Dijkstra, 16 neighbours).
 
     Parameters
     ----------
@@ -85,7 +90,9 @@ def _solve_one(fibrosis: float, length: int, width: int, strand: int, seed: int)
         weights.append(np.full((~shut).sum(), np.hypot(dx, dy)))
     edges = (np.concatenate(weights), (np.concatenate(sources), np.concatenate(targets)))
     graph = coo_matrix(edges, shape=(blocked.size, blocked.size)).tocsr()
-    arrival = dijkstra(graph, directed=False, indices=node[~blocked[:, 0], 0], min_only=True).reshape(width, length)
+    arrival = dijkstra(graph, directed=False, indices=node[~blocked[:, 0], 0], min_only=True).reshape(
+        width, length
+    )
     end = slice(length - 10, length)
     ratio = arrival[:, end] / np.arange(length)[None, end]
     ratio = ratio[np.isfinite(ratio)]
@@ -120,9 +127,13 @@ def conduct(fibrosis: F64) -> Conduction:
 class WaveformEffects(Config):
     """How strongly fibrosis shows in the ECG. All zero: it does not (the null scenario)."""
 
-    conduction: float = Field(default=1.0, ge=0, description="share of the sheet's delay and dispersion that QRS takes")
+    conduction: float = Field(
+        default=1.0, ge=0, description="share of the sheet's delay and dispersion that QRS takes"
+    )
     left_axis_deg: float = Field(default=55.0, ge=0, description="turn of the terminal QRS vector at 0.45")
-    r_loss: float = Field(default=0.55, ge=0, le=1, description="share of the anterior initial force lost at 0.45")
+    r_loss: float = Field(
+        default=0.55, ge=0, le=1, description="share of the anterior initial force lost at 0.45"
+    )
 
 
 class HazardEffects(Config):
@@ -132,7 +143,9 @@ class HazardEffects(Config):
     arrhythmic_age: float = Field(default=0.03, description="per year of age")
     arrhythmic_male: float = 0.35
     arrhythmic_heart_failure: float = 0.4
-    vfvt_ratio: float = Field(default=0.5, ge=0, description="rate of survived VF/VT over that of arrhythmic death")
+    vfvt_ratio: float = Field(
+        default=0.5, ge=0, description="rate of survived VF/VT over that of arrhythmic death"
+    )
     pump_rate: float = Field(default=0.008, ge=0, description="non-arrhythmic cardiac death")
     pump_age: float = 0.07
     pump_heart_failure: float = 1.2
@@ -147,8 +160,8 @@ class HazardEffects(Config):
 class People:
     """Latent and measured traits of n persons at entry; every array has shape = (n,).
 
-    ``position`` (n, 6) are standard normal traits of the anatomy, ``electrical`` (n, 8) of the heart: a person's own
-    scatter, the same in all of their ECGs.
+    ``position`` (n, 6) are standard normal traits of the anatomy, ``electrical`` (n, 8) of the heart: a person's
+    own scatter, the same in all of their ECGs.
     """
 
     age: F64
@@ -167,20 +180,24 @@ class People:
 
 
 def anatomy_of(people: People) -> Anatomy:
-    """Return heart position and turn: more horizontal with weight and age, source larger in men and the lean."""
+    """Return heart position and turn: more horizontal with weight and age, larger source in men and the lean."""
     z, bmi, age = people.position, people.bmi - 26.0, people.age - 60.0
     frontal = 16.0 - 1.0 * bmi - 0.25 * age + 13.0 * z[:, 0]
     vertical = 11.0 * z[:, 1]
     tilt = 7.0 * z[:, 2]
     shift = np.stack([0.7 * z[:, 3] + 0.04 * bmi, 0.5 * z[:, 4], 0.7 * z[:, 5] + 0.06 * bmi], axis=1)
-    scale = np.exp(0.16 * people.electrical[:, 0] - 0.012 * bmi - 0.002 * age + np.where(people.male, 0.08, -0.08))
+    scale = np.exp(
+        0.16 * people.electrical[:, 0] - 0.012 * bmi - 0.002 * age + np.where(people.male, 0.08, -0.08)
+    )
     return Anatomy(
-        REFERENCE_HEART_CM + shift, np.deg2rad(np.clip(np.stack([frontal, vertical, tilt], 1), -60, 60)), scale
+        REFERENCE_HEART_CM + shift,
+        np.deg2rad(np.clip(np.stack([frontal, vertical, tilt], 1), -60, 60)),
+        scale,
     )
 
 
 def heart_of(people: People, effects: WaveformEffects) -> h.Heart:
-    """Return the electrical shape of each heart: fibrosis on QRS, age and sex on voltage, intervals, ST and T."""
+    """Return the shape of each heart: fibrosis on QRS; age and sex on voltage, intervals, ST and T."""
     n, e = len(people.age), people.electrical
     male, age = people.male.astype(np.float64), people.age - 60.0
     p, qrs, t = (h.reference_part(name, n) for name in ("p", "qrs", "t"))
@@ -191,7 +208,9 @@ def heart_of(people: People, effects: WaveformEffects) -> h.Heart:
     qrs = _scaled(qrs, axis=2, kernels=slice(-2, -1), by=np.exp(0.20 * e[:, 2]))
     qrs = _scaled(qrs, axis=1, kernels=slice(5, 7), by=np.exp(0.16 * e[:, 3]))
     qrs = _scaled(qrs, axis=0, kernels=slice(0, 5), by=np.full(n, 0.72))
-    muscle = np.exp(0.055 * e[:, 4] + np.where(people.male, 0.04, -0.04))  # QRS duration follows muscle volume
+    muscle = np.exp(
+        0.055 * e[:, 4] + np.where(people.male, 0.04, -0.04)
+    )  # QRS duration follows muscle volume
     qrs = conduct_qrs(qrs, people.fibrosis, effects, muscle)
 
     # T voltage falls with age; men have the taller anterior T and the higher ST.
@@ -209,9 +228,9 @@ def heart_of(people: People, effects: WaveformEffects) -> h.Heart:
 def conduct_qrs(qrs: h.Part, fibrosis: F64, effects: WaveformEffects, muscle: F64) -> h.Part:
     """Send the QRS through fibrotic muscle.
 
-    Each kernel stands for tissue activated ``path`` seconds after onset. Its activation comes ``delay`` times later
-    and is spread by ``dispersion * path`` at constant area: slurring grows towards the end of QRS. The late vector turns
-    left and up, and the early anterior force that makes the r of V1-V3 is lost.
+    Each kernel stands for tissue activated ``path`` seconds after onset. Its activation comes ``delay`` times
+    later and is spread by ``dispersion * path`` at constant area: slurring grows towards the end of QRS. The late
+    vector turns left and up, and the early anterior force that makes the r of V1-V3 is lost.
     """
     share = np.asarray(fibrosis, dtype=np.float64) * effects.conduction
     found = conduct(np.minimum(share, MAX_FIBROSIS))

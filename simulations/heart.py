@@ -1,7 +1,7 @@
 """The heart as a moving dipole: P, QRS and T as separate sums of Gaussians, beat after beat.
 
-The kernels are those of Sameni et al. 2007 (doi 10.1155/2007/43407), whose phase is read as time at a heart rate
-of 60/min, so that the three parts can be stretched and moved on their own when rate or conduction changes.
+The kernels are those of Sameni et al. 2007 (doi 10.1155/2007/43407), whose phase is read as time at
+a heart rate of 60/min, so that the three parts can be stretched and moved on their own when rate or conduction changes.
 Dipole axes are X left, Y inferior, Z posterior, amplitudes in mV.
 """
 
@@ -151,7 +151,7 @@ def draw_rhythm(
     af: NDArray[np.bool_],
     seconds: float,
 ) -> Rhythm:
-    """Draw beats with respiratory and slow variability, ectopic beats, and the irregularity of atrial fibrillation.
+    """Draw beats with respiratory and slow variability, ectopic beats, the irregularity of fibrillation.
 
     Parameters
     ----------
@@ -180,7 +180,9 @@ def draw_rhythm(
     prematurity = np.where(ventricular, 0.62, 0.70)
     step = np.where(early, rr * prematurity, rr)
     # The pause after a ventricular beat is compensatory; an atrial one resets the sinus node.
-    after = np.concatenate([np.zeros((n, 1)), np.where(ventricular, 1.38, np.where(early, 1.08, 0.0))[:, :-1]], 1)
+    after = np.concatenate(
+        [np.zeros((n, 1)), np.where(ventricular, 1.38, np.where(early, 1.08, 0.0))[:, :-1]], 1
+    )
     step = np.where(after > 0, rr * after, step)
     r_s = np.cumsum(step, axis=1) - rr0 * rng.random((n, 1)) - 0.5
     adapted = np.array(step)
@@ -277,15 +279,10 @@ def _beat_vector(name: str, part: Part, rhythm: Rhythm, b: int) -> F32:
 
 
 def _fibrillation(rhythm: Rhythm, fs: float, samples: int) -> F32:
-    """Fibrillatory waves: a sawtooth-like oscillation whose rate and size wander (Stridh 2001), shape = (n, 3, T)."""
+    """Fibrillatory waves: a sawtooth whose rate and size wander (Stridh 2001), shape = (n, 3, T)."""
     t = (np.arange(samples) / fs)[None]
     hz = rhythm.af_hz[:, None]
     phase = 2 * np.pi * hz * t + 1.5 * np.sin(2 * np.pi * 0.17 * t + hz) + 0.7 * np.sin(2 * np.pi * 0.41 * t)
     wave = sum(np.sin(k * phase) / k for k in (1, 2, 3)) * (1 + 0.3 * np.sin(2 * np.pi * 0.11 * t * hz / 6))
     direction = np.array([0.3, 0.7, -0.9], dtype=np.float32)
     return (rhythm.af_mv[:, None] * wave)[:, None, :].astype(np.float32) * direction[None, :, None]
-
-
-def beats_within(rhythm: Rhythm, seconds: float) -> NDArray[np.int64]:
-    """Count the beats of each record that fall into the recording, shape = (n,)."""
-    return ((rhythm.r_s >= 0) & (rhythm.r_s < seconds)).sum(axis=1)

@@ -1,7 +1,7 @@
 """From the heart's dipole to the electrodes: potentials in an infinite medium, and the leads made of them.
 
-Body coordinates are (left, posterior, superior) in cm; dipole axes are X left, Y inferior, Z posterior. The eight
-independent leads are I, II, V1..V6; the other four follow by Einthoven and Goldberger.
+Body coordinates are (left, posterior, superior) in cm; dipole axes are X left, Y inferior, Z posterior. The
+eight independent leads are I, II, V1..V6; the other four follow by Einthoven and Goldberger.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ DOWER = np.array(
 MEDIUM_GAIN_CM2 = 175.0
 """k of phi = k d.(e - h)/|e - h|^3 that gives the reference heart chest leads of ordinary size."""
 LIMB_GAIN_CM2 = 285.0
-"""Gain of BOTH limb leads, so that turning the heart turns the axis by as much as in the uncalibrated medium."""
+"""Gain of BOTH limb leads, so that turning the heart turns the axis as much as in the plain medium."""
 
 RESPIRATION_TURN_RAD = np.array([0.2, 0.16, 0.14])
 RESPIRATION_SHIFT = 0.05
@@ -62,8 +62,8 @@ class Anatomy:
     Attributes
     ----------
     heart_cm : array, shape = (n, 3): centre of the ventricles.
-    turn_rad : array, shape = (n, 3): rotation in the frontal plane (positive: apex down, a vertical heart), about
-        the vertical (positive: apex to the back, later transition), and about the left-right axis.
+    turn_rad : array, shape = (n, 3): rotation in the frontal plane (positive: apex down, a vertical heart),
+        about the vertical (positive: apex to the back, later transition), and about the left-right axis.
     scale : array, shape = (n,): size of the electrical source, by ventricular mass and what surrounds it.
     """
 
@@ -119,13 +119,15 @@ def lead_field(anatomy: Anatomy, electrodes_cm: NDArray[np.float64]) -> NDArray[
 
 
 def _dower_maps() -> NDArray[np.float64]:
-    """Return, per lead, the smallest rotation and gain that take the reference field to Dower's, shape (8, 3, 3)."""
+    """Return per lead the smallest rotation and gain that take the reference field to Dower's, (8, 3, 3)."""
     maps = []
     for seen, wanted in zip(lead_field(reference_anatomy(), reference_electrodes())[0], DOWER, strict=True):
         a, b = seen / np.linalg.norm(seen), wanted / np.linalg.norm(wanted)
         v = np.cross(a, b)
         skew = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
-        maps.append((np.eye(3) + skew + skew @ skew / (1 + a @ b)) * np.linalg.norm(wanted) / np.linalg.norm(seen))
+        maps.append(
+            (np.eye(3) + skew + skew @ skew / (1 + a @ b)) * np.linalg.norm(wanted) / np.linalg.norm(seen)
+        )
     return np.array(maps)
 
 
@@ -134,11 +136,11 @@ _TO_DOWER = _dower_maps()
 
 
 def calibrated(field: NDArray[np.float64], scale: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """Bring a lead field to Dower's scale: exactly Dower at the reference, moved as the field moves elsewhere.
+    """Bring a lead field to Dower's scale: Dower itself at the reference, moved as the field moves elsewhere.
 
-    Chest leads are mapped one by one (gain and smallest rotation). The limb leads share one gain, else their unequal
-    gains would overstate how the axis follows the heart. ``scale`` is the anatomy's, shape = (n,): with it a larger
-    source is larger in every lead alike.
+    Chest leads are mapped one by one (gain and smallest rotation). The limb leads share one gain, else their
+    unequal gains would overstate how the axis follows the heart. ``scale`` is the anatomy's, shape = (n,): with it
+    a larger source is larger in every lead alike.
     """
     size = np.ones(len(field)) if scale is None else scale
     chest = np.einsum("lij,nlj->nli", _TO_DOWER[2:], field[:, 2:])
@@ -173,7 +175,9 @@ def project(
 
     def field(sign: float) -> NDArray[np.float64]:
         amount = 0.5 * sign * (np.ones(len(dipole)) if depth is None else depth)[:, None]
-        shift = RESPIRATION_SHIFT * THORAX_CM * amount * np.array([0.0, 0.0, -1.0])  # in: the diaphragm pulls down
+        shift = (
+            RESPIRATION_SHIFT * THORAX_CM * amount * np.array([0.0, 0.0, -1.0])
+        )  # in: the diaphragm pulls down
         moved = Anatomy(
             anatomy.heart_cm + shift, anatomy.turn_rad + amount * RESPIRATION_TURN_RAD, anatomy.scale
         )

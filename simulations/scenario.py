@@ -1,0 +1,176 @@
+"""A scenario: which hospitals to make, whom they treat, how they record, and how they write it down."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ecgshared.columns import STANDARD_COLUMNS
+from ecgshared.config import Config, load
+from ecgshared.errors import ConfigError
+from simulations.disease import HazardEffects, WaveformEffects
+
+SCENARIOS = Path(__file__).parent / "scenarios"
+
+
+class PopulationConfig(Config):
+    """Whom a hospital treats."""
+
+    patients: int = Field(ge=1)
+    ecgs_per_patient: float = Field(default=1.5, ge=1, description="mean; further ECGs are Poisson")
+    age_mean: float = Field(default=64, ge=20, le=90)
+    age_sd: float = Field(default=12, gt=0)
+    male_share: float = Field(default=0.55, ge=0, le=1)
+    bmi_mean: float = Field(default=27, ge=15, le=45)
+    bmi_sd: float = Field(default=4.5, gt=0)
+    heart_failure_share: float = Field(default=0.2, gt=0, lt=1)
+    fibrosis_median: float = Field(
+        default=0.15, gt=0, lt=0.45, description="of a man of 65 without heart failure"
+    )
+    fibrosis_spread: float = Field(default=1.2, gt=0, description="SD on the logit scale")
+    af_share: float = Field(default=0.06, ge=0, le=1)
+
+
+class CareConfig(Config):
+    """What happens to patients: dates, devices, gaps in follow-up."""
+
+    first_ecg: date = date(2012, 1, 1)
+    last_ecg: date = date(2017, 12, 31)
+    data_end: date = date(2021, 12, 31)
+    lost_share: float = Field(
+        default=0.06, ge=0, le=1, description="patients last seen well before the end of data"
+    )
+    lvef_measured_share: float = Field(default=0.4, ge=0, le=1)
+    defibrillator_if_low: float = Field(
+        default=0.25, ge=0, le=1, description="share implanted where LVEF <= 35%"
+    )
+    defibrillator_otherwise: float = Field(default=0.004, ge=0, le=1)
+    defibrillator_prevents: float = Field(
+        default=0.6, ge=0, le=1, description="share of arrhythmic deaths prevented"
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> CareConfig:
+        if not self.first_ecg < self.last_ecg < self.data_end:
+            raise ValueError("first_ecg, last_ecg and data_end must follow one another")
+        return self
+
+
+class DeviceConfig(Config):
+    """One kind of electrocardiograph."""
+
+    name: str = Field(pattern=r"^[ -~]{1,40}$", description="ASCII: WFDB headers hold nothing else")
+    fs_hz: Literal[250, 400, 500, 1000]
+    adc_units_per_mv: float = Field(default=1000.0, gt=0)
+    lowpass_hz: float = Field(default=150.0, gt=0)
+    share: float = Field(default=1.0, gt=0)
+
+
+class NoiseConfig(Config):
+    """Median sizes; each record draws its own around them. Microvolts RMS at an electrode."""
+
+    mains_hz: Literal[50, 60] = 50
+    mains_uv: float = Field(default=4.0, ge=0)
+    muscle_uv: float = Field(default=9.0, ge=0)
+    wander_uv: float = Field(default=45.0, ge=0)
+    white_uv: float = Field(default=3.0, ge=0)
+
+
+class HabitsConfig(Config):
+    """How electrodes are put on, and how often that goes wrong."""
+
+    placement_sd_cm: float = Field(default=1.2, ge=0)
+    v1_v2_high_cm: float = Field(default=1.0, description="mean height of V1 and V2 above their place")
+    swapped_share: float = Field(
+        default=0.01, ge=0, le=1, description="arm electrodes, or V1 and V2, exchanged"
+    )
+    dead_share: float = Field(default=0.005, ge=0, le=1, description="one chest electrode off")
+
+
+class TableStyle(Config):
+    """How the hospital writes its cohort table."""
+
+    separator: Literal[",", ";", "\t", "|"] = ","
+    decimal: Literal[".", ","] = "."
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    date_format: str = "%Y-%m-%d"
+    time_format: str = "%Y-%m-%d %H:%M"
+    columns: dict[str, str] = Field(
+        description="standard column: local column; those left out are not kept here"
+    )
+    sex: tuple[str, str] = Field(default=("F", "M"), description="how female and male are written")
+    flag: tuple[str, str] = Field(default=("0", "1"), description="how no and yes are written")
+    lvef_percent: bool = False
+    icd_dots: bool = Field(default=True, description="I46.1, else I461")
+
+    @model_validator(mode="after")
+    def _known(self) -> TableStyle:
+        unknown = sorted(set(self.columns) - set(STANDARD_COLUMNS))
+        if unknown:
+            raise ValueError(f"not standard columns: {', '.join(unknown)}")
+        needed = {"ecg_id", "patient_id", "file", "recorded_at"} - set(self.columns)
+        if needed:
+            raise ValueError(f"columns must name {', '.join(sorted(needed))}")
+        if len(set(self.columns.values())) < len(self.columns):
+            raise ValueError("two standard columns share a local column")
+        return self
+
+
+class HospitalConfig(Config):
+    """One hospital."""
+
+    trains: bool = True
+    population: PopulationConfig
+    care: CareConfig = CareConfig()
+    devices: tuple[DeviceConfig, ...] = Field(min_length=1)
+    noise: NoiseConfig = NoiseConfig()
+    habits: HabitsConfig = HabitsConfig()
+    table: TableStyle
+
+
+class Scenario(Config):
+    """A scenario file."""
+
+    format_version: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    purpose: str
+    seed: int = 0
+    seconds: float = Field(default=10.0, ge=3, le=60)
+    event_rate: float = Field(
+        gt=0,
+        lt=0.9,
+        description="mean share of ECGs followed by the event, by which the baseline "
+        "hazard is set, over the hospitals that train",
+    )
+    horizon_years: float = Field(gt=0, le=10)
+    waveform: WaveformEffects = WaveformEffects()
+    hazard: HazardEffects = HazardEffects()
+    hospitals: dict[str, HospitalConfig] = Field(min_length=1)
+
+
+def scenario_names() -> tuple[str, ...]:
+    """Return the names of the scenarios that come with the package."""
+    return tuple(sorted(path.stem for path in SCENARIOS.glob("*.yaml")))
+
+
+def load_scenario(name_or_path: str) -> Scenario:
+    """Read a scenario by its name, or from a YAML file.
+
+    Raises
+    ------
+    ConfigError : no such scenario, or the file is not valid.
+    """
+    if name_or_path in scenario_names():
+        return load(Scenario, SCENARIOS / f"{name_or_path}.yaml")
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(
+            "there is no such scenario",
+            value=name_or_path,
+            allowed=", ".join(scenario_names()),
+            remedy="give one of these names, or the path of a YAML file",
+        )
+    return load(Scenario, path)
