@@ -1,0 +1,73 @@
+"""What the report's words mean, and why a site may be absent."""
+
+from __future__ import annotations
+
+from ecgshared.errors import RefusalCode
+
+GLOSSARY: tuple[tuple[str, str, str], ...] = (
+    (
+        "withheld",
+        "Withheld",
+        "The hospital did not release this number, because the group behind it is smaller than its "
+        "own limits allow (by default 10 patients, and 5 with the event), or the number is "
+        "undefined there. Nothing was filled in.",
+    ),
+    (
+        "bounds",
+        "Bounds",
+        "Pooled curves come from histograms whose neighbouring bins each site merged until every "
+        "one met its limits. The exact value from all scores lies between the bounds; they speak of "
+        "the merging, not of chance.",
+    ),
+    (
+        "interval",
+        "Interval",
+        "A 95% confidence interval with the patient as the unit: several ECGs of one patient count "
+        "as one observation of that patient, not as independent ones.",
+    ),
+    (
+        "zero-shot",
+        "Zero-shot",
+        "A site that took no part in training, calibration or the choice of a threshold, and was "
+        "only evaluated.",
+    ),
+    (
+        "lockbox",
+        "Lockbox",
+        "The patients a site set aside by its own lasting key. Only a step of evaluation opens it.",
+    ),
+    (
+        "kinds",
+        "Kinds of release",
+        "weights: parameters of a model. count: numbers of patients, ECGs or events, one group a "
+        "cell. statistic: a mean, rate, AUC, slope or error of one group. sums: totals over many "
+        "patients. public: says nothing about a person. Every cell of a count or statistic passes "
+        "the site's limits before it leaves.",
+    ),
+)
+
+_CODES: dict[str, str] = {
+    RefusalCode.STUDY_NOT_APPROVED: "the hospital has not approved this study",
+    RefusalCode.STUDY_MISMATCH: "the hospital holds another version of the study",
+    RefusalCode.UNKNOWN_STEP: "the hospital's study has no such step or request",
+    RefusalCode.NOT_A_MEMBER: "the step is not for this site",
+    RefusalCode.BAD_REQUEST: "the request did not fit what the step declares",
+    RefusalCode.TOO_FEW: "too few patients or events for any answer",
+    RefusalCode.BUDGET_SPENT: "the site's privacy budget does not allow it",
+    RefusalCode.GATE_CLOSED: "the site's egress gate let nothing out",
+    RefusalCode.DATA_UNAVAILABLE: "the site's data could not be read",
+    RefusalCode.INTERNAL: "a fault at the site; its own log says which",
+    "deadline": "no answer before the deadline",
+    "not-connected": "the site was not connected",
+    "not-finite": "the answer held NaN or infinity where none may be",
+    "lost": "the message or its answer was lost on the way",
+    "malformed": "the answer did not have the declared form",
+}
+
+
+def explain(reason: str) -> str:
+    """Return what a reason means in words; empty for one that speaks for itself."""
+    return next((words for code, words in _CODES.items() if reason.startswith(code)), "")
+
+
+REASONS = explain
