@@ -1,7 +1,7 @@
 """What is wrong with a recording, in fixed codes, and what a site's policy makes of it.
 
-Thresholds were set on 1,093 public 12-lead records (PTB-XL, CODE-15%, SaMi-Trop, Chapman, Ningbo): physiological
-extremes stay quiet, gross faults speak. All rules work on the whole (12, T) array at once.
+Thresholds were set on 1,093 public 12-lead records (PTB-XL, CODE-15%, SaMi-Trop, Chapman, Ningbo):
+physiological extremes stay quiet, gross faults speak. All rules work on the whole (12, T) array at once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CODES: dict[str, str] = {
     "baseline-wander": "the baseline wanders by millivolts",
     "mains-noise": "interference at 50 or 60 Hz",
     "stale-gain": "the amplitude is plausible only at another gain than the file's",
-    "fs-contradicts-length": "length or heart rate is plausible only at another sampling rate than the file's",
+    "fs-contradicts-length": "length or heart rate is plausible only at another rate than the file's",
     "too-short": "shorter than 3 s",
     "too-long": "longer than 60 s",
 }
@@ -57,7 +57,7 @@ WANDER_MV, WANDER_HZ = 2.0, 0.5
 MAINS_MV, MAINS_RATIO = 0.1, 10.0
 PLAUSIBLE_MV = (0.2, 8.0)
 TYPICAL_MV = (0.5, 4.0)
-"""Median over leads of the peak-to-peak amplitude in two seconds: outside the first no ECG, in the second most."""
+"""Peak-to-peak amplitude in two seconds, median over leads: outside the first is no ECG, inside the second most."""
 
 USUAL_GAINS = (1.0, 100.0, 200.0, 204.8, 400.0, 500.0, 1000.0, 2000.0, 1e6)
 """Digital units per mV of 12-lead exports; 1e6 is a file in nV."""
@@ -93,8 +93,8 @@ def assess(record: EcgRecord) -> tuple[Finding, ...]:
         x = np.where(finite, x, np.float32(0))
     centred = (x - np.median(x, axis=1, keepdims=True)).astype(np.float32, copy=False)
     swing = _window_swings(centred, record.fs)
-    flat: NDArray[np.bool_] = (swing <= FLAT_MV).any(axis=1) & present
-    live: NDArray[np.bool_] = present & (np.median(swing, axis=1) > FLAT_MV)
+    flat = np.asarray((swing <= FLAT_MV).any(axis=1) & present)
+    live = np.asarray(present & (np.median(swing, axis=1) > FLAT_MV))
     findings += _flat(swing, flat, live)
     if not live.any():
         return (*findings, Finding("all-flat", "no lead carries a signal"))
@@ -108,7 +108,7 @@ def assess(record: EcgRecord) -> tuple[Finding, ...]:
         findings += _spikes(centred, record.fs)
         findings += _spectral(centred, record.fs, live)
     findings += _clipped(centred, record.fs, live)
-    findings += _rate(centred / np.maximum(amplitude, FLAT_MV)[:, None], record.fs, live)
+    findings += _rate(centred / np.maximum(amplitude, np.float32(FLAT_MV))[:, None], record.fs, live)
     return tuple(findings)
 
 
@@ -270,8 +270,8 @@ def _spectral(x: NDArray[np.float32], fs: float, live: NDArray[np.bool_]) -> lis
 class Pulse:
     """A rough heart rate.
 
-    ``bpm`` per minute; ``scatter`` the 20-80% range of the intervals over their median; ``quiet`` the share of the
-    time far from any steep moment, small in noise.
+    ``bpm`` per minute; ``scatter`` the 20-80% range of the intervals over their median; ``quiet`` the share of
+    the time far from any steep moment, small in noise.
     """
 
     bpm: float
