@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.rows import ModelRows
 from client.site import SiteContext
+from ecgshared.errors import RefusalCode, Refused
+from ecgshared.stages.train import Config as TrainConfig
+
+_KEPT = 16
+_logits: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
+"""Logits by what determines them: phases of one step ask for the same rows again and again."""
 
 
 def feature_matrix(
@@ -19,4 +28,51 @@ def feature_matrix(
     ``inputs`` names ``"<train step>.<head>"`` (a logit, from ``arrays["<train step>.weights"]``), ``"age"``
     (years) or ``"male"`` (1/0) or a covariate of the study; NaN where unknown.
     """
-    raise RuntimeError("laid by the train stage")
+    columns: dict[str, NDArray[Any]] = {"age": site.data.age, "male": site.data.male, **site.data.covariates}
+    matrix = np.empty((len(rows), len(inputs)))
+    for i, name in enumerate(inputs):
+        step, dot, head = name.partition(".")
+        if dot:
+            config = site.study.step(step)
+            if not isinstance(config, TrainConfig) or head not in config.heads:
+                raise Refused(RefusalCode.BAD_REQUEST, "no such trained head", value=name)
+            matrix[:, i] = head_logits(site, config, arrays, rows)[:, config.heads.index(head)]
+        else:
+            matrix[:, i] = columns[name][rows]
+    return matrix
+
+
+def head_logits(
+    site: SiteContext, config: TrainConfig, arrays: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the logits of a trained step's heads for ``rows``, shape = (len(rows), H)."""
+    weights, standardise = arrays[f"{config.id}.weights"], arrays[f"{config.id}.standardise"]
+    key = hashlib.sha256()
+    for part in (site.settings.site, site.study.sha256, config.id, str(site.step.opens_lockbox), site.run):
+        key.update(part.encode() + b"\0")
+    for array in (weights, standardise, rows):
+        key.update(np.ascontiguousarray(array).tobytes())
+    name = key.hexdigest()
+    if name not in _logits:
+        _logits[name] = _predict(site, config, weights, standardise, rows)
+        while len(_logits) > _KEPT:
+            _logits.popitem(last=False)
+    _logits.move_to_end(name)
+    return _logits[name]
+
+
+def _predict(
+    site: SiteContext,
+    config: TrainConfig,
+    weights: NDArray[Any],
+    standardise: NDArray[Any],
+    rows: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    from client.training import load_model
+    from ecgshared.learning.loop import predict
+
+    model = load_model(site, config, weights)
+    data = ModelRows(
+        site.data, rows, covariates=config.model.covariates, standardise=standardise, heads=config.heads
+    )
+    return predict(model, data, np.arange(len(rows)))

@@ -83,6 +83,7 @@ class RefusalCode(StrEnum):
     BAD_REQUEST = "bad-request"
     TOO_FEW = "too-few"
     BUDGET_SPENT = "budget-spent"
+    PRIVACY_REQUIRED = "privacy-required"
     GATE_CLOSED = "gate-closed"
     DATA_UNAVAILABLE = "data-unavailable"
     INTERNAL = "internal"

@@ -18,6 +18,8 @@ from ecgshared.errors import EcgReadError
 from ecgshared.leads import LEADS
 from simulations.scenario import DeviceConfig, TableStyle
 
+_TIMED = ("recorded_at", "admission_time", "death_date")
+"""Columns with a time of day: whether a death came in the first 24 hours of a stay hangs on it."""
 RECORDS_FOLDER, TABLE_FILE, SITE_FILE = "records", "cohort.csv", "site.yaml"
 
 
@@ -35,7 +37,7 @@ class Header:
 def quantise(p_signal: NDArray[np.float32], adc_units_per_mv: float) -> NDArray[np.int16]:
     """Return what the device stores, shape = (..., 12, T), int16 units.
 
-    I, II and V1..V6 are rounded; III, aVR, aVL, aVF are computed from stored I and II, as electrocardiographs do,
+    I, II, V1..V6 are rounded; III, aVR, aVL, aVF are computed from stored I and II, as electrocardiographs do,
     so Einthoven's law holds to the unit and Goldberger's to half of one. Values beyond the range are clipped.
     """
     top = np.iinfo(np.int16).max
@@ -93,7 +95,7 @@ def local_table(table: pd.DataFrame, style: TableStyle) -> pd.DataFrame:
             continue
         values, kind = table[column], STANDARD_COLUMNS[column].kind
         if kind == "date":
-            form = style.time_format if column in ("recorded_at", "admission_time") else style.date_format
+            form = style.time_format if column in _TIMED else style.date_format
             text = values.dt.strftime(form).fillna("")
         elif kind == "sex":
             text = values.map(dict(zip(("F", "M"), style.sex, strict=True)))
@@ -145,6 +147,8 @@ def site_settings(name: str, table: Iterable[str], style: TableStyle) -> dict[st
             "join": "{" + columns["file"] + "}",
         },
         "state": "state",
+        # The study of these hospitals lies beside them; a real site names the files it approved.
+        "studies": ["../../study.yaml"],
     }
 
 

@@ -1,0 +1,60 @@
+"""A site's rows as the training loop and the scores see them: signals, standardised covariates, labels of some heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.dataset import SiteData
+
+
+class ModelRows:
+    """Rows of a cohort, renumbered from 0.
+
+    Parameters
+    ----------
+    rows : row numbers of ``data``, shape = (n,).
+    covariates : of ``age`` and ``male``, in the model's order.
+    standardise : mean and SD of age (years) and of male, shape = (2, 2).
+    heads : names of the heads to label, in the model's order.
+    """
+
+    def __init__(
+        self,
+        data: SiteData,
+        rows: NDArray[np.int64],
+        *,
+        covariates: tuple[str, ...],
+        standardise: NDArray[np.float64],
+        heads: tuple[str, ...],
+    ) -> None:
+        self._data, self._rows = data, rows
+        columns = {"age": data.age, "male": data.male}
+        scaled = [
+            (columns[c][rows] - standardise[i, 0]) / standardise[i, 1]
+            for c in covariates
+            for i in [_ORDER[c]]
+        ]
+        self._covariates = np.stack(scaled, axis=1) if scaled else np.empty((len(rows), 0))
+        self._labels = data.labels[np.ix_(rows, [data.heads.index(head) for head in heads])]
+        # Patients renumbered, as a private step draws from 0 to n - 1 without gaps.
+        self.patient: NDArray[np.int64] = np.unique(data.patient[rows], return_inverse=True)[1].astype(
+            np.int64
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def labels(self) -> NDArray[np.float32]:
+        """Labels, shape = (n, H), NaN where not known."""
+        return self._labels
+
+    def fetch(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return ECGs (B, 12, T) in mV, covariates (B, C), labels (B, H)."""
+        return self._data.batch(self._rows[rows]), self._covariates[rows], self._labels[rows]
+
+
+_ORDER = {"age": 0, "male": 1}

@@ -1,0 +1,142 @@
+"""describe, at the site: counts, Table 1, follow-up, devices, and the flow of exclusions."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.dataset import SiteData
+from client.site import SiteContext
+from ecgshared.stages.describe import VARIABLES, SiteCounts
+from ecgshared.stages.protocol import SPLITS, Answer, Evidence, Request
+
+_MAX_NAMES = 12
+
+
+def counts(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``counts``."""
+    data = site.data
+    n_heads = len(data.heads)
+    ecgs, patients = np.zeros(3), np.zeros(3)
+    labelled, events = np.zeros((n_heads, 3)), np.zeros((n_heads, 3))
+    labelled_patients, event_patients = np.zeros((n_heads, 3)), np.zeros((n_heads, 3))
+    for s, split in enumerate(SPLITS):
+        rows = data.rows(split)
+        ecgs[s], patients[s] = len(rows), _patients(data, rows)
+        for h in range(n_heads):
+            y = data.labels[rows, h]
+            with_event, without = rows[y == 1], rows[y == 0]
+            labelled[h, s], events[h, s] = len(with_event) + len(without), len(with_event)
+            labelled_patients[h, s] = _patients(data, rows[~np.isnan(y)])
+            event_patients[h, s] = min(_patients(data, with_event), _patients(data, without))
+    table1, table1_patients = _table1(data)
+    devices, device_ecgs, device_patients = _named(data.descriptions.get("device", {}))
+    rates, rate_ecgs, rate_patients = _named(data.descriptions.get("fs", {}))
+    flow_patients = np.array([float(p) for _, _, p in data.flow])
+    seen = data.follow_up_years[~np.isnan(data.follow_up_years)]
+    train = data.rows("train")
+    with_age, with_sex = train[~np.isnan(data.age[train])], train[~np.isnan(data.male[train])]
+    payload = SiteCounts(
+        heads_offered=tuple(h for i, h in enumerate(data.heads) if not np.isnan(data.labels[:, i]).all()),
+        patients_known=int(data.patients_known),
+        ecgs=ecgs,
+        patients=patients,
+        labelled=labelled,
+        events=events,
+        table1=table1,
+        follow_up=np.array([seen.mean(), seen.std()]) if len(seen) else np.full(2, np.nan),
+        age_sums=_sums(data.age[with_age]),
+        male_sums=_sums(data.male[with_sex]),
+        devices=devices,
+        device_ecgs=device_ecgs,
+        rates=rates,
+        rate_ecgs=rate_ecgs,
+        flow_reasons=tuple(reason for reason, _, _ in data.flow),
+        flow_ecgs=np.array([float(e) for _, e, _ in data.flow]),
+        flow_patients=flow_patients,
+    )
+    flow_evidence = _flow_evidence(flow_patients)
+    return Answer(
+        payload,
+        {
+            "ecgs": Evidence(patients),
+            "patients": Evidence(patients),
+            "labelled": Evidence(labelled_patients),
+            "events": Evidence(labelled_patients, event_patients),
+            "table1": Evidence(table1_patients),
+            "follow_up": Evidence(np.array(_patients(data, np.flatnonzero(~np.isnan(data.follow_up_years))))),
+            "age_sums": Evidence(np.array(_patients(data, with_age))),
+            "male_sums": Evidence(
+                np.array(_patients(data, with_sex)),
+                np.array(min(_patients(data, with_sex[data.male[with_sex] == m]) for m in (0, 1))),
+            ),
+            "device_ecgs": Evidence(device_patients),
+            "rate_ecgs": Evidence(rate_patients),
+            "flow_ecgs": Evidence(flow_evidence),
+            "flow_patients": Evidence(flow_evidence),
+        },
+    )
+
+
+PHASES = {"counts": counts}
+
+
+def _patients(data: SiteData, rows: NDArray[np.int64]) -> int:
+    return len(np.unique(data.patient[rows]))
+
+
+def _sums(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    exact = values.astype(np.float64)
+    return np.array([len(exact), exact.sum(), (exact**2).sum()])
+
+
+def _table1(data: SiteData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and SD of each variable for everybody, and for those with and without each head's event."""
+    columns = {"age": data.age, "male": data.male, **data.covariates}
+    groups = [np.ones(len(data.age), dtype=bool)]
+    for h in range(len(data.heads)):
+        groups += [data.labels[:, h] == 1, data.labels[:, h] == 0]
+    values = np.full((len(groups), len(VARIABLES), 2), np.nan)
+    patients = np.zeros((len(groups), len(VARIABLES)))
+    for v, name in enumerate(VARIABLES):
+        if name not in columns:
+            continue
+        known = ~np.isnan(columns[name])
+        binary = bool(np.isin(columns[name][known], (0, 1)).all())
+        for g, group in enumerate(groups):
+            rows = np.flatnonzero(group & known)
+            if len(rows):
+                column = columns[name][rows].astype(np.float64)
+                values[g, v] = column.mean(), column.std()
+                # The share of a yes/no variable is a count: both answers must be common enough.
+                patients[g, v] = (
+                    min(_patients(data, rows[column == answer]) for answer in (0, 1))
+                    if binary
+                    else _patients(data, rows)
+                )
+    return values, patients
+
+
+def _named(
+    counts_by_name: dict[str, int],
+) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
+    """Names and counts of the commonest; the rest, and names with odd characters, go into "other"."""
+    cleaned: dict[str, float] = {}
+    ranked = sorted(counts_by_name.items(), key=lambda item: (-item[1], item[0]))
+    for rank, (name, n) in enumerate(ranked):
+        plain = re.sub(r"\s+", " ", name.strip())
+        known = rank < _MAX_NAMES and re.fullmatch(r"[A-Za-z0-9 ._/+-]{1,40}", plain)
+        key = plain if known else "other"
+        cleaned[key] = cleaned.get(key, 0.0) + n
+    numbers = np.array(list(cleaned.values()), dtype=np.float64)
+    # Counts are of ECGs; a device used for few ECGs is used for few patients, never the other way round.
+    return tuple(cleaned), numbers, numbers
+
+
+def _flow_evidence(patients: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A line of the flow is fit to leave when both those left and those it took out are enough (or it took none)."""
+    left = patients.copy()
+    removed = np.concatenate([[np.inf], -np.diff(patients)])
+    return np.where(removed == 0, left, np.minimum(left, removed))

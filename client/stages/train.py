@@ -1,0 +1,243 @@
+"""train, at the site: judge the weights received on validation patients, train on from them, answer with the result."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from client.rows import ModelRows
+from client.site import SiteContext
+from client.training import SiteState, load_model
+from ecgshared.errors import PrivacyError, RefusalCode, Refused
+from ecgshared.learning.layout import Layout
+from ecgshared.learning.loop import PlainStep, TrainStep, predict
+from ecgshared.learning.loop import train as train_locally
+from ecgshared.learning.losses import cell_losses, cell_weights, private_cell_weights
+from ecgshared.learning.optimiser import load_optimiser_state, make_optimiser, optimiser_state
+from ecgshared.learning.plan import learning_rate
+from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privacy
+from ecgshared.privacy.patient_sgd import PrivateStep
+from ecgshared.stages.protocol import Answer, Evidence, Request, Split
+from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector
+from ecgshared.stats.roc import auc
+
+
+def fit(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``fit`` of one round (1-based)."""
+    config = _config(site)
+    if not 1 <= request.round <= config.rounds:
+        raise Refused(RefusalCode.BAD_REQUEST, "the study plans no such round", value=request.round)
+    start = time.monotonic()
+    inputs = _Inputs.of(site, config, request)
+    model = load_model(site, config, inputs.weights)
+    judged = _no_figures(config) if config.privacy else _validate(site, config, model, inputs)
+    rows = _rows(site, config, inputs, "train")
+    state = SiteState(site, config)
+    optimiser = make_optimiser(
+        config.optimiser, model.parameters(), lr=learning_rate(config.optimiser, request.round, config.rounds)
+    )
+    if config.optimiser.between_rounds == "keep":
+        kept = state.before("optimiser", request.round)
+        if kept is not None:
+            load_optimiser_state(optimiser, kept)
+    plan = _privacy_plan(site, config, rows)
+    step = _step(site, config, inputs, rows, model, optimiser, plan)
+    result = train_locally(
+        model,
+        rows,
+        step,
+        config.local,
+        site.rng,
+        augmentation=config.augment,
+        fs_hz=site.data.fs_hz,
+    )
+    if config.optimiser.between_rounds == "keep":
+        state.keep("optimiser", request.round, optimiser_state(optimiser))
+    layout = Layout.of(model, config.layout_mode)
+    if layout.local:
+        state.keep("normalisation", request.round, layout.local_state(model))
+    trained = _patients(rows)
+    return Answer(
+        Update(
+            update=layout.flatten(model).astype(inputs.weights.dtype),
+            layout=layout.hash,
+            steps=result.steps,
+            seconds=time.monotonic() - start,
+            training_loss=result.mean_loss,
+            validation_loss=judged.loss,
+            validation_auc=judged.auc,
+            noise_multiplier=0.0 if plan is None else plan.noise_multiplier,
+            epsilon_spent=0.0 if plan is None else _spent(config, plan, request.round),
+        ),
+        {
+            "update": Evidence(np.array(trained)),
+            "training_loss": Evidence(np.array(trained)),
+            **judged.evidence,
+        },
+    )
+
+
+def validate(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``validate``: figures of the weights received, nothing trained."""
+    config = _config(site)
+    inputs = _Inputs.of(site, config, request)
+    judged = (
+        _no_figures(config)
+        if config.privacy
+        else _validate(site, config, load_model(site, config, inputs.weights), inputs)
+    )
+    return Answer(Validation(judged.loss, judged.auc), judged.evidence)
+
+
+PHASES = {"fit": fit, "validate": validate}
+
+
+def _privacy_plan(site: SiteContext, config: Config, rows: ModelRows) -> PrivacyPlan | None:
+    """Solve the noise over all planned rounds; None where the study asks for none and the site does not insist."""
+    cap = site.settings.privacy
+    if config.privacy is None:
+        if cap.required:
+            raise Refused(RefusalCode.PRIVACY_REQUIRED, "this site trains with differential privacy only")
+        return None
+    if not site.data.patients_known:
+        raise Refused(
+            RefusalCode.PRIVACY_REQUIRED, "without patient ids privacy per patient cannot be promised"
+        )
+    try:
+        return plan_privacy(
+            config.privacy,
+            patients=_patients(rows),
+            steps_total=(config.local.steps or 0) * config.rounds,
+            max_epsilon=cap.max_epsilon,
+            max_delta=cap.max_delta,
+        )
+    except PrivacyError as error:
+        raise Refused(RefusalCode.PRIVACY_REQUIRED, error.what) from error
+
+
+def _step(
+    site: SiteContext,
+    config: Config,
+    inputs: _Inputs,
+    rows: ModelRows,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    plan: PrivacyPlan | None,
+) -> TrainStep:
+    w = head_weight_vector(config)
+    if plan is not None:
+        return PrivateStep(
+            model, optimiser, private_cell_weights(w, inputs.head_counts), plan=plan, work=config.local
+        )
+    return PlainStep(
+        model,
+        optimiser,
+        cell_weights(w, inputs.head_counts, aggregation_weight=inputs.aggregation_weight),
+        site_items=len(rows),
+        work=config.local,
+        bf16=site.settings.compute.precision == "bf16",
+    )
+
+
+def _spent(config: Config, plan: PrivacyPlan, round_number: int) -> float:
+    """Epsilon of all rounds up to this one together, never of one round alone."""
+    steps = (config.local.steps or 0) * round_number
+    return epsilon_spent([plan.spent(steps)], delta=plan.delta, accountant=plan.accountant)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What the message brings: the weights, and describe's totals."""
+
+    weights: NDArray[Any]
+    head_counts: NDArray[np.float64]
+    aggregation_weight: float
+    standardise: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, site: SiteContext, config: Config, request: Request) -> _Inputs:
+        described = describe_step(config, site.study)
+        try:
+            counts = request.arrays[f"{described}.head_counts"]
+            shares = request.arrays[f"{described}.site_weights"]
+            standardise = request.arrays[f"{described}.standardise"]
+            weights = request.arrays["weights"]
+        except KeyError as error:
+            raise Refused(RefusalCode.BAD_REQUEST, f"the request lacks {error}") from None
+        heads = list(site.study.endpoints)
+        if (
+            counts.shape != (len(heads),)
+            or shares.shape != (len(site.study.sites.train),)
+            or standardise.shape != (2, 2)
+        ):
+            raise Refused(RefusalCode.BAD_REQUEST, "totals of another shape than the study's")
+        share = float(shares[site.study.sites.train.index(site.settings.site)])
+        if not 0 < share <= 1:
+            raise Refused(RefusalCode.TOO_FEW, "this site's share of the training ECGs is withheld")
+        return cls(weights, counts[[heads.index(h) for h in config.heads]], share, standardise)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Validation figures of each head, and the groups behind them."""
+
+    loss: NDArray[np.float64]
+    auc: NDArray[np.float64]
+    evidence: dict[str, Evidence]
+
+
+def _no_figures(config: Config) -> _Judged:
+    withheld = np.full(len(config.heads), np.nan)
+    nobody = Evidence(np.zeros(len(config.heads), dtype=int))
+    return _Judged(withheld, withheld.copy(), {"validation_loss": nobody, "validation_auc": nobody})
+
+
+def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inputs) -> _Judged:
+    """Mean cross-entropy and AUC of each head over the site's validation ECGs."""
+    rows = _rows(site, config, inputs, "validation")
+    logits = predict(model, rows, np.arange(len(rows)))
+    losses = cell_losses(torch.from_numpy(logits), torch.from_numpy(rows.labels.astype(np.float64))).numpy()
+    n_heads = len(config.heads)
+    loss, area = np.full(n_heads, np.nan), np.full(n_heads, np.nan)
+    patients, events = np.zeros(n_heads, dtype=int), np.zeros(n_heads, dtype=int)
+    for h in range(n_heads):
+        y = rows.labels[:, h]
+        known, cases, controls = (np.flatnonzero(m) for m in (~np.isnan(y), y == 1, y == 0))
+        patients[h] = len(np.unique(rows.patient[known]))
+        events[h] = min(len(np.unique(rows.patient[cases])), len(np.unique(rows.patient[controls])))
+        if len(known):
+            loss[h] = losses[known, h].mean()
+        if len(cases) and len(controls):
+            area[h] = auc(logits[known, h], y[known])
+    group = Evidence(patients, events)
+    return _Judged(loss, area, {"validation_loss": group, "validation_auc": group})
+
+
+def _config(site: SiteContext) -> Config:
+    if not isinstance(site.step, Config):
+        raise TypeError("a train step's configuration was expected")
+    return site.step
+
+
+def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> ModelRows:
+    """The split's ECGs that have a label for at least one of the step's heads."""
+    columns = [site.data.heads.index(head) for head in config.heads]
+    rows = site.data.rows(split)
+    labelled = rows[~np.isnan(site.data.labels[np.ix_(rows, columns)]).all(axis=1)]
+    return ModelRows(
+        site.data,
+        labelled,
+        covariates=config.model.covariates,
+        standardise=inputs.standardise,
+        heads=config.heads,
+    )
+
+
+def _patients(rows: ModelRows) -> int:
+    return len(np.unique(rows.patient))

@@ -1,0 +1,96 @@
+"""describe: what a coordinator must know before anything runs, and Table 1.
+
+Result JSON::
+
+    {"heads": [...], "sites": {site: {"heads_offered": [...], "patients": {split: n}, "ecgs": {split: n},
+     "labelled": {head: {split: n}}, "events": {head: {split: n}}, "table1": {group: {variable: {"mean", "sd"}}},
+     "follow_up_years": {"mean", "sd"}, "devices": {name: n}, "rates_hz": {rate: n},
+     "flow": [{"reason", "ecgs", "patients"}], "patients_known": bool}},
+     "pooled": {"patients", "ecgs", "labelled": {head: n}, "events": {head: n}, "age": {"mean", "sd"}, ...}}
+
+Withheld numbers are null. At a site that trains, labels of the lockbox are neither read nor counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgshared.stages.protocol import Count, Public, Statistic, StepConfig, Sums, payload
+
+VARIABLES = ("age", "male", "lvef", "bmi", "heart_failure", "diabetes", "hypertension", "previous_mi")
+
+
+class Config(StepConfig):
+    """A describe step has no settings of its own."""
+
+    default_sites: ClassVar[str] = "all"
+
+
+@payload("describe", "counts")
+@dataclass(frozen=True)
+class SiteCounts:
+    """One site's counts. H heads, 2 groups a head and one of all, V = len(VARIABLES).
+
+    ``labelled`` and ``events``: shape = (H, 3 splits), ECGs. ``table1``: shape = (1 + 2 H, V, 2), mean and SD over
+    ECGs of everybody, then for each head of those with and without the event. ``age_sums``: n, sum, sum of squares
+    over training ECGs; ``male_sums`` the same.
+    """
+
+    heads_offered: Annotated[tuple[str, ...], Public()]
+    patients_known: Annotated[int, Public()]
+    ecgs: Annotated[NDArray[np.float64], Count()]
+    patients: Annotated[NDArray[np.float64], Count()]
+    labelled: Annotated[NDArray[np.float64], Count()]
+    events: Annotated[NDArray[np.float64], Count()]
+    table1: Annotated[NDArray[np.float64], Statistic()]
+    follow_up: Annotated[NDArray[np.float64], Statistic()]
+    age_sums: Annotated[NDArray[np.float64], Sums()]
+    male_sums: Annotated[NDArray[np.float64], Sums()]
+    devices: Annotated[tuple[str, ...], Public()]
+    device_ecgs: Annotated[NDArray[np.float64], Count()]
+    rates: Annotated[tuple[str, ...], Public()]
+    rate_ecgs: Annotated[NDArray[np.float64], Count()]
+    flow_reasons: Annotated[tuple[str, ...], Public()]
+    flow_ecgs: Annotated[NDArray[np.float64], Count()]
+    flow_patients: Annotated[NDArray[np.float64], Count()]
+
+
+def moments(sums: NDArray[Any]) -> tuple[float, float]:
+    """Return mean and SD (population) from (n, sum, sum of squares), shape = (3,); NaN where n is not positive."""
+    n, total, squares = (float(v) for v in sums)
+    if not n > 0:
+        return float("nan"), float("nan")
+    mean = total / n
+    return mean, max(squares / n - mean**2, 0.0) ** 0.5
+
+
+@dataclass(frozen=True)
+class TrainingTotals:
+    """What training takes from describe.
+
+    Attributes
+    ----------
+    head_counts : shape = (H,): N_h, labelled training ECGs of head h over all sites that may say so.
+    site_weights : shape = (K,): a_k, a site's share of training ECGs; 0 where it withheld the number.
+    standardise : shape = (2, 2): mean and SD of age (years) and of male, over training ECGs.
+    """
+
+    head_counts: NDArray[np.float64]
+    site_weights: NDArray[np.float64]
+    standardise: NDArray[np.float64]
+
+
+def training_totals(counts: list[SiteCounts]) -> TrainingTotals:
+    """Combine the counts of the training sites, in the study's order; a withheld number counts as none."""
+    labelled = np.nansum([c.labelled[:, 0] for c in counts], axis=0)
+    ecgs = np.nan_to_num(np.array([c.ecgs[0] for c in counts]))
+    standardise = []
+    for sums in ([c.age_sums for c in counts], [c.male_sums for c in counts]):
+        mean, sd = moments(np.nansum(sums, axis=0))
+        standardise.append((mean if np.isfinite(mean) else 0.0, sd if sd > 0 else 1.0))
+    total = ecgs.sum()
+    return TrainingTotals(labelled, ecgs / total if total > 0 else ecgs, np.array(standardise))

@@ -1,0 +1,170 @@
+"""train: any registered model, federated, with or without differential privacy; a checkpoint after every round.
+
+Result JSON::
+
+    {"heads": [...], "sites": [...], "rounds": n, "parameters": n, "layout": hash, "kept_round": n,
+     "strategy": name, "validation": [{"round", "loss", "auc": {head: x}, "sites": {site: {head: auc}}}],
+     "training_loss": [{"round", "loss", "sites": {site: loss}}], "absent": {site: {reason: rounds}},
+     "privacy": null or {"epsilon", "delta", "max_grad_norm", "expected_batch_size", "sites": {site:
+     {"noise_multiplier", "epsilon_spent", "steps"}}, "covers": text, "does_not_cover": text}}
+
+``validation`` of round r speaks of the global weights after r rounds (0: the initial ones).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from ecgshared.config import Config as BaseConfig
+from ecgshared.endpoints import BinaryEndpoint, TimeToEventEndpoint
+from ecgshared.learning.plan import AugmentConfig, LocalWork, OptimiserConfig
+from ecgshared.models.config import HeadSpec, ModelConfig, Resnet1dConfig
+from ecgshared.privacy.config import PrivacyConfig
+from ecgshared.stages.protocol import Public, Statistic, StepConfig, Weights, payload
+
+if TYPE_CHECKING:
+    from ecgshared.study import Study
+
+
+class StrategyConfig(BaseConfig):
+    """How the coordinator combines the sites' weights; every algorithm but the averaging itself is Flower's.
+
+    ``fedprox`` needs ``local.prox_mu`` above 0; ``fedbn`` leaves normalisation layers at their sites.
+    """
+
+    name: Literal["fedavg", "fedprox", "fedadam", "fedbn", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
+    server_learning_rate: float = Field(default=0.01, gt=0, description="fedadam")
+    beta_1: float = Field(default=0.9, ge=0, lt=1, description="fedadam")
+    beta_2: float = Field(default=0.99, ge=0, lt=1, description="fedadam")
+    tau: float = Field(default=1e-3, gt=0, description="fedadam")
+    trim: float = Field(default=0.2, ge=0, lt=0.5, description="fedtrimmedavg: share cut from either end")
+    malicious: int = Field(default=0, ge=0, description="krum: sites that may lie")
+
+
+class Config(StepConfig):
+    """A train step. ``uses`` must name a describe step: it gives the global counts N_h and the weights a_k."""
+
+    model: ModelConfig = Resnet1dConfig()
+    heads: tuple[str, ...] = Field(min_length=1)
+    head_weights: dict[str, float] = Field(default={}, description="w_h; 1 where not named")
+    rounds: int = Field(default=20, ge=1, le=10_000)
+    strategy: StrategyConfig = StrategyConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    local: LocalWork = LocalWork()
+    augment: AugmentConfig = AugmentConfig()
+    precision: Literal["fp32", "fp64"] = Field(default="fp32", description="of the vector that travels")
+    keep: Literal["last", "best"] = Field(
+        default="last", description="best: the lowest pooled validation loss"
+    )
+    privacy: PrivacyConfig | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if self.strategy.name == "fedprox" and self.local.prox_mu == 0:
+            raise ValueError("strategy fedprox needs local.prox_mu above 0")
+        unknown = set(self.head_weights) - set(self.heads)
+        if unknown:
+            raise ValueError(
+                f"head_weights names {', '.join(sorted(unknown))}, which is no head of this step"
+            )
+        if self.privacy is not None:
+            if self.local.steps is None:
+                raise ValueError(
+                    "privacy needs local.steps: the number of steps must not depend on a site's data"
+                )
+            if self.model.norm == "batch":
+                raise ValueError("privacy cannot use model.norm batch: it mixes patients; use group")
+            if self.keep == "best":
+                raise ValueError("privacy releases no validation figures, so keep must be last")
+            if self.local.prox_mu or self.local.max_grad_norm:
+                raise ValueError(
+                    "privacy clips each patient itself; leave local.prox_mu and local.max_grad_norm out"
+                )
+        return self
+
+    @property
+    def layout_mode(self) -> Literal["full", "fedbn"]:
+        """What the flat vector holds."""
+        return "fedbn" if self.strategy.name == "fedbn" else "full"
+
+
+@payload("train", "fit")
+@dataclass(frozen=True)
+class Update:
+    """One site's work of one round.
+
+    ``update``: shape = (n_parameters,), its weights after local training. Validation speaks of the weights
+    RECEIVED: ``validation_loss`` (the mean over heads of each head's mean cross-entropy) and ``validation_auc``,
+    shape = (H,). Under privacy no exact figure of a round leaves: losses and AUCs are NaN.
+    """
+
+    update: Annotated[NDArray[Any], Weights()]
+    layout: Annotated[str, Public()]
+    steps: Annotated[int, Public()]
+    seconds: Annotated[float, Public()]
+    training_loss: Annotated[float, Statistic()]
+    validation_loss: Annotated[NDArray[np.float64], Statistic()]
+    validation_auc: Annotated[NDArray[np.float64], Statistic()]
+    noise_multiplier: Annotated[float, Public()]
+    epsilon_spent: Annotated[float, Public()]
+
+
+@payload("train", "validate")
+@dataclass(frozen=True)
+class Validation:
+    """Validation figures of the weights received, shape = (H,) each: loss and AUC."""
+
+    validation_loss: Annotated[NDArray[np.float64], Statistic()]
+    validation_auc: Annotated[NDArray[np.float64], Statistic()]
+
+
+def head_specs(config: Config, study: Study) -> tuple[HeadSpec, ...]:
+    """Return the model's outputs; heads of one endpoint group share a cumulative hazard."""
+    specs = []
+    for name in config.heads:
+        endpoint = study.endpoints[name]
+        grouped = isinstance(endpoint, TimeToEventEndpoint) and endpoint.group is not None
+        specs.append(HeadSpec(name, endpoint.group, endpoint.horizon_years) if grouped else HeadSpec(name))
+    return tuple(specs)
+
+
+def head_weight_vector(config: Config) -> NDArray[np.float64]:
+    """Return w, shape = (H,), in the order of ``config.heads``."""
+    return np.array([config.head_weights.get(head, 1.0) for head in config.heads])
+
+
+def describe_step(step: StepConfig, study: Study) -> str:
+    """Return the id of the describe step this one uses; raise ValueError where it uses none."""
+    described = study.used(step, "describe")
+    if described is None:
+        raise ValueError(
+            f"step {step.id!r} must use a describe step: it gives the global counts of each head"
+        )
+    return described.id
+
+
+def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+    """Raise ValueError where a train step does not fit its study."""
+    if not isinstance(step, Config):
+        raise TypeError("a train step's configuration was expected")
+    unknown = [head for head in step.heads if head not in study.endpoints]
+    if unknown:
+        raise ValueError(
+            f"step {step.id!r}: {', '.join(unknown)} names no endpoint; allowed: {', '.join(study.endpoints)}"
+        )
+    columns = {e.column for h in step.heads if isinstance(e := study.endpoints[h], BinaryEndpoint)}
+    if "male" in columns and "male" in step.model.covariates:
+        raise ValueError(
+            f"step {step.id!r}: the label male is among model.covariates; the model would read its answer"
+        )
+    outside = [site for site in study.members(step) if site not in study.sites.train]
+    if outside:
+        raise ValueError(
+            f"step {step.id!r}: {', '.join(outside)} would train, but is no training site of the study"
+        )
+    describe_step(step, study)

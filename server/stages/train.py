@@ -1,0 +1,326 @@
+"""train, at the coordinator: initial weights from the study's seed, rounds, aggregation, a checkpoint after each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgshared.checkpoint import load_checkpoint, save_checkpoint
+from ecgshared.errors import RunError
+from ecgshared.learning.plan import learning_rate
+from ecgshared.stages.protocol import StepConfig
+from ecgshared.stages.train import Config, describe_step, head_specs
+from ecgshared.study import Study
+from server.conduct import Artefact, Conduct, Replies
+from server.report.sections import Cell, Figure, Key, Section, Series, Table, Text
+from server.strategy import Aggregator
+
+CHECKPOINT = "checkpoint.bin"
+
+
+@dataclass
+class _State:
+    """What a checkpoint holds."""
+
+    weights: NDArray[Any]
+    round: int = 0
+    best: NDArray[Any] | None = None
+    best_round: int = 0
+    best_loss: float = math.inf
+    strategy: dict[str, NDArray[Any]] = field(default_factory=dict)
+    validation: list[dict[str, Any]] = field(default_factory=list)
+    training: list[dict[str, Any]] = field(default_factory=list)
+    absent: dict[str, dict[str, int]] = field(default_factory=dict)
+    privacy: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def run(step: StepConfig, conduct: Conduct) -> Artefact:
+    """Train for the planned rounds, from the last checkpoint where there is one."""
+    if not isinstance(step, Config):
+        raise TypeError("a train step's configuration was expected")
+    study = conduct.study
+    described = conduct.inputs[describe_step(step, study)]
+    weights = _aggregation_weights(described, study, conduct.sites)
+    layout_hash, initial, parameters = initial_weights(step, study)
+    aggregator = Aggregator(step.strategy)
+    state = _resumed(conduct, initial)
+    aggregator.restore(state.strategy)
+    able = tuple(site for site in conduct.sites if weights[site] > 0)
+    for number in range(state.round + 1, step.rounds + 1):
+        conduct.progress(number - 1, step.rounds, f"round {number}")
+        replies = conduct.ask("fit", round=number, arrays={"weights": state.weights}, sites=able)
+        accepted = _of_layout(replies, layout_hash, state.weights)
+        if not accepted:
+            raise RunError(f"step {step.id!r}, round {number}: no site sent an update that fits the model")
+        _note_round(state, step, number, accepted, replies, weights)
+        state.weights = aggregator.aggregate(
+            number, state.weights, {site: reply.update for site, reply in accepted.items()}, weights
+        )
+        state.round, state.strategy = number, aggregator.state
+        _save(conduct, state)
+    final = conduct.ask("validate", round=step.rounds, arrays={"weights": state.weights}, sites=able)
+    _note_validation(state, step, step.rounds, final.by_site, weights, state.weights)
+    best = step.keep == "best" and state.best is not None
+    kept = state.best if best and state.best is not None else state.weights
+    conduct.progress(step.rounds, step.rounds, "trained")
+    result = {
+        "heads": list(step.heads),
+        "sites": list(conduct.sites),
+        "withheld_sites": [site for site in conduct.sites if site not in able],
+        "rounds": state.round,
+        "parameters": parameters,
+        "layout": layout_hash,
+        "kept_round": state.best_round if best else state.round,
+        "strategy": step.strategy.name,
+        "local": step.local.model_dump(mode="json"),
+        "optimiser": step.optimiser.model_dump(mode="json"),
+        "learning_rate": [learning_rate(step.optimiser, r, step.rounds) for r in range(1, step.rounds + 1)],
+        "validation": state.validation,
+        "training_loss": state.training,
+        "absent": state.absent,
+        "privacy": _privacy_result(step, state),
+    }
+    standardise = described.arrays["standardise"]
+    return Artefact(step.id, "train", result, {"weights": kept, "standardise": standardise})
+
+
+def initial_weights(step: Config, study: Study) -> tuple[str, NDArray[Any], int]:
+    """Return layout hash, initial vector and number of trainable parameters, from the study's seed alone."""
+    import torch
+
+    from ecgshared.learning.layout import Layout
+    from ecgshared.models import build
+
+    dtype = torch.float64 if step.precision == "fp64" else torch.float32
+    model = build(step.model, head_specs(step, study), study.input.samples, study.seed, dtype)
+    layout = Layout.of(model, step.layout_mode)
+    return layout.hash, layout.flatten(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def report(artefact: Artefact) -> list[Section]:
+    """Learning curves, settings, who was absent, and what epsilon covers."""
+    result = artefact.result
+    blocks: list[Any] = []
+    losses = [v for v in result["validation"] if v["loss"] is not None]
+    if losses:
+        blocks.append(
+            Figure(
+                "Validation loss of the global model",
+                [Series("pooled over sites", [v["round"] for v in losses], [v["loss"] for v in losses])],
+                "round",
+                "mean cross-entropy",
+            )
+        )
+    aucs = [
+        Series(
+            head,
+            [v["round"] for v in result["validation"] if v["auc"].get(head) is not None],
+            [v["auc"][head] for v in result["validation"] if v["auc"].get(head) is not None],
+        )
+        for head in result["heads"]
+    ]
+    aucs = [series for series in aucs if len(series.x)]
+    if aucs:
+        blocks.append(
+            Figure(
+                "Validation AUC of the global model",
+                aucs,
+                "round",
+                "AUC",
+                caption="The sites' own AUCs, averaged with their aggregation weights.",
+            )
+        )
+    rows: list[list[Cell]] = [
+        ["heads", ", ".join(result["heads"])],
+        ["parameters", f"{result['parameters']:,}"],
+        ["rounds", result["rounds"]],
+        ["weights kept of round", result["kept_round"]],
+        ["strategy", result["strategy"]],
+        ["local work a round", _work(result["local"])],
+        ["local optimiser", _optimiser(result["optimiser"])],
+    ]
+    blocks.append(Table("Settings", ["", ""], rows))
+    if result["absent"] or result["withheld_sites"]:
+        absent: list[list[Cell]] = [
+            [site, reason, rounds]
+            for site, reasons in result["absent"].items()
+            for reason, rounds in reasons.items()
+        ]
+        absent += [
+            [site, "withheld its number of training ECGs: too few to train", result["rounds"]]
+            for site in result["withheld_sites"]
+        ]
+        blocks.append(Table("Sites left out", ["site", "reason", "rounds"], absent))
+    if result["privacy"] is not None:
+        p = result["privacy"]
+        blocks.append(
+            Key(
+                f"Privacy of step {artefact.step}",
+                f"epsilon {p['epsilon']:g}",
+                f"delta {p['delta']:g}, per patient",
+            )
+        )
+        blocks.append(Text(f"Covered: {p['covers']} Not covered: {p['does_not_cover']}"))
+        blocks.append(
+            Table(
+                "Privacy accounts",
+                ["site", "noise multiplier", "epsilon spent"],
+                [[site, a["noise_multiplier"], a["epsilon_spent"]] for site, a in p["sites"].items()],
+            )
+        )
+    return [Section(f"Training: {artefact.step}", blocks)]
+
+
+def _aggregation_weights(described: Artefact, study: Study, sites: tuple[str, ...]) -> dict[str, float]:
+    shares = dict(zip(study.sites.train, described.arrays["site_weights"].tolist(), strict=True))
+    if not any(shares[site] > 0 for site in sites):
+        raise RunError(
+            "no training site may release how many ECGs it trains on",
+            remedy="lower the sites' limits, or join larger sites",
+        )
+    return {site: shares[site] for site in sites}
+
+
+def _resumed(conduct: Conduct, initial: NDArray[Any]) -> _State:
+    found = load_checkpoint(conduct.folder / CHECKPOINT)
+    if found is None:
+        return _State(weights=initial)
+    header, arrays = found
+    strategy = {
+        name.removeprefix("strategy."): a for name, a in arrays.items() if name.startswith("strategy.")
+    }
+    if header["best_loss"] is None:
+        header["best_loss"] = math.inf
+    return _State(weights=arrays["weights"], best=arrays.get("best"), strategy=strategy, **header)
+
+
+def _save(conduct: Conduct, state: _State) -> None:
+    arrays = {"weights": state.weights, **{f"strategy.{name}": a for name, a in state.strategy.items()}}
+    if state.best is not None:
+        arrays["best"] = state.best
+    header = {
+        "round": state.round,
+        "best_round": state.best_round,
+        "best_loss": None if math.isinf(state.best_loss) else state.best_loss,
+        "validation": state.validation,
+        "training": state.training,
+        "absent": state.absent,
+        "privacy": state.privacy,
+    }
+    save_checkpoint(conduct.folder / CHECKPOINT, header, arrays)
+
+
+def _of_layout(replies: Replies, layout_hash: str, current: NDArray[Any]) -> dict[str, Any]:
+    """Keep the updates that fit the model; the others are as good as absent, with that reason."""
+    accepted = {}
+    for site, reply in replies.by_site.items():
+        if (
+            reply.layout == layout_hash
+            and reply.update.shape == current.shape
+            and reply.update.dtype == current.dtype
+        ):
+            accepted[site] = reply
+        else:
+            replies.absent[site] = "wrong-shape"  # type: ignore[index]
+    return accepted
+
+
+def _note_round(
+    state: _State,
+    step: Config,
+    number: int,
+    accepted: Mapping[str, Any],
+    replies: Replies,
+    weights: Mapping[str, float],
+) -> None:
+    _note_validation(state, step, number - 1, accepted, weights, state.weights)
+    losses = {site: _number(reply.training_loss) for site, reply in accepted.items()}
+    state.training.append({"round": number, "loss": _mean(losses, weights), "sites": losses})
+    for site, reason in replies.absent.items():
+        reasons = state.absent.setdefault(site, {})
+        reasons[str(reason)] = reasons.get(str(reason), 0) + 1
+    if step.privacy is not None:
+        for site, reply in accepted.items():
+            state.privacy[site] = {
+                "noise_multiplier": reply.noise_multiplier,
+                "epsilon_spent": reply.epsilon_spent,
+            }
+
+
+def _note_validation(
+    state: _State,
+    step: Config,
+    round_number: int,
+    replies: Mapping[str, Any],
+    weights: Mapping[str, float],
+    vector: NDArray[Any],
+) -> None:
+    by_site = {site: [_number(v) for v in reply.validation_auc] for site, reply in replies.items()}
+    aucs = {
+        head: _mean({site: values[h] for site, values in by_site.items()}, weights)
+        for h, head in enumerate(step.heads)
+    }
+    head_losses = [
+        _mean({site: _number(reply.validation_loss[h]) for site, reply in replies.items()}, weights)
+        for h in range(len(step.heads))
+    ]
+    known = [loss for loss in head_losses if loss is not None]
+    loss = sum(known) / len(known) if known else None
+    state.validation.append(
+        {
+            "round": round_number,
+            "loss": loss,
+            "auc": aucs,
+            "sites": {site: dict(zip(step.heads, values, strict=True)) for site, values in by_site.items()},
+        }
+    )
+    if loss is not None and loss < state.best_loss:
+        state.best, state.best_round, state.best_loss = vector.copy(), round_number, loss
+
+
+def _mean(values: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+    known = [(v, weights[site]) for site, v in values.items() if v is not None]
+    total = sum(w for _, w in known)
+    return sum(v * w for v, w in known) / total if total > 0 else None
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _work(local: Mapping[str, Any]) -> str:
+    amount = f"{local['steps']} steps" if local["steps"] is not None else f"{local['epochs']} epochs"
+    prox = f", proximal mu {local['prox_mu']:g}" if local["prox_mu"] else ""
+    return f"{amount} in batches of {local['batch_size'] or 'all'}{prox}"
+
+
+def _optimiser(optimiser: Mapping[str, Any]) -> str:
+    schedule = optimiser["schedule"]["kind"]
+    kept = (
+        "its state starts anew every round"
+        if optimiser["between_rounds"] == "reset"
+        else "its state is kept at the site"
+    )
+    return f"{optimiser['name']}, learning rate {optimiser['lr']:g} ({schedule} over rounds), {kept}"
+
+
+def _privacy_result(step: Config, state: _State) -> dict[str, Any] | None:
+    if step.privacy is None:
+        return None
+    return {
+        **step.privacy.model_dump(mode="json"),
+        "sites": state.privacy,
+        "covers": (
+            "what the weights of all rounds of this step can tell about any one patient of a training site, "
+            "whoever sees them."
+        ),
+        "does_not_cover": (
+            "the counts and means of describe, and the statistics of calibrate, threshold and evaluate, "
+            "which are protected by minimum group sizes only; the number of training patients is taken as public."
+        ),
+    }

@@ -1,0 +1,88 @@
+"""One study, step by step: ask, combine, store, go on. A finished step is never run twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from ecgshared.errors import EcgFedError
+from ecgshared.stages import room, shared_room
+from ecgshared.stages.protocol import StepConfig
+from ecgshared.study import Study
+from server.conduct import Artefact, Conduct, Replies
+from server.rounds import Federation
+from server.runs import RunFolder, now
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with (step id, done, total, text)."""
+
+
+def run_study(grid: Grid, folder: RunFolder, progress: Progress) -> None:
+    """Run every unfinished step of the folder's study; raise what stops it after noting it in run.json."""
+    study = folder.study
+    folder.update(status="running", stopped_by=None)
+    federation = Federation(grid, study, folder)
+    try:
+        for step in study.steps:
+            if folder.artefact(step.id) is None:
+                folder.save_artefact(_run_step(step, study, federation, folder, progress))
+            progress(step.id, 1, 1, "done")
+    except EcgFedError as error:
+        folder.update(status="paused", stopped_by=str(error), ended=now())
+        raise
+    except BaseException as error:
+        folder.update(status="failed", stopped_by=type(error).__name__, ended=now())
+        raise
+    folder.update(status="done", ended=now())
+
+
+def _run_step(
+    step: StepConfig, study: Study, federation: Federation, folder: RunFolder, progress: Progress
+) -> Artefact:
+    shared_room(step.stage)
+    inputs = _inputs(step, study, folder)
+    sent = {f"{name}.{key}": array for name, used in inputs.items() for key, array in used.arrays.items()}
+    members = study.members(step)
+
+    def ask(
+        phase: str,
+        *,
+        round: int = 0,
+        arrays: Mapping[str, NDArray[Any]] | None = None,
+        sites: tuple[str, ...] | None = None,
+        quorum: int | None = None,
+    ) -> Replies:
+        return federation.ask(
+            step.id, step.stage, phase, round, {**sent, **(arrays or {})}, sites or members, quorum=quorum
+        )
+
+    conduct = Conduct(
+        study=study,
+        sites=members,
+        inputs=inputs,
+        ask=ask,
+        folder=folder.step_folder(step.id),
+        progress=lambda done, total, text="": progress(step.id, done, total, text),
+        rng=np.random.default_rng([study.seed, study.steps.index(step)]),
+    )
+    artefact: Artefact = room("server", step.stage).run(step, conduct)
+    return artefact
+
+
+def _inputs(step: StepConfig, study: Study, folder: RunFolder) -> dict[str, Artefact]:
+    """Artefacts of all steps this one uses, directly or through others."""
+    inputs: dict[str, Artefact] = {}
+    waiting = list(step.uses)
+    while waiting:
+        name = waiting.pop()
+        if name not in inputs:
+            artefact = folder.artefact(name)
+            if artefact is None:
+                raise LookupError(f"step {name} has no artefact though the study's order put it first")
+            inputs[name] = artefact
+            waiting += study.step(name).uses
+    return {s.id: inputs[s.id] for s in study.steps if s.id in inputs}

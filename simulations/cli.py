@@ -1,0 +1,64 @@
+"""``ecgfed simulate``: make in-silico hospitals, run a study over site files, or see it all in one go."""
+
+from __future__ import annotations
+
+import shutil
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simulations.make_cli import make
+
+app = typer.Typer(no_args_is_help=True, help="In-silico hospitals, and federations on one machine.")
+app.command()(make)
+
+
+class Backend(StrEnum):
+    """Where the sites of a simulated federation run."""
+
+    inprocess = "inprocess"
+    ray = "ray"
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="The study file.")],
+    sites: Annotated[list[Path], typer.Argument(help="One site file for each site of the study.")],
+    out: Annotated[Path, typer.Option(help="The run folder.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out after its last round.")
+    ] = False,
+    backend: Annotated[
+        Backend, typer.Option(help="In this process, or on Ray workers (pip install 'ecgfed[ray]').")
+    ] = Backend.inprocess,
+) -> None:
+    """Run a study over site files on this machine, and write its report."""
+    from simulations.run import simulate
+
+    finish(simulate(study, sites, out, backend=backend.value, resume=resume))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier demo in --out first.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of the hospitals.")] = None,
+) -> None:
+    """Make four hospitals, train on three, evaluate zero-shot on the fourth, and report. About four minutes."""
+    from simulations.demo import prepare
+    from simulations.run import simulate
+
+    if fresh and (out / "hospitals").is_dir():
+        shutil.rmtree(out)
+    study, sites = prepare(out, seed)
+    finish(simulate(study, sites, out, resume=(out / "run.json").exists()))
+
+
+def finish(folder: Path) -> None:
+    """Write report, results and event files of a finished run, and say where they are."""
+    from server.report_cli import rebuild
+
+    for path in rebuild(folder):
+        typer.echo(f"wrote {path}")
