@@ -109,8 +109,8 @@ def resample(
 ) -> NDArray[np.float32]:
     """Resample along the last axis from ``fs`` to ``fs_hz``.
 
-    ``polyphase`` is :func:`scipy.signal.resample_poly` at the nearest ratio with a denominator up to 1000; the
-    line from first to last sample is taken out before and put back after, so that the ends do not ring.
+    ``polyphase`` is :func:`scipy.signal.resample_poly` at the nearest ratio with a denominator up to 1000;
+    the line from first to last sample is taken out before and put back after, so that the ends do not ring.
     ``linear`` interpolates upwards, as the paper does from 250 to 500 Hz; downwards it would alias, and
     polyphase is used.
     """
@@ -141,10 +141,10 @@ def zero_phase(
     """Filter forwards and backwards, in the frequency domain.
 
     The spectrum is multiplied by the squared magnitude of a Butterworth band-pass (order 2) and of a mains
-    notch (quality 30): what ``scipy.signal.sosfiltfilt`` does in the middle of a recording, at less cost. Within
-    two periods of the lower cut-off (a second without one) of either end the two differ, as each must invent
-    what lies beyond: here the recording goes on by point reflection and fades out. A notch at or above half the
-    rate has nothing to remove and is left out.
+    notch (quality 30): what ``scipy.signal.sosfiltfilt`` does in the middle of a recording, at less cost. The
+    two differ within two periods of the lower cut-off (a second without one) of either end, as each must
+    invent what lies beyond: here the recording goes on by point reflection and fades out. A notch at or above
+    half the rate has nothing to remove and is left out.
     """
     length = x.shape[-1]
     reach = fs_hz if band_hz is None else fs_hz / band_hz[0]

@@ -7,14 +7,14 @@ physiological extremes stay quiet, gross faults speak. All rules work on the who
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage, signal
+from scipy import fft
 
 from ecgshared.leads import LEADS
+from ecgshared.pulse import PLAUSIBLE_BPM, pulse
 from ecgshared.record import EcgRecord, Finding
 
 Decision = Literal["keep", "flag", "refuse"]
@@ -54,16 +54,16 @@ FLAT_MV = 0.005
 LOW_LEAD_MV, LOW_RECORD_MV = 0.1, 0.5
 SPIKE_MV, SPIKE_MV_PER_S, SPIKE_STEP_MV = 20.0, 1500.0, 2.0
 WANDER_MV, WANDER_HZ = 2.0, 0.5
+CLIPPED_S, APART_S = 0.02, 0.2
 MAINS_MV, MAINS_RATIO = 0.1, 10.0
 PLAUSIBLE_MV = (0.2, 8.0)
 TYPICAL_MV = (0.5, 4.0)
-"""Peak-to-peak amplitude in two seconds, median over leads: outside the first is no ECG, inside the second most."""
+"""Peak-to-peak in two seconds, median over leads: outside the first is no ECG, inside the second most."""
 
 USUAL_GAINS = (1.0, 100.0, 200.0, 204.8, 400.0, 500.0, 1000.0, 2000.0, 1e6)
 """Digital units per mV of 12-lead exports; 1e6 is a file in nV."""
 
-PLAUSIBLE_BPM, TYPICAL_BPM = (22.0, 280.0), (45.0, 130.0)
-MAX_SCATTER, MIN_QUIET = 0.2, 0.1
+TYPICAL_BPM = (45.0, 130.0)
 
 USUAL_FS_HZ = (100.0, 125.0, 240.0, 250.0, 256.0, 400.0, 500.0, 512.0, 1000.0, 1024.0)
 """Rates of 12-lead recorders."""
@@ -108,7 +108,8 @@ def assess(record: EcgRecord) -> tuple[Finding, ...]:
         findings += _spikes(centred, record.fs)
         findings += _spectral(centred, record.fs, live)
     findings += _clipped(centred, record.fs, live)
-    findings += _rate(centred / np.maximum(amplitude, np.float32(FLAT_MV))[:, None], record.fs, live)
+    scaled = np.asarray(centred / np.maximum(amplitude, FLAT_MV)[:, None], dtype=np.float32)
+    findings += _rate(scaled, record.fs, live)
     return tuple(findings)
 
 
@@ -213,18 +214,25 @@ def _spikes(x: NDArray[np.float32], fs: float) -> list[Finding]:
 
 
 def _clipped(x: NDArray[np.float32], fs: float, live: NDArray[np.bool_]) -> list[Finding]:
-    at_limit = np.maximum(
-        (x == x.max(axis=1, keepdims=True)).sum(axis=1), (x == x.min(axis=1, keepdims=True)).sum(axis=1)
-    )
-    return [
-        Finding(
-            "clipped",
-            f"{at_limit[i]} samples stand at its highest or lowest value",
-            LEADS[i],
-            float(at_limit[i]),
-        )
-        for i in np.flatnonzero(live & (at_limit >= max(8, 0.02 * fs)))
-    ]
+    """Find leads that return to one extreme value, beat after beat, or stay there long."""
+    findings = []
+    at_limits = (x == x.max(axis=1, keepdims=True), x == x.min(axis=1, keepdims=True))
+    counts = np.stack([at_limit.sum(axis=1) for at_limit in at_limits])
+    for i in np.flatnonzero(live & (counts.max(axis=0) >= max(8, CLIPPED_S * fs))):
+        side = int(counts[:, i].argmax())
+        moments = np.flatnonzero(at_limits[side][i])
+        # A single short stop is a recorder that held its last value, usually at the end of the file.
+        if moments[-1] - moments[0] > APART_S * fs or len(moments) > APART_S * fs:
+            word = ("highest", "lowest")[side]
+            findings.append(
+                Finding(
+                    "clipped",
+                    f"{len(moments)} samples stand at its {word} value",
+                    LEADS[i],
+                    float(len(moments)),
+                )
+            )
+    return findings
 
 
 def _spectral(x: NDArray[np.float32], fs: float, live: NDArray[np.bool_]) -> list[Finding]:
@@ -264,58 +272,6 @@ def _spectral(x: NDArray[np.float32], fs: float, live: NDArray[np.bool_]) -> lis
                 )
             )
     return findings
-
-
-@dataclass(frozen=True)
-class Pulse:
-    """A rough heart rate.
-
-    ``bpm`` per minute; ``scatter`` the 20-80% range of the intervals over their median; ``quiet`` the share of
-    the time far from any steep moment, small in noise.
-    """
-
-    bpm: float
-    scatter: float
-    quiet: float
-
-    @property
-    def rhythmic(self) -> bool:
-        """Whether these are beats: noise has no rhythm, and would be "too fast" at any rate."""
-        return self.scatter <= MAX_SCATTER and self.quiet >= MIN_QUIET
-
-
-def pulse(x: NDArray[np.float32], fs: float) -> Pulse | None:
-    """Return a rough heart rate from the steepest moments of all leads; None where fewer than four beats show.
-
-    Parameters
-    ----------
-    x : array, shape = (leads, T), each lead scaled to a swing of about 1.
-
-    Rates far beyond a heart's can come out: an impossible one betrays a wrong ``fs``.
-    """
-    reach = max(1, round(0.02 * fs))
-    if x.shape[1] <= reach:
-        return None
-    slope = np.minimum(np.abs(x[:, reach:] - x[:, :-reach]), 1).mean(axis=0)
-    envelope = ndimage.uniform_filter1d(slope, max(1, round(0.06 * fs)), mode="nearest")
-    width = min(len(envelope), round(2 * fs))
-    level = float(np.median(envelope[: len(envelope) // width * width].reshape(-1, width).max(axis=1)))
-    fast = _beats(envelope, level, fs, refractory_s=0.1)
-    if fast is not None and fast.bpm > PLAUSIBLE_BPM[1] and fast.rhythmic:
-        return fast
-    return _beats(envelope, level, fs, refractory_s=0.25)
-
-
-def _beats(envelope: NDArray[np.float32], level: float, fs: float, *, refractory_s: float) -> Pulse | None:
-    peaks, _ = signal.find_peaks(envelope, height=0.5 * level, distance=max(1, round(refractory_s * fs)))
-    if len(peaks) < 4:
-        return None
-    low, middle, high = np.percentile(np.diff(peaks), (20, 50, 80))
-    return Pulse(
-        bpm=float(60 * fs / middle),
-        scatter=float((high - low) / middle),
-        quiet=float(np.mean(envelope < 0.25 * level)),
-    )
 
 
 def _rate(x: NDArray[np.float32], fs: float, live: NDArray[np.bool_]) -> list[Finding]:

@@ -5,8 +5,8 @@ A reader is a module of this package with two functions::
     sniff(head: bytes, path: Path) -> bool    is this file mine? `head` is its first bytes
     read(path: Path) -> EcgRecord             raise only EcgReadError
 
-It is found by being there: a further format is a further file. Modules whose name starts with an underscore are
-what several readers share. `sniff` must rest on content (a magic number, a root element, a header that names the
+It is found by being there: a further format is a further file. Modules whose name starts with an underscore
+are parts of readers. `sniff` must rest on content (a magic number, a root element, a header that names the
 file), so that no two readers claim one file and their order does not matter.
 """
 
@@ -47,8 +47,8 @@ def readers() -> dict[str, Reader]:
 def read(path: Path) -> EcgRecord:
     """Read one recording of any known format.
 
-    A path that names no file is offered to the readers too: a WFDB record may be given by its bare name, and a
-    file of many exams by file and exam.
+    A path that names no file is offered to the readers too: a WFDB record may be given by its bare name, and
+    one of many exams in a file by file and exam.
 
     Raises
     ------
@@ -63,11 +63,11 @@ def read(path: Path) -> EcgRecord:
         except EcgReadError:
             raise
         except (Exception, RecursionError) as error:
-            # Third-party decoders raise whatever they trip over; damaged bytes are the cause, and ours to name.
+            # Decoders raise whatever they trip over on damaged bytes; here it gets file and remedy.
             raise EcgReadError(
                 f"the {name} reader cannot decode it ({type(error).__name__}: {str(error)[:200]})",
                 where=path,
-                remedy="export the recording again; if other programs read it, report it as a fault of this reader",
+                remedy="export it again; if other programs read it, report a fault of this reader",
             ) from error
     if not head and not path.exists():
         raise EcgReadError("there is no such file", where=path, remedy="check the path")
