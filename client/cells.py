@@ -20,12 +20,12 @@ AGE_CAPPED_YEARS = 90.0
 
 NUMERIC_SEX = "numbers don't say which sex they mean: set e.g. values: {sex: {'0': M, '1': F}}"
 
-_MALE = """m male man men mann maennlich männlich manlig mand mandlig herr h homme masculin hombre masculino homem
-    uomo maschio maschile mies"""
-_FEMALE = """f w k female woman women frau weiblich kvinna kvinnlig kvinde kvindelig kvinne femme féminin feminin
-    mujer femenino mulher feminino donna femmina femminile vrouw nainen"""
-_NO_SEX = """u unknown unk x o other d divers unbekannt okänd ukjent inconnu desconocido desconhecido undetermined
-    indeterminate"""
+_MALE = """m male man men mann maennlich männlich manlig mand mandlig herr h homme masculin hombre
+    masculino homem uomo maschio maschile mies"""
+_FEMALE = """f w k female woman women frau weiblich kvinna kvinnlig kvinde kvindelig kvinne femme féminin
+    feminin mujer femenino mulher feminino donna femmina femminile vrouw nainen"""
+_NO_SEX = """u unknown unk x o other d divers unbekannt okänd ukjent inconnu desconocido desconhecido
+    undetermined indeterminate"""
 _YES = """1 true t yes y ja j si sì sí oui sim"""
 _NO = """0 false f no n nein nej nei non não nao"""
 
@@ -34,7 +34,7 @@ def _spellings(**words: str) -> dict[str, str]:
     return {word: meaning for meaning, text in words.items() for word in text.split()}
 
 
-_SEX = _spellings(M=_MALE, F=_FEMALE) | {word: "" for word in _NO_SEX.split()}
+_SEX = _spellings(M=_MALE, F=_FEMALE) | dict.fromkeys(_NO_SEX.split(), "")
 _FLAGS = {word: float(meaning == "yes") for word, meaning in _spellings(yes=_YES, no=_NO).items()}
 
 _TIME = r"(?:[T ]\s*(?P<H>\d{1,2}):(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,]\d+)?)?\s*(?:Z|[+-]\d{2}:?\d{2})?)?"
@@ -53,9 +53,14 @@ def parser(column: Column, config: TableConfig) -> Callable[[str], Any]:
         return lambda text: parse_date(text, date_format=config.date_format, day_first=config.day_first)
     if column.kind == "number":
         return lambda text: _plausible(text, column, config.decimal)
-    return {"sex": parse_sex, "flag": parse_flag, "code": parse_icd10, "id": normal_id, "text": str}[
-        column.kind
-    ]
+    plain: dict[str, Callable[[str], Any]] = {
+        "sex": parse_sex,
+        "flag": parse_flag,
+        "code": parse_icd10,
+        "id": normal_id,
+        "text": str,
+    }
+    return plain[column.kind]
 
 
 def parse_date(text: str, *, date_format: str | None, day_first: bool) -> np.datetime64:
