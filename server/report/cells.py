@@ -73,11 +73,11 @@ def show_rows(rows: Sequence[Sequence[Cell]]) -> list[list[Shown]]:
 
 
 def numeric_columns(rows: Sequence[Sequence[Shown]], width: int) -> list[bool]:
-    """Mark the columns to align right: those that hold at least as many numbers as words."""
+    """Mark the columns to align right: those that hold more numbers than words."""
     marks = []
     for c in range(width):
         kinds = [row[c].css for row in rows if c < len(row) and row[c].text]
-        marks.append(kinds.count("number") >= max(1, kinds.count("")))
+        marks.append(kinds.count("number") > kinds.count(""))
     return marks
 
 

@@ -28,18 +28,22 @@ def learning_curves(history: Iterable[Round], step: str) -> list[Section]:
                 points[chart][label][line.round] = math.nan if value is None else value
     figures = [
         Figure(
-            chart.capitalize() if chart.islower() and len(chart) > 3 else chart,
+            _title(chart),
             [
                 Series(label, sorted(by_round), [by_round[r] for r in sorted(by_round)])
                 for label, by_round in lines.items()
             ],
             "Round",
-            chart,
+            _title(chart),
         )
         for chart, lines in points.items()
         if any(len(by_round) > 1 for by_round in lines.values())
     ]
     return [Section("Learning curves", figures)] if figures else []
+
+
+def _title(chart: str) -> str:
+    return chart.upper() if chart in ("auc", "ppv") else chart[:1].upper() + chart[1:]
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from server.report.sections import Figure, Series
@@ -25,10 +26,10 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e6eaee"
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.6)), (0, (1.4, 1.2)), (0, (6, 1.5, 1.4, 1.5)))
 
-_WIDTH, _PLOT_HEIGHT = 5.6, 3.05
-_LEFT, _RIGHT, _TOP, _BOTTOM = 0.66, 0.16, 0.1, 0.52
+_WIDTH, _PLOT_HEIGHT, _SQUARISH_HEIGHT = 5.6, 3.05, 3.7
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.66, 0.16, 0.1, 0.47
 _LEGEND_ROW = 0.205
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     # Text stays text: it can be selected and searched, and the page's own typeface draws it.
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -58,11 +59,13 @@ def figure_svg(figure: Figure, *, sites: Sequence[str] = (), prefix: str = "f") 
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": prefix}):
         columns = _legend_columns(figure.series)
         rows = math.ceil(len(figure.series) / columns) if _has_legend(figure) else 0
-        height = _TOP + _PLOT_HEIGHT + _BOTTOM + rows * _LEGEND_ROW + (0.1 if rows else 0)
+        # A diagonal is read by eye: it wants a frame near the square.
+        plot = _SQUARISH_HEIGHT if figure.reference == "diagonal" else _PLOT_HEIGHT
+        height = _TOP + plot + _BOTTOM + rows * _LEGEND_ROW + (0.06 if rows else 0)
         canvas = Canvas(figsize=(_WIDTH, height), facecolor="none")
         FigureCanvasSVG(canvas)
-        box = (_LEFT / _WIDTH, 1 - (_TOP + _PLOT_HEIGHT) / height)
-        axes = canvas.add_axes((*box, 1 - (_LEFT + _RIGHT) / _WIDTH, _PLOT_HEIGHT / height))
+        box = (_LEFT / _WIDTH, 1 - (_TOP + plot) / height)
+        axes = canvas.add_axes((*box, 1 - (_LEFT + _RIGHT) / _WIDTH, plot / height))
         handles = _draw(axes, figure, tuple(sites))
         if rows:
             canvas.legend(
@@ -152,8 +155,9 @@ def _draw(axes: Axes, figure: Figure, sites: tuple[str, ...]) -> list[Line2D]:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    for series, (colour, dashes, width) in zip(figure.series, _styles(figure.series, sites), strict=True):
-        handles.append(_draw_series(axes, series, colour, dashes, width))
+    shifts = _shifts(figure.series)
+    for series, style, shift in zip(figure.series, _styles(figure.series, sites), shifts, strict=True):
+        handles.append(_draw_series(axes, series, *style, shift))
     if not any(_any_number(series) for series in figure.series):
         axes.text(0.5, 0.5, "every value is withheld", transform=axes.transAxes, ha="center", color=MUTED)
     _ranges(axes, figure, x_log)
@@ -167,7 +171,20 @@ def _draw(axes: Axes, figure: Figure, sites: tuple[str, ...]) -> list[Line2D]:
     return handles
 
 
-def _draw_series(axes: Axes, series: Series, colour: str, dashes: Any, width: float) -> Line2D:
+def _shifts(every: Sequence[Series]) -> list[float]:
+    """Return how far each series is moved sideways, in points: points at one x would hide each other."""
+    points = [i for i, series in enumerate(every) if series.style == "points"]
+    x = [value for i in points for value in set(every[i].x)]
+    if len(set(x)) == len(x):
+        return [0.0] * len(every)
+    return [
+        3.6 * (points.index(i) - (len(points) - 1) / 2) if i in points else 0.0 for i in range(len(every))
+    ]
+
+
+def _draw_series(
+    axes: Axes, series: Series, colour: str, dashes: Any, width: float, shift_points: float
+) -> Line2D:
     x, y = _numbers(series.x), _numbers(series.y)
     low, high = _numbers(series.low), _numbers(series.high)
     banded = low.size == y.size == high.size and y.size > 0
@@ -175,9 +192,11 @@ def _draw_series(axes: Axes, series: Series, colour: str, dashes: Any, width: fl
     order = 3.0 if _is_emphasised(series) else 3.5
     common: dict[str, Any] = {"color": colour, "zorder": order, "label": _legend_label(series)}
     if series.style == "points":
+        move = ScaledTranslation(shift_points / 72, 0, axes.figure.dpi_scale_trans)
+        moved = axes.transData + move
         if banded:
-            axes.vlines(x, low, high, color=colour, linewidth=1.1, alpha=0.75, zorder=order)
-        axes.plot(x, y, linestyle="none", marker="o", markersize=4.2, **common)
+            axes.vlines(x, low, high, color=colour, linewidth=1.1, zorder=order, transform=moved)
+        axes.plot(x, y, linestyle="none", marker="o", markersize=4.2, transform=moved, **common)
         return Line2D([], [], linestyle="none", marker="o", markersize=4.2, **common)
     style: dict[str, Any] = {"linestyle": dashes, "linewidth": width, "solid_capstyle": "round"}
     step = series.style == "step"
@@ -201,7 +220,7 @@ def _ranges(axes: Axes, figure: Figure, x_log: bool) -> None:
     if figure.y_range is not None:
         axes.set_ylim(*_padded(figure.y_range))
     if not x_log and every.size and np.all(every == np.round(every)) and np.ptp(every) > 1:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
 
 
 def _padded(limits: tuple[float, float]) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from pydantic import Field
 
+from ecgshared.config import load_yaml
 from ecgshared.errors import ConfigError, RunError
 from ecgshared.study import Study, load_study
 from server.results import Record, Results, StepPlan, checked, read_plan, read_results
@@ -61,6 +62,7 @@ class Run:
     folder: Path
     results: Results
     plan: tuple[StepPlan, ...]
+    about: str
     study: Study | None
     history: tuple[Round, ...]
     releases: tuple[Release, ...]
@@ -104,7 +106,8 @@ def read_run(folder: Path) -> Run:
         notes.append(
             "The last line of the run's record was cut off, as when a run is killed; it is left out."
         )
-    return Run(folder, results, plan, study, history, releases, tuple(notes))
+    about = str(load_yaml(folder / "study.yaml").get("about", ""))
+    return Run(folder, results, plan, about, study, history, releases, tuple(notes))
 
 
 def _read_lines(path: Path, model: type[LineT]) -> tuple[tuple[LineT, ...], bool]:
@@ -129,7 +132,7 @@ def _read_lines(path: Path, model: type[LineT]) -> tuple[tuple[LineT, ...], bool
 
 @dataclass(frozen=True)
 class Absence:
-    """A site that was asked and did not count, in neighbouring rounds for one reason."""
+    """A site that was asked and did not count, for one reason. ``rounds`` is empty if there was but one."""
 
     step: str
     phase: str
@@ -141,11 +144,13 @@ class Absence:
 def absences(history: Iterable[Round]) -> tuple[Absence, ...]:
     """Return who was absent, rounds of one step, phase, site and reason together ("1 to 3, 7")."""
     rounds: dict[tuple[str, str, str, str], set[int]] = defaultdict(set)
+    held: dict[tuple[str, str], set[int]] = defaultdict(set)
     for line in history:
+        held[line.step, line.phase].add(line.round)
         for site, reason in line.absent.items():
             rounds[line.step, line.phase, site, reason].add(line.round)
     return tuple(
-        Absence(step, phase, spans(sorted(numbers)), site, reason)
+        Absence(step, phase, spans(sorted(numbers)) if len(held[step, phase]) > 1 else "", site, reason)
         for (step, phase, site, reason), numbers in rounds.items()
     )
 

@@ -22,7 +22,7 @@ from server.report.folder import Run, read_run
 from server.report.generic import generic_sections
 from server.report.glossary import GLOSSARY, REASONS
 from server.report.graph import NODE_HEIGHT, NODE_WIDTH, layout
-from server.report.sections import Block, Figure, Flow, FlowRow, Key, Section, Table, Text
+from server.report.sections import Figure, Flow, FlowRow, Key, Section, Table, Text
 from server.results import StepResult
 from server.runs import write_atomically
 
@@ -33,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepView:
-    """One step's part of the report. ``stage_sections`` is None where the step has no result yet."""
+    """One step's part of the report. ``sections`` is None where the step has no result yet."""
 
     id: str
     stage: str
@@ -63,7 +63,7 @@ def page(run: Run) -> str:
         sections: list[Section] = [] if result is None else stage_sections(step.id, result)
         keys += [block for section in sections for block in section.blocks if isinstance(block, Key)]
         sections += learning_curves(run.history, step.id)
-        views = tuple(_section(section, painter) for section in sections)
+        views = tuple(view for section in sections if (view := _section(section, painter))["blocks"])
         steps.append(StepView(step.id, step.stage, None if result is None and not views else views))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
@@ -77,7 +77,7 @@ def page(run: Run) -> str:
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         run=run,
         info=run.results.run,
-        about=run.study.about if run.study is not None else "",
+        about=run.about,
         facts=facts(run),
         keys=[(key, cells.show(key.value)) for key in keys],
         graph=layout(run.plan, run.results.steps),
@@ -126,23 +126,23 @@ class _Painter:
 
 
 def _section(section: Section, painter: _Painter) -> dict[str, Any]:
-    """Return a section as the template takes it; neighbouring figures share a grid."""
+    """Return a section as the template takes it: neighbouring figures in one grid, no headline numbers."""
     views: list[dict[str, Any]] = []
     for block in section.blocks:
+        if isinstance(block, Key):
+            continue
         view = _block(block, painter)
-        if view["kind"] in ("figures", "keys") and views and views[-1]["kind"] == view["kind"]:
+        if view["kind"] == "figures" and views and views[-1]["kind"] == "figures":
             views[-1]["items"] += view["items"]
         else:
             views.append(view)
     return {"title": section.title, "blocks": views}
 
 
-def _block(block: Block, painter: _Painter) -> dict[str, Any]:
+def _block(block: Text | Table | Flow | Figure, painter: _Painter) -> dict[str, Any]:
     match block:
         case Text():
             return {"kind": "text", "text": block.text}
-        case Key():
-            return {"kind": "keys", "items": [(block, cells.show(block.value))]}
         case Figure():
             return {"kind": "figures", "items": [{"figure": block, "svg": painter.draw(block)}]}
         case Table():
