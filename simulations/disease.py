@@ -139,7 +139,7 @@ class WaveformEffects(Config):
 class HazardEffects(Config):
     """Log hazard ratios. Rates are per person-year for a man of 65 without heart failure or fibrosis."""
 
-    arrhythmic_fibrosis: float = Field(default=11.0, description="per unit of fibrosis fraction")
+    arrhythmic_fibrosis: float = Field(default=14.0, description="per unit of fibrosis fraction")
     arrhythmic_age: float = Field(default=0.03, description="per year of age")
     arrhythmic_male: float = 0.35
     arrhythmic_heart_failure: float = 0.4
@@ -160,8 +160,8 @@ class HazardEffects(Config):
 class People:
     """Latent and measured traits of n persons at entry; every array has shape = (n,).
 
-    ``position`` (n, 6) are standard normal traits of the anatomy, ``electrical`` (n, 8) of the heart: a person's
-    own scatter, the same in all of their ECGs.
+    ``position`` (n, 6) are standard normal traits of the anatomy, ``electrical`` (n, 8) of the heart: the
+    person's own scatter, the same in all of their ECGs.
     """
 
     age: F64
@@ -180,7 +180,7 @@ class People:
 
 
 def anatomy_of(people: People) -> Anatomy:
-    """Return heart position and turn: more horizontal with weight and age, larger source in men and the lean."""
+    """Return heart position and turn: more horizontal with weight and age, larger in men and the lean."""
     z, bmi, age = people.position, people.bmi - 26.0, people.age - 60.0
     frontal = 16.0 - 1.0 * bmi - 0.25 * age + 13.0 * z[:, 0]
     vertical = 11.0 * z[:, 1]
@@ -206,16 +206,19 @@ def heart_of(people: People, effects: WaveformEffects) -> h.Heart:
     back = np.exp(0.5 + 0.18 * e[:, 1])
     qrs = _scaled(qrs, axis=2, kernels=slice(-1, None), by=back)
     qrs = _scaled(qrs, axis=2, kernels=slice(-2, -1), by=np.exp(0.20 * e[:, 2]))
-    qrs = _scaled(qrs, axis=1, kernels=slice(5, 7), by=np.exp(0.16 * e[:, 3]))
-    qrs = _scaled(qrs, axis=0, kernels=slice(0, 5), by=np.full(n, 0.72))
+    qrs = _scaled(qrs, axis=1, kernels=slice(5, 7), by=np.exp(0.12 + 0.16 * e[:, 3]))
+    qrs = _scaled(qrs, axis=0, kernels=slice(0, 5), by=np.full(n, 0.8))
     muscle = np.exp(
         0.055 * e[:, 4] + np.where(people.male, 0.04, -0.04)
     )  # QRS duration follows muscle volume
     qrs = conduct_qrs(qrs, people.fibrosis, effects, muscle)
 
+    p = _scaled(p, axis=2, kernels=slice(5, None), by=np.full(n, 0.55))
+
     # T voltage falls with age; men have the taller anterior T and the higher ST.
     height = np.exp(0.25 * e[:, 5] - 0.005 * age + 0.12 * (male - 0.5))
     t = replace(t, vector=(t.vector * (0.85 * height)[:, None, None]).astype(np.float32))
+    t = _scaled(t, axis=2, kernels=slice(7, None), by=np.full(n, 0.75))
     st_mv = 0.02 + 0.05 * male * np.exp(-np.maximum(age + 35, 0) / 40) + 0.012 * e[:, 6]
     t = _with_st(t, st_mv)
 
@@ -229,8 +232,8 @@ def conduct_qrs(qrs: h.Part, fibrosis: F64, effects: WaveformEffects, muscle: F6
     """Send the QRS through fibrotic muscle.
 
     Each kernel stands for tissue activated ``path`` seconds after onset. Its activation comes ``delay`` times
-    later and is spread by ``dispersion * path`` at constant area: slurring grows towards the end of QRS. The late
-    vector turns left and up, and the early anterior force that makes the r of V1-V3 is lost.
+    later and is spread by ``dispersion * path`` at constant area: slurring grows towards the end of QRS.
+    The late vector turns left and up, and the early anterior force that makes the r of V1-V3 is lost.
     """
     share = np.asarray(fibrosis, dtype=np.float64) * effects.conduction
     found = conduct(np.minimum(share, MAX_FIBROSIS))

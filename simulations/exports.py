@@ -155,6 +155,4 @@ def site_settings(name: str, table: Iterable[str], style: TableStyle) -> dict[st
 def write_site(folder: Path, name: str, table: Iterable[str], style: TableStyle) -> None:
     """Write the site file."""
     text = yaml.safe_dump(site_settings(name, table, style), sort_keys=False, allow_unicode=True)
-    (folder / SITE_FILE).write_text(
-        f"# Site file of {name}, made with its in-silico data.\n{text}", encoding="utf-8"
-    )
+    (folder / SITE_FILE).write_text(f"# Site file of {name}, made with its in-silico data.\n{text}", encoding="utf-8")

@@ -1,8 +1,8 @@
 """The heart as a moving dipole: P, QRS and T as separate sums of Gaussians, beat after beat.
 
-The kernels are those of Sameni et al. 2007 (doi 10.1155/2007/43407), whose phase is read as time at
-a heart rate of 60/min, so that the three parts can be stretched and moved on their own when rate or conduction changes.
-Dipole axes are X left, Y inferior, Z posterior, amplitudes in mV.
+The kernels are those of Sameni et al. 2007 (doi 10.1155/2007/43407). Their phase is read as time at 60 beats per
+minute, so that the three parts can be stretched and moved on their own when rate or conduction changes. Dipole
+axes are X left, Y inferior, Z posterior; amplitudes are in mV.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _KERNELS = {
         ((1.05, -0.12, 0.8), (1.25, -0.2, 0.4), (1.55, -0.35, 0.2), (2.8, -0.035, 0.4)),
     ),
 }
-_WINDOW_S = {"p": (-0.36, 0.08), "qrs": (-0.10, 0.17), "t": (-0.02, 0.72)}
+_WINDOW_S = {"p": (-0.36, 0.08), "qrs": (-0.10, 0.17), "t": (-0.14, 0.75)}
 """Where each part is rendered, seconds from the R peak, before it is moved or stretched."""
 
 NORMAL, ATRIAL, VENTRICULAR = 0, 1, 2
@@ -180,9 +180,7 @@ def draw_rhythm(
     prematurity = np.where(ventricular, 0.62, 0.70)
     step = np.where(early, rr * prematurity, rr)
     # The pause after a ventricular beat is compensatory; an atrial one resets the sinus node.
-    after = np.concatenate(
-        [np.zeros((n, 1)), np.where(ventricular, 1.38, np.where(early, 1.08, 0.0))[:, :-1]], 1
-    )
+    after = np.concatenate([np.zeros((n, 1)), np.where(ventricular, 1.38, np.where(early, 1.08, 0.0))[:, :-1]], 1)
     step = np.where(after > 0, rr * after, step)
     r_s = np.cumsum(step, axis=1) - rr0 * rng.random((n, 1)) - 0.5
     adapted = np.array(step)
@@ -196,7 +194,7 @@ def draw_rhythm(
         gain.astype(np.float32),
         np.asarray(af, dtype=bool),
         rng.uniform(4.5, 7.5, n).astype(np.float32),
-        np.where(af, rng.uniform(0.02, 0.08, n), 0.0).astype(np.float32),
+        np.where(af, rng.uniform(0.012, 0.045, n), 0.0).astype(np.float32),
     )
 
 

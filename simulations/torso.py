@@ -125,9 +125,7 @@ def _dower_maps() -> NDArray[np.float64]:
         a, b = seen / np.linalg.norm(seen), wanted / np.linalg.norm(wanted)
         v = np.cross(a, b)
         skew = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
-        maps.append(
-            (np.eye(3) + skew + skew @ skew / (1 + a @ b)) * np.linalg.norm(wanted) / np.linalg.norm(seen)
-        )
+        maps.append((np.eye(3) + skew + skew @ skew / (1 + a @ b)) * np.linalg.norm(wanted) / np.linalg.norm(seen))
     return np.array(maps)
 
 
@@ -139,8 +137,8 @@ def calibrated(field: NDArray[np.float64], scale: NDArray[np.float64] | None = N
     """Bring a lead field to Dower's scale: Dower itself at the reference, moved as the field moves elsewhere.
 
     Chest leads are mapped one by one (gain and smallest rotation). The limb leads share one gain, else their
-    unequal gains would overstate how the axis follows the heart. ``scale`` is the anatomy's, shape = (n,): with it
-    a larger source is larger in every lead alike.
+    unequal gains would overstate how the axis follows the heart. ``scale`` is the anatomy's, shape = (n,): with
+    it a larger source is larger in every lead alike.
     """
     size = np.ones(len(field)) if scale is None else scale
     chest = np.einsum("lij,nlj->nli", _TO_DOWER[2:], field[:, 2:])
@@ -175,12 +173,8 @@ def project(
 
     def field(sign: float) -> NDArray[np.float64]:
         amount = 0.5 * sign * (np.ones(len(dipole)) if depth is None else depth)[:, None]
-        shift = (
-            RESPIRATION_SHIFT * THORAX_CM * amount * np.array([0.0, 0.0, -1.0])
-        )  # in: the diaphragm pulls down
-        moved = Anatomy(
-            anatomy.heart_cm + shift, anatomy.turn_rad + amount * RESPIRATION_TURN_RAD, anatomy.scale
-        )
+        shift = RESPIRATION_SHIFT * THORAX_CM * amount * np.array([0.0, 0.0, -1.0])  # in: the diaphragm pulls down
+        moved = Anatomy(anatomy.heart_cm + shift, anatomy.turn_rad + amount * RESPIRATION_TURN_RAD, anatomy.scale)
         raw = lead_field(moved, electrodes_cm)
         return calibrated(raw, anatomy.scale) if calibrate else raw
 
