@@ -15,9 +15,7 @@ from ecgshared.learning.plan import AugmentConfig
 WANDER_HZ = (0.05, 0.5)
 
 
-def augment(
-    x: torch.Tensor, config: AugmentConfig, *, fs_hz: float, generator: torch.Generator
-) -> torch.Tensor:
+def augment(x: torch.Tensor, config: AugmentConfig, *, fs_hz: float, generator: torch.Generator) -> torch.Tensor:
     """Return changed copies of ECGs.
 
     Parameters

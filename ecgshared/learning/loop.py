@@ -202,8 +202,7 @@ def train(
         with step:
             for done, rows in enumerate(itertools.islice(step.draw(patient, generator), total), start=1):
                 x, covariates, labels = (
-                    torch.as_tensor(np.ascontiguousarray(array)).to(device, dtype)
-                    for array in data.fetch(rows)
+                    torch.as_tensor(np.ascontiguousarray(array)).to(device, dtype) for array in data.fetch(rows)
                 )
                 if augmentation.any and fs_hz is not None:
                     x = augment(x, augmentation, fs_hz=fs_hz, generator=random)
@@ -230,9 +229,7 @@ def place(model: nn.Module, *, device: str, precision: Precision) -> nn.Module:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(
-            "this machine has no CUDA device", where="compute.device", value=device, allowed="cpu, auto"
-        )
+        raise ConfigError("this machine has no CUDA device", where="compute.device", value=device, allowed="cpu, auto")
     return model.to(device=device, dtype=torch.float64 if precision == "fp64" else torch.float32)
 
 
@@ -245,9 +242,7 @@ def predict(model: nn.Module, data: LocalData, rows: Rows, *, batch_size: int = 
     out = []
     for start in range(0, len(rows), batch_size):
         x, covariates, _ = data.fetch(rows[start : start + batch_size])
-        tensors = (
-            torch.as_tensor(np.ascontiguousarray(a)).to(first.device, first.dtype) for a in (x, covariates)
-        )
+        tensors = (torch.as_tensor(np.ascontiguousarray(a)).to(first.device, first.dtype) for a in (x, covariates))
         out.append(model(*tensors).double().cpu().numpy())
     model.train(training)
     if not out:

@@ -32,7 +32,8 @@ def cell_weights(
     w, n = _checked(head_weights, global_counts)
     if not 0 < aggregation_weight <= 1:
         raise ModelError("an aggregation weight lies in (0, 1]", value=aggregation_weight)
-    return np.divide(w, aggregation_weight * n, out=np.zeros_like(w), where=n > 0)
+    weights: NDArray[np.float64] = np.divide(w, aggregation_weight * n, out=np.zeros_like(w), where=n > 0)
+    return weights
 
 
 def private_cell_weights(head_weights: ArrayLike, global_counts: ArrayLike) -> NDArray[np.float64]:
@@ -59,14 +60,10 @@ def cell_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def item_losses(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return the weighted loss of each item, shape (B,); ``weights`` (H,) are those of :func:`cell_weights`."""
-    return cell_losses(logits, labels) @ weights.to(
-        logits.device, torch.promote_types(logits.dtype, torch.float32)
-    )
+    return cell_losses(logits, labels) @ weights.to(logits.device, torch.promote_types(logits.dtype, torch.float32))
 
 
-def site_loss(
-    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, *, site_items: int
-) -> torch.Tensor:
+def site_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, *, site_items: int) -> torch.Tensor:
     """Estimate L_k without bias from a uniformly drawn batch: the batch's sum times n_k / B.
 
     Parameters
@@ -76,9 +73,7 @@ def site_loss(
     return item_losses(logits, labels, weights).sum() * (site_items / max(len(labels), 1))
 
 
-def _checked(
-    head_weights: ArrayLike, global_counts: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _checked(head_weights: ArrayLike, global_counts: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     w, n = np.asarray(head_weights, dtype=np.float64), np.asarray(global_counts, dtype=np.float64)
     if w.shape != n.shape or w.ndim != 1:
         raise ModelError("one weight and one count per head", value=f"{w.shape} and {n.shape}")

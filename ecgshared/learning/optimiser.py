@@ -11,9 +11,7 @@ from ecgshared.errors import ModelError
 from ecgshared.learning.plan import OptimiserConfig
 
 
-def make_optimiser(
-    config: OptimiserConfig, parameters: Iterable[nn.Parameter], *, lr: float
-) -> torch.optim.Optimizer:
+def make_optimiser(config: OptimiserConfig, parameters: Iterable[nn.Parameter], *, lr: float) -> torch.optim.Optimizer:
     """Return the configured optimiser over the parameters that are trained, at learning rate ``lr``."""
     trained = [p for p in parameters if p.requires_grad]
     if config.name == "sgd":

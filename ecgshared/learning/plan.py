@@ -85,15 +85,9 @@ class LocalWork(Config):
 class AugmentConfig(Config):
     """Random changes of a training ECG. All off by default; each is drawn anew for every ECG and step."""
 
-    shift_seconds: float = Field(
-        default=0.0, ge=0, le=5, description="largest shift in time, gap filled with 0"
-    )
-    scale: float = Field(
-        default=0.0, ge=0, lt=1, description="amplitude times 1 +/- this, alike on all leads"
-    )
-    wander_mv: float = Field(
-        default=0.0, ge=0, le=1, description="largest amplitude of a 0.05-0.5 Hz baseline sine"
-    )
+    shift_seconds: float = Field(default=0.0, ge=0, le=5, description="largest shift in time, gap filled with 0")
+    scale: float = Field(default=0.0, ge=0, lt=1, description="amplitude times 1 +/- this, alike on all leads")
+    wander_mv: float = Field(default=0.0, ge=0, le=1, description="largest amplitude of a 0.05-0.5 Hz baseline sine")
     noise_mv: float = Field(default=0.0, ge=0, le=0.5, description="SD of white noise")
     lead_dropout: float = Field(default=0.0, ge=0, lt=1, description="probability that a lead is set to 0")
 

@@ -24,7 +24,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dropout": 0.4,
         "covariates": (),
     },
-    "beat": {"blocks": 32, "width": 64, "kernel": 16, "every": 5, "hidden": 0, "dropout": 0.5, "covariates": ()},
+    "beat": {
+        "blocks": 32,
+        "width": 64,
+        "kernel": 16,
+        "every": 5,
+        "hidden": 0,
+        "dropout": 0.5,
+        "covariates": (),
+    },
     # For a laptop: the same blocks behind a strided stem, averaged over time.
     "small": {
         "blocks": 4,
@@ -73,7 +81,8 @@ class Resnet1dConfig(Config):
         default=False, description="log RMS of each lead beside the features: GroupNorm hides amplitude"
     )
     paper_faithful: bool = Field(
-        default=False, description="the published learned cumulative layer on the first group of four horizons"
+        default=False,
+        description="the published learned cumulative layer on the first group of four horizons",
     )
 
     @model_validator(mode="before")

@@ -33,9 +33,7 @@ class SameConv(nn.Module):
         left, right = (kernel - 1) // 2, kernel // 2
         # A symmetric pad goes into the convolution itself, which saves a copy of the input.
         self.pad = (left, right) if left != right else (0, 0)
-        self.conv = nn.Conv1d(
-            channels_in, channels_out, kernel, stride=stride, padding=0 if left != right else left
-        )
+        self.conv = nn.Conv1d(channels_in, channels_out, kernel, stride=stride, padding=0 if left != right else left)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, T) -> (B, C', T / stride)."""
@@ -81,7 +79,8 @@ class Block(nn.Module):
         for norm, conv in zip(self.norms, self.convs, strict=False):
             y = conv(self.dropout(F.relu(norm(y))))
         y = self.dropout(F.relu(self.norms[2](y)))
-        return y + (F.max_pool1d(x, 2) if self.halves else x)
+        out: torch.Tensor = y + (F.max_pool1d(x, 2) if self.halves else x)
+        return out
 
 
 class Resnet1d(nn.Module):

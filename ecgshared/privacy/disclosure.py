@@ -141,9 +141,7 @@ def merge_bins(
 
 def _unmerged(bins: Ints, y: NDArray[Any], patient: Ints, n_bins: int) -> MergedBins:
     pairs = np.unique(np.stack([bins, patient]), axis=1)[0] if len(bins) else bins
-    event_pairs = (
-        np.unique(np.stack([bins[y == 1], patient[y == 1]]), axis=1)[0] if np.any(y == 1) else bins[:0]
-    )
+    event_pairs = np.unique(np.stack([bins[y == 1], patient[y == 1]]), axis=1)[0] if np.any(y == 1) else bins[:0]
     patients = np.bincount(pairs, minlength=n_bins)
     with_event = np.bincount(event_pairs, minlength=n_bins)
     start = np.arange(n_bins, dtype=np.int64)
@@ -220,9 +218,7 @@ def release_partition(patients: Ints, events: Ints | None, limits: DisclosureLim
         hidden = ~released & (patients > 0)
         if not hidden.any():
             break
-        together = limits.allow(
-            int(patients[hidden].sum()), None if events is None else int(events[hidden].sum())
-        )
+        together = limits.allow(int(patients[hidden].sum()), None if events is None else int(events[hidden].sum()))
         if hidden.sum() >= 2 and together:
             break
         shown = np.flatnonzero(released)

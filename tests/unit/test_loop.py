@@ -1,4 +1,4 @@
-"""The loop: one federated step equals the pooled step, determinism, layout, optimisers, schedule, augmentation."""
+"""The loop: a federated step equals the pooled one; determinism, layout, optimisers, schedule, augmentation."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def local(model, data, *, counts, share=1.0, work=None, optimiser=None, seed=0):
 
 
 def test_one_federated_step_equals_the_pooled_step():
-    """fp64, SGD, full batch, three sites that lack different heads: the aggregate is the pooled step to 1e-10."""
+    """fp64, SGD, full batch, three sites that lack different heads: equal to the pooled step to 1e-10."""
     sites = [Arrays(9, 1, (2,), 160), Arrays(14, 2, (0, 1), 160), Arrays(5, 3, (), 160)]
     counts = sum((~np.isnan(s.labels)).sum(0) for s in sites)
     shares = np.array([9, 14, 5]) / 28
@@ -316,7 +316,14 @@ def test_bf16_trains_with_float32_weights():
     model, work = build(TINY, HEADS, 64, 0), LocalWork(steps=2)
     place(model, device="auto" if not torch.cuda.is_available() else "cpu", precision="bf16")
     opt = make_optimiser(OptimiserConfig(), model.parameters(), lr=1e-3)
-    step = PlainStep(model, opt, cell_weights(np.ones(3), [8] * 3, aggregation_weight=1), site_items=8, work=work, bf16=True)
+    step = PlainStep(
+        model,
+        opt,
+        cell_weights(np.ones(3), [8] * 3, aggregation_weight=1),
+        site_items=8,
+        work=work,
+        bf16=True,
+    )
     result = train(model, Arrays(8, 0), step, work, np.random.default_rng(0))
     assert np.isfinite(result.mean_loss)
     assert next(model.parameters()).dtype == torch.float32

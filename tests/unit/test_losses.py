@@ -76,7 +76,8 @@ def test_a_head_nobody_has_weighs_nothing():
 
 
 @pytest.mark.parametrize(
-    ("w", "n", "a"), [([1], [1, 2], 0.5), ([-1], [3], 0.5), ([1], [NAN], 0.5), ([1], [3], 0.0), ([1], [3], 1.1)]
+    ("w", "n", "a"),
+    [([1], [1, 2], 0.5), ([-1], [3], 0.5), ([1], [NAN], 0.5), ([1], [3], 0.0), ([1], [3], 1.1)],
 )
 def test_impossible_weights_are_refused(w, n, a):
     with pytest.raises(ModelError):
