@@ -1,4 +1,4 @@
-"""A rough heart rate, good enough to tell a possible one from an impossible one, in a third of a millisecond."""
+"""A rough heart rate, good enough to tell a possible one from an impossible one."""
 
 from __future__ import annotations
 
