@@ -135,9 +135,7 @@ def newton(
         _require_independent(here.hessian, names, first=False)
         step = np.linalg.solve(here.hessian, here.gradient)
         if not np.isfinite(step).all():
-            raise StatisticsError(
-                "the fit left the range of numbers", remedy="set ridge, or look at the inputs"
-            )
+            raise StatisticsError("the fit left the range of numbers", remedy="set ridge, or look at the inputs")
         if np.max(np.abs(step)) <= tolerance:
             # The last sums already hold at coef; the remaining step is free and quadratically small.
             final = coef + step
@@ -148,10 +146,7 @@ def newton(
         while True:
             there = _penalised(sums_at(coef + fraction * step), coef + fraction * step, penalty)
             # Rounding alone may lower a sum of many terms by a few parts in 1e12 near the top.
-            if (
-                there.log_likelihood >= here.log_likelihood - 1e-12 * abs(here.log_likelihood)
-                or fraction < 1e-4
-            ):
+            if there.log_likelihood >= here.log_likelihood - 1e-12 * abs(here.log_likelihood) or fraction < 1e-4:
                 break
             fraction /= 2
         coef, here = coef + fraction * step, there
@@ -233,9 +228,7 @@ def fit_logistic(
     mean, scale = x.mean(axis=0), x.std(axis=0)
     labels = ["intercept", *(names or [f"input {j}" for j in range(x.shape[1])])]
     if not (scale > 0).all():
-        raise StatisticsError(
-            "an input does not vary among these ECGs", value=labels[1 + int(np.argmin(scale))]
-        )
+        raise StatisticsError("an input does not vary among these ECGs", value=labels[1 + int(np.argmin(scale))])
     design = np.column_stack([np.ones(len(x)), (x - mean) / scale])
     require_binary(np.zeros(len(x)), y)
     fit = newton(
@@ -249,9 +242,7 @@ def fit_logistic(
     return LogisticFit(coef, covariance, fit.log_likelihood, fit.iterations)
 
 
-def calibration_line(
-    risk: NDArray[Any], y: NDArray[Any], patient: NDArray[np.int64]
-) -> tuple[Estimate, Estimate]:
+def calibration_line(risk: NDArray[Any], y: NDArray[Any], patient: NDArray[np.int64]) -> tuple[Estimate, Estimate]:
     """Return calibration intercept and slope: the logistic regression of y on logit(risk), patient-clustered.
 
     A slope below 1 says that risks are spread too far; shape = (n,) each.
@@ -260,9 +251,7 @@ def calibration_line(
     x = logit(risk)
     fit = fit_logistic(x[:, None], y, names=["logit of the risk"])
     design = np.column_stack([np.ones(len(x)), x])
-    covariance = sandwich(
-        fit.covariance, score_meat(design, y, patient, fit.coef), float(len(np.unique(patient)))
-    )
+    covariance = sandwich(fit.covariance, score_meat(design, y, patient, fit.coef), float(len(np.unique(patient))))
     intercept, slope = (estimate(fit.coef[j], covariance[j, j], "identity") for j in (0, 1))
     return intercept, slope
 

@@ -50,9 +50,7 @@ def bin_of_risk(risk: NDArray[Any]) -> Ints:
     """Return the common bin of each risk in [0, 1], shape = (n,); monotone in the risk."""
     risk = np.asarray(risk, dtype=np.float64)
     if not ((risk >= 0) & (risk <= 1)).all():
-        raise StatisticsError(
-            "a risk lies outside [0, 1]", value=float(risk[~((risk >= 0) & (risk <= 1))][0])
-        )
+        raise StatisticsError("a risk lies outside [0, 1]", value=float(risk[~((risk >= 0) & (risk <= 1))][0]))
     return np.clip(np.searchsorted(bin_edges(), logit(risk), side="right") - 1, 0, N_BINS - 1)
 
 
@@ -89,7 +87,7 @@ class ScoreHistogram:
         """Cases and controls at or above each interval's lower edge, shape = (k,) each."""
         return np.cumsum(self.cases[::-1])[::-1], np.cumsum(self.controls[::-1])[::-1]
 
-    def edge_near_share(self, shares: Sequence[float]) -> Ints:
+    def edge_near_share(self, shares: Sequence[float] | Floats) -> Ints:
         """Return for each share the interval whose lower edge leaves the nearest share of ECGs above it."""
         cases, controls = self.above
         if len(cases) == 0:

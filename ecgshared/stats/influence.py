@@ -148,9 +148,7 @@ def auc_sums(
     auc, n_cases, n_controls : pooled, of ECGs.
     """
     case = np.asarray(y) == 1
-    influence = np.where(
-        case, (case_placement[index] - auc) / n_cases, (control_placement[index] - auc) / n_controls
-    )
+    influence = np.where(case, (case_placement[index] - auc) / n_cases, (control_placement[index] - auc) / n_controls)
     a = by_patient(np.where(case, influence, 0.0), patient)
     b = by_patient(np.where(case, 0.0, influence), patient)
     has_case, has_control = by_patient(case, patient) > 0, by_patient(~case, patient) > 0

@@ -64,9 +64,7 @@ def require_binary(
             remedy="leave unscored ECGs out first",
         )
     if not np.isin(y, (0, 1)).all():
-        raise StatisticsError(
-            "an outcome is neither 0 nor 1", value=y[~np.isin(y, (0, 1))][0], allowed="0 or 1"
-        )
+        raise StatisticsError("an outcome is neither 0 nor 1", value=y[~np.isin(y, (0, 1))][0], allowed="0 or 1")
     case = y == 1
     if both_classes and (case.all() or not case.any()):
         raise StatisticsError(
@@ -121,9 +119,7 @@ def placements_from_counts(cases: NDArray[Any], controls: NDArray[Any]) -> tuple
     """
     n_cases, n_controls = float(np.sum(cases)), float(np.sum(controls))
     if n_cases == 0 or n_controls == 0:
-        raise StatisticsError(
-            "placements need cases and controls", value=f"{n_cases:g} cases, {n_controls:g} controls"
-        )
+        raise StatisticsError("placements need cases and controls", value=f"{n_cases:g} cases, {n_controls:g} controls")
     below = (np.cumsum(controls) - 0.5 * controls) / n_controls
     above = (n_cases - np.cumsum(cases) + 0.5 * cases) / n_cases
     return np.asarray(below, dtype=np.float64), np.asarray(above, dtype=np.float64)
