@@ -73,9 +73,7 @@ def graph_rows(run: Run) -> list[StepRow]:
                 step.stage,
                 ", ".join(step.uses),
                 "all" if set(members) == set(run.results.run.sites) else ", ".join(members),
-                ", ".join(
-                    f"{name} × {len(rounds)}" if len(rounds) > 1 else name for name, rounds in phases.items()
-                ),
+                ", ".join(f"{name} × {len(rounds)}" if len(rounds) > 1 else name for name, rounds in phases.items()),
                 duration(sum(line.seconds for line in lines)) if lines else "",
                 byte_count(sum(sum(line.bytes_in.values()) for line in lines)) if lines else "",
                 byte_count(sum(sum(line.bytes_out.values()) for line in lines)) if lines else "",

@@ -111,9 +111,10 @@ def _any_number(series: Series) -> bool:
 
 
 def _numbers(values: Sequence[float] | None) -> NDArray[np.float64]:
-    return np.array(
+    found = np.array(
         [math.nan if v is None else float(v) for v in (() if values is None else values)], dtype=np.float64
     )
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def _is_emphasised(series: Series) -> bool:
@@ -133,9 +134,7 @@ def _styles(series: Sequence[Series], sites: tuple[str, ...]) -> list[tuple[str,
             colour = site_colour(site, sites)
         else:
             colour, spare = free[spare % len(free)], spare + 1
-        styles.append(
-            (colour, DASHES[used.get(colour, 0) % len(DASHES)], 2.2 if _is_emphasised(one) else 1.5)
-        )
+        styles.append((colour, DASHES[used.get(colour, 0) % len(DASHES)], 2.2 if _is_emphasised(one) else 1.5))
         used[colour] = used.get(colour, 0) + 1
     return styles
 
@@ -177,14 +176,10 @@ def _shifts(every: Sequence[Series]) -> list[float]:
     x = [value for i in points for value in set(every[i].x)]
     if len(set(x)) == len(x):
         return [0.0] * len(every)
-    return [
-        3.6 * (points.index(i) - (len(points) - 1) / 2) if i in points else 0.0 for i in range(len(every))
-    ]
+    return [3.6 * (points.index(i) - (len(points) - 1) / 2) if i in points else 0.0 for i in range(len(every))]
 
 
-def _draw_series(
-    axes: Axes, series: Series, colour: str, dashes: Any, width: float, shift_points: float
-) -> Line2D:
+def _draw_series(axes: Axes, series: Series, colour: str, dashes: Any, width: float, shift_points: float) -> Line2D:
     x, y = _numbers(series.x), _numbers(series.y)
     low, high = _numbers(series.low), _numbers(series.high)
     banded = low.size == y.size == high.size and y.size > 0
@@ -204,9 +199,7 @@ def _draw_series(
         axes.fill_between(x, low, high, step="post" if step else None, color=colour, alpha=0.14, linewidth=0)
     # A number between two gaps is no line; a marker keeps it visible.
     marker = "o" if y.size <= 12 and not step else None
-    axes.plot(
-        x, y, drawstyle="steps-post" if step else "default", marker=marker, markersize=3, **style, **common
-    )
+    axes.plot(x, y, drawstyle="steps-post" if step else "default", marker=marker, markersize=3, **style, **common)
     return Line2D([], [], **style, **common)
 
 

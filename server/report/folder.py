@@ -72,9 +72,7 @@ class Run:
         """Return the sites of a step: by the study where it is readable, else those that were asked."""
         if self.study is not None:
             return self.study.members(self.study.step(step.id))
-        asked = {
-            site for line in self.history if line.step == step.id for site in (*line.answered, *line.absent)
-        }
+        asked = {site for line in self.history if line.step == step.id for site in (*line.answered, *line.absent)}
         return tuple(site for site in self.results.run.sites if site in asked)
 
 
@@ -92,9 +90,7 @@ def read_run(folder: Path) -> Run:
     try:
         study = load_study(folder / "study.yaml")
     except (ConfigError, ImportError) as error:
-        notes.append(
-            f"The study file does not fit this version of ecgfed; its steps are shown as written. {error}"
-        )
+        notes.append(f"The study file does not fit this version of ecgfed; its steps are shown as written. {error}")
     if study is not None and study.sha256 != results.run.study_sha256:
         notes.append(
             "The study file in this folder is not the one that ran: its hash is "
@@ -103,9 +99,7 @@ def read_run(folder: Path) -> Run:
     history, cut = _read_lines(folder / "history.jsonl", Round)
     releases, cut_too = _read_lines(folder / "releases.jsonl", Release)
     if cut or cut_too:
-        notes.append(
-            "The last line of the run's record was cut off, as when a run is killed; it is left out."
-        )
+        notes.append("The last line of the run's record was cut off, as when a run is killed; it is left out.")
     about = str(load_yaml(folder / "study.yaml").get("about", ""))
     return Run(folder, results, plan, about, study, history, releases, tuple(notes))
 
@@ -213,9 +207,7 @@ def _message(step: str, phase: str, kind: str, group: Sequence[Release]) -> Mess
             shapes[name][" × ".join(map(str, field.shape)) or "scalar"] = None
             withheld[name][release.site] += field.withheld
     fields = tuple(
-        FieldSummary(
-            name, ", ".join(kinds[name]), ", ".join(types[name]), tuple(shapes[name]), dict(withheld[name])
-        )
+        FieldSummary(name, ", ".join(kinds[name]), ", ".join(types[name]), tuple(shapes[name]), dict(withheld[name]))
         for name in types
     )
     return MessageSummary(step, phase, kind, dict(count), dict(size), fields)

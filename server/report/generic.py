@@ -45,7 +45,5 @@ def _cell(value: Any) -> Cell:
     if isinstance(value, list):
         if len(value) > MAX_LISTED or any(isinstance(v, list | dict) for v in value):
             return f"{len(value)} values (in results.json)"
-        return ", ".join(
-            "withheld" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in value
-        )
+        return ", ".join("withheld" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in value)
     return f"{len(value)} keys (in results.json)" if value else "none"

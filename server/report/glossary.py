@@ -28,8 +28,7 @@ GLOSSARY: tuple[tuple[str, str, str], ...] = (
     (
         "zero-shot",
         "Zero-shot",
-        "A site that took no part in training, calibration or the choice of a threshold, and was "
-        "only evaluated.",
+        "A site that took no part in training, calibration or the choice of a threshold, and was only evaluated.",
     ),
     (
         "lockbox",

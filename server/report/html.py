@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +30,8 @@ REPORT_NAME = "report.html"
 _HERE = Path(__file__).parent
 _LOG = logging.getLogger(__name__)
 
+LayOut = Callable[[str, StepResult], list[Section]]
+
 
 @dataclass(frozen=True)
 class StepView:
@@ -53,14 +55,15 @@ def render(run_folder: Path) -> Path:
     return path
 
 
-def page(run: Run) -> str:
-    """Return the whole report as HTML."""
+def page(run: Run, lay_out: LayOut | None = None) -> str:
+    """Return the whole report as HTML; ``lay_out`` takes the place of :func:`stage_sections`."""
+    lay_out = stage_sections if lay_out is None else lay_out
     painter = _Painter(run.results.run.sites)
     keys: list[Key] = []
     steps = []
     for step in run.plan:
         result = run.results.steps.get(step.id)
-        sections: list[Section] = [] if result is None else stage_sections(step.id, result)
+        sections: list[Section] = [] if result is None else lay_out(step.id, result)
         keys += [block for section in sections for block in section.blocks if isinstance(block, Key)]
         sections += learning_curves(run.history, step.id)
         views = tuple(view for section in sections if (view := _section(section, painter))["blocks"])
@@ -102,14 +105,10 @@ def stage_sections(step: str, result: StepResult) -> list[Section]:
     try:
         room = import_module(f"server.stages.{result.stage}")
         return list(room.report(Artefact(step, result.stage, dict(result.result))))
-    except (
-        Exception
-    ) as error:  # one stage's fault must not cost the reader the report of all others: it is shown
+    except Exception as error:  # one stage's fault must not cost the reader the report of all others: it is shown
         _LOG.warning("stage %s could not lay out step %s (%s)", result.stage, step, type(error).__name__)
         _LOG.debug("why", exc_info=error)
-        why = (
-            f"The stage could not lay out this result ({type(error).__name__}); here it is as it was stored:"
-        )
+        why = f"The stage could not lay out this result ({type(error).__name__}); here it is as it was stored:"
         return generic_sections(result.stage, dict(result.result), why)
 
 
@@ -171,9 +170,7 @@ def flow_rows(flow: Flow) -> list[tuple[str, list[FlowCell]]]:
         for c in range(len(flow.columns)):
             start, left = flow.rows[0].remaining[c], row.remaining[c]
             share = 100 * left / start if start and left is not None else 0.0
-            line.append(
-                FlowCell(cells.show(left), None if r == 0 else _excluded(flow.rows[r - 1], row, c), share)
-            )
+            line.append(FlowCell(cells.show(left), None if r == 0 else _excluded(flow.rows[r - 1], row, c), share))
         rows.append((row.label, line))
     return rows
 
