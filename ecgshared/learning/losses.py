@@ -43,7 +43,8 @@ def private_cell_weights(head_weights: ArrayLike, global_counts: ArrayLike) -> N
     the same in every study; a constant factor on the loss would otherwise turn clipping on or off.
     """
     w, n = _checked(head_weights, global_counts)
-    return np.divide(w * n.max(initial=0.0), n, out=np.zeros_like(w), where=n > 0)
+    weights: NDArray[np.float64] = np.divide(w * n.max(initial=0.0), n, out=np.zeros_like(w), where=n > 0)
+    return weights
 
 
 def cell_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from opacus.grad_sample import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import nn
 
@@ -25,6 +24,7 @@ from ecgshared.learning.loop import add_proximal_gradient
 from ecgshared.learning.losses import item_losses
 from ecgshared.learning.plan import LocalWork
 from ecgshared.privacy.accounting import PrivacyPlan
+from ecgshared.privacy.grad_sample import PatientGradSampleModule
 from ecgshared.privacy.noise import secure_gaussian
 from ecgshared.privacy.sampling import PatientSampler
 
@@ -106,7 +106,7 @@ class PrivateStep:
         self._received: list[torch.Tensor] = []
 
     def __enter__(self) -> Self:
-        self._wrapped = GradSampleModule(self._model, loss_reduction="sum")
+        self._wrapped = PatientGradSampleModule(self._model, loss_reduction="sum")
         self._private = PatientDPOptimizer(
             self._optimiser,
             noise_multiplier=self._plan.noise_multiplier,

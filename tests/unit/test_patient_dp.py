@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from opacus.grad_sample import compute_conv_grad_sample
 from scipy import stats
 
 from ecgshared.errors import PrivacyError
@@ -18,6 +19,7 @@ from ecgshared.learning.optimiser import make_optimiser
 from ecgshared.learning.plan import LocalWork, OptimiserConfig
 from ecgshared.models import HeadSpec, Resnet1dConfig, build
 from ecgshared.privacy.accounting import PrivacyPlan
+from ecgshared.privacy.grad_sample import conv1d_grad_sample
 from ecgshared.privacy.noise import secure_gaussian
 from ecgshared.privacy.patient_sgd import PrivateStep
 from ecgshared.privacy.sampling import PatientSampler, secure_below, secure_bernoulli
@@ -95,6 +97,19 @@ def test_clipped_sum_equals_a_loop_over_patients(config, physical):
     expected, _ = clipped_sum_by_loop(copy.deepcopy(start), data, PLAN.max_grad_norm)
     update = update_of(data, PLAN, start=start, physical=physical)
     np.testing.assert_allclose(-update * PLAN.expected_batch_size, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+@pytest.mark.parametrize("padding", [0, 3])
+def test_the_convolution_rule_equals_opacus(stride, padding):
+    layer = torch.nn.Conv1d(3, 4, 7, stride=stride, padding=padding).double()
+    x = torch.randn(5, 3, 41, dtype=torch.float64)
+    backprops = torch.randn_like(layer(x))
+    with torch.no_grad():
+        ours = conv1d_grad_sample(layer, [x], backprops)
+        opacus = compute_conv_grad_sample(layer, [x], backprops)
+    for p in (layer.weight, layer.bias):
+        torch.testing.assert_close(ours[p], opacus[p], rtol=1e-10, atol=1e-12)
 
 
 def test_the_oracle_clips_some_patients_and_not_others():
