@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.cells import normal_id
-from client.keys import SiteKeys, append_line
+from client.keys import SiteKeys
 from client.recordings import Recordings, find_recordings, match
 from client.settings import SiteSettings
 from client.table import CohortTable
 from ecgshared.errors import CohortError
 from ecgshared.stages.protocol import SPLITS
-from ecgshared.study import EligibilityConfig, SplitConfig, Study
+from ecgshared.study import EligibilityConfig, SplitConfig
 
 OPT_OUT_FILE = "opt-out.txt"
-LOCKBOX_FILE = "lockbox.jsonl"
 EACH_ECG = "ecg:"
 """Put before a recording's path where it stands in for a patient id."""
 
@@ -33,7 +30,7 @@ class Linked:
     ----------
     file : int64 array, shape = (n,): index into ``recordings.paths``; -1 where the row has none.
     unit : int64 array, shape = (n,): index into ``units``; -1 where the patient is not known and must be.
-    units : patient ids, or ``ecg:<path>`` where each ECG stands for a patient.
+    units : patient ids; from ``first_stand_in`` on ``ecg:<path>``, where an ECG stands for its patient.
     pseudonyms : of ``units``.
     opted_out : bool array, shape = (n,).
     unmatched_files : recordings that no row of the whole table means.
@@ -45,7 +42,7 @@ class Linked:
     units: tuple[str, ...]
     pseudonyms: tuple[bytes, ...]
     opted_out: NDArray[np.bool_]
-    patients_known: bool
+    first_stand_in: int
     unmatched_files: int
     ambiguous: tuple[str, ...]
 
@@ -61,7 +58,7 @@ def link(settings: SiteSettings, table: CohortTable, keys: SiteKeys) -> Linked:
     matches = match(recordings, table.file)
     others = match(recordings, sorted(table.other_files)).file
     used = np.union1d(matches.file, others)
-    unit, units, known = _units(settings, table, matches.file, recordings)
+    unit, units, first_stand_in = _units(settings, table, matches.file, recordings)
     pseudonyms = tuple(keys.patient(name) for name in units)
     out = opted_out(settings, keys)
     gone = np.asarray([pseudonym in out for pseudonym in pseudonyms] + [False], dtype=bool)
@@ -72,7 +69,7 @@ def link(settings: SiteSettings, table: CohortTable, keys: SiteKeys) -> Linked:
         units=units,
         pseudonyms=pseudonyms,
         opted_out=gone[unit],
-        patients_known=known,
+        first_stand_in=first_stand_in,
         unmatched_files=len(recordings.paths) - int((used >= 0).sum()),
         ambiguous=matches.ambiguous,
     )
@@ -103,7 +100,7 @@ def opted_out(settings: SiteSettings, keys: SiteKeys) -> frozenset[bytes]:
 
 def _units(
     settings: SiteSettings, table: CohortTable, file: NDArray[np.int64], recordings: Recordings
-) -> tuple[NDArray[np.int64], tuple[str, ...], bool]:
+) -> tuple[NDArray[np.int64], tuple[str, ...], int]:
     ids = table.ids.get("patient_id")
     n = len(table)
     if ids is None:
@@ -113,22 +110,20 @@ def _units(
         unit, names = np.where(named[ids.codes], ids.codes, -1).astype(np.int64), list(ids.values)
     missing = np.flatnonzero((unit < 0) & (file >= 0))
     if not len(missing):
-        return unit, tuple(names), True
+        return unit, tuple(names), len(names)
     if settings.patient_id_missing == "refuse":
-        where = (
-            "table.columns maps no patient_id" if ids is None else f"{len(missing)} ECGs have no patient id"
-        )
+        where = "table.columns maps no patient_id" if ids is None else f"{len(missing)} ECGs have no patient id"
         raise CohortError(
             where,
             where=settings.table.path,
-            remedy="set patient_id_missing: drop, or each-ecg-a-patient (then nothing is claimed of patients)",
+            remedy="set patient_id_missing: drop, or each-ecg-a-patient (no claim about patients then)",
         )
     if settings.patient_id_missing == "drop":
-        return unit, tuple(names), True
+        return unit, tuple(names), len(names)
     # One recording named by two rows is still one: its path stands for the patient, not its row.
     own, place = np.unique(file[missing], return_inverse=True)
     unit[missing] = len(names) + place
-    return unit, (*names, *(EACH_ECG + recordings.paths[i] for i in own)), False
+    return unit, (*names, *(EACH_ECG + recordings.paths[i] for i in own)), len(names)
 
 
 def eligibility(
@@ -140,9 +135,9 @@ def eligibility(
 ) -> list[tuple[str, NDArray[np.bool_]]]:
     """Return (reason of exclusion, rows that pass) for each filter of the study, in its order.
 
-    A row whose value is unknown does not pass a filter that needs it: nobody of unknown age is "under 80". Rows
-    marked ``unread`` may still learn age, sex and date from their recording, and pass until then. Who has no
-    ``index_date`` is a control and passes; who has one passes only with an ECG before it.
+    A row whose value is unknown does not pass a filter that needs it: nobody of unknown age is "under 80".
+    Rows marked ``unread`` may still learn age, sex and date from their recording, and pass until then. Who has
+    no ``index_date`` is a control and passes; who has one passes only with an ECG before it.
     ``most_recent_only`` is not among them: see :func:`most_recent`.
     """
     wait = np.zeros(n, dtype=bool) if unread is None else unread
@@ -150,13 +145,9 @@ def eligibility(
     ageless, undated = np.isnan(age), np.isnat(recorded)
     steps: list[tuple[str, NDArray[np.bool_]]] = []
     if config.min_age is not None:
-        steps.append(
-            (f"age not known to be {config.min_age:g} or more", (age >= config.min_age) | (ageless & wait))
-        )
+        steps.append((f"age not known to be {config.min_age:g} or more", (age >= config.min_age) | (ageless & wait)))
     if config.max_age is not None:
-        steps.append(
-            (f"age not known to be under {config.max_age:g}", (age < config.max_age) | (ageless & wait))
-        )
+        steps.append((f"age not known to be under {config.max_age:g}", (age < config.max_age) | (ageless & wait)))
     if config.known_age:
         steps.append(("age not known", ~ageless | wait))
     if config.known_sex:
@@ -192,7 +183,7 @@ def most_recent(
 
 
 def assign_splits(positions: NDArray[np.float64], shares: SplitConfig) -> NDArray[np.int8]:
-    """Return each patient's split by place in [0, 1): lockbox lowest, validation next, training the rest.
+    """Return each patient's split by place in [0, 1): lockbox lowest, validation next, training last.
 
     The lockbox of share ``s`` is ``position < s`` whatever the other shares: a study can widen it, never
     redraw it.
@@ -202,12 +193,6 @@ def assign_splits(positions: NDArray[np.float64], shares: SplitConfig) -> NDArra
     if shares.train == 0 and shares.validation == 0:
         names = np.full(len(positions), "lockbox")
     return np.asarray([SPLITS.index(name) for name in names.tolist()], dtype=np.int8)
-
-
-def record_lockbox_opening(settings: SiteSettings, study: Study, step: str) -> None:
-    """Write down, before it happens, that a step of a study sees the lockbox: ``state/lockbox.jsonl``."""
-    entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "study": study.sha256, "step": step}
-    append_line(settings.state / LOCKBOX_FILE, json.dumps(entry))
 
 
 def _dates(columns: dict[str, NDArray[Any]], name: str, n: int) -> NDArray[np.datetime64]:

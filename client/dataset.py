@@ -2,15 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.keys import append_line
+from client.settings import SiteSettings
 from ecgshared.stages.protocol import SPLITS, Split
+from ecgshared.study import Study
 
 UNITS_PER_MV = 1000.0
 """Signals are cached as int16 microvolts."""
+
+LOCKBOX_FILE = "lockbox.jsonl"
+
+Progress = Callable[[int, int, str], Any]
+
+
+@dataclass(frozen=True)
+class CachedSignals:
+    """Rows of a cohort in a memory map whose slots lie in another order; only rows asked for are read.
+
+    ``slots`` : int16 memory map, shape = (slots, 12, T); ``order`` : int64 array, shape = (n,), slot of each row.
+    """
+
+    slots: NDArray[np.int16]
+    order: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n, 12, T)."""
+        return len(self.order), self.slots.shape[1], self.slots.shape[2]
+
+    @property
+    def dtype(self) -> np.dtype[np.int16]:
+        """int16."""
+        return self.slots.dtype
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, rows: Any) -> NDArray[np.int16]:
+        picked: NDArray[np.int16] = self.slots[self.order[rows]]
+        return picked
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self.slots[self.order], dtype=dtype)
+
+    def take(self, rows: NDArray[np.int64]) -> CachedSignals:
+        """Return the same map seen through fewer rows; nothing is read."""
+        return CachedSignals(self.slots, self.order[rows])
 
 
 @dataclass(frozen=True)
@@ -19,7 +65,7 @@ class SiteData:
 
     Attributes
     ----------
-    signals : int16 array or memory map, shape = (n, 12, T), microvolts.
+    signals : int16 array or rows of a memory map, shape = (n, 12, T), microvolts; index it by rows.
     patient : int array, shape = (n,): 0..n_patients-1, an index without meaning outside this object.
     split : int8 array, shape = (n,): index into SPLITS.
     heads : names of the study's endpoints, in the study's order.
@@ -30,11 +76,12 @@ class SiteData:
     fs_hz : rate of the signals.
     patients_known : False where the table has no patient ids: then no patient-level claim may be made.
     flow : (reason, ECGs left, patients left) from table to cohort, for the exclusion flow.
-    descriptions : counts by name, e.g. {"device": {"CS-12": 40}, "fs": {"500": 40}}.
+    descriptions : counts by name: "device", "fs", "findings" (ECGs by code of the quality report), "files"
+        ("without a row": recordings that no row of the table means).
     follow_up_years : float array, shape = (n,): from ECG to last known status, NaN where unknown.
     """
 
-    signals: NDArray[np.int16]
+    signals: NDArray[np.int16] | CachedSignals
     patient: NDArray[np.int64]
     split: NDArray[np.int8]
     heads: tuple[str, ...]
@@ -48,6 +95,14 @@ class SiteData:
     descriptions: dict[str, dict[str, int]]
     follow_up_years: NDArray[np.float32]
 
+    def __len__(self) -> int:
+        return len(self.patient)
+
+    @property
+    def n_patients(self) -> int:
+        """Distinct patients."""
+        return int(self.patient.max()) + 1 if len(self.patient) else 0
+
     def rows(self, *splits: Split) -> NDArray[np.int64]:
         """Return the row numbers of the named splits."""
         wanted = [SPLITS.index(split) for split in splits]
@@ -56,3 +111,47 @@ class SiteData:
     def batch(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return signals of ``rows``, shape = (len(rows), 12, T), float32 mV."""
         return np.asarray(self.signals[rows], dtype=np.float32) / np.float32(UNITS_PER_MV)
+
+    def subset(self, rows: NDArray[np.int64]) -> SiteData:
+        """Return ``rows`` alone, patients renumbered; ``flow`` and ``descriptions`` still tell of the cohort."""
+        signals = self.signals
+        kept = signals.take(rows) if isinstance(signals, CachedSignals) else signals[rows]
+        return replace(
+            self,
+            signals=kept,
+            patient=np.unique(self.patient[rows], return_inverse=True)[1].astype(np.int64),
+            split=self.split[rows],
+            labels=self.labels[rows],
+            age=self.age[rows],
+            male=self.male[rows],
+            covariates={name: column[rows] for name, column in self.covariates.items()},
+            follow_up_years=self.follow_up_years[rows],
+        )
+
+    def without_lockbox(self) -> SiteData:
+        """Return what a step that may not open the lockbox sees: training and validation rows."""
+        return self.subset(self.rows("train", "validation"))
+
+
+def record_lockbox_opening(settings: SiteSettings, *, study_hash: str, step: str, run: str = "") -> None:
+    """Write down, before it happens, that a step sees the lockbox: one line in ``state/lockbox.jsonl``."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = {"time": now, "study": study_hash, "run": run, "step": step}
+    append_line(settings.state / LOCKBOX_FILE, json.dumps(entry))
+
+
+def open_site(settings: SiteSettings, study: Study, *, progress: Progress | None = None) -> SiteData:
+    """Open a site's cohort under a study: table, recordings, exclusions, split, labels, cached signals.
+
+    Recordings not yet in the cache are read first; ``progress(done, total, text)`` is told. A site that the
+    study only evaluates has every patient in the lockbox.
+
+    Raises
+    ------
+    CohortError : table, recordings or opt-out list cannot be used; no value of a patient is in its text.
+    RunError : the disk has no room for the cache.
+    """
+    # The readers and the filters are heavy, and a command that only checks a file does without them.
+    from client.opening import build
+
+    return build(settings, study, progress)
