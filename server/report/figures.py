@@ -110,7 +110,7 @@ def _any_number(series: Series) -> bool:
     return bool(np.isfinite(_numbers(series.y)).any())
 
 
-def _numbers(values: Sequence[float] | None) -> NDArray[np.float64]:
+def _numbers(values: Sequence[float | None] | None) -> NDArray[np.float64]:
     found = np.array(
         [math.nan if v is None else float(v) for v in (() if values is None else values)], dtype=np.float64
     )
@@ -228,7 +228,9 @@ def _reference(axes: Axes, reference: Any) -> None:
     if reference == "diagonal":
         # autoscale must not see it: the reference follows the data, not the other way round.
         x_limits, y_limits = axes.get_xlim(), axes.get_ylim()
-        axes.axline((0.0, 0.0), slope=1.0, **line)
+        # On a logarithmic axis the diagonal is bent: many points, not two.
+        along = (np.geomspace if axes.get_xscale() == "log" else np.linspace)(*x_limits, 200)
+        axes.plot(along, along, **line)
         axes.set_xlim(x_limits)
         axes.set_ylim(y_limits)
     elif reference is not None:

@@ -72,13 +72,13 @@ class Flow:
 
 @dataclass(frozen=True)
 class Series:
-    """One curve or set of points, with an optional band between ``low`` and ``high``; NaN leaves a gap."""
+    """One curve or set of points, with an optional band between ``low`` and ``high``; None or NaN leaves a gap."""
 
     label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
+    x: Sequence[float | None]
+    y: Sequence[float | None]
+    low: Sequence[float | None] | None = None
+    high: Sequence[float | None] | None = None
     style: str = "line"
     """"line", "step" or "points"."""
     emphasis: bool = False

@@ -26,7 +26,7 @@ from server.report.figures import figure_svg, site_colour
 from server.report.folder import Release, Round, read_run, spans, summarise_releases
 from server.report.graph import NODE_HEIGHT, NODE_WIDTH, layout
 from server.report.html import flow_rows, page, render, stage_sections
-from server.report.sections import Figure, Flow, FlowRow, Key, Section, Series, Table, Text
+from server.report.sections import Block, Cell, Figure, Flow, FlowRow, Key, Section, Series, Table, Text
 from server.report.tensorboard import scalars, write_events
 from server.results import SCHEMA_FILE, StepPlan, StepResult
 
@@ -151,10 +151,14 @@ class Page(HTMLParser):
 
 def rich(step: str, result: StepResult) -> list[Section]:
     """Sections of every kind of block, as stages give them."""
-    t = np.linspace(0, 1, 20)
+    t = [i / 19 for i in range(20)]
     roc = Figure(
         f"ROC {HOSTILE}",
-        [Series("north", t, t**0.4, t**0.5, t**0.3), Series(HOSTILE, t, t), Series("south", t, [None] * 20)],
+        [
+            Series("north", t, [x**0.4 for x in t], [x**0.5 for x in t], [x**0.3 for x in t]),
+            Series(HOSTILE, t, t),
+            Series("south", t, [None] * 20),
+        ],
         "1 − specificity",
         "sensitivity",
         (0, 1),
@@ -163,7 +167,7 @@ def rich(step: str, result: StepResult) -> list[Section]:
     )
     points = Figure("Calibration", [Series("far", [0.1, 0.2], [0.1, 0.3], style="points")], "predicted", "observed")
     rows = [FlowRow(HOSTILE, [1200, 80]), FlowRow("age under 80", [900, None]), FlowRow("most recent", [400, 30])]
-    blocks = [
+    blocks: list[Block] = [
         Key(f"AUC of {step}", 0.8312, "95% CI 0.80 to 0.86"),
         Key(f"Slope of {step}", None),
         Text(HOSTILE),
@@ -309,7 +313,11 @@ def test_a_number_reads(value: Any, text: str) -> None:
 
 
 def test_a_column_of_floats_shares_its_decimals_and_counts_have_none() -> None:
-    rows = [["north", 0.98, 4211.0, 0.5], ["south", 1.021, 43.0, 20000.25], ["far", None, None, math.nan]]
+    rows: list[list[Cell]] = [
+        ["north", 0.98, 4211.0, 0.5],
+        ["south", 1.021, 43.0, 20000.25],
+        ["far", None, None, math.nan],
+    ]
     shown = [[cell.text for cell in row] for row in cells.show_rows(rows)]
     assert shown == [
         ["north", "0.980", "4,211", "0.500"],
