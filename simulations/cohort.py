@@ -69,9 +69,7 @@ def draw_people(rng: np.random.Generator, population: PopulationConfig, n: int) 
     male = rng.random(n) < population.male_share
     bmi = np.clip(population.bmi_mean + population.bmi_sd * rng.standard_normal(n), 16, 50)
     share = population.heart_failure_share
-    failing = rng.random(n) < 1 / (
-        1 + np.exp(-(np.log(share / (1 - share)) + 0.04 * (age - 65) + 0.1 * male))
-    )
+    failing = rng.random(n) < 1 / (1 + np.exp(-(np.log(share / (1 - share)) + 0.04 * (age - 65) + 0.1 * male)))
     middle = population.fibrosis_median / MAX_FIBROSIS
     logit = np.log(middle / (1 - middle)) + 0.012 * (age - 65) - 0.15 * (~male) + 0.5 * failing
     logit = logit + population.fibrosis_spread * rng.standard_normal(n)
@@ -83,9 +81,7 @@ def draw_people(rng: np.random.Generator, population: PopulationConfig, n: int) 
     )  # fmt: skip
 
 
-def event_probability(
-    rates: Hazards, effects: HazardEffects, horizon_years: float, spared: F64 | float = 0.0
-) -> F64:
+def event_probability(rates: Hazards, effects: HazardEffects, horizon_years: float, spared: F64 | float = 0.0) -> F64:
     """Return each person's probability of a death that registers show as SCD within the horizon.
 
     Parameters
@@ -142,9 +138,7 @@ def solve_baseline(scenario: Scenario, people_per_hospital: int = 3000) -> float
     return middle
 
 
-def gompertz_time(
-    exposure: F64, rate: F64, slope: float, *, spared: float = 0.0, from_years: F64 | None = None
-) -> F64:
+def gompertz_time(exposure: F64, rate: F64, slope: float, *, spared: float = 0.0, from_years: F64 | None = None) -> F64:
     """Invert the cumulative hazard: time at which it reaches ``exposure``.
 
     Parameters
@@ -226,9 +220,7 @@ def make_cohort(
         cause[mine] = rng.choice(np.array(codes), size=int(mine.sum()), p=weights)
         outside[mine] = where[mine] < OUTSIDE[m]
         first_day[mine] = ~outside[mine] & (where[mine] < OUTSIDE[m] + FIRST_DAY[m])
-    stay_hours = np.where(
-        first_day, rng.uniform(0.5, 22.0, patients), 30.0 + rng.exponential(120.0, patients)
-    )
+    stay_hours = np.where(first_day, rng.uniform(0.5, 22.0, patients), 30.0 + rng.exponential(120.0, patients))
 
     lost = rng.random(patients) < care.lost_share
     seen_until = np.where(
@@ -244,20 +236,14 @@ def make_cohort(
     def when(years: F64) -> NDArray[np.datetime64]:
         """Dates of person-times (years after entry) as UTC-less seconds; NaT beyond the end of data."""
         known = np.isfinite(years) & (entry + np.minimum(years, 1e4) < end)
-        seconds = np.where(known, (entry + np.where(known, years, 0.0)) * DAYS_PER_YEAR * 86400, 0).astype(
-            np.int64
-        )
+        seconds = np.where(known, (entry + np.where(known, years, 0.0)) * DAYS_PER_YEAR * 86400, 0).astype(np.int64)
         return np.where(known, first + seconds.astype("timedelta64[s]"), np.datetime64("NaT"))
 
     death_at = when(death)
-    recorded = first + ((entry[person] + at_years) * DAYS_PER_YEAR * 86400).astype(np.int64).astype(
-        "timedelta64[s]"
-    )
+    recorded = first + ((entry[person] + at_years) * DAYS_PER_YEAR * 86400).astype(np.int64).astype("timedelta64[s]")
     vfvt_at = when(np.where(vfvt < death, vfvt, np.inf))[person]
     mi_at = when(np.where(mi < death, mi, np.inf))[person]
-    measured = (rng.random(patients) < care.lvef_measured_share) | (
-        people.heart_failure & (rng.random(patients) < 0.6)
-    )
+    measured = (rng.random(patients) < care.lvef_measured_share) | (people.heart_failure & (rng.random(patients) < 0.6))
     reported_lvef = np.clip(people.lvef + 0.03 * rng.standard_normal(patients), 0.1, 0.8)
     diabetes = rng.random(patients) < np.clip(0.05 + 0.012 * (people.bmi - 22), 0.02, 0.6)
     hypertension = rng.random(patients) < np.clip(0.15 + 0.008 * (people.age - 45), 0.05, 0.8)
@@ -293,7 +279,8 @@ def make_cohort(
         }
     )  # fmt: skip
     sudden = died & np.isin(mechanism, (ARRHYTHMIC, PUMP)) & (outside | first_day)
-    days = (death_at[person] - recorded).astype("timedelta64[s]").astype(np.int64) / 86400
+    # Whole days between calendar dates, as registers count them.
+    days = (death_at[person].astype("datetime64[D]") - recorded.astype("datetime64[D]")).astype(np.float64)
     event = sudden[person] & (days >= 0) & (days < DAYS_PER_YEAR * scenario.horizon_years)
     truth = pd.DataFrame(
         {

@@ -90,9 +90,7 @@ def _solve_one(fibrosis: float, length: int, width: int, strand: int, seed: int)
         weights.append(np.full((~shut).sum(), np.hypot(dx, dy)))
     edges = (np.concatenate(weights), (np.concatenate(sources), np.concatenate(targets)))
     graph = coo_matrix(edges, shape=(blocked.size, blocked.size)).tocsr()
-    arrival = dijkstra(graph, directed=False, indices=node[~blocked[:, 0], 0], min_only=True).reshape(
-        width, length
-    )
+    arrival = dijkstra(graph, directed=False, indices=node[~blocked[:, 0], 0], min_only=True).reshape(width, length)
     end = slice(length - 10, length)
     ratio = arrival[:, end] / np.arange(length)[None, end]
     ratio = ratio[np.isfinite(ratio)]
@@ -127,25 +125,19 @@ def conduct(fibrosis: F64) -> Conduction:
 class WaveformEffects(Config):
     """How strongly fibrosis shows in the ECG. All zero: it does not (the null scenario)."""
 
-    conduction: float = Field(
-        default=1.0, ge=0, description="share of the sheet's delay and dispersion that QRS takes"
-    )
-    left_axis_deg: float = Field(default=55.0, ge=0, description="turn of the terminal QRS vector at 0.45")
-    r_loss: float = Field(
-        default=0.55, ge=0, le=1, description="share of the anterior initial force lost at 0.45"
-    )
+    conduction: float = Field(default=1.0, ge=0, description="share of the sheet's delay and dispersion that QRS takes")
+    left_axis_deg: float = Field(default=35.0, ge=0, description="turn of the terminal QRS vector at 0.45")
+    r_loss: float = Field(default=0.55, ge=0, le=1, description="share of the anterior initial force lost at 0.45")
 
 
 class HazardEffects(Config):
     """Log hazard ratios. Rates are per person-year for a man of 65 without heart failure or fibrosis."""
 
-    arrhythmic_fibrosis: float = Field(default=14.0, description="per unit of fibrosis fraction")
+    arrhythmic_fibrosis: float = Field(default=13.0, description="per unit of fibrosis fraction")
     arrhythmic_age: float = Field(default=0.03, description="per year of age")
     arrhythmic_male: float = 0.35
     arrhythmic_heart_failure: float = 0.4
-    vfvt_ratio: float = Field(
-        default=0.5, ge=0, description="rate of survived VF/VT over that of arrhythmic death"
-    )
+    vfvt_ratio: float = Field(default=0.5, ge=0, description="rate of survived VF/VT over that of arrhythmic death")
     pump_rate: float = Field(default=0.008, ge=0, description="non-arrhythmic cardiac death")
     pump_age: float = 0.07
     pump_heart_failure: float = 1.2
@@ -186,9 +178,7 @@ def anatomy_of(people: People) -> Anatomy:
     vertical = 11.0 * z[:, 1]
     tilt = 7.0 * z[:, 2]
     shift = np.stack([0.7 * z[:, 3] + 0.04 * bmi, 0.5 * z[:, 4], 0.7 * z[:, 5] + 0.06 * bmi], axis=1)
-    scale = np.exp(
-        0.16 * people.electrical[:, 0] - 0.012 * bmi - 0.002 * age + np.where(people.male, 0.08, -0.08)
-    )
+    scale = np.exp(0.16 * people.electrical[:, 0] - 0.012 * bmi - 0.002 * age + np.where(people.male, 0.08, -0.08))
     return Anatomy(
         REFERENCE_HEART_CM + shift,
         np.deg2rad(np.clip(np.stack([frontal, vertical, tilt], 1), -60, 60)),
@@ -208,9 +198,7 @@ def heart_of(people: People, effects: WaveformEffects) -> h.Heart:
     qrs = _scaled(qrs, axis=2, kernels=slice(-2, -1), by=np.exp(0.20 * e[:, 2]))
     qrs = _scaled(qrs, axis=1, kernels=slice(5, 7), by=np.exp(0.12 + 0.16 * e[:, 3]))
     qrs = _scaled(qrs, axis=0, kernels=slice(0, 5), by=np.full(n, 0.8))
-    muscle = np.exp(
-        0.055 * e[:, 4] + np.where(people.male, 0.04, -0.04)
-    )  # QRS duration follows muscle volume
+    muscle = np.exp(0.055 * e[:, 4] + np.where(people.male, 0.04, -0.04))  # QRS duration follows muscle volume
     qrs = conduct_qrs(qrs, people.fibrosis, effects, muscle)
 
     p = _scaled(p, axis=2, kernels=slice(5, None), by=np.full(n, 0.55))

@@ -44,7 +44,7 @@ _KERNELS = {
         ((1.05, -0.12, 0.8), (1.25, -0.2, 0.4), (1.55, -0.35, 0.2), (2.8, -0.035, 0.4)),
     ),
 }
-_WINDOW_S = {"p": (-0.36, 0.08), "qrs": (-0.10, 0.17), "t": (-0.14, 0.75)}
+_WINDOW_S = {"p": (-0.34, 0.14), "qrs": (-0.10, 0.17), "t": (-0.25, 0.75)}
 """Where each part is rendered, seconds from the R peak, before it is moved or stretched."""
 
 NORMAL, ATRIAL, VENTRICULAR = 0, 1, 2
@@ -239,7 +239,10 @@ def dipole(heart: Heart, rhythm: Rhythm, *, fs: float, seconds: float) -> F32:
             z *= np.float32(-0.5)
             np.exp(z, out=z)
             vector = _beat_vector(name, part, rhythm, b) * (rhythm.gain[:, b, column] * inside)[:, None, None]
-            out[rows, np.clip(index, 0, out.shape[1] - 1)] += z @ vector.astype(np.float32)
+            wave = z @ vector.astype(np.float32)
+            # Each heart keeps to its own window, so that no record depends on those rendered beside it.
+            wave *= ((local >= low) & (local <= high))[:, :, None]
+            out[rows, np.clip(index, 0, out.shape[1] - 1)] += wave
     body = out[:, margin : margin + samples].transpose(0, 2, 1)
     if rhythm.af.any():
         body = body + _fibrillation(rhythm, fs, samples)

@@ -58,9 +58,7 @@ def make_hospitals(
     ConfigError : a scale that leaves a hospital without patients.
     """
     if any((out / part).exists() for part in ("sites", "truth")):
-        raise RunError(
-            "already holds hospitals", where=out, remedy="choose another folder, or delete this one"
-        )
+        raise RunError("already holds hospitals", where=out, remedy="choose another folder, or delete this one")
     seed = scenario.seed if seed is None else seed
     scale = 1.0 if patients_scale is None else patients_scale
     if seed < 0 or not scale > 0:
@@ -70,18 +68,12 @@ def make_hospitals(
     counts: dict[str, tuple[int, int, int]] = {}
     for number, (name, config) in enumerate(scenario.hospitals.items()):
         patients = max(round(config.population.patients * scale), 1)
-        cohort = make_cohort(
-            np.random.default_rng([seed, number, 0]), name, config, scenario, log_baseline, patients
-        )
+        cohort = make_cohort(np.random.default_rng([seed, number, 0]), name, config, scenario, log_baseline, patients)
         folder = out / "sites" / name
-        table = _write_records(
-            seed, number, name, cohort, config, scenario, folder / RECORDS_FOLDER, progress
-        )
+        table = _write_records(seed, number, name, cohort, config, scenario, folder / RECORDS_FOLDER, progress)
         write_table(folder, table, config.table)
         write_site(folder, name, table.columns, config.table)
-        cohort.truth.to_csv(
-            out / "truth" / f"{name}.csv", index=False, float_format="%.8g", lineterminator="\n"
-        )
+        cohort.truth.to_csv(out / "truth" / f"{name}.csv", index=False, float_format="%.8g", lineterminator="\n")
         counts[name] = (patients, len(table), int(cohort.truth["true_scd_event"].sum()))
     first, second, third = ({name: row[i] for name, row in counts.items()} for i in range(3))
     return Made(out, first, second, third)

@@ -50,9 +50,7 @@ def make(
             if 0 < events < ecgs:
                 line += f", AUC of the true hazard {true_hazard_auc(truth[truth['site'] == name]):.3f}"
             console.print(line, highlight=False)
-        console.print(
-            f"sites: {out / 'sites'}\ntruth: {out / 'truth'} (no hospital sees it)", highlight=False
-        )
+        console.print(f"sites: {out / 'sites'}\ntruth: {out / 'truth'} (no hospital sees it)", highlight=False)
     except EcgFedError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None

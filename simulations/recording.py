@@ -83,14 +83,10 @@ def _lowpass(x: F32, cutoff_hz: float, fs: float) -> F32:
     return np.asarray(fft.irfft(spectrum, n=x.shape[-1], axis=-1).astype(np.float32))
 
 
-def clean_beats(
-    people: People, effects: WaveformEffects, electrodes_cm: F64 | None = None, fs: float = 500.0
-) -> F32:
+def clean_beats(people: People, effects: WaveformEffects, electrodes_cm: F64 | None = None, fs: float = 500.0) -> F32:
     """Return one noiseless beat of each person at a rate of 60, R peak at 0.5 s; shape = (n, 12, fs), mV."""
     n = len(people.age)
-    waves = dipole(
-        heart_of(people, effects), regular_rhythm(np.full(n, 60.0, np.float32), 1.0), fs=fs, seconds=1.0
-    )
+    waves = dipole(heart_of(people, effects), regular_rhythm(np.full(n, 60.0, np.float32), 1.0), fs=fs, seconds=1.0)
     place = reference_electrodes(n) if electrodes_cm is None else electrodes_cm
     return twelve(project(waves, anatomy_of(people), place))
 
@@ -129,9 +125,7 @@ def record_ecgs(
     breath = np.sin(2 * np.pi * breath_hz[:, None] * t + 2 * np.pi * rng.random((n, 1))).astype(np.float32)
     depth = np.exp(np.log(0.25) + 0.4 * rng.standard_normal(n))  # quiet breathing is a quarter of a full one
     anatomy = anatomy_of(people)
-    eight = project(
-        waves, anatomy, place_electrodes(rng, hospital.habits, n), respiration=breath, depth=depth
-    )
+    eight = project(waves, anatomy, place_electrodes(rng, hospital.habits, n), respiration=breath, depth=depth)
     eight = eight + leads_of(electrode_noise(rng, hospital.noise, breath_hz, n, fs, samples))
     eight = _lowpass(eight, device.lowpass_hz, fs)
     eight = _mishaps(rng, eight, hospital.habits)

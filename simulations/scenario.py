@@ -27,9 +27,7 @@ class PopulationConfig(Config):
     bmi_mean: float = Field(default=27, ge=15, le=45)
     bmi_sd: float = Field(default=4.5, gt=0)
     heart_failure_share: float = Field(default=0.2, gt=0, lt=1)
-    fibrosis_median: float = Field(
-        default=0.15, gt=0, lt=0.45, description="of a man of 65 without heart failure"
-    )
+    fibrosis_median: float = Field(default=0.15, gt=0, lt=0.45, description="of a man of 65 without heart failure")
     fibrosis_spread: float = Field(default=1.2, gt=0, description="SD on the logit scale")
     af_share: float = Field(default=0.06, ge=0, le=1)
 
@@ -40,17 +38,11 @@ class CareConfig(Config):
     first_ecg: date = date(2012, 1, 1)
     last_ecg: date = date(2017, 12, 31)
     data_end: date = date(2021, 12, 31)
-    lost_share: float = Field(
-        default=0.06, ge=0, le=1, description="patients last seen well before the end of data"
-    )
+    lost_share: float = Field(default=0.06, ge=0, le=1, description="patients last seen well before the end of data")
     lvef_measured_share: float = Field(default=0.4, ge=0, le=1)
-    defibrillator_if_low: float = Field(
-        default=0.25, ge=0, le=1, description="share implanted where LVEF <= 35%"
-    )
+    defibrillator_if_low: float = Field(default=0.25, ge=0, le=1, description="share implanted where LVEF <= 35%")
     defibrillator_otherwise: float = Field(default=0.004, ge=0, le=1)
-    defibrillator_prevents: float = Field(
-        default=0.6, ge=0, le=1, description="share of arrhythmic deaths prevented"
-    )
+    defibrillator_prevents: float = Field(default=0.6, ge=0, le=1, description="share of arrhythmic deaths prevented")
 
     @model_validator(mode="after")
     def _in_order(self) -> CareConfig:
@@ -84,9 +76,7 @@ class HabitsConfig(Config):
 
     placement_sd_cm: float = Field(default=1.2, ge=0)
     v1_v2_high_cm: float = Field(default=1.0, description="mean height of V1 and V2 above their place")
-    swapped_share: float = Field(
-        default=0.01, ge=0, le=1, description="arm electrodes, or V1 and V2, exchanged"
-    )
+    swapped_share: float = Field(default=0.01, ge=0, le=1, description="arm electrodes, or V1 and V2, exchanged")
     dead_share: float = Field(default=0.005, ge=0, le=1, description="one chest electrode off")
 
 
@@ -98,9 +88,7 @@ class TableStyle(Config):
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     date_format: str = "%Y-%m-%d"
     time_format: str = "%Y-%m-%d %H:%M"
-    columns: dict[str, str] = Field(
-        description="standard column: local column; those left out are not kept here"
-    )
+    columns: dict[str, str] = Field(description="standard column: local column; those left out are not kept here")
     sex: tuple[str, str] = Field(default=("F", "M"), description="how female and male are written")
     flag: tuple[str, str] = Field(default=("0", "1"), description="how no and yes are written")
     lvef_percent: bool = False
@@ -153,7 +141,8 @@ class Scenario(Config):
 
 def scenario_names() -> tuple[str, ...]:
     """Return the names of the scenarios that come with the package."""
-    return tuple(sorted(path.stem for path in SCENARIOS.glob("*.yaml")))
+    # The study that goes with a scenario lies beside it.
+    return tuple(sorted(path.stem for path in SCENARIOS.glob("*.yaml") if not path.stem.endswith("_study")))
 
 
 def load_scenario(name_or_path: str) -> Scenario:
