@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from ecgshared.config import load_yaml
 from ecgshared.errors import ConfigError, RunError
 from ecgshared.study import Study, load_study
 from server.results import Record, Results, StepPlan, checked, read_plan, read_results
+
+_LOG = logging.getLogger(__name__)
 
 
 class Round(Record):
@@ -90,7 +93,9 @@ def read_run(folder: Path) -> Run:
     try:
         study = load_study(folder / "study.yaml")
     except (ConfigError, ImportError) as error:
-        notes.append(f"The study file does not fit this version of ecgfed; its steps are shown as written. {error}")
+        # The error names a path of this machine, and the report is handed on.
+        _LOG.warning("%s", error)
+        notes.append("The study file does not fit this version of ecgfed; its steps are shown as written.")
     if study is not None and study.sha256 != results.run.study_sha256:
         notes.append(
             "The study file in this folder is not the one that ran: its hash is "
