@@ -15,9 +15,7 @@ app = typer.Typer(add_completion=False, context_settings={"help_option_names": [
 @app.command()
 def report(
     run: Annotated[Path | None, typer.Argument(help="The folder of a run, such as runs/demo.")] = None,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON Schema of results.json and stop.")
-    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of results.json and stop.")] = False,
 ) -> None:
     """Rebuild report.html, results.json and the TensorBoard event files of RUN, complete or not."""
     if schema:

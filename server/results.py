@@ -53,9 +53,7 @@ class StepResult(Record):
 
     stage: str
     arrays_sha256: str | None = Field(default=None, description="content hash of the step's arrays (weights)")
-    result: dict[str, JsonValue] = Field(
-        description="null stands for a number that was withheld or is undefined"
-    )
+    result: dict[str, JsonValue] = Field(description="null stands for a number that was withheld or is undefined")
 
 
 class Results(Record):
