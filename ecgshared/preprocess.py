@@ -104,9 +104,7 @@ def close_gaps(x: NDArray[np.float32]) -> NDArray[np.bool_]:
     return absent
 
 
-def resample(
-    x: NDArray[np.float32], fs: float, fs_hz: float, *, method: str = "polyphase"
-) -> NDArray[np.float32]:
+def resample(x: NDArray[np.float32], fs: float, fs_hz: float, *, method: str = "polyphase") -> NDArray[np.float32]:
     """Resample along the last axis from ``fs`` to ``fs_hz``.
 
     ``polyphase`` is :func:`scipy.signal.resample_poly` at the nearest ratio with a denominator up to 1000;
@@ -123,7 +121,7 @@ def resample(
         weight = np.minimum(positions - left, 1).astype(np.float32)
         return cast(NDArray[np.float32], x[..., left] * (1 - weight) + x[..., left + 1] * weight)
     first = x[..., :1]
-    # scipy's padtype="line" does the same in float64, at twice the time.
+    # The phases of the filter pass a constant with gains 1e-3 apart: an offset left in would become a ripple.
     slope = (x[..., -1:] - first) / np.float32(x.shape[-1] - 1)
     level = x - (first + slope * np.arange(x.shape[-1], dtype=np.float32))
     resampled = signal.resample_poly(level, ratio.numerator, ratio.denominator, axis=-1)
@@ -141,10 +139,10 @@ def zero_phase(
     """Filter forwards and backwards, in the frequency domain.
 
     The spectrum is multiplied by the squared magnitude of a Butterworth band-pass (order 2) and of a mains
-    notch (quality 30): what ``scipy.signal.sosfiltfilt`` does in the middle of a recording, at less cost. The
-    two differ within two periods of the lower cut-off (a second without one) of either end, as each must
-    invent what lies beyond: here the recording goes on by point reflection and fades out. A notch at or above
-    half the rate has nothing to remove and is left out.
+    notch (quality 30): what ``scipy.signal.sosfiltfilt`` does in the middle of a recording to half a
+    microvolt, at less cost. Within two periods of the lower cut-off (a second without one) of either end the
+    two differ, as each must invent what lies beyond: here the recording goes on by point reflection and fades
+    out. A notch at or above half the rate has nothing to remove and is left out.
     """
     length = x.shape[-1]
     reach = fs_hz if band_hz is None else fs_hz / band_hz[0]
@@ -165,9 +163,7 @@ def zero_phase(
 
 
 @lru_cache(maxsize=32)
-def _gain(
-    size: int, fs_hz: float, band_hz: tuple[float, float] | None, mains_hz: float | None
-) -> NDArray[np.float32]:
+def _gain(size: int, fs_hz: float, band_hz: tuple[float, float] | None, mains_hz: float | None) -> NDArray[np.float32]:
     hz = np.arange(size // 2 + 1) * fs_hz / size
     gain = np.ones(len(hz))
     if band_hz is not None:

@@ -54,14 +54,17 @@ FLAT_MV = 0.005
 LOW_LEAD_MV, LOW_RECORD_MV = 0.1, 0.5
 SPIKE_MV, SPIKE_MV_PER_S, SPIKE_STEP_MV = 20.0, 1500.0, 2.0
 WANDER_MV, WANDER_HZ = 2.0, 0.5
-CLIPPED_S, APART_S = 0.02, 0.2
+CLIPPED_S, HELD_S = 0.02, 0.2
 MAINS_MV, MAINS_RATIO = 0.1, 10.0
-PLAUSIBLE_MV = (0.2, 8.0)
+PLAUSIBLE_MV = (0.35, 5.5)
 TYPICAL_MV = (0.5, 4.0)
 """Peak-to-peak in two seconds, median over leads: outside the first is no ECG, inside the second most."""
 
 USUAL_GAINS = (1.0, 100.0, 200.0, 204.8, 400.0, 500.0, 1000.0, 2000.0, 1e6)
 """Digital units per mV of 12-lead exports; 1e6 is a file in nV."""
+
+MIN_GAIN_RATIO = 4.0
+"""A smaller error of gain cannot be told from a large or a small heart."""
 
 TYPICAL_BPM = (45.0, 130.0)
 
@@ -79,9 +82,7 @@ def assess(record: EcgRecord) -> tuple[Finding, ...]:
     findings += _length(record)
     finite = np.isfinite(x)
     present = finite.any(axis=1)
-    findings += [
-        Finding("missing-lead", "absent, and not to be derived", LEADS[i]) for i in np.flatnonzero(~present)
-    ]
+    findings += [Finding("missing-lead", "absent, and not to be derived", LEADS[i]) for i in np.flatnonzero(~present)]
     if not present.any() or x.shape[1] < 2:
         return (*findings, Finding("all-flat", "no lead carries a signal"))
     if not finite[present].all():
@@ -106,7 +107,8 @@ def assess(record: EcgRecord) -> tuple[Finding, ...]:
     else:
         findings += _low(amplitude, live)
         findings += _spikes(centred, record.fs)
-        findings += _spectral(centred, record.fs, live)
+        if record.seconds >= 2:  # a shorter spectrum cannot tell mains from its neighbours
+            findings += _spectral(centred, record.fs, live)
     findings += _clipped(centred, record.fs, live)
     scaled = np.asarray(centred / np.maximum(amplitude, FLAT_MV)[:, None], dtype=np.float32)
     findings += _rate(scaled, record.fs, live)
@@ -129,9 +131,7 @@ def _length(record: EcgRecord) -> list[Finding]:
     if seconds < SECONDS[0]:
         return [Finding("too-short", f"{seconds:.2f} s, at least {SECONDS[0]:g} s is needed", value=seconds)]
     if seconds > SECONDS[1]:
-        return [
-            Finding("too-long", f"{seconds:.0f} s, at most {SECONDS[1]:g} s is a resting ECG", value=seconds)
-        ]
+        return [Finding("too-long", f"{seconds:.0f} s, at most {SECONDS[1]:g} s is a resting ECG", value=seconds)]
     known = KNOWN_LENGTHS.get(n)
     whole = abs(seconds - round(seconds)) < 0.005 * seconds
     if known is not None and known != fs and not whole:
@@ -173,7 +173,11 @@ def _stale_gain(amplitude: float, units_per_mv: float | None) -> list[Finding]:
     if PLAUSIBLE_MV[0] <= amplitude <= PLAUSIBLE_MV[1]:
         return []
     gain = 1000.0 if units_per_mv is None else units_per_mv
-    fits = [g for g in USUAL_GAINS if TYPICAL_MV[0] <= amplitude * gain / g <= TYPICAL_MV[1]]
+    fits = [
+        g
+        for g in USUAL_GAINS
+        if max(g / gain, gain / g) >= MIN_GAIN_RATIO and TYPICAL_MV[0] <= amplitude * gain / g <= TYPICAL_MV[1]
+    ]
     if not fits:
         return []
     best = min(fits, key=lambda g: abs(np.log(amplitude * gain / g / 1.5)))
@@ -221,8 +225,9 @@ def _clipped(x: NDArray[np.float32], fs: float, live: NDArray[np.bool_]) -> list
     for i in np.flatnonzero(live & (counts.max(axis=0) >= max(8, CLIPPED_S * fs))):
         side = int(counts[:, i].argmax())
         moments = np.flatnonzero(at_limits[side][i])
+        longest = max(len(run) for run in np.split(moments, np.flatnonzero(np.diff(moments) > 1) + 1))
         # A single short stop is a recorder that held its last value, usually at the end of the file.
-        if moments[-1] - moments[0] > APART_S * fs or len(moments) > APART_S * fs:
+        if len(moments) - longest >= max(4, 0.5 * CLIPPED_S * fs) or longest > HELD_S * fs:
             word = ("highest", "lowest")[side]
             findings.append(
                 Finding(
