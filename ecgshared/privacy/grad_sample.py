@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from opacus.grad_sample import GradSampleModule, compute_conv_grad_sample
@@ -12,7 +12,7 @@ from torch import nn
 
 def conv1d_grad_sample(
     layer: nn.Conv1d, activations: Sequence[torch.Tensor], backprops: torch.Tensor
-) -> dict[nn.Parameter, torch.Tensor]:
+) -> dict[torch.Tensor, torch.Tensor]:
     """Return each sample's gradient of a convolution's weight and bias.
 
     The samples become the groups of ONE grouped convolution, whose weight gradient the backend computes without
@@ -27,7 +27,7 @@ def conv1d_grad_sample(
     x = activations[0].to(backprops.dtype)
     batch = len(x)
     if batch == 0 or layer.groups != 1 or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
-        fallback: dict[nn.Parameter, torch.Tensor] = compute_conv_grad_sample(layer, list(activations), backprops)
+        fallback: dict[torch.Tensor, torch.Tensor] = compute_conv_grad_sample(layer, list(activations), backprops)
         return fallback
     grouped = layer.weight.new_empty(1).expand(batch * layer.out_channels, *layer.weight.shape[1:])
     gradient = torch.ops.aten.convolution_backward(
@@ -43,7 +43,7 @@ def conv1d_grad_sample(
         batch,
         [False, True, False],
     )[1]
-    result: dict[nn.Parameter, torch.Tensor] = {layer.weight: gradient.view(batch, *layer.weight.shape)}
+    result: dict[torch.Tensor, torch.Tensor] = {layer.weight: gradient.view(batch, *layer.weight.shape)}
     if layer.bias is not None:
         result[layer.bias] = backprops.sum(2)
     return result
@@ -52,7 +52,7 @@ def conv1d_grad_sample(
 class PatientGradSampleModule(GradSampleModule):  # type: ignore[misc]
     """Opacus' GradSampleModule with :func:`conv1d_grad_sample`; Opacus' own table of rules stays as it is."""
 
-    GRAD_SAMPLERS: dict[type[nn.Module], Any] = {
+    GRAD_SAMPLERS: ClassVar[dict[type[nn.Module], Any]] = {
         **GradSampleModule.GRAD_SAMPLERS,
         nn.Conv1d: conv1d_grad_sample,
     }
