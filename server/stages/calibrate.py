@@ -1,0 +1,185 @@
+"""calibrate, at the coordinator: moments, then Newton's method over the sites, then clustered errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgshared.errors import RunError, StatisticsError
+from ecgshared.stages.calibrate import Config, Moments
+from ecgshared.stages.protocol import StepConfig
+from ecgshared.stages.risk_score import calibrate_inputs
+from ecgshared.stats.calibration import LogisticSums, sandwich, to_raw_scale
+from server.conduct import Artefact, Conduct
+from server.report.sections import Section, Table, Text
+from server.stages.combine import absences, federated_newton, number, numbers, quorum, released
+
+Floats = NDArray[np.float64]
+
+
+def run(step: StepConfig, conduct: Conduct) -> Artefact:
+    """Fit the score; sites that withhold their moments take no part."""
+    if not isinstance(step, Config):
+        raise TypeError("a calibrate step's configuration was expected")
+    inputs = calibrate_inputs(step, conduct.study)
+    names = ("intercept", *inputs)
+    p = len(names)
+    absent: dict[str, Any] = {}
+    replies = conduct.ask("moments", quorum=quorum(conduct, conduct.sites))
+    absences(replies, absent, "moments")
+    moments: dict[str, Moments] = dict(replies.by_site)
+    active = tuple(
+        s
+        for s, m in moments.items()
+        if released(m.total, (p - 1,)) and released(m.squares, (p - 1,)) and np.isfinite(m.counts[0])
+    )
+    if not active:
+        raise RunError(
+            "no site may release the sums that calibration needs",
+            where=step.id,
+            value=", ".join(conduct.sites),
+            remedy="fewer inputs, or more patients: a site needs twice as many patients as coefficients",
+        )
+    mean, scale = _standardisation([moments[s] for s in active], inputs)
+
+    def ask_sums(coef: Floats, number_: int, sites: tuple[str, ...]) -> Mapping[str, LogisticSums]:
+        conduct.progress(number_, step.max_iterations, f"Newton {number_ + 1}")
+        answers = conduct.ask(
+            "newton",
+            round=number_,
+            arrays={"coef": coef, "mean": mean, "scale": scale},
+            sites=sites,
+            quorum=quorum(conduct, sites),
+        )
+        absences(answers, absent, "newton")
+        return {
+            site: LogisticSums(a.gradient, a.hessian, float(a.log_likelihood[0]))
+            for site, a in answers.by_site.items()
+            if released(a.gradient, (p,)) and released(a.hessian, (p, p)) and released(a.log_likelihood, (1,))
+        }
+
+    start = np.zeros(len(names))
+    ecgs, events = (sum(moments[s].counts[i] for s in active) for i in (0, 2))
+    if 0 < events < ecgs:
+        start[0] = np.log(events / (ecgs - events))
+    fit, members = federated_newton(
+        ask_sums,
+        active,
+        start,
+        names=names,
+        ridge=step.ridge,
+        max_iterations=step.max_iterations,
+        tolerance=step.tolerance,
+    )
+    clustered = _clustered(fit.coef, fit.covariance, mean, scale, members, moments, conduct, absent)
+    coef, covariance = to_raw_scale(fit.coef, fit.covariance, mean, scale)
+    patients = [moments[s].counts[1] for s in members]
+    result = {
+        "target": step.target,
+        "split": step.split,
+        "inputs": list(inputs),
+        "coef": dict(zip(names, numbers(coef), strict=True)),
+        "se": dict(zip(names, numbers(np.sqrt(np.diag(covariance))), strict=True)),
+        "se_patient_clustered": None if clustered is None else dict(zip(names, numbers(clustered), strict=True)),
+        "ecgs": number(sum(moments[s].counts[0] for s in members)),
+        "patients": number(sum(patients)),
+        "events": number(sum(moments[s].counts[2] for s in members)),
+        "iterations": fit.iterations,
+        "log_likelihood": number(fit.log_likelihood),
+        "ridge": step.ridge,
+        "sites": {
+            s: {
+                "ecgs": number(m.counts[0]),
+                "patients": number(m.counts[1]),
+                "events": number(m.counts[2]),
+                "left_out": number(m.left_out[0]),
+                "took_part": s in members,
+            }
+            for s, m in moments.items()
+        },
+        "withheld": [s for s in moments if s not in members],
+        "absent": absent,
+    }
+    return Artefact(step.id, "calibrate", result, {"coef": coef})
+
+
+def _standardisation(moments: list[Moments], inputs: tuple[str, ...]) -> tuple[Floats, Floats]:
+    n = float(sum(m.counts[0] for m in moments))
+    mean = np.sum([m.total for m in moments], axis=0) / n
+    variance = np.sum([m.squares for m in moments], axis=0) / n - mean**2
+    flat = variance <= 1e-12 * np.maximum(mean**2, 1e-12)
+    if flat.any():
+        raise StatisticsError(
+            "an input of the score does not vary over all sites",
+            value=", ".join(name for name, f in zip(inputs, flat, strict=True) if f),
+            remedy="leave it out of inputs",
+        )
+    return mean, np.sqrt(variance)
+
+
+def _clustered(
+    coef: Floats,
+    covariance: Floats,
+    mean: Floats,
+    scale: Floats,
+    members: tuple[str, ...],
+    moments: Mapping[str, Moments],
+    conduct: Conduct,
+    absent: dict[str, Any],
+) -> Floats | None:
+    """Standard errors on the inputs' own scale; None where patients are unknown or a site gives no meat."""
+    if not all(moments[s].patients_known for s in members):
+        return None
+    answers = conduct.ask(
+        "errors",
+        arrays={"coef": coef, "mean": mean, "scale": scale},
+        sites=members,
+        quorum=quorum(conduct, members),
+    )
+    absences(answers, absent, "errors")
+    meats = [a.meat for a in answers.by_site.values() if released(a.meat, (len(coef), len(coef)))]
+    if len(meats) < len(members):
+        return None
+    patients = float(sum(moments[s].counts[1] for s in members))
+    robust = sandwich(covariance, np.sum(meats, axis=0), patients)
+    return np.asarray(np.sqrt(np.diag(to_raw_scale(coef, robust, mean, scale)[1])), dtype=np.float64)
+
+
+def report(artefact: Artefact) -> list[Section]:
+    """The score's coefficients, and whose data they rest on."""
+    r = artefact.result
+    clustered = r["se_patient_clustered"]
+    rows = [
+        [name, r["coef"][name], r["se"][name], None if clustered is None else clustered[name]] for name in r["coef"]
+    ]
+    sites = [
+        [site, s["ecgs"], s["patients"], s["events"], s["left_out"], "yes" if s["took_part"] else "no"]
+        for site, s in r["sites"].items()
+    ]
+    penalty = f", ridge {r['ridge']:g}" if r["ridge"] else ""
+    return [
+        Section(
+            f"Calibration: {artefact.step}",
+            [
+                Text(
+                    f"Logistic regression of {r['target']} on {len(r['inputs'])} inputs, {r['split']} patients, by "
+                    f"exact federated Newton in {r['iterations']} iterations{penalty}."
+                ),
+                Table(
+                    "Coefficients",
+                    ["input", "coefficient", "standard error", "clustered by patient"],
+                    rows,
+                    note="On the inputs' own scale: logits, years, 1 for male.",
+                ),
+                Table(
+                    "Sites of the fit",
+                    ["site", "ECGs", "patients", "ECGs with the event", "ECGs left out", "took part"],
+                    sites,
+                    note="Left out: an input or the label is unknown.",
+                ),
+            ],
+        )
+    ]
