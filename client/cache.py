@@ -14,7 +14,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -230,10 +230,11 @@ class SignalCache:
         """Create file and tables on first use; raise ``sqlite3.DatabaseError`` where the index is damaged."""
         os.close(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600))
         self._db.executescript("PRAGMA secure_delete = ON; PRAGMA synchronous = FULL;" + _SCHEMA)
-        made = self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
-        if made is None:
-            self._db.execute("INSERT INTO meta VALUES ('format', ?)", (_FORMAT,))
-        elif made[0] != _FORMAT:
+        made = dict(self._db.execute("SELECT name, value FROM meta WHERE name IN ('format', 'samples')"))
+        if not made:
+            rows = [("format", _FORMAT), ("samples", self.samples)]
+            self._db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+        elif made != {"format": _FORMAT, "samples": self.samples}:
             raise sqlite3.DatabaseError("another format")
 
     def _slots(self) -> int:
@@ -298,14 +299,37 @@ def opened(folder: Path, samples: int, *, waiting: Callable[[], None] | None = N
                 if attempt:
                     raise
                 # All of it can be read again from the recordings.
-                for path in (index, index.with_name(index.name + "-journal"), folder / "signals.i16"):
-                    path.unlink(missing_ok=True)
+                _discard(folder)
                 continue
             break
         try:
             yield cache
         finally:
             database.close()
+
+
+def forget_everywhere(root: Path, patients: Sequence[bytes]) -> list[int]:
+    """Forget ``patients`` in every cache below ``root``; return the recordings removed from each.
+
+    A cache whose index is damaged is emptied: nobody can say who is in it.
+    """
+    removed = []
+    for index in sorted(root.glob("*/index.sqlite")):
+        with _alone(index.parent, None):
+            samples = None
+            with closing(sqlite3.connect(index)) as database, suppress(sqlite3.DatabaseError):
+                samples = database.execute("SELECT value FROM meta WHERE name = 'samples'").fetchone()
+            if samples is None:
+                _discard(index.parent)
+                continue
+        with opened(index.parent, int(samples[0])) as cache:
+            removed.append(cache.forget(patients))
+    return removed
+
+
+def _discard(folder: Path) -> None:
+    for name in ("index.sqlite", "index.sqlite-journal", "signals.i16"):
+        (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""``ecgfed site``: what an operator at a hospital does. Values of patients show on this terminal only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="At a hospital: check files and table, forget a patient.", no_args_is_help=True)
+
+SiteFile = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="the site's file")]
+
+
+@app.callback()
+def site() -> None:
+    """At a hospital: check files and table, forget a patient."""
+
+
+@app.command()
+def check(
+    site_file: SiteFile,
+    study: Annotated[
+        list[Path] | None, typer.Option(help="study file to check against; default: those the site names")
+    ] = None,
+) -> None:
+    """Say everything that is wrong with a site's file, table and recordings; exit 2 if anything is."""
+    from client.check import check_site
+
+    found = check_site(site_file, tuple(study or ()))
+    for note in found.notes:
+        typer.echo(note)
+    for fault in found.faults:
+        typer.echo(f"WRONG {fault}")
+    if found.faults:
+        typer.echo(f"{len(found.faults)} thing(s) to mend in {site_file} and what it names")
+        raise SystemExit(2)
+    typer.echo("all is well")
+
+
+@app.command()
+def forget(
+    site_file: SiteFile,
+    patient: Annotated[str, typer.Argument(metavar="PATIENT", help="the patient id, as in the table")],
+) -> None:
+    """Remove a patient from every cache and index of this site, and from all cohorts to come."""
+    from client.forget import forget_patient
+    from client.settings import load_site
+
+    settings = load_site(site_file)
+    done = forget_patient(settings, patient)
+    typer.echo(f"{done.ecgs} ECG(s) overwritten and removed from {done.caches} cache(s) of {settings.site}")
+    typer.echo("was on the opt-out list already" if done.known_before else "added to the opt-out list")
+    typer.echo("the site's own table and recordings are untouched: remove the person there as your rules ask")
