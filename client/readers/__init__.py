@@ -38,9 +38,7 @@ class Reader(Protocol):
 @cache
 def readers() -> dict[str, Reader]:
     """Return the reader modules by name."""
-    names = sorted(
-        module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
-    )
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
     return {name: cast("Reader", import_module(f"{__name__}.{name}")) for name in names}
 
 
@@ -83,9 +81,7 @@ def read(path: Path) -> EcgRecord:
 def _head(path: Path) -> bytes:
     try:
         if path.is_dir():
-            raise EcgReadError(
-                "is a folder, not a recording", where=path, remedy="give one file, such as a WFDB .hea"
-            )
+            raise EcgReadError("is a folder, not a recording", where=path, remedy="give one file, such as a WFDB .hea")
         if not path.exists():
             return b""
         if not path.is_file():

@@ -119,18 +119,12 @@ def parse_header(text: str, path: Path) -> Header:
         fs = _rate(fields[2].split("/")[0], where)
     else:
         fs = DEFAULT_FS_HZ
-        findings.append(
-            Finding("fs-assumed", "the header gives no sampling rate; WFDB's default, 250 Hz, is used")
-        )
+        findings.append(Finding("fs-assumed", "the header gives no sampling rate; WFDB's default, 250 Hz, is used"))
     n_frames = _integer(fields[3], "number of samples", where, low=0, high=2**62) if len(fields) > 3 else 0
     if len(lines) - 1 < n_sig:
-        _fault(
-            "fewer signal lines than the record line declares", where, len(lines) - 1, f"{n_sig} signal lines"
-        )
+        _fault("fewer signal lines than the record line declares", where, len(lines) - 1, f"{n_sig} signal lines")
     signals = tuple(_signal(i, number, part, path) for i, (number, part) in enumerate(lines[1 : n_sig + 1]))
-    assumed = [
-        signal.description for signal, (_, part) in zip(signals, lines[1:], strict=False) if _no_gain(part)
-    ]
+    assumed = [signal.description for signal, (_, part) in zip(signals, lines[1:], strict=False) if _no_gain(part)]
     if assumed:
         findings.append(
             Finding(

@@ -63,16 +63,13 @@ def read(path: Path) -> EcgRecord:
     findings += more
     rate = {header.signals[i].samples_per_frame for i in chosen.values()}
     oversampled = rate.pop() if len(rate) == 1 else 1
-    rows = [
-        _physical(header.signals[i], digital[i].samples, header_path, oversampled) for i in chosen.values()
-    ]
+    rows = [_physical(header.signals[i], digital[i].samples, header_path, oversampled) for i in chosen.values()]
     p_signal = to_standard_order(np.stack(rows), list(chosen))
     findings += _verify(header, digital, chosen)
     derived = [
         lead
         for i, lead in enumerate(LEADS)
-        if not np.isnan(p_signal[i, 0])
-        and (lead not in chosen or np.isnan(rows[list(chosen).index(lead)]).all())
+        if not np.isnan(p_signal[i]).all() and (lead not in chosen or np.isnan(rows[list(chosen).index(lead)]).all())
     ]
     if derived:
         findings.append(
@@ -87,8 +84,7 @@ def read(path: Path) -> EcgRecord:
         recorded_at=header.recorded_at,
         source_format="wfdb",
         adc_units_per_mv=min(
-            abs(header.signals[i].gain) / _mv_per_unit(header.signals[i], header_path)
-            for i in chosen.values()
+            abs(header.signals[i].gain) / _mv_per_unit(header.signals[i], header_path) for i in chosen.values()
         ),
         findings=tuple(findings),
     )
@@ -166,9 +162,7 @@ def _choose_leads(header: Header, path: Path) -> tuple[dict[str, int], list[Find
         if lead is None:
             continue
         if lead in chosen:
-            findings.append(
-                Finding("duplicate-lead", f"{lead} is stored more than once; the first is used", lead)
-            )
+            findings.append(Finding("duplicate-lead", f"{lead} is stored more than once; the first is used", lead))
             continue
         chosen[lead] = i
         _mv_per_unit(signal, path)
@@ -196,9 +190,7 @@ def _mv_per_unit(signal: Signal, path: Path) -> float:
     return factor
 
 
-def _physical(
-    signal: Signal, samples: NDArray[np.integer], path: Path, oversampled: int
-) -> NDArray[np.float32]:
+def _physical(signal: Signal, samples: NDArray[np.integer], path: Path, oversampled: int) -> NDArray[np.float32]:
     """Return one signal in mV at the common rate; samples marked invalid are NaN."""
     millivolts = samples.astype(np.float32)
     millivolts -= np.float32(signal.baseline)
