@@ -40,9 +40,7 @@ _FLAGS = {word: float(meaning == "yes") for word, meaning in _spellings(yes=_YES
 _TIME = r"(?:[T ]\s*(?P<H>\d{1,2}):(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,]\d+)?)?\s*(?:Z|[+-]\d{2}:?\d{2})?)?"
 _YEAR_FIRST = re.compile(r"(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})" + _TIME)
 _YEAR_LAST = re.compile(r"(?P<a>\d{1,2})(?P<sep>[-/.])(?P<b>\d{1,2})(?P=sep)(?P<y>\d{4})" + _TIME)
-_COMPACT = re.compile(
-    r"(?P<y>\d{4})(?P<m>\d{2})(?P<d>\d{2})(?:[T ]?(?P<H>\d{2})(?P<M>\d{2})(?P<S>\d{2})?)?(?:\.0+)?"
-)
+_COMPACT = re.compile(r"(?P<y>\d{4})(?P<m>\d{2})(?P<d>\d{2})(?:[T ]?(?P<H>\d{2})(?P<M>\d{2})(?P<S>\d{2})?)?(?:\.0+)?")
 _ICD10 = re.compile(r"[A-Z]\d[0-9A-Z](\.?[0-9A-Z]{1,4})?[*+†!]?")
 _WHOLE = re.compile(r"(\d+)\.0+")
 
@@ -86,9 +84,7 @@ def parse_date(text: str, *, date_format: str | None, day_first: bool) -> np.dat
     except ValueError:
         raise ValueError(f"a day of the calendar, {allowed}") from None
     if not 1800 <= stamp.year <= 2300:
-        raise ValueError(
-            f"a year between 1800 and 2300; for a mark of 'none' set values: {{...: {{{text!r}: ''}}}}"
-        )
+        raise ValueError(f"a year between 1800 and 2300; for a mark of 'none' set values: {{...: {{{text!r}: ''}}}}")
     return np.datetime64(stamp, "s")
 
 
@@ -109,9 +105,7 @@ def _plausible(text: str, column: Column, decimal: str | None) -> float:
     value = parse_number(text, decimal)
     low, high = column.low, column.high
     if (low is not None and value < low) or (high is not None and value > high):
-        raise ValueError(
-            f"{low:g} to {high:g}" if low is not None and high is not None else "a plausible number"
-        )
+        raise ValueError(f"{low:g} to {high:g}" if low is not None and high is not None else "a plausible number")
     return value
 
 
@@ -145,9 +139,7 @@ def parse_sex(text: str) -> str:
         return _SEX[key]
     if re.fullmatch(r"-?\d+([.,]0+)?", key):
         raise ValueError(NUMERIC_SEX)
-    raise ValueError(
-        "F, M, female, male and their like in most languages; others through values: {sex: {...}}"
-    )
+    raise ValueError("F, M, female, male and their like in most languages; others through values: {sex: {...}}")
 
 
 def parse_flag(text: str) -> float:

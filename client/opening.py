@@ -212,4 +212,3 @@ def _findings(texts: NDArray[np.object_]) -> dict[str, int]:
 
 def _waiting(progress: Progress | None) -> Any:
     return None if progress is None else lambda: progress(0, 0, "waiting for another process of this site")
-

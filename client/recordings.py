@@ -61,9 +61,7 @@ def find_recordings(config: RecordsConfig) -> Recordings:
         raise CohortError("there is no such folder", where=config.folder, remedy="check records.folder")
     try:
         found = sorted(
-            path.relative_to(config.folder).as_posix()
-            for path in config.folder.glob(config.pattern)
-            if path.is_file()
+            path.relative_to(config.folder).as_posix() for path in config.folder.glob(config.pattern) if path.is_file()
         )
     except (ValueError, NotImplementedError) as error:
         raise CohortError(f"records.pattern is no pattern: {error}", value=config.pattern) from None
@@ -88,8 +86,6 @@ def match(recordings: Recordings, wanted: Sequence[str]) -> Matches:
             several.add(stem)
     for stem in several:
         del bare[stem]
-    file = np.fromiter(
-        (exact.get(name, bare.get(name, -1)) for name in wanted), dtype=np.int64, count=len(wanted)
-    )
+    file = np.fromiter((exact.get(name, bare.get(name, -1)) for name in wanted), dtype=np.int64, count=len(wanted))
     unclear = sorted({name for name in wanted if name in several and name not in exact})
     return Matches(file, tuple(unclear))

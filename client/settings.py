@@ -46,12 +46,8 @@ class TableConfig(Config):
     path: Path
     separator: Literal[",", ";", "\t", "|"] | None = Field(default=None, description="None guesses")
     decimal: Literal[".", ","] | None = Field(default=None, description="None reads 0.35 and 0,35")
-    encoding: str | None = Field(
-        default=None, description="None reads UTF-8, and what is not UTF-8 as Latin-1"
-    )
-    date_format: str | None = Field(
-        default=None, description="strptime format; None accepts ISO and the usual ones"
-    )
+    encoding: str | None = Field(default=None, description="None reads UTF-8, and what is not UTF-8 as Latin-1")
+    date_format: str | None = Field(default=None, description="strptime format; None accepts ISO and the usual ones")
     day_first: bool = True
     columns: dict[str, str] = Field(description="standard column: local column")
     labels: dict[str, str | MatchedLabel] = Field(
@@ -109,17 +105,13 @@ class SiteSettings(Config):
     table: TableConfig
     state: Path = Field(default=Path("state"), description="cache, ledger, outbox, logs: owner-only")
     patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = "refuse"
-    exclude: Path | None = Field(
-        default=None, description="text file of patient ids that opted out, one a line"
-    )
+    exclude: Path | None = Field(default=None, description="text file of patient ids that opted out, one a line")
     quality: QualityPolicy = QualityPolicy()
     limits: DisclosureLimits = DisclosureLimits()
     privacy: PrivacyCap = PrivacyCap()
     compute: ComputeConfig = ComputeConfig()
     studies: tuple[Path, ...] = Field(default=(), description="the studies this site approved and holds")
-    consortium_key: Path | None = Field(
-        default=None, description="shared split key where patients visit several sites"
-    )
+    consortium_key: Path | None = Field(default=None, description="shared split key where patients visit several sites")
     seed: int | None = Field(default=None, description="fixes what happens inside the site; for tests only")
 
     @model_validator(mode="after")
@@ -146,9 +138,7 @@ class SiteSettings(Config):
     @model_validator(mode="after")
     def _needs_a_join(self) -> SiteSettings:
         if self.table.join == "{file}" and "file" not in self.table.columns:
-            raise ValueError(
-                "table.columns must map `file`, or table.join must say how a row finds its recording"
-            )
+            raise ValueError("table.columns must map `file`, or table.join must say how a row finds its recording")
         return self
 
 

@@ -87,9 +87,7 @@ def read_cohort_table(settings: SiteSettings) -> CohortTable:
         if column.kind == "id":
             ids[name] = _normal_ids(coded)
             continue
-        blank: Any = {"date": np.datetime64("NaT", "s"), "number": np.nan, "flag": np.nan}.get(
-            column.kind, ""
-        )
+        blank: Any = {"date": np.datetime64("NaT", "s"), "number": np.nan, "flag": np.nan}.get(column.kind, "")
         columns[name] = _parse(table, name, source, coded, read, blank, faults)
     for name, label in config.labels.items():
         source = label.column if isinstance(label, MatchedLabel) else label
@@ -183,9 +181,7 @@ def _faults(table: LocalTable, column: str, coded: Coded, bad: list[tuple[int, s
     if len(found) > SHOWN_VALUES:
         left = found[SHOWN_VALUES:]
         further = sum(fault.rows for fault in left)
-        found[SHOWN_VALUES:] = [
-            Fault(str(table.path), column, None, f"({len(left)} further values)", further)
-        ]
+        found[SHOWN_VALUES:] = [Fault(str(table.path), column, None, f"({len(left)} further values)", further)]
     return found
 
 
@@ -205,9 +201,7 @@ def _derive_age(columns: dict[str, NDArray[Any]]) -> None:
     columns["age"] = np.where(np.isnan(age) & (years >= 0) & (years <= 130), years, age)
 
 
-def _contradictions(
-    table: LocalTable, columns: dict[str, NDArray[Any]], ids: dict[str, Coded]
-) -> list[Fault]:
+def _contradictions(table: LocalTable, columns: dict[str, NDArray[Any]], ids: dict[str, Coded]) -> list[Fault]:
     found = []
     if "death_date" in columns and "recorded_at" in columns:
         day = "datetime64[D]"

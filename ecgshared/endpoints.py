@@ -146,9 +146,7 @@ def label_cells(
     if "recorded_at" not in table or event_date not in table or (endpoint.event == "scd" and not sees_scd):
         return out
     horizon_days = DAYS_PER_YEAR * endpoint.horizon_years
-    death, last, end = (
-        _days_after_ecg(table, name, n) for name in ("death_date", "last_encounter", "data_end")
-    )
+    death, last, end = (_days_after_ecg(table, name, n) for name in ("death_date", "last_encounter", "data_end"))
     if "death_date" not in table:
         end = np.full(n, np.nan)
     alive_until = np.where(np.isnan(death), np.fmax(last, end), death)
@@ -160,9 +158,7 @@ def label_cells(
     first_day = 1 if endpoint.event == "vfvt" else 0
     inside = (days >= first_day) & (days < horizon_days)
     if endpoint.event == "scd":
-        out[inside] = _both(is_cardiac_or_ill_defined(table["death_cause"]), is_sudden_by_place(table))[
-            inside
-        ]
+        out[inside] = _both(is_cardiac_or_ill_defined(table["death_cause"]), is_sudden_by_place(table))[inside]
     else:
         out[inside] = 1
     out[(days < first_day) | (death < 0)] = np.nan
@@ -179,9 +175,7 @@ def follow_up_years(table: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
     n = _rows(table)
     if "recorded_at" not in table:
         return np.full(n, np.nan, dtype=np.float32)
-    death, last, end = (
-        _days_after_ecg(table, name, n) for name in ("death_date", "last_encounter", "data_end")
-    )
+    death, last, end = (_days_after_ecg(table, name, n) for name in ("death_date", "last_encounter", "data_end"))
     if "death_date" not in table:
         end = np.full(n, np.nan)
     days = np.where(np.isnan(death), np.fmax(last, end), death)

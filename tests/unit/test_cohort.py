@@ -8,8 +8,10 @@ import pytest
 from hospital import make_hospital, make_study, write_recording
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from client.check import check_site
+from client.cli import app
 from client.cohort import assign_splits, eligibility, most_recent
 from client.dataset import open_site, record_lockbox_opening
 from client.keys import SiteKeys, load_keys
@@ -147,7 +149,7 @@ def test_quality_policy_decides_and_a_broken_recording_is_no_traceback(tmp_path)
     dat = tmp_path / "records" / "e2.dat"
     dat.write_bytes(dat.read_bytes()[:-2] + b"\x11\x11")
     data = open_site(settings, make_study())
-    assert dict((reason, ecgs) for reason, ecgs, _ in data.flow)["recording cannot be read"] == 3
+    assert {reason: ecgs for reason, ecgs, _ in data.flow}["recording cannot be read"] == 3
     assert len(data) == 2
     lenient = QualityPolicy(default="keep", actions={})
     assert len(open_site(settings.model_copy(update={"quality": lenient}), make_study())) == 3
@@ -244,3 +246,21 @@ def test_check_of_a_sound_site_tells_what_is_there(tmp_path):
         "rows with a recording: 4, without: 0",
         "recordings without a row: 0",
     ]
+
+
+def test_the_commands_end_with_2_when_something_is_wrong_and_show_values_on_the_terminal_only(tmp_path, caplog):
+    table = rows(4)
+    table[0]["age"] = "ninetyish"
+    make_hospital(tmp_path, table)
+    runner = CliRunner()
+    checked = runner.invoke(app, ["check", str(tmp_path / "site.yaml")])
+    assert checked.exit_code == 2
+    assert "table.csv:2: age, found 'ninetyish'" in checked.stdout
+    assert "ninetyish" not in caplog.text
+    table[0]["age"] = "90"
+    make_hospital(tmp_path, table)
+    assert runner.invoke(app, ["check", str(tmp_path / "site.yaml")]).exit_code == 0
+    forgotten = runner.invoke(app, ["forget", str(tmp_path / "site.yaml"), "p1"])
+    assert forgotten.exit_code == 0
+    assert "added to the opt-out list" in forgotten.stdout
+    assert "rows opted out: 2" in runner.invoke(app, ["check", str(tmp_path / "site.yaml")]).stdout
