@@ -15,18 +15,15 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.cache_entries import Entry, Found, nothing, row_of
 from client.keys import private_folder
 from ecgshared.errors import RunError
-
-STORED, REFUSED, UNREADABLE = 0, 1, 2
-"""What became of a recording: its signal is here, the site's policy refused it, or it could not be read."""
 
 ALWAYS_CHECKED_BYTES = 2**28
 """Caches up to this size are checked at every opening: it takes less than a second."""
@@ -45,52 +42,6 @@ CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER) WITHOUT R
 """
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One recording as the cache keeps it.
-
-    ``size_bytes``, ``mtime_ns`` and ``version`` (of the code that read it) say what it was made from; ``signal``
-    is int16 microvolts, shape = (12, T), None unless STORED; ``content`` is a keyed hash of the recording's own
-    samples; ``findings`` is JSON ``[[code, lead, value], ...]``; ``recorded_at`` is seconds since 1970, local.
-    """
-
-    record: bytes
-    patient: bytes
-    size_bytes: int
-    mtime_ns: int
-    version: int
-    status: int
-    signal: NDArray[np.int16] | None = None
-    content: bytes | None = None
-    findings: str = "[]"
-    age: float | None = None
-    sex: str = ""
-    recorded_at: int | None = None
-    fs: float | None = None
-    seconds: float | None = None
-    device: str = ""
-    format: str = ""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the cache knows of the recordings asked for, each shape = (n,); ``status`` -1: nothing fresh.
-
-    ``slot`` is -1 without a signal; ``content`` holds 16 bytes or b"".
-    """
-
-    status: NDArray[np.int8]
-    slot: NDArray[np.int64]
-    content: NDArray[np.object_]
-    findings: NDArray[np.object_]
-    age: NDArray[np.float64]
-    sex: NDArray[np.str_]
-    recorded_at: NDArray[np.datetime64]
-    fs: NDArray[np.float64]
-    seconds: NDArray[np.float64]
-    device: NDArray[np.object_]
-
-
 class SignalCache:
     """The cache of one fingerprint; use :func:`opened`."""
 
@@ -107,7 +58,7 @@ class SignalCache:
     def lookup(self, records: Sequence[bytes], signatures: Sequence[tuple[int, int]], version: int) -> Found:
         """Return what is kept of ``records``; what another file or other code made is not found."""
         n = len(records)
-        found = _nothing(n)
+        found = nothing(n)
         self._db.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (row INTEGER, record BLOB, bytes, mtime_ns)")
         self._db.execute("DELETE FROM temp.wanted")
         rows = ((i, record, *signatures[i]) for i, record in enumerate(records))
@@ -174,7 +125,7 @@ class SignalCache:
                         file.seek(slot * self.slot_bytes)
                         file.write(data)
                         crc = zlib.crc32(data)
-                    rows.append(_row(entry, slot, crc))
+                    rows.append(row_of(entry, slot, crc))
         except OSError as error:
             raise RunError(
                 f"the cache cannot be written ({error.strerror})", where=self.folder, remedy="free some space"
@@ -354,28 +305,5 @@ def _alone(folder: Path, waiting: Callable[[], None] | None) -> Iterator[None]:
         lock.close()
 
 
-def _row(entry: Entry, slot: int | None, crc: int | None) -> tuple[Any, ...]:
-    return (
-        *(entry.record, entry.patient, entry.size_bytes, entry.mtime_ns, entry.version, entry.status, slot, crc),
-        *(entry.content, entry.findings, entry.age, entry.sex, entry.recorded_at, entry.fs, entry.seconds),
-        *(entry.device, entry.format),
-    )
-
-
 def _marks(entries: Sequence[Entry]) -> str:
     return ", ".join("?" * len(entries))
-
-
-def _nothing(n: int) -> Found:
-    return Found(
-        status=np.full(n, -1, dtype=np.int8),
-        slot=np.full(n, -1, dtype=np.int64),
-        content=np.full(n, b"", dtype=object),
-        findings=np.full(n, "[]", dtype=object),
-        age=np.full(n, np.nan),
-        sex=np.full(n, "", dtype="<U1"),
-        recorded_at=np.full(n, np.datetime64("NaT"), dtype="datetime64[s]"),
-        fs=np.full(n, np.nan),
-        seconds=np.full(n, np.nan),
-        device=np.full(n, "", dtype=object),
-    )

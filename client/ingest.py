@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.cache import REFUSED, STORED, UNREADABLE, Entry, SignalCache
+from client.cache import SignalCache
+from client.cache_entries import REFUSED, STORED, UNREADABLE, Entry
 from client.dataset import UNITS_PER_MV
 from client.readers import read
 from client.settings import QualityPolicy

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.cache import REFUSED, STORED, UNREADABLE, Found, opened
+from client.cache import opened
+from client.cache_entries import REFUSED, STORED, UNREADABLE, Found
 from client.cohort import Linked, assign_splits, eligibility, link, most_recent
 from client.dataset import CachedSignals, Progress, SiteData
 from client.ingest import READING_VERSION, Job, Recipe, findings_of, ingest

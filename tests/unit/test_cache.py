@@ -9,7 +9,8 @@ from hospital import make_hospital, make_study, write_recording
 
 import client.cache
 import client.ingest
-from client.cache import STORED, Entry, opened
+from client.cache import opened
+from client.cache_entries import STORED, Entry
 from client.cells import normal_id
 from client.dataset import CachedSignals, open_site
 from client.forget import forget_patient
