@@ -190,6 +190,8 @@ def influence_answer(
     """
     auc, in_large, sensitivity = np.zeros((len(heads), 6)), np.zeros(len(heads)), np.zeros(len(heads))
     squares: list[float] = []
+    edge_head: list[float] = []
+    edges: list[float] = []
     edge_patients: list[float] = []
     edge_events: list[int] = []
     wholes = [group_size(head.patient, head.y) for head in heads]
@@ -217,6 +219,8 @@ def influence_answer(
         for edge in groups.lower:
             above = bins >= edge
             size = group_size(head.patient, head.y, above)
+            edge_head.append(float(h))
+            edges.append(float(edge))
             edge_patients.append(float(size.patients))
             edge_events.append(size.events)
             squares.append(
@@ -232,10 +236,15 @@ def influence_answer(
     whole = Evidence(_stack(w.patients for w in wholes), _stack(w.events for w in wholes))
     edge_evidence = Evidence(np.array(edge_patients, dtype=np.int64), np.array(edge_events, dtype=np.int64))
     return Answer(
-        Influence(auc, in_large, sensitivity, np.array(squares, dtype=float), np.array(edge_patients, dtype=float)),
+        Influence(
+            auc,
+            in_large,
+            sensitivity,
+            *(np.array(column, dtype=np.float64) for column in (edge_head, edges, squares, edge_patients)),
+        ),
         {
             **dict.fromkeys(("auc", "in_large", "sensitivity"), whole),
-            **dict.fromkeys(("edge_square_sum", "edge_patients"), edge_evidence),
+            **dict.fromkeys(("head", "edge", "edge_square_sum", "edge_patients"), edge_evidence),
         },
     )
 

@@ -130,12 +130,15 @@ class Influence:
     """Squared influences against the pooled curves sent.
 
     ``auc``: (H, 6), see AucSums. ``in_large``, ``sensitivity``: (H,). At each of the site's merged bins'
-    lower edges, shape = (k,): ``edge_square_sum`` of the rate above it, ``edge_patients`` above it.
+    lower edges, shape = (k,): its ``head``, the ``edge``, ``edge_square_sum`` of the rate above it, ``edge_patients``
+    above it.
     """
 
     auc: Annotated[Floats, Sums()]
     in_large: Annotated[Floats, Sums()]
     sensitivity: Annotated[Floats, Sums()]
+    head: Annotated[Floats, Sums()]
+    edge: Annotated[Floats, Sums()]
     edge_square_sum: Annotated[Floats, Sums()]
     edge_patients: Annotated[Floats, Count()]
 

@@ -151,7 +151,7 @@ def _pool_group(
         result[head] = {
             **pooled_json(
                 pooled[h],
-                {s: i for s, reply in influences.items() if (i := _of_head(reply, histograms[s], h)) is not None},
+                {s: i for s, reply in influences.items() if (i := _of_head(reply, h, len(heads))) is not None},
                 local,
                 h,
                 top_shares=step.top_shares,
@@ -165,23 +165,21 @@ def _pool_group(
     return result
 
 
-def _of_head(reply: Influence, binned: Mapping[int, _Binned], h: int) -> HeadInfluence | None:
+def _of_head(reply: Influence, h: int, n_heads: int) -> HeadInfluence | None:
     """Find one head's part of a site's reply; None where the site sent something of another shape."""
-    start = sum(len(binned[k][0].lower) for k in sorted(binned) if k < h)
-    edges = binned[h][0].lower.astype(np.float64) if h in binned else np.zeros(0)
-    total = sum(len(b[0].lower) for b in binned.values())
-    if np.shape(reply.auc)[1:] != (6,) or h >= len(reply.auc):
+    columns = (reply.head, reply.edge, reply.edge_square_sum, reply.edge_patients)
+    if np.shape(reply.auc) != (n_heads, 6) or {np.shape(reply.in_large), np.shape(reply.sensitivity)} != {(n_heads,)}:
         return None
-    if len(reply.edge_square_sum) != total or len(reply.edge_patients) != total:
+    if any(np.shape(column) != np.shape(reply.head) or np.ndim(column) != 1 for column in columns):
         return None
-    here = slice(start, start + len(edges))
+    mine = reply.head == h
     return HeadInfluence(
         auc=reply.auc[h],
         in_large=float(reply.in_large[h]),
         sensitivity=float(reply.sensitivity[h]),
-        edge=edges,
-        edge_square_sum=reply.edge_square_sum[here],
-        edge_patients=reply.edge_patients[here],
+        edge=reply.edge[mine],
+        edge_square_sum=reply.edge_square_sum[mine],
+        edge_patients=reply.edge_patients[mine],
     )
 
 

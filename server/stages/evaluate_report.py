@@ -66,9 +66,7 @@ def _blocks(r: dict[str, Any], head: str) -> list[Block]:
     ecg_level = [s for s, v in sites.items() if v["interval_unit"] == "ECG"]
     if ecg_level:
         blocks.append(
-            Text(
-                f"{', '.join(ecg_level)}: patients are not known; intervals are of ECGs, and nothing is said of patients."
-            )
+            Text(f"{', '.join(ecg_level)}: no patient identifiers; intervals are of ECGs, and none is of patients.")
         )
     return blocks
 

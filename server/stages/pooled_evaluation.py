@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -258,7 +259,7 @@ def _calibration_curve(head: PooledHead, groups: int = 10) -> list[dict[str, Any
     )
     predicted = np.concatenate(list(head.predicted.values()))
     rows = []
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in pairwise(bounds):
         part = np.clip(np.minimum(upper, high) - np.maximum(lower, low), 0, None) / (upper - lower)
         n = float(part @ (cases + controls))
         if n < 0.5:
