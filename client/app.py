@@ -7,6 +7,8 @@ run's configuration is never read.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import traceback
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
@@ -22,7 +25,7 @@ from client.approval import approved_study
 from client.audit import log_event
 from client.dataset import SiteData, open_site, record_lockbox_opening
 from client.egress import log_release, release
-from client.keys import derived_generator
+from client.keys import load_keys
 from client.outbox import Outbox
 from client.settings import SiteSettings, load_site
 from client.site import SiteContext
@@ -75,7 +78,9 @@ def border(message: Message, context: Context, call_next: ClientAppCallable) -> 
         code, error = RefusalCode.INTERNAL, unknown
     frames = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
     if state is not None:
-        log_event(state, "refused", code=code.value, error=type(error).__name__, frames=frames[-6:])
+        # A refusal's first sentence is written by us and names fields and rules; other errors may quote data.
+        why = error.what if isinstance(error, Refused) else type(error).__name__
+        log_event(state, "refused", code=code.value, error=why, frames=frames[-6:])
     return Message(refusal_records(site, code), reply_to=message)
 
 
@@ -138,15 +143,19 @@ def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str
 
 
 def open_context(path: Path, settings: SiteSettings, study: Study, request: Request) -> SiteContext:
-    """Open (once a process) the cohort under this study and hand out what the step may see of it."""
+    """Open (once a process) the cohort under this study and hand out what the step may see of it.
+
+    A training site's lockbox is handed only to a step that opens it, and the opening is recorded. A site that is
+    only evaluated has no lockbox to guard: all its patients stand there.
+    """
     step = study.step(request.step)
     key = (path, study.sha256)
     if key not in _cohorts:
         _cohorts[key] = open_site(settings, study)
-    data = _cohorts[key]
-    if step.opens_lockbox:
+    data, trains = _cohorts[key], settings.site in study.sites.train
+    if trains and step.opens_lockbox:
         record_lockbox_opening(settings, study_hash=study.sha256, step=step.id, run=request.run)
-    else:
+    elif trains:
         data = data.without_lockbox()
     return SiteContext(
         settings=settings,
@@ -155,9 +164,19 @@ def open_context(path: Path, settings: SiteSettings, study: Study, request: Requ
         data=data,
         state=settings.state / "runs" / request.run,
         run=request.run,
-        trains=settings.site in study.sites.train,
-        rng=derived_generator(settings, study.sha256, step.id, request.phase, request.round),
+        trains=trains,
+        rng=_generator(settings, study.sha256, step.id, request.phase, str(request.round)),
     )
+
+
+def _generator(settings: SiteSettings, *names: str) -> np.random.Generator:
+    """Return randomness of this site for one request: the same when asked again, never from the study's seed."""
+    text = "\0".join(names).encode()
+    if settings.seed is None:
+        digest = hmac.digest(load_keys(settings).own, b"ecgfed randomness v1\0" + text, "sha256")
+    else:
+        digest = hashlib.sha256(str(settings.seed).encode() + b"\0" + text).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 def site_file(context: Context) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from client.keys import append_line
 from client.settings import SiteSettings
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits
@@ -35,7 +35,7 @@ from ecgshared.stages.protocol import (
 )
 from ecgshared.wire import encode_payload, has_infinity, stamp_of
 
-_PLAIN_TEXT = re.compile(r"^[A-Za-z0-9 ._:/+()<>=-]{0,80}$")
+_PLAIN_TEXT = re.compile(r"^[A-Za-z0-9 ._:/+()<>=',-]{0,80}$")
 _MAX_PUBLIC_VALUES = 4096
 
 
@@ -93,23 +93,15 @@ def release(answer: Answer, request: Request, *, stage: str, settings: SiteSetti
 
 def log_release(state: Path, line: dict[str, Any], *, replayed: bool) -> None:
     """Append one line to the site's log of releases and sync it: what left is on record before it leaves."""
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
     stamped = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "replayed": replayed, **line}
-    descriptor = os.open(state / "releases.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, (json.dumps(stamped, sort_keys=True) + "\n").encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    append_line(state / "releases.jsonl", json.dumps(stamped, sort_keys=True))
 
 
 def _closed(why: str) -> Refused:
     return Refused(RefusalCode.GATE_CLOSED, f"the egress gate is closed: {why}")
 
 
-def _checked(
-    name: str, value: Any, kind: Kind, evidence: Evidence | None, limits: DisclosureLimits
-) -> tuple[Any, int]:
+def _checked(name: str, value: Any, kind: Kind, evidence: Evidence | None, limits: DisclosureLimits) -> tuple[Any, int]:
     """Return the value fit to leave and the number of cells that were withheld."""
     if isinstance(kind, Public):
         _check_public(name, value)

@@ -32,17 +32,11 @@ class ModelRows:
     ) -> None:
         self._data, self._rows = data, rows
         columns = {"age": data.age, "male": data.male}
-        scaled = [
-            (columns[c][rows] - standardise[i, 0]) / standardise[i, 1]
-            for c in covariates
-            for i in [_ORDER[c]]
-        ]
+        scaled = [(columns[c][rows] - standardise[i, 0]) / standardise[i, 1] for c in covariates for i in [_ORDER[c]]]
         self._covariates = np.stack(scaled, axis=1) if scaled else np.empty((len(rows), 0))
         self._labels = data.labels[np.ix_(rows, [data.heads.index(head) for head in heads])]
         # Patients renumbered, as a private step draws from 0 to n - 1 without gaps.
-        self.patient: NDArray[np.int64] = np.unique(data.patient[rows], return_inverse=True)[1].astype(
-            np.int64
-        )
+        self.patient: NDArray[np.int64] = np.unique(data.patient[rows], return_inverse=True)[1].astype(np.int64)
 
     def __len__(self) -> int:
         return len(self._rows)

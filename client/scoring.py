@@ -72,7 +72,5 @@ def _predict(
     from ecgshared.learning.loop import predict
 
     model = load_model(site, config, weights)
-    data = ModelRows(
-        site.data, rows, covariates=config.model.covariates, standardise=standardise, heads=config.heads
-    )
+    data = ModelRows(site.data, rows, covariates=config.model.covariates, standardise=standardise, heads=config.heads)
     return predict(model, data, np.arange(len(rows)))

@@ -28,9 +28,7 @@ def load_model(site: SiteContext, config: Config, weights: NDArray[Any]) -> nn.M
         torch.set_num_threads(compute.threads)
     precision = "fp64" if config.precision == "fp64" else compute.precision
     dtype = torch.float64 if precision == "fp64" else torch.float32
-    model = build(
-        config.model, head_specs(config, site.study), site.study.input.samples, site.study.seed, dtype
-    )
+    model = build(config.model, head_specs(config, site.study), site.study.input.samples, site.study.seed, dtype)
     layout = Layout.of(model, config.layout_mode)
     try:
         layout.load(model, weights)

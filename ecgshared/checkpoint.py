@@ -30,6 +30,4 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]
     try:
         return unpack(path.read_bytes())
     except WireError as error:
-        raise RunError(
-            f"is no checkpoint: {error}", where=path, remedy="remove it; the step begins anew"
-        ) from None
+        raise RunError(f"is no checkpoint: {error}", where=path, remedy="remove it; the step begins anew") from None

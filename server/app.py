@@ -28,8 +28,6 @@ def main(grid: Grid, context: Context) -> None:
         else RunFolder.create(Path(out), Path(study), backend="flower")
     )
     try:
-        run_study(
-            grid, folder, lambda step, done, total, text: print(f"{step}: {done}/{total} {text}", flush=True)
-        )
+        run_study(grid, folder, lambda step, done, total, text: print(f"{step}: {done}/{total} {text}", flush=True))
     finally:
         folder.close()

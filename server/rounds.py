@@ -81,9 +81,7 @@ class Federation:
         if site not in self._study.sites.all:
             return
         if self._nodes.get(site, node) != node:
-            raise RunError(
-                f"two nodes both say they are site {site!r}", remedy="give each site file a name of its own"
-            )
+            raise RunError(f"two nodes both say they are site {site!r}", remedy="give each site file a name of its own")
         self._nodes[site] = node
         if hello.get("study") != self._study.sha256:
             self._unapproved.add(site)
@@ -116,9 +114,7 @@ class Federation:
             if len(answered) >= self._needed(sites, absent, quorum):
                 break
         seconds = time.monotonic() - start
-        sent = {
-            site: len(records.array_records["body"]["body"].data) for site in sites if site in self._nodes
-        }
+        sent = {site: len(records.array_records["body"]["body"].data) for site in sites if site in self._nodes}
         self._run.append(
             "history.jsonl",
             {
@@ -165,9 +161,7 @@ class Federation:
         absent.update({site: "not-connected" for site in sites if site not in self._nodes})
         absent.update({site: RefusalCode.STUDY_NOT_APPROVED for site in sites if site in self._unapproved})
         ready = [site for site in sites if site in self._nodes and site not in self._unapproved]
-        messages = [
-            Message(records, self._nodes[site], MESSAGE_TYPE_ASK, ttl=deadline + 60) for site in ready
-        ]
+        messages = [Message(records, self._nodes[site], MESSAGE_TYPE_ASK, ttl=deadline + 60) for site in ready]
         waiting = dict(zip(self._grid.push_messages(messages), ready, strict=True)) if ready else {}
         while waiting and time.monotonic() < end:
             replies = list(self._grid.pull_messages(list(waiting)))
@@ -232,9 +226,7 @@ def _description(payload: Any, site: str, request: Request, size: int) -> dict[s
         described[field.name] = {
             "kind": type(field_kinds(type(payload))[field.name][1]).__name__.lower(),
             "type": type(value).__name__ if array is None else str(array.dtype),
-            "shape": list(np.shape(value))
-            if array is not None or not hasattr(value, "__len__")
-            else [len(value)],
+            "shape": list(np.shape(value)) if array is not None or not hasattr(value, "__len__") else [len(value)],
             "withheld": 0 if array is None else int(np.isnan(array).sum()),
         }
     return {

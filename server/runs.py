@@ -95,9 +95,7 @@ class RunFolder:
     def update(self, **changes: Any) -> None:
         """Change keys of run.json atomically."""
         info = self.info if (self.path / "run.json").exists() else {}
-        write_atomically(
-            self.path / "run.json", json.dumps(info | changes, indent=2, sort_keys=True).encode()
-        )
+        write_atomically(self.path / "run.json", json.dumps(info | changes, indent=2, sort_keys=True).encode())
 
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Append one JSON line to ``history.jsonl`` or ``releases.jsonl``."""
@@ -118,9 +116,7 @@ class RunFolder:
         content = json.loads(file.read_text(encoding="utf-8"))
         tensors = self.path / "artefacts" / f"{step}.safetensors"
         if hashlib.sha256(tensors.read_bytes()).hexdigest() != content["arrays_sha256"]:
-            raise RunError(
-                "does not match the hash its step recorded", where=tensors, remedy="restore it, or run anew"
-            )
+            raise RunError("does not match the hash its step recorded", where=tensors, remedy="restore it, or run anew")
         return Artefact(step, content["stage"], content["result"], dict(load_file(tensors)))
 
     def save_artefact(self, artefact: Artefact) -> None:
@@ -159,7 +155,5 @@ def _locked(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise RunError(
-            "another process is working on this run", where=path, remedy="wait for it, or stop it"
-        ) from None
+        raise RunError("another process is working on this run", where=path, remedy="wait for it, or stop it") from None
     return descriptor

@@ -44,15 +44,11 @@ class Aggregator:
         """
         for site, update in updates.items():
             if update.shape != current.shape or update.dtype != current.dtype:
-                raise ModelError(
-                    f"site {site!r} sent {update.dtype}{update.shape}, not {current.dtype}{current.shape}"
-                )
+                raise ModelError(f"site {site!r} sent {update.dtype}{update.shape}, not {current.dtype}{current.shape}")
         if isinstance(self._strategy, FedAdam):
             # What its configure_train would have kept; we don't let a strategy send messages.
             self._strategy.current_arrays = {_KEY: current}
-        replies = [
-            _as_reply(update, weights[site]) for site, update in sorted(updates.items()) if weights[site] > 0
-        ]
+        replies = [_as_reply(update, weights[site]) for site, update in sorted(updates.items()) if weights[site] > 0]
         arrays, _ = self._strategy.aggregate_train(round_number, replies)
         if arrays is None:
             raise ModelError("no site with a positive weight sent an update")
@@ -78,9 +74,7 @@ def _build(config: StrategyConfig) -> FlowerStrategy:
             # FedProx acts in the local objective, FedBN in what the flat vector leaves out: both average here.
             return FedAvg()
         case "fedadam":
-            return FedAdam(
-                eta=config.server_learning_rate, beta_1=config.beta_1, beta_2=config.beta_2, tau=config.tau
-            )
+            return FedAdam(eta=config.server_learning_rate, beta_1=config.beta_1, beta_2=config.beta_2, tau=config.tau)
         case "fedmedian":
             return FedMedian()
         case "fedtrimmedavg":

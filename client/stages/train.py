@@ -106,9 +106,7 @@ def _privacy_plan(site: SiteContext, config: Config, rows: ModelRows) -> Privacy
             raise Refused(RefusalCode.PRIVACY_REQUIRED, "this site trains with differential privacy only")
         return None
     if not site.data.patients_known:
-        raise Refused(
-            RefusalCode.PRIVACY_REQUIRED, "without patient ids privacy per patient cannot be promised"
-        )
+        raise Refused(RefusalCode.PRIVACY_REQUIRED, "without patient ids privacy per patient cannot be promised")
     try:
         return plan_privacy(
             config.privacy,
@@ -132,9 +130,7 @@ def _step(
 ) -> TrainStep:
     w = head_weight_vector(config)
     if plan is not None:
-        return PrivateStep(
-            model, optimiser, private_cell_weights(w, inputs.head_counts), plan=plan, work=config.local
-        )
+        return PrivateStep(model, optimiser, private_cell_weights(w, inputs.head_counts), plan=plan, work=config.local)
     return PlainStep(
         model,
         optimiser,

@@ -130,7 +130,9 @@ def field_kinds(cls: type[Any]) -> dict[str, tuple[type[Any], Kind]]:
     kinds: dict[str, tuple[type[Any], Kind]] = {}
     for field in fields(cls):
         hint = hints[field.name]
-        found = [a for a in get_args(hint)[1:] if isinstance(a, get_args(Kind))] if get_origin(hint) is Annotated else []
+        found = (
+            [a for a in get_args(hint)[1:] if isinstance(a, get_args(Kind))] if get_origin(hint) is Annotated else []
+        )
         if len(found) != 1:
             raise TypeError(f"{cls.__name__}.{field.name} declares no kind of release")
         kinds[field.name] = (get_args(hint)[0], found[0])

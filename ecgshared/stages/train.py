@@ -58,9 +58,7 @@ class Config(StepConfig):
     local: LocalWork = LocalWork()
     augment: AugmentConfig = AugmentConfig()
     precision: Literal["fp32", "fp64"] = Field(default="fp32", description="of the vector that travels")
-    keep: Literal["last", "best"] = Field(
-        default="last", description="best: the lowest pooled validation loss"
-    )
+    keep: Literal["last", "best"] = Field(default="last", description="best: the lowest pooled validation loss")
     privacy: PrivacyConfig | None = None
 
     @model_validator(mode="after")
@@ -69,22 +67,16 @@ class Config(StepConfig):
             raise ValueError("strategy fedprox needs local.prox_mu above 0")
         unknown = set(self.head_weights) - set(self.heads)
         if unknown:
-            raise ValueError(
-                f"head_weights names {', '.join(sorted(unknown))}, which is no head of this step"
-            )
+            raise ValueError(f"head_weights names {', '.join(sorted(unknown))}, which is no head of this step")
         if self.privacy is not None:
             if self.local.steps is None:
-                raise ValueError(
-                    "privacy needs local.steps: the number of steps must not depend on a site's data"
-                )
+                raise ValueError("privacy needs local.steps: the number of steps must not depend on a site's data")
             if self.model.norm == "batch":
                 raise ValueError("privacy cannot use model.norm batch: it mixes patients; use group")
             if self.keep == "best":
                 raise ValueError("privacy releases no validation figures, so keep must be last")
             if self.local.prox_mu or self.local.max_grad_norm:
-                raise ValueError(
-                    "privacy clips each patient itself; leave local.prox_mu and local.max_grad_norm out"
-                )
+                raise ValueError("privacy clips each patient itself; leave local.prox_mu and local.max_grad_norm out")
         return self
 
     @property
@@ -138,13 +130,24 @@ def head_weight_vector(config: Config) -> NDArray[np.float64]:
     return np.array([config.head_weights.get(head, 1.0) for head in config.heads])
 
 
+def initial_weights(step: Config, study: Study) -> tuple[str, NDArray[Any], int]:
+    """Return layout hash, initial vector and number of trainable parameters, from the study's seed alone."""
+    import torch
+
+    from ecgshared.learning.layout import Layout
+    from ecgshared.models import build
+
+    dtype = torch.float64 if step.precision == "fp64" else torch.float32
+    model = build(step.model, head_specs(step, study), study.input.samples, study.seed, dtype)
+    layout = Layout.of(model, step.layout_mode)
+    return layout.hash, layout.flatten(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
 def describe_step(step: StepConfig, study: Study) -> str:
     """Return the id of the describe step this one uses; raise ValueError where it uses none."""
     described = study.used(step, "describe")
     if described is None:
-        raise ValueError(
-            f"step {step.id!r} must use a describe step: it gives the global counts of each head"
-        )
+        raise ValueError(f"step {step.id!r} must use a describe step: it gives the global counts of each head")
     return described.id
 
 
@@ -159,12 +162,8 @@ def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
         )
     columns = {e.column for h in step.heads if isinstance(e := study.endpoints[h], BinaryEndpoint)}
     if "male" in columns and "male" in step.model.covariates:
-        raise ValueError(
-            f"step {step.id!r}: the label male is among model.covariates; the model would read its answer"
-        )
+        raise ValueError(f"step {step.id!r}: the label male is among model.covariates; the model would read its answer")
     outside = [site for site in study.members(step) if site not in study.sites.train]
     if outside:
-        raise ValueError(
-            f"step {step.id!r}: {', '.join(outside)} would train, but is no training site of the study"
-        )
+        raise ValueError(f"step {step.id!r}: {', '.join(outside)} would train, but is no training site of the study")
     describe_step(step, study)

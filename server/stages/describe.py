@@ -22,9 +22,7 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
     totals = training_totals(training) if training else None
     arrays: dict[str, NDArray[Any]] = {}
     if totals is not None:
-        by_site = dict(
-            zip((s for s in conduct.study.sites.train if s in counts), totals.site_weights, strict=True)
-        )
+        by_site = dict(zip((s for s in conduct.study.sites.train if s in counts), totals.site_weights, strict=True))
         arrays = {
             "head_counts": totals.head_counts,
             "site_weights": np.array([by_site.get(site, 0.0) for site in conduct.study.sites.train]),
@@ -48,9 +46,7 @@ def report(artefact: Artefact) -> list[Section]:
         row: list[Cell] = [site, _total(r["patients"]), _total(r["ecgs"]), r["follow_up_years"]["mean"]]
         for head in heads:
             offered = head in r["heads_offered"]
-            row += (
-                [_total(r["events"][head]), _total(r["labelled"][head])] if offered else ["not offered", "-"]
-            )
+            row += [_total(r["events"][head]), _total(r["labelled"][head])] if offered else ["not offered", "-"]
         numbers.append(row)
     columns = ["site", "patients", "ECGs", "follow-up, mean years"]
     columns += [text for head in heads for text in (f"{head}: events", f"{head}: labelled ECGs")]
@@ -100,10 +96,7 @@ def _flows(sites: dict[str, Any]) -> list[Flow]:
         Flow(
             f"From table to cohort, {unit}",
             names,
-            [
-                FlowRow(rule, [_whole(sites[site]["flow"][i][key]) for site in names])
-                for i, rule in enumerate(rules)
-            ],
+            [FlowRow(rule, [_whole(sites[site]["flow"][i][key]) for site in names]) for i, rule in enumerate(rules)],
             unit=unit,
             note="A line is withheld where it leaves, or takes out, fewer patients than a site may speak of.",
         )
@@ -133,12 +126,9 @@ def _site_result(c: SiteCounts, heads: list[str]) -> dict[str, Any]:
         "patients": {split: _number(c.patients[s]) for s, split in enumerate(SPLITS)},
         "ecgs": {split: _number(c.ecgs[s]) for s, split in enumerate(SPLITS)},
         "labelled": {
-            h: {split: _number(c.labelled[i, s]) for s, split in enumerate(SPLITS)}
-            for i, h in enumerate(heads)
+            h: {split: _number(c.labelled[i, s]) for s, split in enumerate(SPLITS)} for i, h in enumerate(heads)
         },
-        "events": {
-            h: {split: _number(c.events[i, s]) for s, split in enumerate(SPLITS)} for i, h in enumerate(heads)
-        },
+        "events": {h: {split: _number(c.events[i, s]) for s, split in enumerate(SPLITS)} for i, h in enumerate(heads)},
         "table1": {
             group: {
                 variable: {"mean": _number(c.table1[g, v, 0]), "sd": _number(c.table1[g, v, 1])}

@@ -14,7 +14,7 @@ from ecgshared.checkpoint import load_checkpoint, save_checkpoint
 from ecgshared.errors import RunError
 from ecgshared.learning.plan import learning_rate
 from ecgshared.stages.protocol import StepConfig
-from ecgshared.stages.train import Config, describe_step, head_specs
+from ecgshared.stages.train import Config, describe_step, initial_weights
 from ecgshared.study import Study
 from server.conduct import Artefact, Conduct, Replies
 from server.report.sections import Cell, Figure, Key, Section, Series, Table, Text
@@ -89,19 +89,6 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
     return Artefact(step.id, "train", result, {"weights": kept, "standardise": standardise})
 
 
-def initial_weights(step: Config, study: Study) -> tuple[str, NDArray[Any], int]:
-    """Return layout hash, initial vector and number of trainable parameters, from the study's seed alone."""
-    import torch
-
-    from ecgshared.learning.layout import Layout
-    from ecgshared.models import build
-
-    dtype = torch.float64 if step.precision == "fp64" else torch.float32
-    model = build(step.model, head_specs(step, study), study.input.samples, study.seed, dtype)
-    layout = Layout.of(model, step.layout_mode)
-    return layout.hash, layout.flatten(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
 def report(artefact: Artefact) -> list[Section]:
     """Learning curves, settings, who was absent, and what epsilon covers."""
     result = artefact.result
@@ -147,9 +134,7 @@ def report(artefact: Artefact) -> list[Section]:
     blocks.append(Table("Settings", ["", ""], rows))
     if result["absent"] or result["withheld_sites"]:
         absent: list[list[Cell]] = [
-            [site, reason, rounds]
-            for site, reasons in result["absent"].items()
-            for reason, rounds in reasons.items()
+            [site, reason, rounds] for site, reasons in result["absent"].items() for reason, rounds in reasons.items()
         ]
         absent += [
             [site, "withheld its number of training ECGs: too few to train", result["rounds"]]
@@ -191,9 +176,7 @@ def _resumed(conduct: Conduct, initial: NDArray[Any]) -> _State:
     if found is None:
         return _State(weights=initial)
     header, arrays = found
-    strategy = {
-        name.removeprefix("strategy."): a for name, a in arrays.items() if name.startswith("strategy.")
-    }
+    strategy = {name.removeprefix("strategy."): a for name, a in arrays.items() if name.startswith("strategy.")}
     if header["best_loss"] is None:
         header["best_loss"] = math.inf
     return _State(weights=arrays["weights"], best=arrays.get("best"), strategy=strategy, **header)
@@ -219,11 +202,7 @@ def _of_layout(replies: Replies, layout_hash: str, current: NDArray[Any]) -> dic
     """Keep the updates that fit the model; the others are as good as absent, with that reason."""
     accepted = {}
     for site, reply in replies.by_site.items():
-        if (
-            reply.layout == layout_hash
-            and reply.update.shape == current.shape
-            and reply.update.dtype == current.dtype
-        ):
+        if reply.layout == layout_hash and reply.update.shape == current.shape and reply.update.dtype == current.dtype:
             accepted[site] = reply
         else:
             replies.absent[site] = "wrong-shape"  # type: ignore[index]
@@ -262,8 +241,7 @@ def _note_validation(
 ) -> None:
     by_site = {site: [_number(v) for v in reply.validation_auc] for site, reply in replies.items()}
     aucs = {
-        head: _mean({site: values[h] for site, values in by_site.items()}, weights)
-        for h, head in enumerate(step.heads)
+        head: _mean({site: values[h] for site, values in by_site.items()}, weights) for h, head in enumerate(step.heads)
     }
     head_losses = [
         _mean({site: _number(reply.validation_loss[h]) for site, reply in replies.items()}, weights)

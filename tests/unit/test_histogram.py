@@ -111,9 +111,7 @@ def test_a_barrier_begins_an_interval_where_both_sides_allow_it():
     risk = rng.random(2000)
     y = (rng.random(2000) < risk).astype(int)
     for barrier, honoured in ((int(bin_of_risk(np.array([0.7]))[0]), True), (N_BINS - 1, False)):
-        _, groups = score_histogram(
-            bin_of_risk(risk), y, np.arange(2000), DisclosureLimits(), barrier=barrier
-        )
+        _, groups = score_histogram(bin_of_risk(risk), y, np.arange(2000), DisclosureLimits(), barrier=barrier)
         assert (barrier in groups.lower) is honoured
 
 
@@ -128,9 +126,7 @@ def test_ungated_bins_stand_alone_and_give_an_auc_as_good_as_exact():
 
 def test_seventeen_patients_release_no_histogram():
     y = np.array([1] * 3 + [0] * 14)
-    histogram, groups = score_histogram(
-        bin_of_risk(np.linspace(0, 1, 17)), y, np.arange(17), DisclosureLimits()
-    )
+    histogram, groups = score_histogram(bin_of_risk(np.linspace(0, 1, 17)), y, np.arange(17), DisclosureLimits())
     assert len(histogram.lower) == len(groups) == 0
     assert np.isnan(pool([histogram]).auc.value)
     assert np.isnan(pool([]).auc.value)

@@ -90,9 +90,7 @@ def test_without_clusters_it_is_delong():
 
 def test_ratio_equals_the_clustered_mean_of_statsmodels():
     _, y, patient = clustered_cohort(7, patients=200)
-    fit = sm.OLS(y, np.ones(len(y))).fit(
-        cov_type="cluster", cov_kwds={"groups": patient, "use_correction": False}
-    )
+    fit = sm.OLS(y, np.ones(len(y))).fit(cov_type="cluster", cov_kwds={"groups": patient, "use_correction": False})
     n = len(np.unique(patient))
     ours = clustered_ratio(y, np.ones(len(y)), patient)
     assert abs(ours.value - fit.params[0]) < 1e-12
@@ -109,12 +107,8 @@ def test_sites_add_up_to_the_pooled_auc_interval_exactly():
     score, y, patient = (np.concatenate(column) for column in zip(*sites, strict=True))
     distinct = np.unique(score)
     index = [np.searchsorted(distinct, s) for s, _, _ in sites]
-    cases = sum(
-        np.bincount(i[o == 1], minlength=len(distinct)) for i, (_, o, _) in zip(index, sites, strict=True)
-    )
-    controls = sum(
-        np.bincount(i[o == 0], minlength=len(distinct)) for i, (_, o, _) in zip(index, sites, strict=True)
-    )
+    cases = sum(np.bincount(i[o == 1], minlength=len(distinct)) for i, (_, o, _) in zip(index, sites, strict=True))
+    controls = sum(np.bincount(i[o == 0], minlength=len(distinct)) for i, (_, o, _) in zip(index, sites, strict=True))
     v10, v01 = placements_from_counts(cases, controls)
     value = auc_from_counts(cases, controls)
     sums = [
