@@ -126,8 +126,9 @@ class WaveformEffects(Config):
     """How strongly fibrosis shows in the ECG. All zero: it does not (the null scenario)."""
 
     conduction: float = Field(default=1.0, ge=0, description="share of the sheet's delay and dispersion that QRS takes")
-    left_axis_deg: float = Field(default=35.0, ge=0, description="turn of the terminal QRS vector at 0.45")
-    r_loss: float = Field(default=0.55, ge=0, le=1, description="share of the anterior initial force lost at 0.45")
+    left_axis_deg: float = Field(default=40.0, ge=0, description="turn of the terminal QRS vector at 0.45")
+    backward_deg: float = Field(default=10.0, ge=0, description="turn of QRS to the back at 0.45: a late transition")
+    r_loss: float = Field(default=0.65, ge=0, le=1, description="share of the anterior initial force lost at 0.45")
 
 
 class HazardEffects(Config):
@@ -178,7 +179,7 @@ def anatomy_of(people: People) -> Anatomy:
     vertical = 11.0 * z[:, 1]
     tilt = 7.0 * z[:, 2]
     shift = np.stack([0.7 * z[:, 3] + 0.04 * bmi, 0.5 * z[:, 4], 0.7 * z[:, 5] + 0.06 * bmi], axis=1)
-    scale = np.exp(0.16 * people.electrical[:, 0] - 0.012 * bmi - 0.002 * age + np.where(people.male, 0.08, -0.08))
+    scale = np.exp(0.16 * people.electrical[:, 0] - 0.02 * bmi - 0.002 * age + np.where(people.male, 0.08, -0.08))
     return Anatomy(
         REFERENCE_HEART_CM + shift,
         np.deg2rad(np.clip(np.stack([frontal, vertical, tilt], 1), -60, 60)),
@@ -198,7 +199,7 @@ def heart_of(people: People, effects: WaveformEffects) -> h.Heart:
     qrs = _scaled(qrs, axis=2, kernels=slice(-2, -1), by=np.exp(0.20 * e[:, 2]))
     qrs = _scaled(qrs, axis=1, kernels=slice(5, 7), by=np.exp(0.12 + 0.16 * e[:, 3]))
     qrs = _scaled(qrs, axis=0, kernels=slice(0, 5), by=np.full(n, 0.8))
-    muscle = np.exp(0.055 * e[:, 4] + np.where(people.male, 0.04, -0.04))  # QRS duration follows muscle volume
+    muscle = np.exp(0.045 * e[:, 4] + np.where(people.male, 0.04, -0.04))  # QRS duration follows muscle volume
     qrs = conduct_qrs(qrs, people.fibrosis, effects, muscle)
 
     p = _scaled(p, axis=2, kernels=slice(5, None), by=np.full(n, 0.55))
@@ -221,21 +222,25 @@ def conduct_qrs(qrs: h.Part, fibrosis: F64, effects: WaveformEffects, muscle: F6
 
     Each kernel stands for tissue activated ``path`` seconds after onset. Its activation comes ``delay`` times
     later and is spread by ``dispersion * path`` at constant area: slurring grows towards the end of QRS.
-    The late vector turns left and up, and the early anterior force that makes the r of V1-V3 is lost.
+    The late vector turns left and up; the early anterior force that makes the r of V1-V3 is lost, and all of QRS turns
+    back.
     """
     share = np.asarray(fibrosis, dtype=np.float64) * effects.conduction
     found = conduct(np.minimum(share, MAX_FIBROSIS))
     path = np.maximum(qrs.centre_s - h.QRS_ONSET_S, 0.0) * muscle[:, None]
     centre = h.QRS_ONSET_S + path * found.delay[:, None]
     own = qrs.width_s * muscle[:, None]
-    # Local activation lasts longer by half the delay; dispersion adds in quadrature.
-    lasting = own * (1 + 0.5 * (found.delay - 1))[:, None]
+    # A slower front has the same double layer, so it lasts longer at the same strength; what dispersion adds
+    # in quadrature is the same current spread over more time.
+    lasting = own * found.delay[:, None]
     width = np.hypot(lasting, found.dispersion[:, None] * path)
     relative = np.asarray(fibrosis, dtype=np.float64) / MAX_FIBROSIS
     late = np.clip(path / (0.055 * muscle[:, None]), 0, 1.5)
     turn = np.deg2rad(effects.left_axis_deg) * relative[:, None] * late
-    x, y, z = np.moveaxis(qrs.vector * (own / width)[:, :, None], -1, 0)
+    x, y, z = np.moveaxis(qrs.vector * (lasting / width)[:, :, None], -1, 0)
     z = np.where(z < 0, z * (1 - effects.r_loss * relative)[:, None], z)
+    back = np.deg2rad(effects.backward_deg) * relative[:, None]
+    x, z = np.cos(back) * x - np.sin(back) * z, np.sin(back) * x + np.cos(back) * z
     vector = np.stack([np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x, z], axis=-1)
     return h.Part(vector.astype(np.float32), centre.astype(np.float32), width.astype(np.float32))
 

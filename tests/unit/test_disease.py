@@ -120,7 +120,7 @@ class TestWaveform:
             assert np.median(high[:, lead].max(1) / low[:, lead].max(1)) < 0.85
 
     def test_without_effects_fibrosis_does_not_show(self):
-        nothing = WaveformEffects(conduction=0, left_axis_deg=0, r_loss=0)
+        nothing = WaveformEffects(conduction=0, left_axis_deg=0, backward_deg=0, r_loss=0)
         low, _ = qrs_only(people(), nothing)
         high, _ = qrs_only(people(fibrosis=np.full(80, 0.4)), nothing)
         np.testing.assert_allclose(low, high, atol=1e-6)
