@@ -124,6 +124,8 @@ def merge_bins(
             value=(int(bins.min()), int(bins.max())),
             allowed=f"0..{n_bins - 1}",
         )
+    if not len(bins):
+        return MergedBins(*(np.zeros(0, dtype=np.int64) for _ in range(4)))
     if limits.withhold_nothing:
         return _unmerged(bins, y, patient, n_bins)
     cuts = [0, n_bins]

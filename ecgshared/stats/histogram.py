@@ -238,8 +238,8 @@ def pool(histograms: Sequence[ScoreHistogram], n_bins: int = N_BINS) -> PooledCu
     return PooledCurves(
         cases=case[0],
         controls=control[0],
-        cases_above=Bounded(*(_above(counts) for counts in case)),
-        controls_above=Bounded(*(_above(counts) for counts in control)),
+        cases_above=_above(*case),
+        controls_above=_above(*control),
         auc=_auc_bounds(case, control),
     )
 
@@ -268,8 +268,10 @@ def _at(bins: Ints, count: Floats, n_bins: int) -> Floats:
     return np.bincount(bins, weights=count, minlength=n_bins).astype(np.float64)
 
 
-def _above(counts: Floats) -> Floats:
-    return np.concatenate([np.cumsum(counts[::-1])[::-1], [0.0]])
+def _above(spread: Floats, at_low: Floats, at_high: Floats) -> Bounded:
+    value, low, high = (np.append(np.cumsum(counts[::-1])[::-1], 0.0) for counts in (spread, at_low, at_high))
+    # Sums of fractions may miss a whole number by a rounding error; the bounds are whole and do not.
+    return Bounded(np.clip(value, low, high), low, high)
 
 
 def _scaled(counts: Bounded, total: float) -> Bounded:

@@ -80,9 +80,7 @@ def test_ridge_equals_scikit_learn_and_leaves_the_intercept_free():
     sites = unlike_sites(2)
     fit, designs, _, _ = federated_fit(sites, ridge=3.0)
     x, y = (np.concatenate(part) for part in zip(*designs, strict=True))
-    oracle = LogisticRegression(C=1 / 3.0, tol=1e-12, max_iter=5000, solver="newton-cholesky").fit(
-        x[:, 1:], y
-    )
+    oracle = LogisticRegression(C=1 / 3.0, tol=1e-12, max_iter=5000, solver="newton-cholesky").fit(x[:, 1:], y)
     np.testing.assert_allclose(fit.coef, [*oracle.intercept_, *oracle.coef_[0]], atol=1e-6)
 
 
@@ -121,9 +119,7 @@ def test_collinear_inputs_are_named():
     rng = np.random.default_rng(2)
     a, b = rng.normal(size=100), rng.normal(size=100)
     with pytest.raises(StatisticsError, match=r"collinear[\s\S]*left, sum"):
-        fit_logistic(
-            np.column_stack([b, a, 2 * a + 1]), rng.integers(0, 2, 100), names=["other", "left", "sum"]
-        )
+        fit_logistic(np.column_stack([b, a, 2 * a + 1]), rng.integers(0, 2, 100), names=["other", "left", "sum"])
 
 
 def test_a_constant_input_is_named():
