@@ -244,6 +244,35 @@ def pool(histograms: Sequence[ScoreHistogram], n_bins: int = N_BINS) -> PooledCu
     )
 
 
+def pooled_auc(histograms: Sequence[ScoreHistogram], own_auc: Sequence[float], n_bins: int = N_BINS) -> Bounded:
+    """Return the pooled AUC with bounds, taking pairs WITHIN a site from its exact AUC.
+
+    The pooled AUC is a sum over pairs of sites (whose case, whose control); a site that released its own AUC leaves
+    nothing uncertain about its own pairs, and one site alone nothing at all.
+
+    Parameters
+    ----------
+    own_auc : exact AUC of each histogram's site, NaN where it is not known (or lies outside what its histogram allows).
+    """
+    everything = pool(histograms, n_bins)
+    pairs = everything.n_cases * everything.n_controls
+    if not pairs:
+        return everything.auc
+    value, low, high = (x * pairs for x in (everything.auc.value, everything.auc.low, everything.auc.high))
+    for histogram, own in zip(histograms, own_auc, strict=True):
+        mine = pool([histogram], n_bins)
+        own_pairs = mine.n_cases * mine.n_controls
+        if not own_pairs or not mine.auc.low - 1e-12 <= own <= mine.auc.high + 1e-12:
+            continue
+        # Pairs are counted in halves: rounding to them undoes the division exactly.
+        exact = round(2 * own * own_pairs) / 2
+        value += exact - mine.auc.value * own_pairs
+        low += exact - round(mine.auc.low * own_pairs)
+        high += exact - round(mine.auc.high * own_pairs)
+    low, high = round(2 * low) / 2 / pairs, round(2 * high) / 2 / pairs
+    return Bounded(float(np.clip(value / pairs, low, high)), low, high)
+
+
 def _auc_bounds(case: tuple[Floats, Floats, Floats], control: tuple[Floats, Floats, Floats]) -> Bounded:
     pairs = float(case[1].sum()) * float(control[1].sum())
     if pairs == 0:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ecgshared.stages.evaluate import LocalResults
 from ecgshared.stages.threshold import at_edges
-from ecgshared.stats.histogram import N_BINS, PooledCurves, ScoreHistogram, edge_risk, pool
+from ecgshared.stats.histogram import N_BINS, Bounded, PooledCurves, ScoreHistogram, edge_risk, pool, pooled_auc
 from ecgshared.stats.influence import AucSums, Estimate, estimate, ratio_estimate
 from server.stages.combine import est, number, numbers
 
@@ -49,12 +49,13 @@ class PooledHead:
     Attributes
     ----------
     histograms, predicted : by site; summed risk of each interval's ECGs.
-    expected : summed risk of all their ECGs.
+    auc : pairs within a site are exact where the site released its AUC; else ``curves.auc``.
     """
 
     histograms: Mapping[str, ScoreHistogram]
     predicted: Mapping[str, Floats]
     curves: PooledCurves
+    auc: Bounded
     at_threshold: AtThreshold
 
     @property
@@ -75,8 +76,9 @@ def pooled_head(
     h: int,
 ) -> PooledHead:
     """Pool one outcome; ``h`` is its number among the heads."""
-    totals, sites = np.zeros(4), []
+    totals, sites, own_auc = np.zeros(4), [], []
     for site in histograms:
+        own_auc.append(_own_auc(histograms[site], local.get(site), h))
         if site not in local:
             continue
         ecgs, _, events, _ = local[site].counts[h]
@@ -85,9 +87,22 @@ def pooled_head(
             flagged = round(share * ecgs)
             totals += [ecgs, flagged, events, round(ppv * flagged)]
             sites.append(site)
+    everything = list(histograms.values())
     return PooledHead(
-        histograms, predicted, pool(list(histograms.values())), AtThreshold(tuple(sites), *map(float, totals))
+        histograms,
+        predicted,
+        pool(everything),
+        pooled_auc(everything, own_auc),
+        AtThreshold(tuple(sites), *map(float, totals)),
     )
+
+
+def _own_auc(histogram: ScoreHistogram, local: LocalResults | None, h: int) -> float:
+    """A site's exact AUC, where it is of the ECGs its histogram counts; else NaN."""
+    if local is None or local.counts[h, 2] != histogram.cases.sum():
+        return float("nan")
+    same = local.counts[h, 0] == (histogram.cases + histogram.controls).sum()
+    return float(local.auc[h, 0]) if same else float("nan")
 
 
 def request_arrays(heads: list[PooledHead], cut_bin: int | None) -> dict[str, Floats]:
@@ -145,12 +160,12 @@ def pooled_json(
     complete = bool(sites) and set(influences) >= set(sites)
     sums = [influences[s] for s in sites] if complete else []
     n, events = curves.n_cases + curves.n_controls, curves.n_cases
-    auc = Estimate(curves.auc.value, np.nan, np.nan, np.nan)
+    auc = Estimate(head.auc.value, np.nan, np.nan, np.nan)
     in_large = Estimate(head.expected_over_observed if events else np.nan, np.nan, np.nan, np.nan)
     if sums and np.isfinite([s.auc for s in sums]).all() and events and curves.n_controls:
         total = AucSums.total(s.auc for s in sums)
         if np.isfinite(total.variance):
-            auc = estimate(curves.auc.value, total.variance, "logit")
+            auc = estimate(head.auc.value, total.variance, "logit")
         squares = sum(s.in_large for s in sums)
         in_large = ratio_estimate(in_large.value, squares, events, total.patients, scale="log")
     briers = [(local[s].counts[h, 0], local[s].brier[h, 0]) for s in sites if s in local]
@@ -161,7 +176,7 @@ def pooled_json(
         "ecgs": number(n) if sites else None,
         "events": number(events) if sites else None,
         "base_rate": number(events / n) if n else None,
-        "auc": {**est(auc), "bound_low": number(curves.auc.low), "bound_high": number(curves.auc.high)},
+        "auc": {**est(auc), "bound_low": number(head.auc.low), "bound_high": number(head.auc.high)},
         "expected_over_observed": est(in_large),
         "brier": number(weights[known] @ values[known] / weights[known].sum()) if known.any() else None,
         "ppv": _ppv(curves, sums, top_shares) if n else [],

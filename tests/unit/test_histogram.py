@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ecgshared.errors import StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits
-from ecgshared.stats.histogram import N_BINS, ScoreHistogram, bin_of_risk, edge_risk, pool, score_histogram
+from ecgshared.stats.histogram import N_BINS, ScoreHistogram, bin_of_risk, edge_risk, pool, pooled_auc, score_histogram
 from ecgshared.stats.roc import auc
 
 UNGATED = DisclosureLimits(min_patients=1, min_events=0)
@@ -46,6 +46,14 @@ def test_bounds_always_hold_the_exact_pooled_auc(data):
     exact = auc(np.concatenate(risks), np.concatenate(ys))
     assert curves.auc.low <= exact <= curves.auc.high
     assert curves.auc.low <= curves.auc.value <= curves.auc.high
+    own = [auc(r, y) if 0 < y.sum() < len(y) else np.nan for r, y in zip(risks, ys, strict=True)]
+    tight = pooled_auc(released, own)
+    assert tight.low <= exact <= tight.high
+    assert curves.auc.low - 1e-15 <= tight.low <= tight.value <= tight.high <= curves.auc.high + 1e-15
+    if len(released) == 1:
+        assert tight.low == tight.high == exact
+    # A site that lies about its own AUC beyond what its histogram allows is not believed.
+    assert pooled_auc(released, [2.0] * len(own)).low == pooled_auc(released, [np.nan] * len(own)).low
 
 
 @given(sites())
