@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.site import SiteContext
-from client.stages.risk_score import Scored, received, score_rows, with_outcome
+from client.stages.risk_score import Scored, received, rows_under, score_rows, with_outcome
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
 from ecgshared.stages.protocol import Answer, Evidence, Request
@@ -76,5 +76,5 @@ def _scored(site: SiteContext, request: Request) -> Scored:
     step = site.step
     if not isinstance(step, Config):
         raise Refused(RefusalCode.BAD_REQUEST, "this step fixes no threshold", value=step.stage)
-    rows = site.data.rows("validation")
+    rows = rows_under(site, site.data.rows("validation"), step.max_age)
     return with_outcome(site, rows, score_rows(site, request, step, rows), target_of(step, site.study))

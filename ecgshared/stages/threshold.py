@@ -47,6 +47,7 @@ class Config(StepConfig):
 
     score: str | None = Field(default=None, description="<train step>.<head>; None takes the calibrated risk")
     target: str | None = Field(default=None, description="endpoint; None takes the score's own")
+    max_age: float | None = Field(default=None, gt=0, description="only ECGs at a known age under this, years")
     min_rate: float | None = Field(
         default=0.049, gt=0, lt=1, description="4.9%: median control-arm rate of six defibrillator trials"
     )

@@ -62,6 +62,13 @@ def test_only_validation_patients_decide():
     assert found["events"] == y.sum()
 
 
+def test_max_age_leaves_the_old_out():
+    data = sites()
+    found = Federation(study([CALIBRATE, {**THRESHOLD, "max_age": 60}]), data, UNGATED).run()["cut"].result
+    x, _, _ = pooled(data, ("a", "b"), "validation")
+    assert found["ecgs"] == (x[:, 0] < 60).sum()
+
+
 def test_the_lower_limit_need_not_be_monotone():
     above = np.array([1000.0, 500.0, 200.0])
     # The middle group fails, the largest does not: it is chosen all the same.
