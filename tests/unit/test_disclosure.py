@@ -30,9 +30,7 @@ def test_two_withheld_cells_that_are_small_together_take_a_third():
 
 
 def test_an_empty_cell_withholds_nobody():
-    np.testing.assert_array_equal(
-        release_partition(np.array([0, 40, 200]), None, LIMITS), [False, True, True]
-    )
+    np.testing.assert_array_equal(release_partition(np.array([0, 40, 200]), None, LIMITS), [False, True, True])
 
 
 def test_too_few_events_withhold_a_cell_as_too_few_patients_do():
