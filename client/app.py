@@ -60,6 +60,7 @@ def _seal(records: RecordDict) -> _Sealed:
 def border(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Outermost mod: a fixed code for every exception, and only sealed records as content."""
     site, state = "unknown", None
+    error: Exception
     try:
         settings = site_settings(context)
         site, state = settings.site, settings.state
@@ -199,6 +200,11 @@ def site_settings(context: Context) -> SiteSettings:
     if path not in _settings:
         _settings[path] = load_site(path)
     return _settings[path]
+
+
+def hold_cohort(path: Path, study: Study, data: SiteData) -> None:
+    """Give a site its cohort in memory, in place of the one its file names (the pooled twin of a simulation)."""
+    _cohorts[path, study.sha256] = data
 
 
 def forget_process_caches() -> None:

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="At a hospital: check files and table, forget a patient.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="the site's file")]
 
 
 @app.callback()
 def site() -> None:
-    """At a hospital: check files and table, forget a patient."""
+    """At a hospital: check files and table, see what would leave, forget a patient."""
 
 
 @app.command()
@@ -36,6 +36,21 @@ def check(
         typer.echo(f"{len(found.faults)} thing(s) to mend in {site_file} and what it names")
         raise SystemExit(2)
     typer.echo("all is well")
+
+
+@app.command()
+def preview(
+    site_file: SiteFile,
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="one of the studies the site holds")],
+    as_json: Annotated[bool, typer.Option("--json", help="every value, as JSON")] = False,
+) -> None:
+    """Show the exact payloads a study would make this site send. Nothing is sent."""
+    from client.preview import as_lines, preview_json, preview_study
+    from client.settings import load_site
+    from ecgshared.study import load_study
+
+    messages = preview_study(site_file, load_site(site_file), load_study(study))
+    typer.echo(preview_json(messages) if as_json else "\n".join(as_lines(messages)))
 
 
 @app.command()

@@ -7,7 +7,10 @@ numbers of later phases depend on what the coordinator then asks; of those the d
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+import math
+import shutil
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +56,7 @@ class PreviewMessage:
     fields: tuple[PreviewField, ...]
 
 
-def preview(path: Path, settings: SiteSettings, study: Study) -> list[PreviewMessage]:
+def preview_study(path: Path, settings: SiteSettings, study: Study) -> list[PreviewMessage]:
     """Return every message the study can make this site send, in the study's order. Nothing is kept or logged."""
     messages: list[PreviewMessage] = []
     totals: dict[str, dict[str, NDArray[Any]]] = {}
@@ -67,7 +70,49 @@ def preview(path: Path, settings: SiteSettings, study: Study) -> list[PreviewMes
             messages.append(message)
             if isinstance(payload, SiteCounts):
                 totals[step.id] = _own_totals(payload, settings, study)
+    # What training keeps at the site from round to round was kept for a run that never was.
+    shutil.rmtree(settings.state / "runs" / RUN, ignore_errors=True)
     return messages
+
+
+def as_lines(messages: list[PreviewMessage]) -> list[str]:
+    """Return the messages in words for a terminal: each field with its kind, shape, and what it would say."""
+    lines = []
+    for message in messages:
+        head = f"step {message.step} ({message.stage}), {message.phase}: "
+        if message.refused is not None:
+            lines.append(head + f"refused with the code {message.refused!r}; nothing else would leave")
+            continue
+        size = f"{message.bytes:,} bytes would leave" if message.computed else "depends on what is asked; fields:"
+        lines.append(head + size)
+        for field in message.fields:
+            shape = "" if not field.shape else f" {'x'.join(str(n) for n in field.shape)}"
+            withheld = f", {field.withheld} withheld" if field.withheld else ""
+            value = f" = {_shown(field.value)}" if message.computed else ""
+            lines.append(f"    {field.name}: {field.kind}{shape}{withheld}{value}")
+    lines.append("nothing was sent")
+    return lines
+
+
+def preview_json(messages: list[PreviewMessage]) -> str:
+    """Return the messages with every value; a withheld number is null."""
+    return json.dumps([_plain(asdict(message)) for message in messages], indent=1, allow_nan=False)
+
+
+def _shown(value: Any) -> str:
+    with np.printoptions(precision=4, threshold=24, edgeitems=4, linewidth=10_000, nanstr="withheld"):
+        text = np.array2string(value).replace("\n", "") if isinstance(value, np.ndarray) else repr(value)
+    return "withheld" if text == "nan" else text
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _request(study: Study, step: StepConfig, phase: str, totals: dict[str, dict[str, NDArray[Any]]]) -> Request | None:

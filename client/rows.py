@@ -1,4 +1,4 @@
-"""A site's rows as the training loop and the scores see them: signals, standardised covariates, labels of some heads."""
+"""A site's rows as the training loop and the scores see them: signals, standardised covariates, labels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ModelRows:
         columns = {"age": data.age, "male": data.male}
         scaled = [(columns[c][rows] - standardise[i, 0]) / standardise[i, 1] for c in covariates for i in [_ORDER[c]]]
         self._covariates = np.stack(scaled, axis=1) if scaled else np.empty((len(rows), 0))
-        self._labels = data.labels[np.ix_(rows, [data.heads.index(head) for head in heads])]
+        self._labels = data.labels[rows][:, [data.heads.index(head) for head in heads]]
         # Patients renumbered, as a private step draws from 0 to n - 1 without gaps.
         self.patient: NDArray[np.int64] = np.unique(data.patient[rows], return_inverse=True)[1].astype(np.int64)
 

@@ -27,9 +27,7 @@ def run(
     study: Annotated[Path, typer.Argument(help="The study file.")],
     sites: Annotated[list[Path], typer.Argument(help="One site file for each site of the study.")],
     out: Annotated[Path, typer.Option(help="The run folder.")],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out after its last round.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out after its last round.")] = False,
     backend: Annotated[
         Backend, typer.Option(help="In this process, or on Ray workers (pip install 'ecgfed[ray]').")
     ] = Backend.inprocess,

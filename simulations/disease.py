@@ -193,16 +193,21 @@ def heart_of(people: People, effects: WaveformEffects) -> h.Heart:
     male, age = people.male.astype(np.float64), people.age - 60.0
     p, qrs, t = (h.reference_part(name, n) for name in ("p", "qrs", "t"))
 
-    # The table's posterior force is small beside measured V1-V3; ordinary S waves need about 1.7 of it.
-    back = np.exp(0.5 + 0.18 * e[:, 1])
+    # The table's posterior force is small beside measured V1-V3; ordinary S waves need about twice it.
+    back = np.exp(0.7 + 0.25 * e[:, 1])
     qrs = _scaled(qrs, axis=2, kernels=slice(-1, None), by=back)
     qrs = _scaled(qrs, axis=2, kernels=slice(-2, -1), by=np.exp(0.20 * e[:, 2]))
     qrs = _scaled(qrs, axis=1, kernels=slice(5, 7), by=np.exp(0.12 + 0.16 * e[:, 3]))
+    # The late upward force would make S waves in II and aVF that few people have.
+    qrs = _scaled(qrs, axis=1, kernels=slice(7, 8), by=np.exp(-0.4 + 0.3 * e[:, 3]))
     qrs = _scaled(qrs, axis=0, kernels=slice(0, 5), by=np.full(n, 0.8))
     muscle = np.exp(0.045 * e[:, 4] + np.where(people.male, 0.04, -0.04))  # QRS duration follows muscle volume
     qrs = conduct_qrs(qrs, people.fibrosis, effects, muscle)
 
-    p = _scaled(p, axis=2, kernels=slice(5, None), by=np.full(n, 0.55))
+    # So are its atrial forces in the limb leads; those to the front are too large.
+    p = _scaled(p, axis=0, kernels=slice(0, 2), by=np.full(n, 1.4))
+    p = _scaled(p, axis=1, kernels=slice(2, 5), by=np.full(n, 1.7))
+    p = _scaled(p, axis=2, kernels=slice(5, None), by=np.full(n, 0.4))
 
     # T voltage falls with age; men have the taller anterior T and the higher ST.
     height = np.exp(0.25 * e[:, 5] - 0.005 * age + 0.12 * (male - 0.5))
@@ -252,9 +257,9 @@ def _scaled(part: h.Part, *, axis: int, kernels: slice, by: F64) -> h.Part:
 
 
 def _with_st(t: h.Part, st_mv: F64) -> h.Part:
-    """Add an ST level: a broad kernel between QRS end and T, pointing left, down and to the front."""
+    """Add an ST level: a broad kernel between QRS end and T, pointing to the front and a little left."""
     n = len(st_mv)
-    vector = st_mv[:, None, None] * np.array([0.5, 0.35, -0.8])[None, None]
+    vector = st_mv[:, None, None] * np.array([0.25, 0.0, -0.9])[None, None]
     return h.Part(
         np.concatenate([t.vector, vector.astype(np.float32)], axis=1),
         np.concatenate([t.centre_s, np.full((n, 1), 0.12, np.float32)], axis=1),

@@ -75,9 +75,7 @@ class InProcessGrid(Grid):
                 return [self._app(message, self._contexts[message.metadata.dst_node_id])]
         return []
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push, compute all, and return the replies."""
         ids = list(self.push_messages(messages))
         return [reply for message_id in ids for reply in self.pull_messages([message_id])]

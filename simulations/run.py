@@ -13,10 +13,12 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from client.approval import readable_studies
 from client.settings import load_site
 from ecgshared.errors import ConfigError, RunError
 from ecgshared.study import Study, load_study
 from server.runs import RunFolder
+from server.study_run import Progress as Report
 from server.study_run import run_study
 
 Backend = Literal["inprocess", "ray"]
@@ -63,7 +65,7 @@ def check_sites(study: Study, site_files: list[Path]) -> None:
         if settings.site in given:
             raise ConfigError("two site files are of one site", where=path, value=settings.site)
         given[settings.site] = path
-        hashes = [load_study(p).sha256 for p in settings.studies]
+        hashes = [approved.sha256 for approved in readable_studies(settings)]
         if settings.site in study.sites.all and study.sha256 not in hashes:
             raise ConfigError(
                 f"site {settings.site!r} has not approved study {study.name!r}",
@@ -80,7 +82,7 @@ def check_sites(study: Study, site_files: list[Path]) -> None:
 
 
 @contextmanager
-def progress_bars(study: Study) -> Iterator[object]:
+def progress_bars(study: Study) -> Iterator[Report]:
     """Show one bar a step; yield the function that moves them."""
     with Progress(
         TextColumn("{task.fields[name]:<12}"),
@@ -101,14 +103,12 @@ def progress_bars(study: Study) -> Iterator[object]:
         yield report
 
 
-def _on_ray(folder: RunFolder, site_files: list[Path], report: object) -> None:
+def _on_ray(folder: RunFolder, site_files: list[Path], report: Report) -> None:
     """Give the same two apps to Flower's simulation engine; a worker finds its site file by partition number."""
     try:
         import ray  # noqa: F401
     except ImportError:
-        raise RunError(
-            "Ray is not installed", remedy="pip install 'ecgfed[ray]', or leave --backend out"
-        ) from None
+        raise RunError("Ray is not installed", remedy="pip install 'ecgfed[ray]', or leave --backend out") from None
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation.run_simulation import run_simulation
@@ -120,6 +120,6 @@ def _on_ray(folder: RunFolder, site_files: list[Path], report: object) -> None:
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        run_study(grid, folder, report)  # type: ignore[arg-type]
+        run_study(grid, folder, report)
 
     run_simulation(server_app=server, client_app=app, num_supernodes=len(site_files))

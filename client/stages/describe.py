@@ -57,7 +57,7 @@ def counts(site: SiteContext, request: Request) -> Answer:
         flow_ecgs=np.array([float(e) for _, e, _ in data.flow]),
         flow_patients=flow_patients,
     )
-    flow_evidence = _flow_evidence(flow_patients)
+    flow_evidence = _flow_evidence(flow_patients, site.settings.limits.min_patients)
     return Answer(
         payload,
         {
@@ -135,8 +135,15 @@ def _named(
     return tuple(cleaned), numbers, numbers
 
 
-def _flow_evidence(patients: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A line of the flow is fit to leave when both those left and those it took out are enough (or it took none)."""
-    left = patients.copy()
-    removed = np.concatenate([[np.inf], -np.diff(patients)])
-    return np.where(removed == 0, left, np.minimum(left, removed))
+def _flow_evidence(patients: NDArray[np.float64], min_patients: int) -> NDArray[np.float64]:
+    """The group behind each line of the flow: who is left, or who was taken out since the last line that leaves.
+
+    Compared with the last line that LEAVES, not the last line: else the lines around a withheld one tell it.
+    """
+    evidence, told = np.zeros(len(patients)), None
+    for i, left in enumerate(patients):
+        removed = left if told is None else told - left
+        evidence[i] = left if removed == 0 else min(left, removed)
+        if evidence[i] >= min_patients:
+            told = left
+    return evidence

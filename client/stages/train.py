@@ -225,7 +225,7 @@ def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> M
     """The split's ECGs that have a label for at least one of the step's heads."""
     columns = [site.data.heads.index(head) for head in config.heads]
     rows = site.data.rows(split)
-    labelled = rows[~np.isnan(site.data.labels[np.ix_(rows, columns)]).all(axis=1)]
+    labelled = rows[~np.isnan(site.data.labels[rows][:, columns]).all(axis=1)]
     return ModelRows(
         site.data,
         labelled,

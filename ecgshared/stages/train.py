@@ -120,8 +120,10 @@ def head_specs(config: Config, study: Study) -> tuple[HeadSpec, ...]:
     specs = []
     for name in config.heads:
         endpoint = study.endpoints[name]
-        grouped = isinstance(endpoint, TimeToEventEndpoint) and endpoint.group is not None
-        specs.append(HeadSpec(name, endpoint.group, endpoint.horizon_years) if grouped else HeadSpec(name))
+        if isinstance(endpoint, TimeToEventEndpoint) and endpoint.group is not None:
+            specs.append(HeadSpec(name, endpoint.group, endpoint.horizon_years))
+        else:
+            specs.append(HeadSpec(name))
     return tuple(specs)
 
 

@@ -1,0 +1,5 @@
+"""``python -m ecgshared`` is ``ecgfed``."""
+
+from ecgshared.cli import main
+
+main()
