@@ -52,7 +52,7 @@ def test_nothing_costs_nothing_and_no_noise_is_no_privacy():
     assert epsilon_spent([Spent(0.0, 0.1, 1)], delta=1e-5) == math.inf
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=3)
 @given(st.floats(0.3, 15), st.floats(0.005, 1.0), st.integers(1, 4000))
 def test_the_solved_noise_meets_epsilon_and_hardly_more(epsilon, rate, steps):
     sigma = noise_multiplier(epsilon=epsilon, delta=1e-5, sample_rate=rate, steps_total=steps)
