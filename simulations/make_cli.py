@@ -18,39 +18,34 @@ def make(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ecgshared.errors import EcgFedError
     from simulations.make import make_hospitals, true_hazard_auc, truth_table
     from simulations.scenario import load_scenario
 
     console = Console()
-    try:
-        chosen = load_scenario(scenario)
-        scale = None
-        if patients is not None:
-            scale = patients / sum(hospital.population.patients for hospital in chosen.hospitals.values())
-        columns = (
-            TextColumn("{task.description:>12}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as bars:
-            tasks: dict[str, object] = {}
+    chosen = load_scenario(scenario)
+    scale = None
+    if patients is not None:
+        scale = patients / sum(hospital.population.patients for hospital in chosen.hospitals.values())
+    columns = (
+        TextColumn("{task.description:>12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, object] = {}
 
-            def advance(name: str, done: int, total: int) -> None:
-                if name not in tasks:
-                    tasks[name] = bars.add_task(name, total=total)
-                bars.update(tasks[name], completed=done)  # type: ignore[arg-type]
+        def advance(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)  # type: ignore[arg-type]
 
-            made = make_hospitals(chosen, out, seed, scale, advance)
-        truth = truth_table(out)
-        for name, ecgs in made.ecgs.items():
-            events = made.events[name]
-            line = f"{name}: {made.patients[name]} patients, {ecgs} ECGs, {events} followed by the event"
-            if 0 < events < ecgs:
-                line += f", AUC of the true hazard {true_hazard_auc(truth[truth['site'] == name]):.3f}"
-            console.print(line, highlight=False)
-        console.print(f"sites: {out / 'sites'}\ntruth: {out / 'truth'} (no hospital sees it)", highlight=False)
-    except EcgFedError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
+        made = make_hospitals(chosen, out, seed, scale, advance)
+    truth = truth_table(out)
+    for name, ecgs in made.ecgs.items():
+        events = made.events[name]
+        line = f"{name}: {made.patients[name]} patients, {ecgs} ECGs, {events} followed by the event"
+        if 0 < events < ecgs:
+            line += f", AUC of the true hazard {true_hazard_auc(truth[truth['site'] == name]):.3f}"
+        console.print(line, highlight=False)
+    console.print(f"sites: {out / 'sites'}\ntruth: {out / 'truth'} (no hospital sees it)", highlight=False)

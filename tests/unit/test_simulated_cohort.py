@@ -28,6 +28,7 @@ from simulations.cohort import (
 from simulations.disease import HazardEffects, Hazards
 from simulations.exports import quantise
 from simulations.make import make_hospitals, true_hazard_auc, truth_table
+from simulations.make_cli import make
 from simulations.scenario import Scenario, load_scenario
 
 SCALE = 0.02
@@ -259,3 +260,11 @@ def test_an_event_rate_that_cannot_be_reached_is_refused(scenario):
 def test_auc_needs_both_classes():
     with pytest.raises(StatisticsError):
         true_hazard_auc(pd.DataFrame({"true_scd_event": [0, 0], "true_scd_probability": [0.1, 0.2]}))
+
+
+def test_the_command_makes_hospitals_and_lets_its_errors_reach_the_terminal(tmp_path, capsys):
+    make("demo", tmp_path / "made", patients=20, seed=1)
+    assert "island" in capsys.readouterr().out
+    assert len(list((tmp_path / "made" / "sites").iterdir())) == 4
+    with pytest.raises(RunError, match="already holds"):
+        make("demo", tmp_path / "made", patients=20, seed=1)
