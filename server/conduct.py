@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +37,14 @@ class Replies:
     absent: Mapping[str, str]
 
 
+Metrics = Callable[[Mapping[str, Any]], Mapping[str, float | None]]
+"""From the replies by site to figures for the history (learning curves, TensorBoard); None is withheld."""
+
+
+Accept = Callable[[Any], str | None]
+"""Why a well-formed reply cannot be used ("wrong-shape", say), or None where it can."""
+
+
 class Ask(Protocol):
     """Ask the step's sites (or some of them) one thing and wait for quorum or deadline."""
 
@@ -48,6 +56,8 @@ class Ask(Protocol):
         arrays: Mapping[str, NDArray[Any]] | None = None,
         sites: tuple[str, ...] | None = None,
         quorum: int | None = None,
+        accept: Accept | None = None,
+        metrics: Metrics | None = None,
     ) -> Replies:
         """Send ``arrays`` beside the arrays of all artefacts the step uses; raise RunError below ``quorum``."""
         ...

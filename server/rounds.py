@@ -8,7 +8,7 @@ site may answer the next request.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -32,7 +32,7 @@ from ecgshared.wire import (
     stamp_of,
     to_records,
 )
-from server.conduct import Replies
+from server.conduct import Accept, Metrics, Replies
 from server.runs import RunFolder
 
 _FINAL = {
@@ -96,7 +96,8 @@ class Federation:
         sites: tuple[str, ...],
         *,
         quorum: int | None = None,
-        metrics: Callable[[Any], Mapping[str, float]] | None = None,
+        accept: Accept | None = None,
+        metrics: Metrics | None = None,
     ) -> Replies:
         """Ask ``sites`` one thing; see :class:`server.conduct.Ask`. Raise RunError below the quorum."""
         request = Request(self._study.sha256, self._run_name, step, phase, round_number, arrays)
@@ -110,7 +111,7 @@ class Federation:
             if attempt:
                 time.sleep(min(2.0**attempt, 30.0) * _POLL_SECONDS)
                 self._nodes = {site: node for site, node in self._nodes.items() if site not in missing}
-            self._collect(request, stage, records, missing, answered, absent, received)
+            self._collect(request, stage, records, missing, accept, answered, absent, received)
             if len(answered) >= self._needed(sites, absent, quorum):
                 break
         seconds = time.monotonic() - start
@@ -126,7 +127,7 @@ class Federation:
                 "absent": absent,
                 "bytes_in": received,
                 "bytes_out": sent,
-                "metrics": {},
+                "metrics": dict(metrics(answered)) if metrics is not None and answered else {},
             },
         )
         needed = self._needed(sites, absent, quorum)
@@ -150,6 +151,7 @@ class Federation:
         stage: str,
         records: RecordDict,
         sites: tuple[str, ...],
+        accept: Accept | None,
         answered: dict[str, Any],
         absent: dict[str, str],
         received: dict[str, int],
@@ -168,7 +170,7 @@ class Federation:
             for reply in replies:
                 # An error reply may carry another source node: a site is known by the message it replies to.
                 site = waiting.pop(reply.metadata.reply_to_message_id)
-                self._sort(reply, site, request, stage, answered, absent, received)
+                self._sort(reply, site, request, stage, accept, answered, absent, received)
             if not replies:
                 time.sleep(_POLL_SECONDS)
         absent.update(dict.fromkeys(waiting.values(), "deadline"))
@@ -179,6 +181,7 @@ class Federation:
         site: str,
         request: Request,
         stage: str,
+        accept: Accept | None,
         answered: dict[str, Any],
         absent: dict[str, str],
         received: dict[str, int],
@@ -200,7 +203,7 @@ class Federation:
         except WireError as error:
             absent[site] = f"malformed: {error}"
             return
-        fault = _fault(payload)
+        fault = _fault(payload) or (accept(payload) if accept is not None else None)
         if fault is not None:
             absent[site] = fault
             return

@@ -13,7 +13,7 @@ from ecgshared.errors import EcgFedError
 from ecgshared.stages import room, shared_room
 from ecgshared.stages.protocol import StepConfig
 from ecgshared.study import Study
-from server.conduct import Artefact, Conduct, Replies
+from server.conduct import Accept, Artefact, Conduct, Metrics, Replies
 from server.rounds import Federation
 from server.runs import RunFolder, now
 
@@ -55,9 +55,20 @@ def _run_step(
         arrays: Mapping[str, NDArray[Any]] | None = None,
         sites: tuple[str, ...] | None = None,
         quorum: int | None = None,
+        accept: Accept | None = None,
+        metrics: Metrics | None = None,
     ) -> Replies:
+        everything = {**sent, **(arrays or {})}
         return federation.ask(
-            step.id, step.stage, phase, round, {**sent, **(arrays or {})}, sites or members, quorum=quorum
+            step.id,
+            step.stage,
+            phase,
+            round,
+            everything,
+            sites or members,
+            quorum=quorum,
+            accept=accept,
+            metrics=metrics,
         )
 
     conduct = Conduct(

@@ -65,7 +65,8 @@ def page(run: Run, lay_out: LayOut | None = None) -> str:
         result = run.results.steps.get(step.id)
         sections: list[Section] = [] if result is None else lay_out(step.id, result)
         keys += [block for section in sections for block in section.blocks if isinstance(block, Key)]
-        sections += learning_curves(run.history, step.id)
+        # A finished train step draws its own; one in progress has its history.
+        sections += learning_curves(run.history, step.id) if result is None else []
         views = tuple(view for section in sections if (view := _section(section, painter))["blocks"])
         steps.append(StepView(step.id, step.stage, None if result is None and not views else views))
     environment = jinja2.Environment(

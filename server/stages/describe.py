@@ -80,7 +80,8 @@ def report(artefact: Artefact) -> list[Section]:
     if notes:
         blocks.append(
             Text(
-                f"{', '.join(notes)}: no patient identifiers; each ECG counts as a patient, and nothing is claimed of patients."
+                f"{', '.join(notes)}: no patient identifiers; each ECG counts as a patient, and nothing is "
+                "claimed of patients."
             )
         )
     sections.append(Section("Flow of exclusions", blocks))

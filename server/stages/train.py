@@ -53,13 +53,17 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
     able = tuple(site for site in conduct.sites if weights[site] > 0)
     for number in range(state.round + 1, step.rounds + 1):
         conduct.progress(number - 1, step.rounds, f"round {number}")
-        replies = conduct.ask("fit", round=number, arrays={"weights": state.weights}, sites=able)
-        accepted = _of_layout(replies, layout_hash, state.weights)
-        if not accepted:
-            raise RunError(f"step {step.id!r}, round {number}: no site sent an update that fits the model")
-        _note_round(state, step, number, accepted, replies, weights)
+        replies = conduct.ask(
+            "fit",
+            round=number,
+            arrays={"weights": state.weights},
+            sites=able,
+            accept=lambda reply: _misfit(reply, layout_hash, initial),
+            metrics=lambda by_site: _round_metrics(step, by_site, weights),
+        )
+        _note_round(state, step, number, replies, weights)
         state.weights = aggregator.aggregate(
-            number, state.weights, {site: reply.update for site, reply in accepted.items()}, weights
+            number, state.weights, {site: reply.update for site, reply in replies.by_site.items()}, weights
         )
         state.round, state.strategy = number, aggregator.state
         _save(conduct, state)
@@ -198,37 +202,50 @@ def _save(conduct: Conduct, state: _State) -> None:
     save_checkpoint(conduct.folder / CHECKPOINT, header, arrays)
 
 
-def _of_layout(replies: Replies, layout_hash: str, current: NDArray[Any]) -> dict[str, Any]:
-    """Keep the updates that fit the model; the others are as good as absent, with that reason."""
-    accepted = {}
-    for site, reply in replies.by_site.items():
-        if reply.layout == layout_hash and reply.update.shape == current.shape and reply.update.dtype == current.dtype:
-            accepted[site] = reply
-        else:
-            replies.absent[site] = "wrong-shape"  # type: ignore[index]
-    return accepted
+def _misfit(reply: Any, layout_hash: str, vector: NDArray[Any]) -> str | None:
+    """Why an update cannot be aggregated, or None where it can."""
+    fits = reply.layout == layout_hash and reply.update.shape == vector.shape and reply.update.dtype == vector.dtype
+    return None if fits else "wrong-shape"
 
 
 def _note_round(
     state: _State,
     step: Config,
     number: int,
-    accepted: Mapping[str, Any],
     replies: Replies,
     weights: Mapping[str, float],
 ) -> None:
-    _note_validation(state, step, number - 1, accepted, weights, state.weights)
-    losses = {site: _number(reply.training_loss) for site, reply in accepted.items()}
+    _note_validation(state, step, number - 1, replies.by_site, weights, state.weights)
+    losses = {site: _number(reply.training_loss) for site, reply in replies.by_site.items()}
     state.training.append({"round": number, "loss": _mean(losses, weights), "sites": losses})
     for site, reason in replies.absent.items():
         reasons = state.absent.setdefault(site, {})
         reasons[str(reason)] = reasons.get(str(reason), 0) + 1
     if step.privacy is not None:
-        for site, reply in accepted.items():
+        for site, reply in replies.by_site.items():
             state.privacy[site] = {
                 "noise_multiplier": reply.noise_multiplier,
                 "epsilon_spent": reply.epsilon_spent,
             }
+
+
+def _round_metrics(step: Config, replies: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, float | None]:
+    """Figures of one round for the history: validation speaks of the weights the round began with."""
+    loss, aucs = _pooled_validation(step, replies, weights)
+    training = _mean({site: _number(reply.training_loss) for site, reply in replies.items()}, weights)
+    return {"train_loss": training, "validation_loss": loss, **{f"auc/{head}": a for head, a in aucs.items()}}
+
+
+def _pooled_validation(
+    step: Config, replies: Mapping[str, Any], weights: Mapping[str, float]
+) -> tuple[float | None, dict[str, float | None]]:
+    """Mean over heads of the loss, and each head's AUC: the sites' own, averaged with their weights."""
+    aucs, losses = {}, []
+    for h, head in enumerate(step.heads):
+        aucs[head] = _mean({site: _number(reply.validation_auc[h]) for site, reply in replies.items()}, weights)
+        losses.append(_mean({site: _number(reply.validation_loss[h]) for site, reply in replies.items()}, weights))
+    known = [loss for loss in losses if loss is not None]
+    return (sum(known) / len(known) if known else None), aucs
 
 
 def _note_validation(
@@ -239,16 +256,8 @@ def _note_validation(
     weights: Mapping[str, float],
     vector: NDArray[Any],
 ) -> None:
+    loss, aucs = _pooled_validation(step, replies, weights)
     by_site = {site: [_number(v) for v in reply.validation_auc] for site, reply in replies.items()}
-    aucs = {
-        head: _mean({site: values[h] for site, values in by_site.items()}, weights) for h, head in enumerate(step.heads)
-    }
-    head_losses = [
-        _mean({site: _number(reply.validation_loss[h]) for site, reply in replies.items()}, weights)
-        for h in range(len(step.heads))
-    ]
-    known = [loss for loss in head_losses if loss is not None]
-    loss = sum(known) / len(known) if known else None
     state.validation.append(
         {
             "round": round_number,
