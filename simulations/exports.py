@@ -49,6 +49,16 @@ def quantise(p_signal: NDArray[np.float32], adc_units_per_mv: float) -> NDArray[
     return np.asarray(units)
 
 
+def write_record(folder: Path, header: Header, units: NDArray[np.int16]) -> None:
+    """Write one record in its device's format; see :func:`write_wfdb` for the parameters."""
+    if header.device.format == "wfdb":
+        write_wfdb(folder, header, units)
+    else:
+        from simulations.vendor import write
+
+        write(header.device.format, folder, header, units)
+
+
 def write_wfdb(folder: Path, header: Header, units: NDArray[np.int16]) -> None:
     """Write one record as ``<record>.hea`` and ``<record>.dat`` (WFDB format 16, checksums, comments).
 
@@ -119,7 +129,7 @@ def write_table(folder: Path, table: pd.DataFrame, style: TableStyle) -> None:
     )
 
 
-def site_settings(name: str, table: Iterable[str], style: TableStyle) -> dict[str, Any]:
+def site_settings(name: str, table: Iterable[str], style: TableStyle, suffix: str = ".hea") -> dict[str, Any]:
     """Return the site file's content: where things are, how local columns and codes map to standard ones."""
     present = set(table)
     columns = {column: local for column, local in style.columns.items() if column in present}
@@ -134,7 +144,7 @@ def site_settings(name: str, table: Iterable[str], style: TableStyle) -> dict[st
     return {
         "format_version": 1,
         "site": name,
-        "records": {"folder": RECORDS_FOLDER, "pattern": "**/*.hea"},
+        "records": {"folder": RECORDS_FOLDER, "pattern": f"**/*{suffix}"},
         "table": {
             "path": TABLE_FILE,
             "separator": style.separator,
@@ -152,7 +162,7 @@ def site_settings(name: str, table: Iterable[str], style: TableStyle) -> dict[st
     }
 
 
-def write_site(folder: Path, name: str, table: Iterable[str], style: TableStyle) -> None:
-    """Write the site file."""
-    text = yaml.safe_dump(site_settings(name, table, style), sort_keys=False, allow_unicode=True)
+def write_site(folder: Path, name: str, table: Iterable[str], style: TableStyle, suffix: str = ".hea") -> None:
+    """Write the site file; ``suffix`` is that of the recordings."""
+    text = yaml.safe_dump(site_settings(name, table, style, suffix), sort_keys=False, allow_unicode=True)
     (folder / SITE_FILE).write_text(f"# Site file of {name}, made with its in-silico data.\n{text}", encoding="utf-8")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ecgshared.errors import ConfigError, RunError, StatisticsError
 from simulations.cohort import Hospital, make_cohort, solve_baseline
-from simulations.exports import RECORDS_FOLDER, Header, quantise, write_site, write_table, write_wfdb
+from simulations.exports import RECORDS_FOLDER, Header, quantise, write_record, write_site, write_table
 from simulations.recording import record_ecgs
 from simulations.scenario import DeviceConfig, HospitalConfig, Scenario
 
@@ -72,7 +72,7 @@ def make_hospitals(
         folder = out / "sites" / name
         table = _write_records(seed, number, name, cohort, config, scenario, folder / RECORDS_FOLDER, progress)
         write_table(folder, table, config.table)
-        write_site(folder, name, table.columns, config.table)
+        write_site(folder, name, table.columns, config.table, config.suffix)
         cohort.truth.to_csv(out / "truth" / f"{name}.csv", index=False, float_format="%.8g", lineterminator="\n")
         counts[name] = (patients, len(table), int(cohort.truth["true_scd_event"].sum()))
     first, second, third = ({name: row[i] for name, row in counts.items()} for i in range(3))
@@ -129,7 +129,7 @@ def _write_chunk(
     columns = (table[c] for c in ("file", "recorded_at", "age", "sex"))
     for record, (file, at, age, sex) in zip(units, zip(*columns, strict=True), strict=True):
         when: datetime = at.to_pydatetime()
-        write_wfdb(folder, Header(file, when, int(age), sex, device), record)
+        write_record(folder, Header(file, when, int(age), sex, device), record)
 
 
 def truth_table(out: Path) -> pd.DataFrame:

@@ -15,6 +15,16 @@ from simulations.disease import HazardEffects, WaveformEffects
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 
+FileFormat = Literal["wfdb", "philips_xml", "muse_xml", "hl7_aecg", "dicom"]
+SUFFIXES: dict[FileFormat, str] = {
+    "wfdb": ".hea",
+    "philips_xml": ".xml",
+    "muse_xml": ".xml",
+    "hl7_aecg": ".xml",
+    "dicom": ".dcm",
+}
+"""The file of each format that stands for a recording."""
+
 
 class PopulationConfig(Config):
     """Whom a hospital treats."""
@@ -59,6 +69,7 @@ class DeviceConfig(Config):
     adc_units_per_mv: float = Field(default=1000.0, gt=0)
     lowpass_hz: float = Field(default=150.0, gt=0)
     share: float = Field(default=1.0, gt=0)
+    format: FileFormat = Field(default="wfdb", description="what it exports")
 
 
 class NoiseConfig(Config):
@@ -117,6 +128,17 @@ class HospitalConfig(Config):
     noise: NoiseConfig = NoiseConfig()
     habits: HabitsConfig = HabitsConfig()
     table: TableStyle
+
+    @model_validator(mode="after")
+    def _one_kind_of_file(self) -> HospitalConfig:
+        if len({SUFFIXES[device.format] for device in self.devices}) > 1:
+            raise ValueError("the devices of a hospital must export files of one suffix: its site file has one pattern")
+        return self
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the files that stand for its recordings."""
+        return SUFFIXES[self.devices[0].format]
 
 
 class Scenario(Config):
