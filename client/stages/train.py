@@ -74,6 +74,7 @@ def fit(site: SiteContext, request: Request) -> Answer:
             validation_auc=judged.auc,
             noise_multiplier=0.0 if plan is None else plan.noise_multiplier,
             epsilon_spent=0.0 if plan is None else _spent(config, plan, request.round),
+            delta=0.0 if plan is None else plan.delta,
         ),
         {
             "update": Evidence(np.array(trained)),
@@ -222,13 +223,17 @@ def _config(site: SiteContext) -> Config:
 
 
 def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> ModelRows:
-    """The split's ECGs that have a label for at least one of the step's heads."""
+    """The split's ECGs that have a label for at least one of the step's heads.
+
+    Under privacy all of them: the sampling rate must follow from the number of patients that `describe` released.
+    """
     columns = [site.data.heads.index(head) for head in config.heads]
     rows = site.data.rows(split)
-    labelled = rows[~np.isnan(site.data.labels[rows][:, columns]).all(axis=1)]
+    if config.privacy is None:
+        rows = rows[~np.isnan(site.data.labels[rows][:, columns]).all(axis=1)]
     return ModelRows(
         site.data,
-        labelled,
+        rows,
         covariates=config.model.covariates,
         standardise=inputs.standardise,
         heads=config.heads,

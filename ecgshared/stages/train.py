@@ -6,7 +6,7 @@ Result JSON::
      "strategy": name, "validation": [{"round", "loss", "auc": {head: x}, "sites": {site: {head: auc}}}],
      "training_loss": [{"round", "loss", "sites": {site: loss}}], "absent": {site: {reason: rounds}},
      "privacy": null or {"epsilon", "delta", "max_grad_norm", "expected_batch_size", "sites": {site:
-     {"noise_multiplier", "epsilon_spent", "steps"}}, "covers": text, "does_not_cover": text}}
+     {"noise_multiplier", "epsilon_spent", "delta"}}, "covers": text, "does_not_cover": text}}
 
 ``validation`` of round r speaks of the global weights after r rounds (0: the initial ones).
 """
@@ -104,6 +104,7 @@ class Update:
     validation_auc: Annotated[NDArray[np.float64], Statistic()]
     noise_multiplier: Annotated[float, Public()]
     epsilon_spent: Annotated[float, Public()]
+    delta: Annotated[float, Public()]
 
 
 @payload("train", "validate")

@@ -158,8 +158,9 @@ def report(artefact: Artefact) -> list[Section]:
         blocks.append(
             Table(
                 "Privacy accounts",
-                ["site", "noise multiplier", "epsilon spent"],
-                [[site, a["noise_multiplier"], a["epsilon_spent"]] for site, a in p["sites"].items()],
+                ["site", "noise multiplier", "epsilon spent", "delta"],
+                [[site, a["noise_multiplier"], a["epsilon_spent"], a["delta"]] for site, a in p["sites"].items()],
+                note="A site's own cap on epsilon and delta holds where it is stricter than the study's.",
             )
         )
     return [Section(f"Training: {artefact.step}", blocks)]
@@ -226,6 +227,7 @@ def _note_round(
             state.privacy[site] = {
                 "noise_multiplier": reply.noise_multiplier,
                 "epsilon_spent": reply.epsilon_spent,
+                "delta": reply.delta,
             }
 
 

@@ -235,7 +235,7 @@ def test_no_identifier_of_a_patient_or_a_file_is_in_a_run_folder_or_a_log(bench)
     words = {cell for line in table[1:40] for cell in line.split(",")[:3] if len(cell) >= 5}
     assert len(words) > 20
     outside = [p for p in run.rglob("*") if p.is_file()]
-    logs = [p for p in (bench.folder / "state").rglob("*.log")] + list((bench.folder / "state").rglob("*.jsonl"))
+    logs = list((bench.folder / "state").rglob("*.log")) + list((bench.folder / "state").rglob("*.jsonl"))
     for path in outside + logs:
         content = path.read_bytes()
         assert not [word for word in words if word.encode() in content], path

@@ -1,0 +1,97 @@
+"""Differential privacy through the real apps: what is released, what is not, and what a crash may not cost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from ecgshared.errors import RunError
+from ecgshared.privacy.accounting import Spent, epsilon_spent
+from server.report_cli import rebuild
+from server.runs import RunFolder
+from simulations.run import simulate
+
+PRIVACY = {"epsilon": 8.0, "delta": 1e-3, "max_grad_norm": 1.0, "expected_batch_size": 16}
+
+
+def private_steps(bench, **changes):
+    step = bench.train(local={"steps": 3, "batch_size": None}, privacy=PRIVACY, **changes)
+    return [{"id": "cohorts", "stage": "describe"}, step]
+
+
+def artefact(run, step="risk"):
+    folder = RunFolder.reopen(run)
+    folder.close()
+    return folder.artefact(step)
+
+
+def test_a_private_run_tells_epsilon_over_all_rounds_and_no_exact_figure_of_a_round(bench):
+    run = simulate(bench.study(steps=private_steps(bench)), bench.sites(), bench.folder / "run")
+    result = artefact(run).result
+    assert all(v["loss"] is None and set(v["auc"].values()) == {None} for v in result["validation"])
+    assert all(t["loss"] is None for t in result["training_loss"])
+    counts = artefact(run, "cohorts").result["sites"]
+    for site, account in result["privacy"]["sites"].items():
+        rate = 16 / counts[site]["patients"]["train"]
+        spent = epsilon_spent([Spent(account["noise_multiplier"], rate, 6)], delta=account["delta"])
+        assert account["epsilon_spent"] == pytest.approx(spent, abs=1e-9)
+        assert spent <= 8.0
+        assert account["delta"] == 1e-4, "the site's cap is stricter than the study's 1e-3"
+    assert "Covered:" in rebuild(run)[0].read_text()
+
+
+def test_the_site_caps_epsilon(bench):
+    sites = bench.sites(privacy={"max_epsilon": 2.0, "max_delta": 1e-3})
+    result = artefact(simulate(bench.study(steps=private_steps(bench)), sites, bench.folder / "run")).result
+    assert all(account["epsilon_spent"] <= 2.0 for account in result["privacy"]["sites"].values())
+
+
+def test_a_site_that_demands_privacy_refuses_plain_training(bench):
+    sites = bench.sites(privacy={"required": True})
+    with pytest.raises(RunError, match="privacy-required"):
+        simulate(bench.study(federation={"quorum": 3, "retries": 0}), sites, bench.folder / "run")
+
+
+KILLED_BEFORE_SENDING = """
+    import os, signal, sys
+    from pathlib import Path
+    import client.app as site
+    from simulations.run import simulate
+
+    log = site.log_release
+
+    def armed(state, line, *, replayed):
+        # The update is noised and kept, and not yet sent.
+        if line["phase"] == "fit":
+            os.kill(os.getpid(), signal.SIGKILL)
+        log(state, line, replayed=replayed)
+
+    site.log_release = armed
+    simulate(Path(sys.argv[1]), [Path(p) for p in sys.argv[3:]], Path(sys.argv[2]))
+"""
+
+
+def test_killed_between_noising_and_sending_a_site_sends_the_same_bytes_again(bench):
+    study, sites, out = bench.study(steps=private_steps(bench)), bench.sites(), bench.folder / "run"
+    command = [sys.executable, "-c", textwrap.dedent(KILLED_BEFORE_SENDING), str(study), str(out), *map(str, sites)]
+    killed = subprocess.run(command, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    (answer,) = (bench.folder / "state" / "north" / "outbox").rglob("fit-1.answer")
+    noised = answer.read_bytes().partition(b"\n")[2]
+    simulate(study, sites, out, resume=True)
+    log = [json.loads(line) for line in (bench.folder / "state" / "north" / "releases.jsonl").read_text().splitlines()]
+    first = next(line for line in log if line["phase"] == "fit")
+    assert first["replayed"]
+    assert answer.read_bytes().partition(b"\n")[2] == noised
+
+
+def test_noise_is_never_the_same_in_two_runs_though_the_site_seed_is(bench):
+    one = artefact(simulate(bench.study(steps=private_steps(bench)), bench.sites(), bench.folder / "one"))
+    two = artefact(simulate(bench.study(steps=private_steps(bench)), bench.sites(), bench.folder / "two"))
+    assert np.abs(one.arrays["weights"] - two.arrays["weights"]).max() > 1e-6
