@@ -1,8 +1,4 @@
-"""A hospital's people: who they are, when their ECGs are taken, what happens to them, and the truth.
-
-Event times come from the true hazards (Gompertz in age), which compete. A defibrillator lowers the hazard of
-arrhythmic death from the day it is implanted.
-"""
+"""A hospital's cohort: when ECGs are taken, what its registers come to hold, and the truth."""
 
 from __future__ import annotations
 
@@ -12,18 +8,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ecgshared.errors import ConfigError
-from simulations.disease import MAX_FIBROSIS, HazardEffects, Hazards, People, hazards
+from simulations.disease import People, hazards
+from simulations.people import draw_people
 from simulations.scenario import HospitalConfig, PopulationConfig, Scenario
+from simulations.survival import (
+    ARRHYTHMIC,
+    FIRST_DAY,
+    OTHER,
+    OUTSIDE,
+    PUMP,
+    draw_fates,
+    event_probability,
+)
 
 F64 = NDArray[np.float64]
 DAYS_PER_YEAR = 365.25
 
-ARRHYTHMIC, PUMP, OTHER = "arrhythmic", "pump", "other"
-OUTSIDE = {ARRHYTHMIC: 0.75, PUMP: 0.08, OTHER: 0.35}
-"""Share of deaths outside hospital, by mechanism."""
-FIRST_DAY = {ARRHYTHMIC: 0.17, PUMP: 0.05, OTHER: 0.05}
-"""Share of deaths in the first 24 hours of a stay."""
 # Cause on the certificate, ICD-10: what registers make of each mechanism.
 _CAUSES = {
     ARRHYTHMIC: (
@@ -36,11 +36,6 @@ _CAUSES = {
         (0.24, 0.16, 0.18, 0.1, 0.12, 0.1, 0.1),
     ),
 }
-
-
-def scd_share(mechanism: str) -> float:
-    """Return the share of deaths of a mechanism that registers will show as sudden cardiac death."""
-    return 0.0 if mechanism == OTHER else OUTSIDE[mechanism] + FIRST_DAY[mechanism]
 
 
 @dataclass(frozen=True)
@@ -61,106 +56,6 @@ class Hospital:
     at_years: F64
     table: pd.DataFrame
     truth: pd.DataFrame
-
-
-def draw_people(rng: np.random.Generator, population: PopulationConfig, n: int) -> People:
-    """Draw n persons; fibrosis rises with age, in men and with heart failure, LVEF falls with it (weakly)."""
-    age = np.clip(population.age_mean + population.age_sd * rng.standard_normal(n), 22, 95)
-    male = rng.random(n) < population.male_share
-    bmi = np.clip(population.bmi_mean + population.bmi_sd * rng.standard_normal(n), 16, 50)
-    share = population.heart_failure_share
-    failing = rng.random(n) < 1 / (1 + np.exp(-(np.log(share / (1 - share)) + 0.04 * (age - 65) + 0.1 * male)))
-    middle = population.fibrosis_median / MAX_FIBROSIS
-    logit = np.log(middle / (1 - middle)) + 0.012 * (age - 65) - 0.15 * (~male) + 0.5 * failing
-    logit = logit + population.fibrosis_spread * rng.standard_normal(n)
-    fibrosis = MAX_FIBROSIS / (1 + np.exp(-logit))
-    lvef = 0.64 - 0.16 * failing - 0.22 * fibrosis + 0.075 * rng.standard_normal(n)
-    return People(
-        age, male, bmi, failing, fibrosis, np.clip(lvef, 0.12, 0.78),
-        rng.standard_normal((n, 6)), rng.standard_normal((n, 8)),
-    )  # fmt: skip
-
-
-def event_probability(rates: Hazards, effects: HazardEffects, horizon_years: float, spared: F64 | float = 0.0) -> F64:
-    """Return each person's probability of a death that registers show as SCD within the horizon.
-
-    Parameters
-    ----------
-    rates : hazards now, shape = (n,).
-    spared : share by which a defibrillator in place lowers the arrhythmic hazard, scalar or shape = (n,).
-
-    Returns
-    -------
-    array, shape = (n,): the SCD hazard times survival of all deaths, integrated (midpoint rule, 24 steps).
-    """
-    steps = 24
-    dt = horizon_years / steps
-    t = (np.arange(steps) + 0.5)[None] * dt
-    arrhythmic = ((1 - np.asarray(spared)) * rates.arrhythmic)[:, None] * np.exp(effects.arrhythmic_age * t)
-    pump = rates.pump[:, None] * np.exp(effects.pump_age * t)
-    other = rates.other[:, None] * np.exp(effects.other_age * t)
-    everything = (arrhythmic + pump + other) * dt
-    survival = np.exp(-(np.cumsum(everything, axis=1) - everything / 2))
-    sudden = scd_share(ARRHYTHMIC) * arrhythmic + scd_share(PUMP) * pump
-    return np.asarray((sudden * survival).sum(axis=1) * dt)
-
-
-def solve_baseline(scenario: Scenario, people_per_hospital: int = 3000) -> float:
-    """Return the log baseline rate of arrhythmic death at which the mean event probability is the scenario's.
-
-    Solved over a fixed sample of the hospitals that train, so it depends on the scenario alone.
-    """
-    rng = np.random.default_rng(20070701)
-    training = [hospital for hospital in scenario.hospitals.values() if hospital.trains]
-    people = [
-        draw_people(rng, hospital.population, people_per_hospital)
-        for hospital in (training or list(scenario.hospitals.values()))
-    ]
-    low, high = -16.0, 2.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        rate = np.mean(
-            [
-                event_probability(
-                    hazards(group, scenario.hazard, middle), scenario.hazard, scenario.horizon_years
-                ).mean()
-                for group in people
-            ]
-        )
-        low, high = (middle, high) if rate < scenario.event_rate else (low, middle)
-    if not -15.9 < middle < 1.9:
-        raise ConfigError(
-            "the event rate cannot be reached by any baseline hazard",
-            where=scenario.name,
-            value=scenario.event_rate,
-            remedy="change event_rate, or the rates of death not due to arrhythmia",
-        )
-    return middle
-
-
-def gompertz_time(exposure: F64, rate: F64, slope: float, *, spared: float = 0.0, from_years: F64 | None = None) -> F64:
-    """Invert the cumulative hazard: time at which it reaches ``exposure``.
-
-    Parameters
-    ----------
-    exposure : array, shape = (n,): standard exponential draws.
-    rate : array, shape = (n,): hazard at time 0, growing by exp(slope * t).
-    spared, from_years : the hazard is (1 - spared) times as high from ``from_years`` on (inf: never).
-
-    Returns
-    -------
-    array, shape = (n,), years.
-    """
-
-    def inverse(total: F64) -> F64:
-        return np.asarray(np.log1p(slope * total / rate) / slope if slope else total / rate)
-
-    if from_years is None:
-        return inverse(exposure)
-    finite = np.minimum(from_years, 1e3)
-    before = rate * (np.expm1(slope * finite) / slope if slope else finite)
-    rest = np.maximum(exposure - before, 0.0) / max(1 - spared, 1e-12)
-    return np.where(exposure <= before, inverse(exposure), inverse(before + rest))
 
 
 def make_cohort(
@@ -185,22 +80,9 @@ def make_cohort(
     end = (care.data_end - care.first_ecg).days / DAYS_PER_YEAR
     entry = rng.random(patients) * span
 
-    low = people.lvef <= 0.35
-    implanted = rng.random(patients) < np.where(low, care.defibrillator_if_low, care.defibrillator_otherwise)
-    icd = np.where(implanted, rng.gamma(1.5, 1.2, patients) - 1.0, np.inf)
-    time = {
-        ARRHYTHMIC: gompertz_time(
-            rng.exponential(size=patients), rates.arrhythmic, effects.arrhythmic_age,
-            spared=care.defibrillator_prevents, from_years=np.maximum(icd, 0.0),
-        ),
-        PUMP: gompertz_time(rng.exponential(size=patients), rates.pump, effects.pump_age),
-        OTHER: gompertz_time(rng.exponential(size=patients), rates.other, effects.other_age),
-    }  # fmt: skip
-    vfvt = gompertz_time(rng.exponential(size=patients), rates.vfvt, effects.arrhythmic_age)
-    mi = gompertz_time(rng.exponential(size=patients), rates.mi, effects.mi_age)
-    mechanisms = np.array([ARRHYTHMIC, PUMP, OTHER])
-    deaths = np.stack([time[m] for m in mechanisms])
-    mechanism, death = mechanisms[deaths.argmin(axis=0)], deaths.min(axis=0)
+    fates = draw_fates(rng, people, rates, effects, care)
+    icd, death, mechanism = fates.icd_years, fates.death_years, fates.mechanism
+    vfvt, mi = fates.vfvt_years, fates.mi_years
 
     # An ECG may come with the event, hours before it; none comes after death.
     person, at_years = _ecg_times(rng, hospital.population, entry, np.minimum(death, span - entry))
@@ -289,7 +171,7 @@ def make_cohort(
             "true_fibrosis": at_ecg.fibrosis,
             "true_lvef": at_ecg.lvef,
             "true_hazard_arrhythmic": now.arrhythmic,
-            "true_hazard_vfvt": now.vfvt,
+            "true_hazard_vfvt": now.vfvt * care.vfvt_found,
             "true_hazard_pump": now.pump,
             "true_hazard_other": now.other,
             "true_hazard_mi": now.mi,

@@ -24,6 +24,8 @@ F64 = NDArray[np.float64]
 
 MAX_FIBROSIS = 0.45
 """Beyond it the sheet begins to fall apart into islands."""
+SHAPE_TRAITS = 24
+"""Standard normal traits of a person's heart and chest beside the eight of :class:`People` ``electrical``."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,8 @@ class HazardEffects(Config):
 class People:
     """Latent and measured traits of n persons at entry; every array has shape = (n,).
 
-    ``position`` (n, 6) are standard normal traits of the anatomy, ``electrical`` (n, 8) of the heart: the
-    person's own scatter, the same in all of their ECGs.
+    ``position`` (n, 6) are standard normal traits of the anatomy, ``electrical`` (n, 8) and ``shape``
+    (n, SHAPE_TRAITS) of the heart and the chest: the person's own scatter, the same in all of their ECGs.
     """
 
     age: F64
@@ -165,6 +167,7 @@ class People:
     lvef: F64
     position: F64
     electrical: F64
+    shape: F64
 
     def rows(self, index: NDArray[np.int64], age: F64) -> People:
         """Return the persons of ``index`` (one per ECG) at ``age``."""

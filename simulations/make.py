@@ -16,10 +16,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ecgshared.errors import ConfigError, RunError, StatisticsError
-from simulations.cohort import Hospital, make_cohort, solve_baseline
+from simulations.cohort import Hospital, make_cohort
 from simulations.exports import RECORDS_FOLDER, Header, quantise, write_record, write_site, write_table
 from simulations.recording import record_ecgs
 from simulations.scenario import DeviceConfig, HospitalConfig, Scenario
+from simulations.survival import solve_baseline
 
 CHUNK = 64
 """ECGs rendered at once: a few dozen MB."""

@@ -39,6 +39,7 @@ class PopulationConfig(Config):
     heart_failure_share: float = Field(default=0.2, gt=0, lt=1)
     fibrosis_median: float = Field(default=0.15, gt=0, lt=0.45, description="of a man of 65 without heart failure")
     fibrosis_spread: float = Field(default=1.2, gt=0, description="SD on the logit scale")
+    heart_failure_lvef_loss: float = Field(default=0.16, ge=0, le=0.4)
     af_share: float = Field(default=0.06, ge=0, le=1)
 
 
@@ -53,6 +54,9 @@ class CareConfig(Config):
     defibrillator_if_low: float = Field(default=0.25, ge=0, le=1, description="share implanted where LVEF <= 35%")
     defibrillator_otherwise: float = Field(default=0.004, ge=0, le=1)
     defibrillator_prevents: float = Field(default=0.6, ge=0, le=1, description="share of arrhythmic deaths prevented")
+    vfvt_found: float = Field(
+        default=1.0, gt=0, description="VF/VT this system's monitoring and coding finds, relative to others"
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> CareConfig:
@@ -91,6 +95,32 @@ class HabitsConfig(Config):
     dead_share: float = Field(default=0.005, ge=0, le=1, description="one chest electrode off")
 
 
+class SeriesConfig(Config):
+    """A case-control series: people in cardiac arrest and random controls, ECGs before the index date."""
+
+    arrhythmic_share: float = Field(gt=0, lt=1, description="share of the patients: arrhythmic arrests")
+    other_share: float = Field(gt=0, lt=1, description="share of the patients: non-arrhythmic arrests")
+    within_years: float = Field(default=3.0, gt=0, description="the first ECG is at most this long before the index")
+    last_days_share: float = Field(
+        default=0.2, ge=0, le=1, description="cases who have one more ECG in the two days before the arrest"
+    )
+
+    @model_validator(mode="after")
+    def _leaves_controls(self) -> SeriesConfig:
+        if self.arrhythmic_share + self.other_share >= 1:
+            raise ValueError("arrhythmic_share and other_share leave no controls")
+        return self
+
+
+class ImagingConfig(Config):
+    """Anatomy measured in each person and written beside the ECG."""
+
+    position_error_cm: float = Field(default=0.2, ge=0)
+    turn_error_deg: float = Field(default=2.0, ge=0)
+    volume_error: float = Field(default=0.05, ge=0, description="relative")
+    volumes_share: float = Field(default=1.0, ge=0, le=1, description="persons whose ventricles were measured")
+
+
 class TableStyle(Config):
     """How the hospital writes its cohort table."""
 
@@ -103,6 +133,7 @@ class TableStyle(Config):
     sex: tuple[str, str] = Field(default=("F", "M"), description="how female and male are written")
     flag: tuple[str, str] = Field(default=("0", "1"), description="how no and yes are written")
     lvef_percent: bool = False
+    labels: dict[str, str] = Field(default={}, description="label of a case-control series: local column")
     icd_dots: bool = Field(default=True, description="I46.1, else I461")
 
     @model_validator(mode="after")
@@ -127,6 +158,9 @@ class HospitalConfig(Config):
     devices: tuple[DeviceConfig, ...] = Field(min_length=1)
     noise: NoiseConfig = NoiseConfig()
     habits: HabitsConfig = HabitsConfig()
+    series: SeriesConfig | None = Field(default=None, description="a case-control series instead of a cohort")
+    imaging: ImagingConfig | None = None
+    replicas: int = Field(default=1, ge=1, le=999, description="hospitals like this one, each drawn around it")
     table: TableStyle
 
     @model_validator(mode="after")
@@ -155,6 +189,7 @@ class Scenario(Config):
         description="mean share of ECGs followed by the event, by which the baseline "
         "hazard is set, over the hospitals that train",
     )
+    max_age: float = Field(default=120, gt=0, description="patients of this age and more don't count in event_rate")
     horizon_years: float = Field(gt=0, le=10)
     waveform: WaveformEffects = WaveformEffects()
     hazard: HazardEffects = HazardEffects()

@@ -7,10 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from simulations.cohort import draw_people
 from simulations.disease import WaveformEffects, anatomy_of, heart_of
 from simulations.heart import dipole, draw_rhythm
 from simulations.make import make_hospitals
+from simulations.people import draw_people
 from simulations.scenario import PopulationConfig, load_scenario
 from simulations.torso import project, reference_electrodes, twelve
 

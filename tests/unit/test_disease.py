@@ -11,6 +11,7 @@ from ecgshared.errors import ConfigError
 from simulations.disease import (
     CONDUCTION,
     MAX_FIBROSIS,
+    SHAPE_TRAITS,
     HazardEffects,
     People,
     WaveformEffects,
@@ -37,6 +38,7 @@ def people(n=80, seed=0, **given):
         "lvef": np.full(n, 0.6),
         "position": rng.standard_normal((n, 6)),
         "electrical": rng.standard_normal((n, 8)),
+        "shape": rng.standard_normal((n, SHAPE_TRAITS)),
     }
     return People(**{**traits, **given})
 

@@ -15,21 +15,21 @@ from client.table import read_cohort_table
 from ecgshared.endpoints import TimeToEventEndpoint, label_cells
 from ecgshared.errors import ConfigError, RunError, StatisticsError
 from ecgshared.leads import LEADS
-from simulations.cohort import (
-    ARRHYTHMIC,
-    OTHER,
-    PUMP,
-    event_probability,
-    gompertz_time,
-    make_cohort,
-    scd_share,
-    solve_baseline,
-)
+from simulations.cohort import make_cohort
 from simulations.disease import HazardEffects, Hazards
 from simulations.exports import quantise
 from simulations.make import make_hospitals, true_hazard_auc, truth_table
 from simulations.make_cli import make
 from simulations.scenario import Scenario, load_scenario
+from simulations.survival import (
+    ARRHYTHMIC,
+    OTHER,
+    PUMP,
+    event_probability,
+    gompertz_time,
+    scd_share,
+    solve_baseline,
+)
 
 SCALE = 0.02
 
