@@ -1,4 +1,4 @@
-"""The study file: which steps run, on which endpoints, with which model. It names no path, row or limit of a hospital."""
+"""The study file: which steps run, on which endpoints, with which model. No path, row or limit of a hospital."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -102,35 +102,33 @@ class Federation:
         """Ask ``sites`` one thing; see :class:`server.conduct.Ask`. Raise RunError below the quorum."""
         request = Request(self._study.sha256, self._run_name, step, phase, round_number, arrays)
         records = to_records(encode_request(request))
-        answered: dict[str, Any] = {}
-        absent: dict[str, str] = {}
-        received: dict[str, int] = {}
+        tally = _Tally()
         start = time.monotonic()
         for attempt in range(self._study.federation.retries + 1):
-            missing = tuple(site for site in sites if site not in answered and absent.get(site) not in _FINAL)
+            missing = tuple(s for s in sites if s not in tally.answered and tally.absent.get(s) not in _FINAL)
             if attempt:
                 time.sleep(min(2.0**attempt, 30.0) * _POLL_SECONDS)
                 self._nodes = {site: node for site, node in self._nodes.items() if site not in missing}
-            self._collect(request, stage, records, missing, accept, answered, absent, received)
-            if len(answered) >= self._needed(sites, absent, quorum):
+            self._collect(request, stage, records, missing, accept, tally)
+            needed = self._needed(sites, tally.absent, quorum)
+            if len(tally.answered) >= needed:
                 break
-        seconds = time.monotonic() - start
-        sent = {site: len(records.array_records["body"]["body"].data) for site in sites if site in self._nodes}
+        answered, absent = tally.answered, tally.absent
+        size = len(records.array_records["body"]["body"].data)
         self._run.append(
             "history.jsonl",
             {
                 "step": step,
                 "phase": phase,
                 "round": round_number,
-                "seconds": round(seconds, 4),
+                "seconds": round(time.monotonic() - start, 4),
                 "answered": sorted(answered),
                 "absent": absent,
-                "bytes_in": received,
-                "bytes_out": sent,
+                "bytes_in": tally.received,
+                "bytes_out": {site: size for site in sites if site in self._nodes},
                 "metrics": dict(metrics(answered)) if metrics is not None and answered else {},
             },
         )
-        needed = self._needed(sites, absent, quorum)
         if len(answered) < needed:
             reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(absent.items()))
             raise RunError(
@@ -152,16 +150,14 @@ class Federation:
         records: RecordDict,
         sites: tuple[str, ...],
         accept: Accept | None,
-        answered: dict[str, Any],
-        absent: dict[str, str],
-        received: dict[str, int],
+        tally: _Tally,
     ) -> None:
         """Send to ``sites`` and sort what comes back until all answered or the deadline is over."""
         deadline = self._study.federation.deadline_seconds
         end = time.monotonic() + deadline
         self.connect(sites, min(deadline, 60.0))
-        absent.update({site: "not-connected" for site in sites if site not in self._nodes})
-        absent.update({site: RefusalCode.STUDY_NOT_APPROVED for site in sites if site in self._unapproved})
+        tally.absent.update({site: "not-connected" for site in sites if site not in self._nodes})
+        tally.absent.update({site: RefusalCode.STUDY_NOT_APPROVED for site in sites if site in self._unapproved})
         ready = [site for site in sites if site in self._nodes and site not in self._unapproved]
         messages = [Message(records, self._nodes[site], MESSAGE_TYPE_ASK, ttl=deadline + 60) for site in ready]
         waiting = dict(zip(self._grid.push_messages(messages), ready, strict=True)) if ready else {}
@@ -170,46 +166,45 @@ class Federation:
             for reply in replies:
                 # An error reply may carry another source node: a site is known by the message it replies to.
                 site = waiting.pop(reply.metadata.reply_to_message_id)
-                self._sort(reply, site, request, stage, accept, answered, absent, received)
+                outcome = _read(reply, site, request, stage, tally)
+                if not isinstance(outcome, str):
+                    outcome = _fault(outcome) or (accept(outcome) if accept is not None else None) or outcome
+                if isinstance(outcome, str):
+                    tally.absent[site] = outcome
+                    continue
+                tally.absent.pop(site, None)
+                tally.answered[site] = outcome
+                self._run.append("releases.jsonl", _description(outcome, site, request, tally.received[site]))
             if not replies:
                 time.sleep(_POLL_SECONDS)
-        absent.update(dict.fromkeys(waiting.values(), "deadline"))
+        tally.absent.update(dict.fromkeys(waiting.values(), "deadline"))
 
-    def _sort(
-        self,
-        reply: Message,
-        site: str,
-        request: Request,
-        stage: str,
-        accept: Accept | None,
-        answered: dict[str, Any],
-        absent: dict[str, str],
-        received: dict[str, int],
-    ) -> None:
-        if not reply.has_content():
-            absent[site] = f"lost (Flower error {reply.error.code})"
-            return
-        refusal = refusal_of(reply.content)
-        if refusal is not None:
-            absent[site] = refusal[1].value
-            return
-        try:
-            body = body_of(reply.content)
-            received[site] = len(body)
-            cls = payload_type(stage, request.phase)
-            if cls is None:
-                raise WireError("no declared reply")
-            payload = decode_payload(body, cls, stamp_of(request, site))
-        except WireError as error:
-            absent[site] = f"malformed: {error}"
-            return
-        fault = _fault(payload) or (accept(payload) if accept is not None else None)
-        if fault is not None:
-            absent[site] = fault
-            return
-        absent.pop(site, None)
-        answered[site] = payload
-        self._run.append("releases.jsonl", _description(payload, site, request, len(body)))
+
+@dataclass
+class _Tally:
+    """One request's outcome so far, by site: payloads, reasons of absence, bytes received."""
+
+    answered: dict[str, Any] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    received: dict[str, int] = field(default_factory=dict)
+
+
+def _read(reply: Message, site: str, request: Request, stage: str, tally: _Tally) -> Any:
+    """Return the payload of a reply, or (a string) why there is none."""
+    if not reply.has_content():
+        return f"lost (Flower error {reply.error.code})"
+    refusal = refusal_of(reply.content)
+    if refusal is not None:
+        return refusal[1].value
+    try:
+        body = body_of(reply.content)
+        tally.received[site] = len(body)
+        cls = payload_type(stage, request.phase)
+        if cls is None:
+            raise WireError("no declared reply")
+        return decode_payload(body, cls, stamp_of(request, site))
+    except WireError as error:
+        return f"malformed: {error}"
 
 
 def _fault(payload: Any) -> str | None:
@@ -223,11 +218,12 @@ def _fault(payload: Any) -> str | None:
 
 def _description(payload: Any, site: str, request: Request, size: int) -> dict[str, Any]:
     described = {}
-    for field in fields(payload):
-        value = getattr(payload, field.name)
+    kinds = field_kinds(type(payload))
+    for name in (f.name for f in fields(payload)):
+        value = getattr(payload, name)
         array = np.asarray(value) if isinstance(value, np.ndarray | float) else None
-        described[field.name] = {
-            "kind": type(field_kinds(type(payload))[field.name][1]).__name__.lower(),
+        described[name] = {
+            "kind": type(kinds[name][1]).__name__.lower(),
             "type": type(value).__name__ if array is None else str(array.dtype),
             "shape": list(np.shape(value)) if array is not None or not hasattr(value, "__len__") else [len(value)],
             "withheld": 0 if array is None else int(np.isnan(array).sum()),

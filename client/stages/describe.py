@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from client.dataset import SiteData
 from client.site import SiteContext
-from ecgshared.stages.describe import VARIABLES, SiteCounts
+from ecgshared.stages.describe import VARIABLES, YES_NO, SiteCounts
 from ecgshared.stages.protocol import SPLITS, Answer, Evidence, Request
 
 _MAX_NAMES = 12
@@ -104,7 +104,6 @@ def _table1(data: SiteData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if name not in columns:
             continue
         known = ~np.isnan(columns[name])
-        binary = bool(np.isin(columns[name][known], (0, 1)).all())
         for g, group in enumerate(groups):
             rows = np.flatnonzero(group & known)
             if len(rows):
@@ -113,7 +112,7 @@ def _table1(data: SiteData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
                 # The share of a yes/no variable is a count: both answers must be common enough.
                 patients[g, v] = (
                     min(_patients(data, rows[column == answer]) for answer in (0, 1))
-                    if binary
+                    if name in YES_NO
                     else _patients(data, rows)
                 )
     return values, patients

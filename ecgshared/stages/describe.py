@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ecgshared.stages.protocol import Count, Public, Statistic, StepConfig, Sums, payload
 
 VARIABLES = ("age", "male", "lvef", "bmi", "heart_failure", "diabetes", "hypertension", "previous_mi")
+YES_NO = ("male", "heart_failure", "diabetes", "hypertension", "previous_mi")
 
 
 class Config(StepConfig):

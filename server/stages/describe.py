@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgshared.stages.describe import VARIABLES, SiteCounts, moments, training_totals
+from ecgshared.stages.describe import VARIABLES, YES_NO, SiteCounts, moments, training_totals
 from ecgshared.stages.protocol import SPLITS, StepConfig
 from server.conduct import Artefact, Conduct
 from server.report.sections import Cell, Flow, FlowRow, Section, Table, Text
@@ -167,9 +167,12 @@ def _table1_rows(sites: dict[str, Any], heads: list[str]) -> tuple[list[str], li
         for variable in VARIABLES:
             cells = [r["table1"][group][variable] for group in groups]
             if any(cell["mean"] is not None for cell in cells):
-                rows.append([site, variable, *(_mean_sd(cell) for cell in cells)])
+                rows.append([site, variable, *(_shown(variable, cell) for cell in cells)])
     return ["site", "variable", *groups], rows
 
 
-def _mean_sd(cell: dict[str, float | None]) -> str | None:
-    return None if cell["mean"] is None or cell["sd"] is None else f"{cell['mean']:.3g} ({cell['sd']:.3g})"
+def _shown(variable: str, cell: dict[str, float | None]) -> str | None:
+    mean, sd = cell["mean"], cell["sd"]
+    if mean is None or sd is None:
+        return None
+    return f"{100 * mean:.1f}%" if variable in YES_NO else f"{mean:.3g} ({sd:.3g})"
