@@ -23,8 +23,7 @@ def signal_samples(p_signal: NDArray[np.float32], fs: float) -> int:
     ----------
     p_signal : array, shape = (12, T), mV.
     """
-    second = round(fs)
-    samples = p_signal.shape[1]
+    second, samples = round(fs), int(p_signal.shape[1])
     recorded = ~np.isnan(p_signal[:, -1])
     if samples < 3 * second or recorded.sum() < 3:
         return samples
@@ -36,10 +35,10 @@ def signal_samples(p_signal: NDArray[np.float32], fs: float) -> int:
     tail = common[differ[-1] + 1 :] if len(differ) else common
     high = np.abs(tail - PULSE_MV) <= TOLERANCE_MV
     low = np.abs(tail) <= TOLERANCE_MV
-    is_pulse = (
+    is_pulse = bool(
         high.sum() >= MIN_PULSE_S * fs
         and low.sum() >= MIN_ZERO_S * fs
         and (high | low).mean() >= 0.9
         and np.count_nonzero(np.diff(high.astype(np.int8))) <= 4
     )
-    return (samples - second) // second * second if is_pulse else samples
+    return samples - second if is_pulse else samples

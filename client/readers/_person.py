@@ -78,9 +78,7 @@ def age(stated: float | None, birth: date | None, recorded: date | None) -> tupl
     """
     from_dates: float | None = None
     if birth is not None and recorded is not None:
-        from_dates = float(
-            recorded.year - birth.year - ((recorded.month, recorded.day) < (birth.month, birth.day))
-        )
+        from_dates = float(recorded.year - birth.year - ((recorded.month, recorded.day) < (birth.month, birth.day)))
     given = [value for value in (stated, from_dates) if value is not None]
     plausible = [value for value in given if math.isfinite(value) and 0 <= value <= MAX_AGE_YEARS]
     if plausible:

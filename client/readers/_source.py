@@ -40,6 +40,7 @@ def label(*parts: object) -> str | None:
 
 def filter_label(high_pass: object = None, low_pass: object = None, notch: object = None) -> str | None:
     """Return filter settings as one line, such as ``0.05-150 Hz, notch 50 Hz``; None where none is stated."""
+    high_pass, low_pass, notch = (value or None for value in (high_pass, low_pass, notch))  # 0 is "off"
     band = None
     if high_pass is not None and low_pass is not None:
         band = f"{_number(high_pass)}-{_number(low_pass)} Hz"

@@ -80,7 +80,9 @@ def parse(path: Path) -> Element:
         ) from error
     except ParseError as error:
         line, column = error.position
-        raise EcgReadError(f"is not well-formed XML at column {column}", where=f"{path}:{line}", remedy=_REMEDY) from error
+        raise EcgReadError(
+            f"is not well-formed XML at column {column}", where=f"{path}:{line}", remedy=_REMEDY
+        ) from error
     except (ValueError, LookupError) as error:
         raise EcgReadError(
             "is in an encoding that cannot be read", where=path, allowed="UTF-8, UTF-16, ISO-8859-1", remedy=_REMEDY
