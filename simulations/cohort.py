@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from simulations.disease import People, hazards
 from simulations.people import draw_people
-from simulations.scenario import HospitalConfig, PopulationConfig, Scenario
+from simulations.scenario import CareConfig, HospitalConfig, PopulationConfig, Scenario
 from simulations.survival import (
     ARRHYTHMIC,
     FIRST_DAY,
@@ -85,7 +85,7 @@ def make_cohort(
     vfvt, mi = fates.vfvt_years, fates.mi_years
 
     # An ECG may come with the event, hours before it; none comes after death.
-    person, at_years = _ecg_times(rng, hospital.population, entry, np.minimum(death, span - entry))
+    person, at_years = ecg_times(rng, hospital.population, entry, np.minimum(death, span - entry))
     at_ecg = people.rows(person, people.age[person] + at_years)
     now = hazards(at_ecg, effects, log_baseline)
     has_icd = icd[person] <= at_years
@@ -125,18 +125,12 @@ def make_cohort(
     recorded = first + ((entry[person] + at_years) * DAYS_PER_YEAR * 86400).astype(np.int64).astype("timedelta64[s]")
     vfvt_at = when(np.where(vfvt < death, vfvt, np.inf))[person]
     mi_at = when(np.where(mi < death, mi, np.inf))[person]
-    measured = (rng.random(patients) < care.lvef_measured_share) | (people.heart_failure & (rng.random(patients) < 0.6))
-    reported_lvef = np.clip(people.lvef + 0.03 * rng.standard_normal(patients), 0.1, 0.8)
-    diabetes = rng.random(patients) < np.clip(0.05 + 0.012 * (people.bmi - 22), 0.02, 0.6)
-    hypertension = rng.random(patients) < np.clip(0.15 + 0.008 * (people.age - 45), 0.05, 0.8)
+    known = comorbidities(rng, people, care, person)
     previous = (rng.random(patients) < 0.1)[person] | (mi[person] < at_years)
     n = len(person)
-    order = np.arange(n)
     table = pd.DataFrame(
         {
-            "ecg_id": [f"{name[:2].upper()}{i:07d}" for i in order],
-            "patient_id": [f"{name[:1].upper()}{p:06d}" for p in _numbers(rng, patients)[person]],
-            "file": [f"{i // 1000:03d}/{name[:2]}{i:07d}" for i in order],
+            **ecg_ids(rng, name, person, patients),
             "recorded_at": recorded,
             "age": np.floor(at_ecg.age).astype(np.int64),
             "sex": np.where(people.male[person], "M", "F"),
@@ -152,11 +146,7 @@ def make_cohort(
             "icd_date": when(np.where(icd < death, icd, np.inf))[person],
             "last_encounter": when(np.minimum(seen, end - entry - 1e-6))[person],
             "data_end": np.full(n, np.datetime64(care.data_end, "s")),
-            "lvef": np.where(measured, np.round(reported_lvef, 2), np.nan)[person],
-            "bmi": np.round(people.bmi[person], 1),
-            "heart_failure": people.heart_failure[person].astype(np.float64),
-            "diabetes": diabetes[person].astype(np.float64),
-            "hypertension": hypertension[person].astype(np.float64),
+            **known,
             "previous_mi": previous.astype(np.float64),
         }
     )  # fmt: skip
@@ -184,7 +174,7 @@ def make_cohort(
     return Hospital(people, person, at_years, table, truth)
 
 
-def _ecg_times(
+def ecg_times(
     rng: np.random.Generator, population: PopulationConfig, entry: F64, room_years: F64
 ) -> tuple[NDArray[np.int64], F64]:
     """The first ECG is the entry; further ones come within days (a stay) or months to years."""
@@ -207,6 +197,30 @@ def _ecg_times(
     return person[order].astype(np.int64), at[order]
 
 
-def _numbers(rng: np.random.Generator, n: int) -> NDArray[np.int64]:
-    """Patient numbers in no order, so that a number says nothing about entry."""
-    return rng.permutation(n) + 100_000
+def ecg_ids(rng: np.random.Generator, name: str, person: NDArray[np.int64], patients: int) -> dict[str, list[str]]:
+    """Return the identifiers of each ECG and its file's path, without suffix, below the records folder."""
+    # Patient numbers in no order, so that a number says nothing about entry.
+    numbers = (rng.permutation(patients) + 100_000)[person]
+    return {
+        "ecg_id": [f"{name[:2].upper()}{i:07d}" for i in range(len(person))],
+        "patient_id": [f"{name[:1].upper()}{p:06d}" for p in numbers],
+        "file": [f"{i // 1000:03d}/{name[:2]}{i:07d}" for i in range(len(person))],
+    }
+
+
+def comorbidities(
+    rng: np.random.Generator, people: People, care: CareConfig, person: NDArray[np.int64]
+) -> dict[str, F64]:
+    """Return what the records say of each ECG's patient: LVEF where it was measured, BMI, diagnoses."""
+    n = len(people.age)
+    measured = (rng.random(n) < care.lvef_measured_share) | (people.heart_failure & (rng.random(n) < 0.6))
+    reported_lvef = np.clip(people.lvef + 0.03 * rng.standard_normal(n), 0.1, 0.8)
+    diabetes = rng.random(n) < np.clip(0.05 + 0.012 * (people.bmi - 22), 0.02, 0.6)
+    hypertension = rng.random(n) < np.clip(0.15 + 0.008 * (people.age - 45), 0.05, 0.8)
+    return {
+        "lvef": np.where(measured, np.round(reported_lvef, 2), np.nan)[person],
+        "bmi": np.round(people.bmi[person], 1),
+        "heart_failure": people.heart_failure[person].astype(np.float64),
+        "diabetes": diabetes[person].astype(np.float64),
+        "hypertension": hypertension[person].astype(np.float64),
+    }

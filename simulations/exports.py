@@ -18,8 +18,9 @@ from ecgshared.errors import EcgReadError
 from ecgshared.leads import LEADS
 from simulations.scenario import DeviceConfig, TableStyle
 
-_TIMED = ("recorded_at", "admission_time", "death_date")
+_TIMED = ("recorded_at", "admission_time", "death_date", "index_date")
 """Columns with a time of day: whether a death came in the first 24 hours of a stay hangs on it."""
+_ROWS = 50_000
 RECORDS_FOLDER, TABLE_FILE, SITE_FILE = "records", "cohort.csv", "site.yaml"
 
 
@@ -32,6 +33,8 @@ class Header:
     age: int
     sex: str
     device: DeviceConfig
+    patient: str = ""
+    """The hospital's number of the patient; WFDB files do not hold it."""
 
 
 def quantise(p_signal: NDArray[np.float32], adc_units_per_mv: float) -> NDArray[np.int16]:
@@ -115,18 +118,27 @@ def local_table(table: pd.DataFrame, style: TableStyle) -> pd.DataFrame:
             text = values if style.icd_dots else values.str.replace(".", "", regex=False)
         elif kind == "number":
             shown = values * 100 if column == "lvef" and style.lvef_percent else values
-            text = shown.map(lambda v: "" if pd.isna(v) else f"{v:.6g}".replace(".", style.decimal))
+            text = shown.map(lambda v: _number(v, style))
         else:
             text = values.astype(str)
         out[local] = text
+    for label, local in style.labels.items():
+        out[local] = table[label].map(dict(zip((0.0, 1.0), style.flag, strict=True))).fillna("")
+    for measure in table.columns.difference([*STANDARD_COLUMNS, *style.labels], sort=False):
+        out[measure] = table[measure].map(lambda v: _number(v, style))
     return pd.DataFrame(out)
 
 
+def _number(value: float, style: TableStyle) -> str:
+    return "" if pd.isna(value) else f"{value:.6g}".replace(".", style.decimal)
+
+
 def write_table(folder: Path, table: pd.DataFrame, style: TableStyle) -> None:
-    """Write the cohort table as the hospital's CSV."""
-    local_table(table, style).to_csv(
-        folder / TABLE_FILE, sep=style.separator, index=False, encoding=style.encoding, lineterminator="\n"
-    )
+    """Write the cohort table as the hospital's CSV, a slice at a time: as text it is many times its size."""
+    with (folder / TABLE_FILE).open("w", encoding=style.encoding, newline="") as stream:
+        for start in range(0, len(table), _ROWS):
+            part = local_table(table.iloc[start : start + _ROWS], style)
+            part.to_csv(stream, sep=style.separator, index=False, header=start == 0, lineterminator="\n")
 
 
 def site_settings(name: str, table: Iterable[str], style: TableStyle, suffix: str = ".hea") -> dict[str, Any]:
@@ -141,6 +153,8 @@ def site_settings(name: str, table: Iterable[str], style: TableStyle, suffix: st
             values[column] = dict(zip(style.sex, ("F", "M"), strict=True))
         if kind == "flag" and style.flag != ("0", "1"):
             values[column] = dict(zip(style.flag, ("0", "1"), strict=True))
+    if style.flag != ("0", "1"):
+        values |= {label: dict(zip(style.flag, ("0", "1"), strict=True)) for label in style.labels}
     return {
         "format_version": 1,
         "site": name,
@@ -153,6 +167,7 @@ def site_settings(name: str, table: Iterable[str], style: TableStyle, suffix: st
             "date_format": None,
             "day_first": "%d" in style.date_format and style.date_format.index("%d") == 0,
             "columns": columns,
+            **({"labels": dict(style.labels)} if style.labels else {}),
             **({"values": values} if values else {}),
             "join": "{" + columns["file"] + "}",
         },

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from ecgshared.errors import ConfigError, RunError, StatisticsError
 from simulations.cohort import Hospital, make_cohort
 from simulations.exports import RECORDS_FOLDER, Header, quantise, write_record, write_site, write_table
-from simulations.recording import record_ecgs
+from simulations.imaging import measured_anatomy
+from simulations.recording import place_electrodes, record_ecgs
 from simulations.scenario import DeviceConfig, HospitalConfig, Scenario
+from simulations.series import make_series
 from simulations.survival import solve_baseline
 
 CHUNK = 64
@@ -69,7 +71,7 @@ def make_hospitals(
     counts: dict[str, tuple[int, int, int]] = {}
     for number, (name, config) in enumerate(scenario.hospitals.items()):
         patients = max(round(config.population.patients * scale), 1)
-        cohort = make_cohort(np.random.default_rng([seed, number, 0]), name, config, scenario, log_baseline, patients)
+        cohort = make_patients(np.random.default_rng([seed, number, 0]), name, config, scenario, log_baseline, patients)
         folder = out / "sites" / name
         table = _write_records(seed, number, name, cohort, config, scenario, folder / RECORDS_FOLDER, progress)
         write_table(folder, table, config.table)
@@ -78,6 +80,20 @@ def make_hospitals(
         counts[name] = (patients, len(table), int(cohort.truth["true_scd_event"].sum()))
     first, second, third = ({name: row[i] for name, row in counts.items()} for i in range(3))
     return Made(out, first, second, third)
+
+
+def make_patients(
+    rng: np.random.Generator,
+    name: str,
+    config: HospitalConfig,
+    scenario: Scenario,
+    log_baseline: float,
+    patients: int,
+) -> Hospital:
+    """Draw a hospital's patients, a cohort or a case-control series, without any recording."""
+    if config.series is not None:
+        return make_series(rng, name, config, config.series, scenario, log_baseline, patients)
+    return make_cohort(rng, name, config, scenario, log_baseline, patients)
 
 
 def _write_records(
@@ -98,6 +114,12 @@ def _write_records(
     af_person = rng.random(len(cohort.people.age)) < config.population.af_share
     for sub in sorted({Path(file).parent for file in cohort.table["file"]}):
         (folder / sub).mkdir(parents=True, exist_ok=True)
+    table, electrodes = cohort.table, None
+    if config.imaging is not None:
+        tape = np.random.default_rng([seed, number, 1000])
+        electrodes = place_electrodes(tape, config.habits, n)
+        measured = measured_anatomy(tape, cohort.people, cohort.person, electrodes, config.imaging)
+        table = pd.concat([table, measured], axis=1)
     done = 0
     for which, device in enumerate(config.devices):
         mine = np.flatnonzero(device_of == which)
@@ -105,11 +127,12 @@ def _write_records(
             rows = mine[start : start + CHUNK]
             # A generator of its own for each chunk: what one chunk draws never shifts another.
             chunk_rng = np.random.default_rng([seed, number, 2 + which, start])
-            _write_chunk(chunk_rng, rows, cohort, af_person, config, device, scenario, folder)
+            place = None if electrodes is None else electrodes[rows]
+            _write_chunk(chunk_rng, rows, cohort, af_person, config, device, scenario, folder, place)
             done += len(rows)
             if progress is not None:
                 progress(name, done, n)
-    return cohort.table.assign(device=[config.devices[i].name for i in device_of])
+    return table.assign(device=[config.devices[i].name for i in device_of])
 
 
 def _write_chunk(
@@ -121,10 +144,13 @@ def _write_chunk(
     device: DeviceConfig,
     scenario: Scenario,
     folder: Path,
+    electrodes_cm: NDArray[np.float64] | None,
 ) -> None:
     person = cohort.person[rows]
     people = cohort.people.rows(person, cohort.people.age[person] + cohort.at_years[rows])
-    signals = record_ecgs(rng, people, af_person[person], config, device, scenario.waveform, scenario.seconds)
+    signals = record_ecgs(
+        rng, people, af_person[person], config, device, scenario.waveform, scenario.seconds, electrodes_cm
+    )
     units = quantise(signals, device.adc_units_per_mv)
     table = cohort.table.iloc[rows]
     columns = (table[c] for c in ("file", "recorded_at", "age", "sex"))

@@ -99,8 +99,13 @@ def record_ecgs(
     device: DeviceConfig,
     effects: WaveformEffects,
     seconds: float,
+    electrodes_cm: F64 | None = None,
 ) -> F32:
     """Record one ECG of each person with one kind of device.
+
+    Parameters
+    ----------
+    electrodes_cm : array, shape = (n, 10, 3): where the electrodes sit; None draws it by the hospital's habits.
 
     Returns
     -------
@@ -125,7 +130,8 @@ def record_ecgs(
     breath = np.sin(2 * np.pi * breath_hz[:, None] * t + 2 * np.pi * rng.random((n, 1))).astype(np.float32)
     depth = np.exp(np.log(0.25) + 0.4 * rng.standard_normal(n))  # quiet breathing is a quarter of a full one
     anatomy = anatomy_of(people)
-    eight = project(waves, anatomy, place_electrodes(rng, hospital.habits, n), respiration=breath, depth=depth)
+    place = place_electrodes(rng, hospital.habits, n) if electrodes_cm is None else electrodes_cm
+    eight = project(waves, anatomy, place, respiration=breath, depth=depth)
     eight = eight + leads_of(electrode_noise(rng, hospital.noise, breath_hz, n, fs, samples))
     eight = _lowpass(eight, device.lowpass_hz, fs)
     eight = _mishaps(rng, eight, hospital.habits)

@@ -6,6 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from ecgshared.columns import STANDARD_COLUMNS
@@ -144,8 +145,8 @@ class TableStyle(Config):
         needed = {"ecg_id", "patient_id", "file", "recorded_at"} - set(self.columns)
         if needed:
             raise ValueError(f"columns must name {', '.join(sorted(needed))}")
-        if len(set(self.columns.values())) < len(self.columns):
-            raise ValueError("two standard columns share a local column")
+        if len({*self.columns.values(), *self.labels.values()}) < len(self.columns) + len(self.labels):
+            raise ValueError("two columns share a local column")
         return self
 
 
@@ -210,7 +211,7 @@ def load_scenario(name_or_path: str) -> Scenario:
     ConfigError : no such scenario, or the file is not valid.
     """
     if name_or_path in scenario_names():
-        return load(Scenario, SCENARIOS / f"{name_or_path}.yaml")
+        return expanded(load(Scenario, SCENARIOS / f"{name_or_path}.yaml"))
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(
@@ -219,4 +220,60 @@ def load_scenario(name_or_path: str) -> Scenario:
             allowed=", ".join(scenario_names()),
             remedy="give one of these names, or the path of a YAML file",
         )
-    return load(Scenario, path)
+    return expanded(load(Scenario, path))
+
+
+def expanded(scenario: Scenario) -> Scenario:
+    """Return the scenario with each hospital that has replicas replaced by them: NAME_001, NAME_002, ...
+
+    A replica has one of the devices, and size, patients, noise and habits of its own around those given; which is
+    fixed by the scenario, not by the seed of the making.
+    """
+    hospitals: dict[str, HospitalConfig] = {}
+    for number, (name, hospital) in enumerate(scenario.hospitals.items()):
+        if hospital.replicas == 1:
+            hospitals[name] = hospital
+            continue
+        rng = np.random.default_rng([scenario.seed, number, 7])
+        for copy in range(1, hospital.replicas + 1):
+            hospitals[f"{name}_{copy:03d}"] = _replica(rng, hospital)
+    return scenario.model_copy(update={"hospitals": hospitals})
+
+
+def _replica(rng: np.random.Generator, hospital: HospitalConfig) -> HospitalConfig:
+    def times(value: float, sd: float, top: float = np.inf) -> float:
+        return float(round(min(value * np.exp(sd * rng.standard_normal()), top), 4))
+
+    whom, noise, habits = hospital.population, hospital.noise, hospital.habits
+    shares = np.array([device.share for device in hospital.devices])
+    population = whom.model_copy(
+        update={
+            "patients": max(round(times(whom.patients, 0.5)), 1),
+            "age_mean": float(np.clip(round(whom.age_mean + 3 * rng.standard_normal(), 1), 25, 85)),
+            "male_share": float(np.clip(round(whom.male_share + 0.06 * rng.standard_normal(), 3), 0.05, 0.95)),
+            "heart_failure_share": times(whom.heart_failure_share, 0.3, 0.9),
+            "fibrosis_median": times(whom.fibrosis_median, 0.1, 0.44),
+        }
+    )
+    return hospital.model_copy(
+        update={
+            "replicas": 1,
+            "population": population,
+            "devices": (hospital.devices[int(rng.choice(len(shares), p=shares / shares.sum()))],),
+            "noise": noise.model_copy(
+                update={
+                    "mains_uv": times(noise.mains_uv, 0.4),
+                    "muscle_uv": times(noise.muscle_uv, 0.3),
+                    "wander_uv": times(noise.wander_uv, 0.3),
+                }
+            ),
+            "habits": habits.model_copy(
+                update={
+                    "placement_sd_cm": times(habits.placement_sd_cm, 0.2),
+                    "v1_v2_high_cm": times(habits.v1_v2_high_cm, 0.3),
+                    "swapped_share": times(habits.swapped_share, 0.5, 1.0),
+                    "dead_share": times(habits.dead_share, 0.5, 1.0),
+                }
+            ),
+        }
+    )
