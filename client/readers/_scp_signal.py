@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from client.readers._assemble import MAX_SAMPLES, check_length
 from client.readers._huffman import Table, decode, parse_tables
+from client.readers._scp_compression import interpolate, stored_samples, undo_differences
 from ecgshared.errors import EcgReadError
 from ecgshared.leads import LEADS
 from ecgshared.record import Finding
@@ -124,16 +125,16 @@ def rhythm_millivolts(
             continue
         where = f"{path}: section 6, lead {name}"
         spans = _protected_in(lead, complexes) if ratio > 1 else []
-        wanted = _stored_samples(lead.samples, spans, ratio)
-        stored = _undo_differences(_numbers(rhythm.data[i], tables, wanted), rhythm.differences)
+        wanted = stored_samples(lead.samples, spans, ratio)
+        stored = undo_differences(_numbers(rhythm.data[i], tables, wanted), rhythm.differences)
         if not len(stored):
             raise EcgReadError("holds no sample that can be decoded", where=where, remedy=_REMEDY)
         if len(stored) < wanted:
             findings.append(
                 Finding("truncated", f"{name} holds {len(stored)} of {wanted} samples", name, len(stored) / wanted)
             )
-        signal = stored if ratio == 1 else _interpolate(stored, lead.samples, spans, ratio)
-        millivolts = signal * (rhythm.nanovolts * 1e-6)
+        signal = stored.astype(np.float64) if ratio == 1 else interpolate(stored, lead.samples, spans, ratio)
+        millivolts: NDArray[np.float64] = signal * (rhythm.nanovolts * 1e-6)
         if leads.subtracted:
             if beat_section is None or complexes is None:
                 raise EcgReadError(
@@ -237,64 +238,10 @@ def _protected_in(lead: Lead, complexes: Complexes | None) -> list[tuple[int, in
     return spans
 
 
-def _segments(samples: int, spans: list[tuple[int, int]]) -> list[tuple[int, int, bool]]:
-    """Return (start, end, protected) that cover a lead."""
-    segments, at = [], 0
-    for low, high in spans:
-        if at < low:
-            segments.append((at, low, False))
-        segments.append((low, high, True))
-        at = high
-    if at < samples:
-        segments.append((at, samples, False))
-    return segments
-
-
-def _stored_samples(samples: int, spans: list[tuple[int, int]], ratio: int) -> int:
-    if ratio == 1:
-        return samples
-    return sum(
-        high - low if protected else -(-(high - low) // ratio) for low, high, protected in _segments(samples, spans)
-    )
-
-
-def _interpolate(
-    stored: NDArray[np.int64], samples: int, spans: list[tuple[int, int]], ratio: int
-) -> NDArray[np.float64]:
-    """Undo the decimation: each stored number stands at the middle of its block, lines join them."""
-    out = np.full(samples, np.nan)
-    at = 0
-    for low, high, protected in _segments(samples, spans):
-        count = high - low if protected else -(-(high - low) // ratio)
-        block = stored[at : at + count].astype(np.float64)
-        at += count
-        if not len(block):
-            break
-        if protected:
-            out[low : low + len(block)] = block
-        else:
-            middles = np.arange(len(block)) * ratio + (ratio - 1) / 2
-            end = min(high, low + len(block) * ratio)
-            out[low:end] = np.interp(np.arange(end - low), middles, block)
-    return out
-
-
 def _numbers(data: bytes, tables: list[Table], wanted: int) -> NDArray[np.int64]:
     if tables:
         return decode(data, tables, wanted)
     return np.frombuffer(data, dtype="<i2", count=min(wanted, len(data) // 2)).astype(np.int64)
-
-
-def _undo_differences(numbers: NDArray[np.int64], differences: int) -> NDArray[np.int64]:
-    """Sum once or twice: the first number, or two numbers, are samples. Sums wrap at 16 bits."""
-    if differences == 0 or len(numbers) < 2:
-        return numbers
-    if differences == 1:
-        samples = np.cumsum(numbers)
-    else:
-        slope = np.cumsum(np.concatenate([[numbers[1] - numbers[0]], numbers[2:]]))
-        samples = np.concatenate([numbers[:1], numbers[0] + np.cumsum(slope)])
-    return samples.astype(np.int16).astype(np.int64)
 
 
 def _reference_beat(
@@ -310,7 +257,7 @@ def _reference_beat(
             remedy=_REMEDY,
         )
     wanted = min(round(complexes.beat_ms * 1000 / interval), MAX_SAMPLES)
-    beat = _undo_differences(_numbers(section.data[lead], tables, wanted), section.differences)
+    beat = undo_differences(_numbers(section.data[lead], tables, wanted), section.differences)
     return beat.astype(np.float64) * (section.nanovolts * 1e-6)
 
 
