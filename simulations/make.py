@@ -153,10 +153,10 @@ def _write_chunk(
     )
     units = quantise(signals, device.adc_units_per_mv)
     table = cohort.table.iloc[rows]
-    columns = (table[c] for c in ("file", "recorded_at", "age", "sex"))
-    for record, (file, at, age, sex) in zip(units, zip(*columns, strict=True), strict=True):
+    columns = (table[c] for c in ("file", "recorded_at", "age", "sex", "patient_id"))
+    for record, (file, at, age, sex, patient) in zip(units, zip(*columns, strict=True), strict=True):
         when: datetime = at.to_pydatetime()
-        write_record(folder, Header(file, when, int(age), sex, device), record)
+        write_record(folder, Header(file, when, int(age), sex, device, patient), record)
 
 
 def truth_table(out: Path) -> pd.DataFrame:
