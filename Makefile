@@ -3,18 +3,25 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Libraries that would write into the home folder write here instead; Flower phones nobody.
+export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
+export FLWR_HOME := $(CURDIR)/$(VENV)/flwr
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir
+
 .PHONY: install demo test check bench
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.11,<2.14"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(PIP) "torch>=2.11,<2.14"
+	$(PIP) --editable ".[dev]"
 	touch $@
 
 demo: install
-	$(BIN)/ecgfed simulate demo --out runs/demo
+	$(BIN)/ecgfed simulate demo --out runs/demo --fresh
 
 test: install
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""The registry of stages. A stage is three files of one name (here, in ``client``, in ``server``) and one line below."""
+"""The registry of stages. A stage is three files of one name (here, in client and in server) and one line below."""
 
 from __future__ import annotations
 

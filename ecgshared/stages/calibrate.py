@@ -29,7 +29,7 @@ from pydantic import Field
 from scipy.special import expit
 
 from ecgshared.stages.protocol import Count, Evidence, Public, StepConfig, Sums, payload
-from ecgshared.stages.risk_score import calibrate_inputs, trained_heads
+from ecgshared.stages.risk_score import calibrate_inputs, require_shared_model, trained_heads
 from ecgshared.stats.influence import by_patient
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
     """Raise ValueError where a calibrate step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("a calibrate step's configuration was expected")
+    require_shared_model(step, study)
     if step.target not in study.endpoints:
         raise ValueError(
             f"step {step.id!r}: target {step.target!r} is no endpoint; allowed: {', '.join(study.endpoints)}"

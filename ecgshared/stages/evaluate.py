@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.stages.protocol import Count, Public, Statistic, StepConfig, Sums, payload
-from ecgshared.stages.risk_score import risk_score
+from ecgshared.stages.risk_score import require_shared_model, risk_score
 
 if TYPE_CHECKING:
     from ecgshared.study import Study
@@ -190,6 +190,7 @@ def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
     """Raise ValueError where an evaluate step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("an evaluate step's configuration was expected")
+    require_shared_model(step, study)
     unknown = [head for head in heads_of(step, study) if head not in study.endpoints]
     if unknown:
         raise ValueError(f"step {step.id!r}: heads names {', '.join(unknown)}; allowed: {', '.join(study.endpoints)}")

@@ -51,6 +51,18 @@ def trained_heads(step: StepConfig, study: Study) -> tuple[str, ...]:
     )
 
 
+def require_shared_model(step: StepConfig, study: Study) -> None:
+    """Raise ValueError where a site would judge a model whose normalisation stayed at the sites that trained it."""
+    for name in {head.partition(".")[0] for head in trained_heads(step, study)}:
+        trained = study.step(name)
+        foreign = [site for site in study.members(step) if site not in study.members(trained)]
+        if trained.strategy.name == "fedbn" and foreign:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"step {step.id!r}: {', '.join(foreign)} did not train {name!r}, whose strategy fedbn keeps "
+                "normalisation at the sites that trained; name only those under `sites`, or use another strategy"
+            )
+
+
 def calibrate_inputs(step: Any, study: Study) -> tuple[str, ...]:
     """Return a calibrate step's inputs: those it names, or all trained heads with age and sex.
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.stages.protocol import Count, Public, StepConfig, Sums, payload
-from ecgshared.stages.risk_score import risk_score
+from ecgshared.stages.risk_score import require_shared_model, risk_score
 from ecgshared.stats.influence import Estimate, ratio_estimate
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
     """Raise ValueError where a threshold step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("a threshold step's configuration was expected")
+    require_shared_model(step, study)
     if target_of(step, study) not in study.endpoints:
         raise ValueError(
             f"step {step.id!r}: target {step.target!r} is no endpoint; allowed: {', '.join(study.endpoints)}"
