@@ -62,10 +62,11 @@ def encode(header: Header, units: NDArray[np.int16]) -> bytes:
     ds.Modality = "ECG"
     ds.Manufacturer = MANUFACTURER
     ds.ReferringPhysicianName = ""
-    ds.ManufacturerModelName = device.name
+    # A backslash separates values in DICOM.
+    ds.ManufacturerModelName = device.name.replace("\\", "/")
     # Name and birth date are of type 2 in the object's definition: present, and empty.
     ds.PatientName = ""
-    ds.PatientID = header.patient
+    ds.PatientID = header.patient.replace("\\", "/")
     ds.PatientBirthDate = ""
     ds.PatientSex = "M" if header.sex == "M" else "F"
     ds.PatientAge = f"{header.age:03d}Y"
