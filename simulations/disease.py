@@ -147,6 +147,11 @@ class HazardEffects(Config):
     other_rate: float = Field(default=0.010, ge=0, description="non-cardiac death")
     other_age: float = 0.09
     other_male: float = 0.3
+    arrest_rate: float = Field(
+        default=0.012, gt=0, description="arrest that no arrhythmia began: bleeding, suffocation"
+    )
+    arrest_age: float = 0.015
+    arrest_heart_failure: float = 0.3
     mi_rate: float = Field(default=0.008, ge=0, description="acute myocardial infarction, survived")
     mi_age: float = 0.03
 
@@ -279,6 +284,7 @@ class Hazards:
     pump: F64
     other: F64
     mi: F64
+    arrest: F64
 
 
 def hazards(people: People, effects: HazardEffects, log_baseline: float) -> Hazards:
@@ -297,4 +303,5 @@ def hazards(people: People, effects: HazardEffects, log_baseline: float) -> Haza
         effects.pump_rate * np.exp(effects.pump_age * age + effects.pump_heart_failure * failing),
         effects.other_rate * np.exp(effects.other_age * age + effects.other_male * (male - 1.0)),
         effects.mi_rate * np.exp(effects.mi_age * age),
+        effects.arrest_rate * np.exp(effects.arrest_age * age + effects.arrest_heart_failure * failing),
     )

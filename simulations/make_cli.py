@@ -12,20 +12,28 @@ def make(
     scenario: Annotated[str, typer.Argument(help="name of a scenario, or the path of its YAML file")],
     out: Annotated[Path, typer.Option(help="folder to write sites/ and truth/ into")],
     patients: Annotated[int | None, typer.Option(min=1, help="patients in all hospitals together")] = None,
+    ecgs: Annotated[int | None, typer.Option(min=1, help="about how many ECGs instead (1,000 to 1,000,000)")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="instead of the scenario's own")] = None,
 ) -> None:
     """Make the hospitals of a scenario: recordings, cohort tables and site files; the truth lies apart."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from ecgshared.errors import ConfigError
     from simulations.make import make_hospitals, true_hazard_auc, truth_table
     from simulations.scenario import load_scenario
 
     console = Console()
     chosen = load_scenario(scenario)
+    if patients is not None and ecgs is not None:
+        raise ConfigError("--patients and --ecgs both set the size", remedy="give one of them")
+    populations = [hospital.population for hospital in chosen.hospitals.values()]
     scale = None
     if patients is not None:
-        scale = patients / sum(hospital.population.patients for hospital in chosen.hospitals.values())
+        scale = patients / sum(p.patients for p in populations)
+    elif ecgs is not None:
+        # Deaths and the end of the ECG period cut some follow-up ECGs short: about an eighth of them.
+        scale = ecgs / sum(p.patients * (1 + 0.6 * (p.ecgs_per_patient - 1)) for p in populations)
     columns = (
         TextColumn("{task.description:>12}"),
         BarColumn(),

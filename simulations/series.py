@@ -16,7 +16,7 @@ from simulations.cohort import DAYS_PER_YEAR, Hospital, comorbidities, ecg_ids, 
 from simulations.disease import People, hazards
 from simulations.people import draw_people
 from simulations.scenario import HospitalConfig, Scenario, SeriesConfig
-from simulations.survival import ARRHYTHMIC, draw_fates, event_probability
+from simulations.survival import ARRHYTHMIC, draw_fates, event_probability, gompertz_time
 
 F64 = NDArray[np.float64]
 CASE_LABEL, PLACEBO_LABEL = "arrhythmic_arrest", "other_arrest"
@@ -89,6 +89,7 @@ def make_series(
             "true_hazard_pump": now.pump,
             "true_hazard_other": now.other,
             "true_hazard_mi": now.mi,
+            "true_hazard_arrest": now.arrest,
             "true_scd_probability": event_probability(now, effects, scenario.horizon_years),
             "true_scd_event": (mine == ARRHYTHMIC).astype(np.int64),
             "true_mechanism": mine,
@@ -117,19 +118,19 @@ def _find(
         people = draw_people(rng, hospital.population, _BATCH)
         rates = hazards(people, scenario.hazard, log_baseline)
         fates = draw_fates(rng, people, rates, scenario.hazard, hospital.care)
-        stopped = fates.death_years < series.within_years
+        arrest = gompertz_time(rng.exponential(size=_BATCH), rates.arrest, scenario.hazard.arrest_age)
         visit = rng.random(_BATCH) * series.within_years
-        arrhythmic = stopped & (fates.mechanism == ARRHYTHMIC)
+        died = fates.death_years < series.within_years
         chosen = {
-            ARRHYTHMIC: np.flatnonzero(arrhythmic),
-            OTHER_ARREST: np.flatnonzero(stopped & ~arrhythmic),
-            CONTROL: np.flatnonzero(fates.death_years > series.within_years),
+            ARRHYTHMIC: np.flatnonzero(died & (fates.mechanism == ARRHYTHMIC) & (fates.death_years < arrest)),
+            OTHER_ARREST: np.flatnonzero((arrest < series.within_years) & (arrest < fates.death_years)),
+            CONTROL: np.flatnonzero(np.minimum(fates.death_years, arrest) > series.within_years),
         }
+        times = {ARRHYTHMIC: fates.death_years, OTHER_ARREST: arrest, CONTROL: visit}
         for group, rows in chosen.items():
             rows = rows[: missing[group]]
             missing[group] -= len(rows)
-            index = visit if group == CONTROL else fates.death_years
-            found.append((people.rows(rows, people.age[rows]), np.full(len(rows), group), index[rows]))
+            found.append((people.rows(rows, people.age[rows]), np.full(len(rows), group), times[group][rows]))
         if not any(missing.values()):
             break
     else:

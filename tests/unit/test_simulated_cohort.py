@@ -148,7 +148,7 @@ class TestTimes:
         assert ((times <= 1) | (times > 1e6)).all()
 
     def test_event_probability_of_constant_hazards_is_the_closed_form(self):
-        rates = Hazards(*(np.array([r]) for r in (0.1, 0.05, 0.04, 0.06, 0.01)))
+        rates = Hazards(*(np.array([r]) for r in (0.1, 0.05, 0.04, 0.06, 0.01, 0.01)))
         flat = HazardEffects(arrhythmic_age=0, pump_age=0, other_age=0)
         total = 0.1 + 0.04 + 0.06
         sudden = scd_share(ARRHYTHMIC) * 0.1 + scd_share(PUMP) * 0.04
