@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,7 +87,7 @@ def make_cohort(
 
     # An ECG may come with the event, hours before it; none comes after death.
     person, at_years = ecg_times(rng, hospital.population, entry, np.minimum(death, span - entry))
-    at_ecg = people.rows(person, people.age[person] + at_years)
+    at_ecg = people.rows(person, people.age[person] + at_years, scatter=False)
     now = hazards(at_ecg, effects, log_baseline)
     has_icd = icd[person] <= at_years
     probability = event_probability(
@@ -167,7 +168,7 @@ def make_cohort(
             "true_hazard_mi": now.mi,
             "true_scd_probability": probability,
             "true_scd_event": event.astype(np.int64),
-            "true_mechanism": np.where(died, mechanism, "alive")[person],
+            "true_mechanism": np.where(died, mechanism, "alive").astype(object)[person],
             "true_years_to_death": np.where(died[person], death[person] - at_years, np.nan),
         }
     )
@@ -197,13 +198,13 @@ def ecg_times(
     return person[order].astype(np.int64), at[order]
 
 
-def ecg_ids(rng: np.random.Generator, name: str, person: NDArray[np.int64], patients: int) -> dict[str, list[str]]:
+def ecg_ids(rng: np.random.Generator, name: str, person: NDArray[np.int64], patients: int) -> dict[str, Any]:
     """Return the identifiers of each ECG and its file's path, without suffix, below the records folder."""
     # Patient numbers in no order, so that a number says nothing about entry.
-    numbers = (rng.permutation(patients) + 100_000)[person]
+    patient = np.array([f"{name[:1].upper()}{p:06d}" for p in rng.permutation(patients) + 100_000], dtype=object)
     return {
         "ecg_id": [f"{name[:2].upper()}{i:07d}" for i in range(len(person))],
-        "patient_id": [f"{name[:1].upper()}{p:06d}" for p in numbers],
+        "patient_id": patient[person],
         "file": [f"{i // 1000:03d}/{name[:2]}{i:07d}" for i in range(len(person))],
     }
 

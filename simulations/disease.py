@@ -156,6 +156,9 @@ class HazardEffects(Config):
     mi_age: float = 0.03
 
 
+_SCATTER = ("position", "electrical", "shape")
+
+
 @dataclass(frozen=True)
 class People:
     """Latent and measured traits of n persons at entry; every array has shape = (n,).
@@ -172,11 +175,14 @@ class People:
     lvef: F64
     position: F64
     electrical: F64
-    shape: F64
+    shape: NDArray[np.float32]
 
-    def rows(self, index: NDArray[np.int64], age: F64) -> People:
-        """Return the persons of ``index`` (one per ECG) at ``age``."""
-        taken = {name: getattr(self, name)[index] for name in self.__dataclass_fields__}
+    def rows(self, index: NDArray[np.int64], age: F64, *, scatter: bool = True) -> People:
+        """Return the persons of ``index`` (one per ECG) at ``age``; without scatter, its columns are not copied."""
+        taken = {name: getattr(self, name)[index] for name in self.__dataclass_fields__ if name not in _SCATTER}
+        for name in _SCATTER:
+            own = getattr(self, name)
+            taken[name] = own[index] if scatter else np.empty((len(index), 0), own.dtype)
         return People(**{**taken, "age": age})
 
 

@@ -24,5 +24,5 @@ def draw_people(rng: np.random.Generator, population: PopulationConfig, n: int) 
         age, male, bmi, failing, fibrosis, np.clip(lvef, 0.12, 0.78),
         rng.standard_normal((n, 6)), rng.standard_normal((n, 8)),
         # From a stream of their own: more traits of shape must not change who is ill and when.
-        rng.spawn(1)[0].standard_normal((n, SHAPE_TRAITS)),
+        rng.spawn(1)[0].standard_normal((n, SHAPE_TRAITS), dtype=np.float32),
     )  # fmt: skip

@@ -58,7 +58,7 @@ def make_series(
     order = np.lexsort((at_years, person))
     person, at_years = person[order], at_years[order]
 
-    at_ecg = people.rows(person, people.age[person] + at_years)
+    at_ecg = people.rows(person, people.age[person] + at_years, scatter=False)
     now = hazards(at_ecg, effects, log_baseline)
     first = np.datetime64(care.first_ecg, "s")
 

@@ -130,7 +130,7 @@ class Fates:
 
     icd_years: F64
     death_years: F64
-    mechanism: NDArray[np.str_]
+    mechanism: NDArray[np.object_]
     vfvt_years: F64
     mi_years: F64
 
@@ -153,6 +153,6 @@ def draw_fates(
     }  # fmt: skip
     vfvt = gompertz_time(rng.exponential(size=n), rates.vfvt * care.vfvt_found, effects.arrhythmic_age)
     mi = gompertz_time(rng.exponential(size=n), rates.mi, effects.mi_age)
-    mechanisms = np.array([ARRHYTHMIC, PUMP, OTHER])
+    mechanisms = np.array([ARRHYTHMIC, PUMP, OTHER], dtype=object)  # one string each, not one a person
     deaths = np.stack([time[m] for m in mechanisms])
     return Fates(icd, deaths.min(axis=0), mechanisms[deaths.argmin(axis=0)], vfvt, mi)
