@@ -55,12 +55,14 @@ def load(model: type[ConfigT], path: Path) -> ConfigT:
 def _faults(error: ValidationError, model: type[Config]) -> list[str]:
     lines = []
     for fault in error.errors(include_url=False):
-        key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
+        key = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = f"unknown key{_nearest(str(fault['loc'][-1]), model, fault['loc'][:-1])}"
-        shown = "" if fault["type"] in ("missing", "extra_forbidden") else f" (found {_short(fault['input'])})"
-        lines.append(f"  {key}: {message}{shown}")
+        # A fault of a whole mapping names its key itself; the mapping would drown it.
+        silent = fault["type"] in ("missing", "extra_forbidden") or isinstance(fault["input"], dict)
+        shown = "" if silent else f" (found {_short(fault['input'])})"
+        lines.append(f"  {key}: {message}{shown}" if key else f"  {message}")
     return lines
 
 
