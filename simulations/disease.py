@@ -1,13 +1,13 @@
-"""What fibrosis, age, sex and body size do to the heart's electricity, and what they do to survival.
+"""Fibrosis: how a front crosses it, how strongly it is let show in the ECG, and what it does to survival.
 
-Fibrosis acts on QRS through conduction in a two-dimensional sheet with obstacles, solved beforehand
-(:func:`solve_sheet`, :data:`CONDUCTION`): the front goes round collagen strands, arrives later and less
-together (zigzag conduction, de Bakker 1993, doi 10.1161/01.CIR.88.3.915).
+Conduction is that of a two-dimensional sheet with obstacles, solved beforehand (:func:`solve_sheet`,
+:data:`CONDUCTION`): the front goes round collagen strands, arrives later and less together (zigzag conduction,
+de Bakker 1993, doi 10.1161/01.CIR.88.3.915).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,6 @@ from scipy.sparse.csgraph import dijkstra
 
 from ecgshared.config import Config
 from ecgshared.errors import ConfigError
-from simulations import heart as h
-from simulations.torso import REFERENCE_HEART_CM, Anatomy
 
 F64 = NDArray[np.float64]
 
@@ -184,101 +182,6 @@ class People:
             own = getattr(self, name)
             taken[name] = own[index] if scatter else np.empty((len(index), 0), own.dtype)
         return People(**{**taken, "age": age})
-
-
-def anatomy_of(people: People) -> Anatomy:
-    """Return heart position and turn: more horizontal with weight and age, larger in men and the lean."""
-    z, bmi, age = people.position, people.bmi - 26.0, people.age - 60.0
-    frontal = 16.0 - 1.0 * bmi - 0.25 * age + 13.0 * z[:, 0]
-    vertical = 11.0 * z[:, 1]
-    tilt = 7.0 * z[:, 2]
-    shift = np.stack([0.7 * z[:, 3] + 0.04 * bmi, 0.5 * z[:, 4], 0.7 * z[:, 5] + 0.06 * bmi], axis=1)
-    scale = np.exp(0.16 * people.electrical[:, 0] - 0.02 * bmi - 0.002 * age + np.where(people.male, 0.08, -0.08))
-    return Anatomy(
-        REFERENCE_HEART_CM + shift,
-        np.deg2rad(np.clip(np.stack([frontal, vertical, tilt], 1), -60, 60)),
-        scale,
-    )
-
-
-def heart_of(people: People, effects: WaveformEffects) -> h.Heart:
-    """Return the shape of each heart: fibrosis on QRS; age and sex on voltage, intervals, ST and T."""
-    n, e = len(people.age), people.electrical
-    male, age = people.male.astype(np.float64), people.age - 60.0
-    p, qrs, t = (h.reference_part(name, n) for name in ("p", "qrs", "t"))
-
-    # The table's posterior force is small beside measured V1-V3; ordinary S waves need about twice it.
-    back = np.exp(0.7 + 0.25 * e[:, 1])
-    qrs = _scaled(qrs, axis=2, kernels=slice(-1, None), by=back)
-    qrs = _scaled(qrs, axis=2, kernels=slice(-2, -1), by=np.exp(0.20 * e[:, 2]))
-    qrs = _scaled(qrs, axis=1, kernels=slice(5, 7), by=np.exp(0.12 + 0.16 * e[:, 3]))
-    # The late upward force would make S waves in II and aVF that few people have.
-    qrs = _scaled(qrs, axis=1, kernels=slice(7, 8), by=np.exp(-0.4 + 0.3 * e[:, 3]))
-    qrs = _scaled(qrs, axis=0, kernels=slice(0, 5), by=np.full(n, 0.8))
-    muscle = np.exp(0.045 * e[:, 4] + np.where(people.male, 0.04, -0.04))  # QRS duration follows muscle volume
-    qrs = conduct_qrs(qrs, people.fibrosis, effects, muscle)
-
-    # So are its atrial forces in the limb leads; those to the front are too large.
-    p = _scaled(p, axis=0, kernels=slice(0, 2), by=np.full(n, 1.4))
-    p = _scaled(p, axis=1, kernels=slice(2, 5), by=np.full(n, 1.7))
-    p = _scaled(p, axis=2, kernels=slice(5, None), by=np.full(n, 0.4))
-
-    # T voltage falls with age; men have the taller anterior T and the higher ST.
-    height = np.exp(0.25 * e[:, 5] - 0.005 * age + 0.12 * (male - 0.5))
-    t = replace(t, vector=(t.vector * (0.85 * height)[:, None, None]).astype(np.float32))
-    t = _scaled(t, axis=2, kernels=slice(7, None), by=np.full(n, 0.75))
-    st_mv = 0.02 + 0.05 * male * np.exp(-np.maximum(age + 35, 0) / 40) + 0.012 * e[:, 6]
-    t = _with_st(t, st_mv)
-
-    extra_qrs = 0.09 * (conduct(people.fibrosis * effects.conduction).delay - 1)
-    qt = 0.398 + 0.010 * (1 - male) + 0.0004 * age + 0.014 * e[:, 7] + 0.8 * extra_qrs
-    pr = 0.157 + 0.0004 * age + 0.018 * e[:, 6] + 0.004 * male
-    return h.Heart(p, qrs, t, pr.astype(np.float32), qt.astype(np.float32))
-
-
-def conduct_qrs(qrs: h.Part, fibrosis: F64, effects: WaveformEffects, muscle: F64) -> h.Part:
-    """Send the QRS through fibrotic muscle.
-
-    Each kernel stands for tissue activated ``path`` seconds after onset. Its activation comes ``delay`` times
-    later and is spread by ``dispersion * path`` at constant area: slurring grows towards the end of QRS.
-    The late vector turns left and up; the early anterior force that makes the r of V1-V3 is lost, and all of QRS turns
-    back.
-    """
-    share = np.asarray(fibrosis, dtype=np.float64) * effects.conduction
-    found = conduct(np.minimum(share, MAX_FIBROSIS))
-    path = np.maximum(qrs.centre_s - h.QRS_ONSET_S, 0.0) * muscle[:, None]
-    centre = h.QRS_ONSET_S + path * found.delay[:, None]
-    own = qrs.width_s * muscle[:, None]
-    # A slower front has the same double layer, so it lasts longer at the same strength; what dispersion adds
-    # in quadrature is the same current spread over more time.
-    lasting = own * found.delay[:, None]
-    width = np.hypot(lasting, found.dispersion[:, None] * path)
-    relative = np.asarray(fibrosis, dtype=np.float64) / MAX_FIBROSIS
-    late = np.clip(path / (0.055 * muscle[:, None]), 0, 1.5)
-    turn = np.deg2rad(effects.left_axis_deg) * relative[:, None] * late
-    x, y, z = np.moveaxis(qrs.vector * (lasting / width)[:, :, None], -1, 0)
-    z = np.where(z < 0, z * (1 - effects.r_loss * relative)[:, None], z)
-    back = np.deg2rad(effects.backward_deg) * relative[:, None]
-    x, z = np.cos(back) * x - np.sin(back) * z, np.sin(back) * x + np.cos(back) * z
-    vector = np.stack([np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x, z], axis=-1)
-    return h.Part(vector.astype(np.float32), centre.astype(np.float32), width.astype(np.float32))
-
-
-def _scaled(part: h.Part, *, axis: int, kernels: slice, by: F64) -> h.Part:
-    vector = part.vector.copy()
-    vector[:, kernels, axis] *= by[:, None]
-    return replace(part, vector=vector.astype(np.float32))
-
-
-def _with_st(t: h.Part, st_mv: F64) -> h.Part:
-    """Add an ST level: a broad kernel between QRS end and T, pointing to the front and a little left."""
-    n = len(st_mv)
-    vector = st_mv[:, None, None] * np.array([0.25, 0.0, -0.9])[None, None]
-    return h.Part(
-        np.concatenate([t.vector, vector.astype(np.float32)], axis=1),
-        np.concatenate([t.centre_s, np.full((n, 1), 0.12, np.float32)], axis=1),
-        np.concatenate([t.width_s, np.full((n, 1), 0.035, np.float32)], axis=1),
-    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from simulations.disease import People, anatomy_of
+from simulations.body import Physique, anatomy_of
+from simulations.disease import People
 from simulations.scenario import ImagingConfig
 from simulations.torso import ELECTRODES
 
@@ -16,7 +17,12 @@ _TURNS = ("frontal", "vertical", "tilt")
 
 
 def measured_anatomy(
-    rng: np.random.Generator, people: People, person: NDArray[np.int64], electrodes_cm: F64, imaging: ImagingConfig
+    rng: np.random.Generator,
+    people: People,
+    person: NDArray[np.int64],
+    electrodes_cm: F64,
+    imaging: ImagingConfig,
+    physique: Physique,
 ) -> pd.DataFrame:
     """Return what is measured of each ECG's person, one row per ECG.
 
@@ -32,7 +38,7 @@ def measured_anatomy(
     ventricles were not measured), ``electrode_NAME_*_cm`` (30).
     """
     n = len(people.age)
-    anatomy = anatomy_of(people)
+    anatomy = anatomy_of(people, physique)
     centre = anatomy.heart_cm + imaging.position_error_cm * rng.standard_normal((n, 3))
     turn = np.rad2deg(anatomy.turn_rad) + imaging.turn_error_deg * rng.standard_normal((n, 3))
     columns = {f"heart_{axis}_cm": np.round(centre[:, i], 2)[person] for i, axis in enumerate(_AXES)}

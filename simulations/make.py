@@ -118,7 +118,7 @@ def _write_records(
     if config.imaging is not None:
         tape = np.random.default_rng([seed, number, 1000])
         electrodes = place_electrodes(tape, config.habits, n)
-        measured = measured_anatomy(tape, cohort.people, cohort.person, electrodes, config.imaging)
+        measured = measured_anatomy(tape, cohort.people, cohort.person, electrodes, config.imaging, scenario.physique)
         table = pd.concat([table, measured], axis=1)
     done = 0
     for which, device in enumerate(config.devices):
@@ -149,7 +149,15 @@ def _write_chunk(
     person = cohort.person[rows]
     people = cohort.people.rows(person, cohort.people.age[person] + cohort.at_years[rows])
     signals = record_ecgs(
-        rng, people, af_person[person], config, device, scenario.waveform, scenario.seconds, electrodes_cm
+        rng,
+        people,
+        af_person[person],
+        config,
+        device,
+        scenario.waveform,
+        scenario.seconds,
+        electrodes_cm,
+        scenario.physique,
     )
     units = quantise(signals, device.adc_units_per_mv)
     table = cohort.table.iloc[rows]

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from simulations.disease import People, WaveformEffects, anatomy_of, heart_of
+from simulations.body import Physique, anatomy_of, heart_of
+from simulations.disease import People, WaveformEffects
 from simulations.heart import dipole, draw_rhythm, regular_rhythm
 from simulations.scenario import DeviceConfig, HabitsConfig, HospitalConfig, NoiseConfig
 from simulations.torso import ELECTRODES, project, reference_electrodes, twelve
@@ -83,12 +84,20 @@ def _lowpass(x: F32, cutoff_hz: float, fs: float) -> F32:
     return np.asarray(fft.irfft(spectrum, n=x.shape[-1], axis=-1).astype(np.float32))
 
 
-def clean_beats(people: People, effects: WaveformEffects, electrodes_cm: F64 | None = None, fs: float = 500.0) -> F32:
+def clean_beats(
+    people: People,
+    effects: WaveformEffects,
+    electrodes_cm: F64 | None = None,
+    fs: float = 500.0,
+    physique: Physique | None = None,
+) -> F32:
     """Return one noiseless beat of each person at a rate of 60, R peak at 0.5 s; shape = (n, 12, fs), mV."""
     n = len(people.age)
-    waves = dipole(heart_of(people, effects), regular_rhythm(np.full(n, 60.0, np.float32), 1.0), fs=fs, seconds=1.0)
+    waves = dipole(
+        heart_of(people, effects, physique), regular_rhythm(np.full(n, 60.0, np.float32), 1.0), fs=fs, seconds=1.0
+    )
     place = reference_electrodes(n) if electrodes_cm is None else electrodes_cm
-    return twelve(project(waves, anatomy_of(people), place))
+    return twelve(project(waves, anatomy_of(people, physique), place))
 
 
 def record_ecgs(
@@ -100,6 +109,7 @@ def record_ecgs(
     effects: WaveformEffects,
     seconds: float,
     electrodes_cm: F64 | None = None,
+    physique: Physique | None = None,
 ) -> F32:
     """Record one ECG of each person with one kind of device.
 
@@ -114,7 +124,9 @@ def record_ecgs(
     n, fs = len(people.age), float(device.fs_hz)
     samples = round(fs * seconds)
     failing = people.heart_failure
-    rate = np.clip(70 + 5.0 * failing + 9.0 * af - 2.0 * people.male + 10.5 * rng.standard_normal(n), 42, 135)
+    body = Physique() if physique is None else physique
+    rate = body.rate + 5.0 * failing + 9.0 * af - 2.0 * people.male + body.rate_sd * rng.standard_normal(n)
+    rate = np.clip(rate, 42, 135)
     breath_hz = np.clip(0.25 + 0.04 * rng.standard_normal(n), 0.12, 0.45)
     ectopic = np.where(rng.random(n) < 0.10 + 0.05 * failing, rng.uniform(0.03, 0.15, n), 0.0)
     rhythm = draw_rhythm(
@@ -125,11 +137,11 @@ def record_ecgs(
         af=af,
         seconds=seconds,
     )
-    waves = dipole(heart_of(people, effects), rhythm, fs=fs, seconds=seconds)
+    waves = dipole(heart_of(people, effects, body), rhythm, fs=fs, seconds=seconds)
     t = (np.arange(samples) / fs)[None]
     breath = np.sin(2 * np.pi * breath_hz[:, None] * t + 2 * np.pi * rng.random((n, 1))).astype(np.float32)
     depth = np.exp(np.log(0.25) + 0.4 * rng.standard_normal(n))  # quiet breathing is a quarter of a full one
-    anatomy = anatomy_of(people)
+    anatomy = anatomy_of(people, body)
     place = place_electrodes(rng, hospital.habits, n) if electrodes_cm is None else electrodes_cm
     eight = project(waves, anatomy, place, respiration=breath, depth=depth)
     eight = eight + leads_of(electrode_noise(rng, hospital.noise, breath_hz, n, fs, samples))

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from ecgshared.columns import STANDARD_COLUMNS
 from ecgshared.config import Config, load
 from ecgshared.errors import ConfigError
+from simulations.body import Physique
 from simulations.disease import HazardEffects, WaveformEffects
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -193,6 +194,7 @@ class Scenario(Config):
     max_age: float = Field(default=120, gt=0, description="patients of this age and more don't count in event_rate")
     horizon_years: float = Field(gt=0, le=10)
     waveform: WaveformEffects = WaveformEffects()
+    physique: Physique = Physique()
     hazard: HazardEffects = HazardEffects()
     hospitals: dict[str, HospitalConfig] = Field(min_length=1)
 

@@ -65,11 +65,13 @@ class Anatomy:
     turn_rad : array, shape = (n, 3): rotation in the frontal plane (positive: apex down, a vertical heart),
         about the vertical (positive: apex to the back, later transition), and about the left-right axis.
     scale : array, shape = (n,): size of the electrical source, by ventricular mass and what surrounds it.
+    chest_gain : array, shape = (n, 6): what the tissue under V1..V6 lets through; None is 1.
     """
 
     heart_cm: NDArray[np.float64]
     turn_rad: NDArray[np.float64]
     scale: NDArray[np.float64]
+    chest_gain: NDArray[np.float64] | None = None
 
 
 def reference_anatomy(n: int = 1) -> Anatomy:
@@ -176,7 +178,10 @@ def project(
         shift = RESPIRATION_SHIFT * THORAX_CM * amount * np.array([0.0, 0.0, -1.0])  # in: the diaphragm pulls down
         moved = Anatomy(anatomy.heart_cm + shift, anatomy.turn_rad + amount * RESPIRATION_TURN_RAD, anatomy.scale)
         raw = lead_field(moved, electrodes_cm)
-        return calibrated(raw, anatomy.scale) if calibrate else raw
+        seen = calibrated(raw, anatomy.scale) if calibrate else raw
+        if anatomy.chest_gain is not None:
+            seen[:, 2:] *= anatomy.chest_gain[:, :, None]
+        return seen
 
     if respiration is None:
         return np.asarray(field(0.0).astype(np.float32) @ dipole)

@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from simulations.disease import WaveformEffects, anatomy_of, heart_of
+from simulations.body import anatomy_of, heart_of
+from simulations.disease import WaveformEffects
 from simulations.heart import dipole, draw_rhythm
 from simulations.make import make_hospitals
 from simulations.people import draw_people

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ecgshared.errors import ConfigError
+from simulations.body import anatomy_of, heart_of
 from simulations.disease import (
     CONDUCTION,
     MAX_FIBROSIS,
@@ -15,10 +16,8 @@ from simulations.disease import (
     HazardEffects,
     People,
     WaveformEffects,
-    anatomy_of,
     conduct,
     hazards,
-    heart_of,
     solve_sheet,
 )
 from simulations.heart import dipole, regular_rhythm
