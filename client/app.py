@@ -115,7 +115,8 @@ def answer_bytes(path: Path, settings: SiteSettings, study: Study, request: Requ
     """Compute, gate, keep and log one answer; a repeated request gets the kept bytes."""
     stage = checked_stage(settings, study, request)
     outbox = Outbox(settings.state / "outbox")
-    kept = outbox.find(request)
+    private = getattr(study.step(request.step), "privacy", None) is not None
+    kept = outbox.find(request, once=private)
     if kept is None:
         context = open_context(path, settings, study, request)
         handler = room("client", stage).PHASES[request.phase]

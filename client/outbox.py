@@ -21,16 +21,21 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def find(self, request: Request) -> Release | None:
+    def find(self, request: Request, *, once: bool) -> Release | None:
         """Return the answer already given to this very request, or None.
 
-        A second request of the same name with OTHER content is refused: it would be a second release about the
-        same patients under the first one's name (and, under differential privacy, unpaid).
+        Parameters
+        ----------
+        once : under differential privacy a round is paid for once: the same round with OTHER content, or one whose
+            answer was dropped since, is refused. Elsewhere it is a new question (a step begun again after a site was
+            lost asks other ones), and is answered anew.
         """
         path = self._path(request)
         if not path.exists():
             return None
         line, _, body = path.read_bytes().partition(b"\n")
+        if not once and (not line or json.loads(line)["request"] != _digest(request)):
+            return None
         if not line:
             raise Refused(RefusalCode.BAD_REQUEST, f"round {request.round} was answered long ago")
         head = json.loads(line)

@@ -129,23 +129,25 @@ def test_the_log_says_what_left_and_when_it_left_again(tmp_path: Path):
     assert (tmp_path / "state" / "releases.jsonl").stat().st_mode & 0o077 == 0
 
 
-def test_the_outbox_gives_the_same_bytes_again_and_refuses_another_question_of_the_same_name(tmp_path: Path):
+def test_the_outbox_gives_the_same_bytes_again_and_refuses_another_private_question_of_the_same_name(tmp_path: Path):
     outbox = Outbox(tmp_path / "outbox")
     _, made = leave(said(), evidence())
-    assert outbox.find(REQUEST) is None
+    assert outbox.find(REQUEST, once=True) is None
     outbox.keep(REQUEST, made)
-    again = Outbox(tmp_path / "outbox").find(REQUEST)
+    again = Outbox(tmp_path / "outbox").find(REQUEST, once=True)
     assert again is not None
     assert again.body == made.body
     with pytest.raises(Refused, match="other content"):
-        outbox.find(Request("hash", "run", "judged", "say", 0, {"weights": np.ones(2)}))
+        outbox.find(Request("hash", "run", "judged", "say", 0, {"weights": np.ones(2)}), once=True)
+    assert outbox.find(Request("hash", "run", "judged", "say", 0, {"weights": np.ones(2)}), once=False) is None
 
 
-def test_rounds_long_past_are_not_answered_twice(tmp_path: Path):
+def test_private_rounds_long_past_are_not_answered_twice(tmp_path: Path):
     outbox = Outbox(tmp_path)
     _, made = leave(said(), evidence())
     for number in range(6):
         outbox.keep(Request("hash", "run", "judged", "say", number, {}), made)
     with pytest.raises(Refused, match="long ago"):
-        outbox.find(Request("hash", "run", "judged", "say", 1, {}))
-    assert outbox.find(Request("hash", "run", "judged", "say", 5, {})) is not None
+        outbox.find(Request("hash", "run", "judged", "say", 1, {}), once=True)
+    assert outbox.find(Request("hash", "run", "judged", "say", 1, {}), once=False) is None
+    assert outbox.find(Request("hash", "run", "judged", "say", 5, {}), once=True) is not None
