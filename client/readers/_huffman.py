@@ -85,32 +85,34 @@ def parse_tables(body: bytes) -> list[Table] | None:
 
 def decode(data: bytes, tables: list[Table], limit: int) -> NDArray[np.int64]:
     """Return the numbers coded in ``data``, at most ``limit``; fewer where it ends or holds no code before that."""
-    bits = 8 * len(data)
     windows = _windows(data)
-    steps: list[list[int]] = []
-    values: list[list[int]] = []
-    switches: list[list[int]] = []
-    for table in tables:
-        step, value, switch = _codes_at(windows, table, bits)
-        steps.append(step.tolist())
-        values.append(value.tolist())
-        switches.append(switch.tolist())
-    out: list[int] = []
-    at, current = 0, 0
+    at_each_bit = [_codes_at(windows, table, 8 * len(data)) for table in tables]
+    # A zero length, also behind the last bit, ends the walk.
+    lengths = [[*total.tolist(), *[0] * MAX_CODE_BITS] for total, _, _ in at_each_bit]
     if all(code.switch_to is None for table in tables for code in table):
-        step_of, value_of = steps[0], values[0]
-        while at < bits and len(out) < limit and step_of[at]:
-            out.append(value_of[at])
-            at += step_of[at]
-    else:
-        while at < bits and len(out) < limit and steps[current][at]:
-            length, target = steps[current][at], switches[current][at]
-            if target < 0:
-                out.append(values[current][at])
-            else:
-                current = target
-            at += length
+        return at_each_bit[0][1][_walk(lengths[0])[:limit]]
+    switches = [switch.tolist() for _, _, switch in at_each_bit]
+    values = [value.tolist() for _, value, _ in at_each_bit]
+    out: list[int] = []
+    at = current = 0
+    while len(out) < limit and (length := lengths[current][at]):
+        target = switches[current][at]
+        if target < 0:
+            out.append(values[current][at])
+        else:
+            current = target
+        at += length
     return np.array(out, dtype=np.int64)
+
+
+def _walk(lengths: list[int]) -> list[int]:
+    """Return the bits at which codes start."""
+    starts: list[int] = []
+    keep, at = starts.append, 0
+    while length := lengths[at]:
+        keep(at)
+        at += length
+    return starts
 
 
 def _windows(data: bytes) -> NDArray[np.uint64]:
