@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,16 +87,23 @@ def parse_tables(body: bytes) -> list[Table] | None:
 def decode(data: bytes, tables: list[Table], limit: int) -> NDArray[np.int64]:
     """Return the numbers coded in ``data``, at most ``limit``; fewer where it ends or holds no code before that."""
     windows = _windows(data)
-    at_each_bit = [_codes_at(windows, table, 8 * len(data)) for table in tables]
+    lookups = [_lookup(table) for table in tables]
+    codes = [_codes_at(windows, lookup) for lookup in lookups]
     # A zero length, also behind the last bit, ends the walk.
-    lengths = [[*total.tolist(), *[0] * MAX_CODE_BITS] for total, _, _ in at_each_bit]
-    if all(code.switch_to is None for table in tables for code in table):
-        return at_each_bit[0][1][_walk(lengths[0])[:limit]]
-    switches = [switch.tolist() for _, _, switch in at_each_bit]
-    values = [value.tolist() for _, value, _ in at_each_bit]
+    lengths = [
+        [*lookup.total[code].tolist(), *[0] * MAX_CODE_BITS] for lookup, code in zip(lookups, codes, strict=True)
+    ]
+    if all((lookup.switch < 0).all() for lookup in lookups):
+        starts = np.array(_walk(lengths[0]), dtype=np.intp)
+        if len(starts) and starts[-1] + lengths[0][starts[-1]] > len(windows):
+            starts = starts[:-1]
+        starts = starts[:limit]
+        return _values(windows[starts], lookups[0], codes[0][starts])
+    switches = [lookup.switch[code].tolist() for lookup, code in zip(lookups, codes, strict=True)]
+    values = [_values(windows, lookup, code).tolist() for lookup, code in zip(lookups, codes, strict=True)]
     out: list[int] = []
     at = current = 0
-    while len(out) < limit and (length := lengths[current][at]):
+    while len(out) < limit and (length := lengths[current][at]) and at + length <= len(windows):
         target = switches[current][at]
         if target < 0:
             out.append(values[current][at])
@@ -126,29 +134,52 @@ def _windows(data: bytes) -> NDArray[np.uint64]:
     return ((whole[:, None] << shifts) >> np.uint64(8)).ravel()
 
 
-def _codes_at(
-    windows: NDArray[np.uint64], table: Table, bits: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return length (0: no code), value and next table (-1: the same) of the code at each bit."""
-    which = np.full(1 << _LOOKUP_BITS, -1, dtype=np.int64)
+@dataclass(frozen=True)
+class _Lookup:
+    """A table by the first 16 bits: ``which`` code, the last (of length 0) where none; the codes' parts by number."""
+
+    which: NDArray[np.int16]
+    long: tuple[tuple[int, Code], ...]
+    total: NDArray[np.int64]
+    extra: NDArray[np.int64]
+    base: NDArray[np.int64]
+    switch: NDArray[np.int64]
+
+
+@lru_cache(maxsize=16)
+def _lookup(table: Table) -> _Lookup:
+    none = len(table)
+    which = np.full(1 << _LOOKUP_BITS, none, dtype=np.int16)
     long = []
     for i, code in enumerate(table):
         if code.prefix_bits <= _LOOKUP_BITS:
             spare = _LOOKUP_BITS - code.prefix_bits
             block = which[code.prefix << spare : (code.prefix + 1) << spare]
-            block[block < 0] = i  # of two codes that begin alike, the first in the table
+            block[block == none] = i  # of two codes that begin alike, the first in the table
         else:
-            long.append(i)
-    found = which[(windows >> np.uint64(MAX_CODE_BITS - _LOOKUP_BITS)).astype(np.intp)]
-    for i in long[:MAX_LONG_CODES]:
-        same = (windows >> np.uint64(MAX_CODE_BITS - table[i].prefix_bits)) == np.uint64(table[i].prefix)
-        found[same & (found < 0)] = i
-    total = np.array([code.total_bits for code in table] + [0], dtype=np.int64)[found]
-    extra = np.array([code.total_bits - code.prefix_bits for code in table] + [0], dtype=np.int64)[found]
-    value = np.array([code.base for code in table] + [0], dtype=np.int64)[found]
-    target = [-1 if code.switch_to is None else code.switch_to for code in table]
-    switch = np.array([*target, -1], dtype=np.int64)[found]
-    number = (windows >> (MAX_CODE_BITS - total).astype(np.uint64)).astype(np.int64) & ((1 << extra) - 1)
-    value += np.where((extra > 0) & (number >> np.maximum(extra - 1, 0) & 1 == 1), number - (1 << extra), number)
-    total[total > bits - np.arange(bits)] = 0
-    return total, value, switch
+            long.append((i, code))
+    return _Lookup(
+        which,
+        tuple(long[:MAX_LONG_CODES]),
+        total=np.array([*(code.total_bits for code in table), 0]),
+        extra=np.array([*(code.total_bits - code.prefix_bits for code in table), 0]),
+        base=np.array([*(code.base for code in table), 0]),
+        switch=np.array([*(-1 if code.switch_to is None else code.switch_to for code in table), -1]),
+    )
+
+
+def _codes_at(windows: NDArray[np.uint64], lookup: _Lookup) -> NDArray[np.int16]:
+    """Return the number of the code that would start at each bit."""
+    found = lookup.which[(windows >> np.uint64(MAX_CODE_BITS - _LOOKUP_BITS)).astype(np.intp)]
+    for i, code in lookup.long:
+        same = (windows >> np.uint64(MAX_CODE_BITS - code.prefix_bits)) == np.uint64(code.prefix)
+        found[same & (lookup.total[found] == 0)] = i
+    return found
+
+
+def _values(windows: NDArray[np.uint64], lookup: _Lookup, codes: NDArray[np.int16]) -> NDArray[np.int64]:
+    """Return base plus the signed number behind the prefix."""
+    extra = lookup.extra[codes]
+    number = (windows >> (MAX_CODE_BITS - lookup.total[codes]).astype(np.uint64)).astype(np.int64) & ((1 << extra) - 1)
+    negative = (extra > 0) & (number >> np.maximum(extra - 1, 0) & 1 == 1)
+    return lookup.base[codes] + np.where(negative, number - (1 << extra), number)

@@ -49,7 +49,7 @@ def day(year: object, month: object, of_month: object) -> date | None:
     """Return a date from its parts, None where they make none."""
     try:
         return date(int(str(year)), int(str(month)), int(str(of_month)))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -307,3 +307,9 @@ def test_a_wrong_muse_field_is_explained(tmp_path: Path, old: bytes, new: bytes,
 
 def test_leads_are_in_standard_order() -> None:
     assert exports.LEADS == LEADS
+
+
+def test_a_date_that_is_none_is_dropped(tmp_path: Path) -> None:
+    content = exports.cardiosoft_xml(exports.digital_ecg(600)).replace(b"<Year>1852", b"<Year>" + b"9" * 30)
+    record = read(written(tmp_path, content))
+    assert (record.recorded_at, record.age_years) == (None, None)
