@@ -24,7 +24,7 @@ class Physique(Config):
     """Means and scatter (SD) of bodies and hearts; gains are logarithms of what multiplies the reference beat's forces.
 
     Adjusted so that healthy people have the amplitudes, axes and intervals of PTB-XL's NORM records of their age and
-    sex (``python -m simulations.realism``).
+    sex (``ecgfed simulate realism``).
     """
 
     frontal_deg: float = Field(default=16.0, description="turn of the heart in the frontal plane at 60 years, BMI 26")
@@ -70,6 +70,9 @@ class Physique(Config):
     t_inferior_sd: float = Field(default=0.0, ge=0)
     t_front: float = -0.288
     t_front_sd: float = Field(default=0.0, ge=0)
+    st_mv: float = Field(default=0.02, description="ST level to the front")
+    st_male: float = Field(default=0.05, description="more in men, fading with age")
+    st_sd: float = Field(default=0.012, ge=0)
     p_left: float = 0.336
     p_inferior: float = 0.531
     p_front: float = -0.916
@@ -134,7 +137,7 @@ def heart_of(people: People, effects: WaveformEffects, physique: Physique | None
     t = _scaled(t, axis=0, kernels=slice(0, 4), by=np.exp(f.t_left + f.t_left_sd * s[:, 10]))
     t = _scaled(t, axis=1, kernels=slice(4, 7), by=np.exp(f.t_inferior + f.t_inferior_sd * s[:, 11]))
     t = _scaled(t, axis=2, kernels=slice(7, None), by=np.exp(f.t_front + f.t_front_sd * s[:, 12]))
-    st_mv = 0.02 + 0.05 * male * np.exp(-np.maximum(age + 35, 0) / 40) + 0.012 * e[:, 6]
+    st_mv = f.st_mv + f.st_male * male * np.exp(-np.maximum(age + 35, 0) / 40) + f.st_sd * e[:, 6]
     t = _with_st(t, st_mv)
 
     extra_qrs = 0.09 * (conduct(people.fibrosis * effects.conduction).delay - 1)

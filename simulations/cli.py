@@ -15,6 +15,20 @@ app = typer.Typer(no_args_is_help=True, help="In-silico hospitals, and federatio
 app.command()(make)
 
 
+@app.command()
+def realism(
+    ptbxl: Annotated[Path, typer.Option(help="folder of PTB-XL: ptbxl_database.csv and records500")],
+    records: Annotated[int | None, typer.Option(min=40, help="only the first so many NORM records")] = None,
+    copies: Annotated[int, typer.Option(min=1, help="made ECGs for each real one")] = 2,
+    delineated: Annotated[int, typer.Option(min=0, help="recordings of each kind put to NeuroKit2")] = 100,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Compare made ECGs with PTB-XL's normal ones: a distance for each feature, beside two floors."""
+    from simulations.realism import compare
+
+    compare(ptbxl, records=records, copies=copies, delineated=delineated, seed=seed)
+
+
 class Backend(StrEnum):
     """Where the sites of a simulated federation run."""
 
