@@ -89,7 +89,8 @@ def read_leads(sections: Mapping[int, bytes], path: Path) -> Leads:
     leads = []
     for i in range(count):
         start, end, number = struct.unpack_from("<IIB", body, 2 + 9 * i)
-        if not 1 <= start <= end:
+        start = max(start, 1)  # some writers count from 0, and the end is then the one behind the last
+        if start > end:
             raise EcgReadError(
                 "a lead has no valid span of samples", where=where, value=f"{start} to {end}", remedy=_REMEDY
             )

@@ -94,6 +94,14 @@ def test_leads_recorded_one_after_the_other(tmp_path: Path) -> None:
     np.testing.assert_allclose(record.p_signal[6:, 1000:], digital[6:] * 2.5e-3, rtol=1e-6, atol=1e-6)
 
 
+def test_leads_counted_from_zero(tmp_path: Path) -> None:
+    digital = exports.digital_ecg(1000)
+    sections = {1: exports.scp_tags(), **body_sections(exports.scp(digital, coding="plain", differences=0))}
+    sections[3] = sections[3].replace(struct.pack("<II", 1, 1000), struct.pack("<II", 0, 1000))
+    record = read(written(tmp_path, exports.scp_file(sections)))
+    np.testing.assert_allclose(record.p_signal, digital * 2.5e-3, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(("section", "says"), [(b"SCPECG", "section 0"), (b"\x0c\x64\x01", "section 3")])
 def test_a_wrong_crc_of_what_all_depends_on_is_an_error(tmp_path: Path, section: bytes, says: str) -> None:
     content = bytearray(exports.scp(exports.digital_ecg(600)))
@@ -140,5 +148,6 @@ def body_sections(content: bytes) -> dict[int, bytes]:
     found = {}
     for number in (2, 3, 6):
         _, length, index = struct.unpack_from("<HII", content, 22 + 10 * number)
-        found[number] = content[index - 1 + 16 : index - 1 + length]
+        if length:
+            found[number] = content[index - 1 + 16 : index - 1 + length]
     return found
