@@ -27,6 +27,7 @@ CODES: dict[str, str] = {
     "truncated": "the file holds fewer samples than it declares",
     "excess-samples": "the file holds more samples than it declares",
     "duplicate-lead": "a lead is stored twice",
+    "lead-off": "the recorder says that the electrode of a lead was off",
     "derived-lead": "limb leads were computed from two others",
     "gain-assumed": "the file gives no gain; the format's default was used",
     "fs-assumed": "the file gives no sampling rate; the format's default was used",

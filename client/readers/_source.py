@@ -14,6 +14,7 @@ MAX_LABEL = 80
 
 def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     """Return a file's bytes; raise :class:`EcgReadError` where it cannot be read or is larger than ``limit``."""
+    path = Path(path)
     try:
         size = path.stat().st_size
         if size > limit:

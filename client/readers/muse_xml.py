@@ -24,6 +24,7 @@ from client.readers._assemble import MAX_SAMPLES, assemble, check_rate, mv_per_u
 from client.readers._source import filter_label, label
 from client.readers._xml import fail, number, optional_number, parse, root_name, text_of
 from ecgshared.errors import EcgReadError
+from ecgshared.leads import standard_name
 from ecgshared.record import EcgRecord, Finding
 
 MEASUREMENTS = (
@@ -158,7 +159,7 @@ def _decode(element: Element, path: Path) -> _Waveform:
         step = number(text_of(data, "LeadAmplitudeUnitsPerBit"), "LeadAmplitudeUnitsPerBit", where, low=1e-6, high=1e6)
         step *= mv_per_unit(text_of(data, "LeadAmplitudeUnits") or "MICROVOLTS", where)
         if (text_of(data, "LeadOff") or "").upper() == "TRUE":
-            findings.append(Finding("lead-off", f"the cart says that {name[:10]} was off", name[:10]))
+            findings.append(Finding("lead-off", f"the cart says that {name[:10]} was off", standard_name(name)))
         names.append(name)
         rows.append(stored * step)
         steps.append(step)

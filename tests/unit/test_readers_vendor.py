@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from client.readers import cardiosoft_xml, muse_xml, read, readers
 from ecgshared.errors import EcgReadError
 from ecgshared.leads import LEADS
+from ecgshared.quality import CODES
 from ecgshared.record import EcgRecord
 
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -121,6 +122,14 @@ def test_muse_rhythm_median_and_measurements_are_told_apart(tmp_path: Path) -> N
 
 def test_muse_crc_is_compared(tmp_path: Path) -> None:
     assert "checksum" in codes(read(written(tmp_path, exports.muse_xml(exports.digital_ecg(600), crc=False))))
+
+
+def test_muse_lead_off_is_said(tmp_path: Path) -> None:
+    content = exports.muse_xml(exports.digital_ecg(600))
+    content = content.replace(b"<LeadID>V3</LeadID>", b"<LeadID>V3</LeadID><LeadOff>TRUE</LeadOff>")
+    found = {f.code: f.lead for f in read(written(tmp_path, content)).findings}
+    assert found["lead-off"] == "V3"
+    assert set(found) <= set(CODES)
 
 
 def test_muse_without_a_rhythm_is_refused(tmp_path: Path) -> None:
