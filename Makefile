@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Libraries that would write into the home folder write here instead; Flower phones nobody.
+# Libraries that would write into the home folder write here instead; idle threads sleep; Flower phones nobody.
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 export FLWR_HOME := $(CURDIR)/$(VENV)/flwr
+export OMP_WAIT_POLICY := PASSIVE
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir

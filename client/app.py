@@ -23,7 +23,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from client.approval import approved_study
 from client.audit import log_event
-from client.dataset import SiteData, open_site, record_lockbox_opening
+from client.dataset import Progress, SiteData, open_site, record_lockbox_opening
 from client.egress import log_release, release
 from client.keys import load_keys
 from client.outbox import Outbox
@@ -144,17 +144,22 @@ def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str
     return step.stage
 
 
+def cohort(path: Path, settings: SiteSettings, study: Study, *, progress: Progress | None = None) -> SiteData:
+    """Open a site's cohort under a study, once a process; recordings not yet in the cache are read."""
+    key = (path, study.sha256)
+    if key not in _cohorts:
+        _cohorts[key] = open_site(settings, study, progress=progress)
+    return _cohorts[key]
+
+
 def open_context(path: Path, settings: SiteSettings, study: Study, request: Request) -> SiteContext:
-    """Open (once a process) the cohort under this study and hand out what the step may see of it.
+    """Hand out what the step may see of the site's cohort under this study.
 
     A training site's lockbox is handed only to a step that opens it, and the opening is recorded. A site that is
     only evaluated has no lockbox to guard: all its patients stand there.
     """
     step = study.step(request.step)
-    key = (path, study.sha256)
-    if key not in _cohorts:
-        _cohorts[key] = open_site(settings, study)
-    data, trains = _cohorts[key], settings.site in study.sites.train
+    data, trains = cohort(path, settings, study), settings.site in study.sites.train
     if trains and step.opens_lockbox:
         record_lockbox_opening(settings, study_hash=study.sha256, step=step.id, run=request.run)
     elif trains:

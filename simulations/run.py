@@ -44,6 +44,7 @@ def simulate(
     check_sites(study, site_files)
     folder = RunFolder.reopen(out) if resume else RunFolder.create(out, study_file, backend=backend)
     try:
+        read_recordings(study, site_files)
         with progress_bars(study) as report:
             if backend == "ray":
                 _on_ray(folder, site_files, report)
@@ -81,17 +82,39 @@ def check_sites(study: Study, site_files: list[Path]) -> None:
         )
 
 
-@contextmanager
-def progress_bars(study: Study) -> Iterator[Report]:
-    """Show one bar a step; yield the function that moves them."""
-    with Progress(
+def read_recordings(study: Study, site_files: list[Path]) -> None:
+    """Fill the sites' caches before the first round, where progress and faults can be shown in full."""
+    from client.app import cohort
+
+    with _bars() as bars:
+        for path in site_files:
+            settings = load_site(path)
+            if settings.site not in study.sites.all:
+                continue
+            task = bars.add_task("", total=None, name=f"read {settings.site}")
+
+            def moved(done: int, total: int, text: str, task: TaskID = task) -> None:
+                bars.update(task, completed=done, total=total or None, description=text)
+
+            data = cohort(path, settings, study, progress=moved)
+            bars.update(task, completed=len(data), total=len(data), description="in its cohort")
+
+
+def _bars() -> Progress:
+    return Progress(
         TextColumn("{task.fields[name]:<12}"),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
         console=Console(stderr=True),
-    ) as bars:
+    )
+
+
+@contextmanager
+def progress_bars(study: Study) -> Iterator[Report]:
+    """Show one bar a step; yield the function that moves them."""
+    with _bars() as bars:
         tasks: dict[str, TaskID] = {
             step.id: bars.add_task("", total=1, name=step.id, start=False) for step in study.steps
         }
