@@ -27,68 +27,83 @@ class Physique(Config):
     sex (``ecgfed simulate realism``).
     """
 
-    frontal_deg: float = Field(default=16.0, description="turn of the heart in the frontal plane at 60 years, BMI 26")
-    frontal_sd: float = Field(default=13.0, ge=0)
-    frontal_age: float = -0.25
-    frontal_bmi: float = -1.0
-    vertical_deg: float = Field(default=0.0, description="turn about the vertical; positive: later transition")
-    vertical_sd: float = Field(default=11.0, ge=0)
-    tilt_deg: float = Field(default=0.0, description="turn about the left-right axis")
-    tilt_sd: float = Field(default=7.0, ge=0)
-    source: float = Field(default=0.0, description="strength of the whole source")
-    source_sd: float = Field(default=0.16, ge=0)
-    source_age: float = -0.002
-    source_male: float = Field(default=0.16, description="men over women")
-    left: float = Field(default=-0.223, description="leftward forces of QRS")
-    left_sd: float = Field(default=0.0, ge=0)
-    septal: float = Field(default=0.0, description="early rightward force: q in I, V6")
-    septal_sd: float = Field(default=0.0, ge=0)
-    terminal_sd: float = Field(default=0.0, ge=0, description="late rightward force, mV: s in I, V6")
-    inferior: float = 0.12
-    inferior_sd: float = Field(default=0.16, ge=0)
-    superior: float = Field(default=-0.4, description="late upward force")
-    superior_sd: float = Field(default=0.3, ge=0)
-    superior_own: float = Field(default=0.0, ge=0, description="scatter of the late upward force apart from the rest")
-    back: float = Field(default=0.7, description="the table's late backward force is half of what people have")
-    back_sd: float = Field(default=0.25, ge=0)
-    front: float = 0.0
-    front_sd: float = Field(default=0.20, ge=0)
+    scatter: float = Field(default=1.0, ge=0, description="multiplies every SD of shape, position and strength")
+    frontal_deg: float = Field(default=18.0, description="turn of the heart in the frontal plane at 60 years, BMI 26")
+    frontal_sd: float = Field(default=16.0, ge=0)
+    frontal_age: float = -0.29
+    frontal_bmi: float = -1.00
+    vertical_deg: float = Field(default=8.0, description="turn about the vertical; positive: later transition")
+    vertical_sd: float = Field(default=16.0, ge=0)
+    tilt_deg: float = Field(default=-20.0, description="turn about the left-right axis")
+    tilt_sd: float = Field(default=12.0, ge=0)
+    source: float = Field(default=0.00, description="strength of the whole source")
+    source_sd: float = Field(default=0.17, ge=0)
+    source_age: float = -0.0035
+    source_male: float = Field(default=0.17, description="men over women")
+    left: float = Field(default=0.28, description="leftward forces of QRS")
+    left_sd: float = Field(default=0.11, ge=0)
+    septal: float = Field(default=-0.93, description="early rightward force: q in I, V6")
+    septal_sd: float = Field(default=1.19, ge=0)
+    terminal_sd: float = Field(default=0.08, ge=0, description="late rightward force, mV: s in I, V6")
+    inferior: float = -0.56
+    inferior_sd: float = Field(default=0.08, ge=0)
+    superior: float = Field(default=-0.62, description="late upward force")
+    superior_sd: float = Field(default=0.00, ge=0)
+    superior_own: float = Field(default=0.03, ge=0, description="scatter of the late upward force apart from the rest")
+    back: float = Field(default=0.70, description="the table's late backward force is half of what people have")
+    back_sd: float = Field(default=0.39, ge=0)
+    front: float = -0.28
+    front_sd: float = Field(default=0.51, ge=0)
     chest: tuple[float, float, float, float, float, float] = Field(
-        default=(0.0,) * 6, description="what the chest wall lets through to V1..V6"
+        default=(-0.44, -0.00, -0.37, -0.45, -0.30, -0.16), description="what the chest wall lets through to V1..V6"
     )
-    chest_sd: float = Field(default=0.0, ge=0)
-    duration: float = Field(default=0.0, description="QRS duration")
-    duration_sd: float = Field(default=0.045, ge=0)
+    chest_sd: float = Field(default=0.14, ge=0)
+    duration: float = Field(default=-0.01, description="QRS duration")
+    duration_sd: float = Field(default=0.08, ge=0)
     duration_male: float = 0.08
-    t: float = -0.163
-    t_sd: float = Field(default=0.25, ge=0)
-    t_age: float = -0.005
-    t_male: float = 0.12
-    t_left: float = 0.0
-    t_left_sd: float = Field(default=0.0, ge=0)
-    t_inferior: float = 0.0
-    t_inferior_sd: float = Field(default=0.0, ge=0)
-    t_front: float = -0.288
-    t_front_sd: float = Field(default=0.0, ge=0)
-    st_mv: float = Field(default=0.02, description="ST level to the front")
-    st_male: float = Field(default=0.05, description="more in men, fading with age")
-    st_sd: float = Field(default=0.012, ge=0)
-    p_left: float = 0.336
-    p_inferior: float = 0.531
-    p_front: float = -0.916
-    p_sd: float = Field(default=0.0, ge=0)
-    pr_s: float = 0.157
+    t: float = -0.46
+    t_sd: float = Field(default=0.24, ge=0)
+    t_age: float = -0.0041
+    t_male: float = 0.13
+    t_left: float = 0.02
+    t_left_sd: float = Field(default=0.18, ge=0)
+    t_inferior: float = 0.15
+    t_inferior_sd: float = Field(default=0.09, ge=0)
+    t_front: float = -0.17
+    t_front_sd: float = Field(default=0.39, ge=0)
+    st_mv: float = Field(default=-0.0407, description="ST level to the front")
+    st_male: float = Field(default=0.0240, description="more in men, fading with age")
+    st_sd: float = Field(default=0.0078, ge=0)
+    p_left: float = 0.44
+    p_inferior: float = 1.00
+    p_front: float = -0.42
+    p_sd: float = Field(default=0.26, ge=0)
+    pr_s: float = 0.160
     pr_sd: float = Field(default=0.018, ge=0)
     pr_age: float = 0.0004
-    qt_s: float = 0.398
-    qt_sd: float = Field(default=0.014, ge=0)
+    qt_s: float = 0.376
+    qt_sd: float = Field(default=0.018, ge=0)
     rate: float = Field(default=70.0, description="beats per minute of a healthy woman")
     rate_sd: float = Field(default=10.5, ge=0)
+
+    def scattered(self) -> Physique:
+        """Return it with ``scatter`` multiplied into the SDs of shape, position and strength."""
+        if self.scatter == 1.0:
+            return self
+        spread = {name: getattr(self, name) * self.scatter for name in _SPREAD}
+        return self.model_copy(update={**spread, "scatter": 1.0})
+
+
+_SPREAD = tuple(
+    name
+    for name in Physique.model_fields
+    if (name.endswith("_sd") and name not in ("pr_sd", "qt_sd", "rate_sd")) or name == "superior_own"
+)
 
 
 def anatomy_of(people: People, physique: Physique | None = None) -> Anatomy:
     """Return heart position and turn: more horizontal with weight and age, larger in men and the lean."""
-    f = Physique() if physique is None else physique
+    f = (Physique() if physique is None else physique).scattered()
     z, s, bmi, age = people.position, people.shape, people.bmi - 26.0, people.age - 60.0
     frontal = f.frontal_deg + f.frontal_bmi * bmi + f.frontal_age * age + f.frontal_sd * z[:, 0]
     vertical = f.vertical_deg + f.vertical_sd * z[:, 1]
@@ -106,7 +121,7 @@ def anatomy_of(people: People, physique: Physique | None = None) -> Anatomy:
 
 def heart_of(people: People, effects: WaveformEffects, physique: Physique | None = None) -> h.Heart:
     """Return the shape of each heart: fibrosis on QRS; age and sex on voltage, intervals, ST and T."""
-    f = Physique() if physique is None else physique
+    f = (Physique() if physique is None else physique).scattered()
     n, e, s = len(people.age), people.electrical, people.shape.astype(np.float64)
     male, age = people.male.astype(np.float64), people.age - 60.0
     p, qrs, t = (h.reference_part(name, n) for name in ("p", "qrs", "t"))

@@ -38,7 +38,7 @@ def electrode_noise(
     """Return noise at nine electrodes, (n, 9, T), mV: wander, muscle, mains, white; made in the spectrum."""
 
     def size(uv: float) -> F64:
-        return np.asarray(uv / 1000 * np.exp(0.45 * rng.standard_normal((n, 1))))
+        return np.asarray(uv / 1000 * np.exp(noise.spread * rng.standard_normal((n, 1))))
 
     hz = fft.rfftfreq(samples, 1 / fs).astype(np.float32)
     # Wander falls as 1/f below 0.7 Hz; muscle is a hump from 20 to 150 Hz; both as weights on white noise.

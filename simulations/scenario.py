@@ -86,6 +86,7 @@ class NoiseConfig(Config):
     muscle_uv: float = Field(default=9.0, ge=0)
     wander_uv: float = Field(default=45.0, ge=0)
     white_uv: float = Field(default=3.0, ge=0)
+    spread: float = Field(default=0.45, ge=0, description="SD of a record's logarithmic departure from these sizes")
 
 
 class HabitsConfig(Config):

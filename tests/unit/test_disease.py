@@ -135,7 +135,9 @@ class TestWaveform:
         assert np.abs(old.t.vector[:, :-1]).mean() < np.abs(young.t.vector[:, :-1]).mean()
         man, woman = (heart_of(people(male=np.full(n, m)), WaveformEffects()) for m in (True, False))
         assert woman.qt_s.mean() - man.qt_s.mean() == pytest.approx(0.01, abs=1e-3)
-        assert np.abs(man.t.vector[:, -1]).mean() > np.abs(woman.t.vector[:, -1]).mean()  # ST
+        assert (man.t.vector[:, -1] @ np.array([0, 0, -1.0])).mean() > (
+            woman.t.vector[:, -1] @ np.array([0, 0, -1.0])
+        ).mean()  # ST
         lean, heavy = (qrs_only(people(bmi=np.full(n, b)))[0] for b in (21.0, 38.0))
         axis = [np.degrees(np.arctan2(e[:, 5].sum(1), e[:, 0].sum(1))).mean() for e in (lean, heavy)]
         assert axis[1] < axis[0] - 10
