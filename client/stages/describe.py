@@ -135,14 +135,19 @@ def _named(
 
 
 def _flow_evidence(patients: NDArray[np.float64], min_patients: int) -> NDArray[np.float64]:
-    """The group behind each line of the flow: who is left, or who was taken out since the last line that leaves.
+    """The group behind each line of the flow, so that no two lines that leave differ by a small group.
 
-    Compared with the last line that LEAVES, not the last line: else the lines around a withheld one tell it.
+    The first and the last line come first: who was there, and who is in the cohort. A line between leaves where it
+    equals, or is far enough from, the last line told before it and the last line of all.
     """
-    evidence, told = np.zeros(len(patients)), None
-    for i, left in enumerate(patients):
-        removed = left if told is None else told - left
-        evidence[i] = left if removed == 0 else min(left, removed)
+    evidence = np.zeros(len(patients))
+    if not len(patients):
+        return evidence
+    told, cohort = patients[0], patients[-1]
+    evidence[0] = told
+    for i, left in enumerate(patients[1:], start=1):
+        steps = [step for step in (told - left, left - cohort) if step > 0]
+        evidence[i] = min([left, *steps])
         if evidence[i] >= min_patients:
             told = left
     return evidence
