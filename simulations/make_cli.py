@@ -32,8 +32,8 @@ def make(
     if patients is not None:
         scale = patients / sum(p.patients for p in populations)
     elif ecgs is not None:
-        # Deaths and the end of the ECG period cut some follow-up ECGs short: about an eighth of them.
-        scale = ecgs / sum(p.patients * (1 + 0.6 * (p.ecgs_per_patient - 1)) for p in populations)
+        # Deaths and the end of the ECG period cut some follow-up ECGs short: about a fifth of the further ones.
+        scale = ecgs / sum(p.patients * (1 + 0.8 * (p.ecgs_per_patient - 1)) for p in populations)
     columns = (
         TextColumn("{task.description:>12}"),
         BarColumn(),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ecgshared.errors import ConfigError
-from simulations.body import anatomy_of, heart_of
+from simulations.body import Physique, anatomy_of, heart_of
 from simulations.disease import (
     CONDUCTION,
     MAX_FIBROSIS,
@@ -142,6 +142,16 @@ class TestWaveform:
         axis = [np.degrees(np.arctan2(e[:, 5].sum(1), e[:, 0].sum(1))).mean() for e in (lean, heavy)]
         assert axis[1] < axis[0] - 10
         assert np.ptp(heavy[:, 10], axis=1).mean() < np.ptp(lean[:, 10], axis=1).mean()
+
+
+def test_without_scatter_bodies_of_one_age_and_sex_have_one_shape():
+    who = people(male=np.ones(80, dtype=bool))
+    for scatter, spread in ((0.0, 0.1), (1.0, 0.1)):
+        physique = Physique(scatter=scatter)
+        heart, anatomy = heart_of(who, WaveformEffects(), physique), anatomy_of(who, physique)
+        sizes = np.abs(heart.t.vector).sum(axis=(1, 2)) * anatomy.scale * anatomy.chest_gain[:, 2]
+        assert (np.std(sizes) / np.mean(sizes) > spread) == (scatter > 0)
+        assert (np.ptp(anatomy.turn_rad[:, 0]) > 0.2) == (scatter > 0)
 
 
 class TestHazards:

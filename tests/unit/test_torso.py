@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -133,3 +135,14 @@ def test_breathing_moves_the_leads_about_the_held_breath(beat):
     held = project(*arguments)
     assert np.abs(inward - outward).max() > 0.1
     assert np.abs((inward + outward) / 2 - held).max() < 0.15 * np.abs(held).max()
+
+
+def test_the_chest_wall_acts_on_its_own_lead_alone(beat):
+    gain = np.ones((1, 6))
+    gain[0, 2] = 0.5
+    body = reference_anatomy()
+    plain = project(beat, body, reference_electrodes())
+    thick = project(beat, replace(body, chest_gain=gain), reference_electrodes())
+    np.testing.assert_allclose(thick[:, 4], plain[:, 4] / 2, rtol=1e-5, atol=1e-6)
+    others = [0, 1, 2, 3, 5, 6, 7]
+    np.testing.assert_allclose(thick[:, others], plain[:, others], rtol=1e-6)
