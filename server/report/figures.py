@@ -210,8 +210,15 @@ def _ranges(axes: Axes, figure: Figure, x_log: bool) -> None:
         axes.set_xlim(*_padded(figure.x_range) if not x_log else figure.x_range)
     elif every.size and not x_log:
         axes.set_xlim(*_padded((float(every.min()), float(every.max()))))
+    # Set rather than left to autoscale, which does not see points that were moved aside.
+    heights = np.concatenate([_numbers(v) for s in figure.series for v in (s.y, s.low, s.high)] or [np.empty(0)])
+    heights = heights[np.isfinite(heights)]
     if figure.y_range is not None:
         axes.set_ylim(*_padded(figure.y_range))
+    elif heights.size:
+        low, high = float(heights.min()), float(heights.max())
+        air = 0.05 * (high - low) if high > low else 0.5
+        axes.set_ylim(low - air, high + air)
     if not x_log and every.size and np.all(every == np.round(every)) and np.ptp(every) > 1:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
 

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure as MplFigure
 from typer.testing import CliRunner
 
 from ecgshared.errors import RunError
 from server.report import cells
 from server.report.curves import learning_curves, split_name
-from server.report.figures import figure_svg, site_colour
+from server.report.figures import _draw, figure_svg, site_colour
 from server.report.folder import Release, Round, read_run, spans, summarise_releases
 from server.report.graph import NODE_HEIGHT, NODE_WIDTH, layout
 from server.report.html import flow_rows, page, render, stage_sections
@@ -564,3 +565,13 @@ def test_the_command_without_a_run_says_what_to_do(tmp_path: Path, arguments: li
 def test_the_command_loads_nothing_heavy() -> None:
     code = "import sys, server.report_cli; sys.exit(bool({'torch', 'numpy', 'matplotlib', 'flwr'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_points_moved_aside_stay_inside_the_frame() -> None:
+    """Two series of points at the same x are drawn side by side; the frame must still hold their y values."""
+    series = [Series(name, [0.1, 0.2], [0.3, 0.9], [0.2, 0.8], [0.4, 1.0], style="points") for name in ("a", "b")]
+    axes = MplFigure().subplots()
+    _draw(axes, Figure("Calibration", series, "x", "y", reference="diagonal"), ())
+    low, high = axes.get_ylim()
+    assert low < 0.2
+    assert high > 1.0
