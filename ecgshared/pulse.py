@@ -12,6 +12,7 @@ PLAUSIBLE_BPM = (22.0, 280.0)
 """Beats per minute outside which no resting ECG lies."""
 
 MAX_SCATTER, MIN_QUIET = 0.2, 0.1
+REFRACTORY_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,56 @@ def pulse(x: NDArray[np.float32], fs: float) -> Pulse | None:
 
     Rates far beyond a heart's can come out: an impossible one betrays a wrong ``fs``.
     """
-    reach = max(1, round(0.02 * fs))
+    found = _envelope(x, fs)
+    if found is None:
+        return None
+    envelope, level = found
+    fast = _beats(envelope, level, fs, refractory_s=0.1)
+    if fast is not None and fast.bpm > PLAUSIBLE_BPM[1] and fast.rhythmic:
+        return fast
+    return _beats(envelope, level, fs, refractory_s=REFRACTORY_S)
+
+
+def qrs_centres(x: NDArray[np.float32], fs: float) -> NDArray[np.int64]:
+    """Return the sample in the middle of each QRS complex, shape = (beats,); none where none shows.
+
+    Parameters
+    ----------
+    x : array, shape = (leads, T), each lead scaled to a swing of about 1.
+
+    All leads vote, so that a lead that is flat or noisy misleads nobody, and neither does an exchange of leads.
+    """
+    found = _envelope(x, fs)
+    if found is None:
+        return np.empty(0, dtype=np.int64)
+    peaks = _peaks(*found, fs, refractory_s=REFRACTORY_S)
+    # The slope over `reach` samples belongs to the middle of its span.
+    return np.asarray(peaks + _reach(fs) // 2, dtype=np.int64)
+
+
+def _reach(fs: float) -> int:
+    return max(1, round(0.02 * fs))
+
+
+def _envelope(x: NDArray[np.float32], fs: float) -> tuple[NDArray[np.float32], float] | None:
+    """Return the mean steepness of all leads, and its usual height at a beat."""
+    reach = _reach(fs)
     if x.shape[1] <= reach:
         return None
     slope = np.minimum(np.abs(x[:, reach:] - x[:, :-reach]), 1).mean(axis=0)
     envelope = ndimage.uniform_filter1d(slope, max(1, round(0.06 * fs)), mode="nearest")
     width = min(len(envelope), round(2 * fs))
     level = float(np.median(envelope[: len(envelope) // width * width].reshape(-1, width).max(axis=1)))
-    fast = _beats(envelope, level, fs, refractory_s=0.1)
-    if fast is not None and fast.bpm > PLAUSIBLE_BPM[1] and fast.rhythmic:
-        return fast
-    return _beats(envelope, level, fs, refractory_s=0.25)
+    return envelope, level
+
+
+def _peaks(envelope: NDArray[np.float32], level: float, fs: float, *, refractory_s: float) -> NDArray[np.int64]:
+    peaks, _ = signal.find_peaks(envelope, height=0.5 * level, distance=max(1, round(refractory_s * fs)))
+    return np.asarray(peaks, dtype=np.int64)
 
 
 def _beats(envelope: NDArray[np.float32], level: float, fs: float, *, refractory_s: float) -> Pulse | None:
-    peaks, _ = signal.find_peaks(envelope, height=0.5 * level, distance=max(1, round(refractory_s * fs)))
+    peaks = _peaks(envelope, level, fs, refractory_s=refractory_s)
     if len(peaks) < 4:
         return None
     low, middle, high = np.percentile(np.diff(peaks), (20, 50, 80))
