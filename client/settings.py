@@ -15,6 +15,11 @@ from ecgshared.endpoints import BUILT_IN_LABELS
 from ecgshared.privacy.disclosure import DisclosureLimits
 
 Action = Literal["keep", "flag", "refuse"]
+RepairableAction = Literal["keep", "flag", "repair", "refuse"]
+
+
+REPAIRABLE_CODES = ("reversed-ra-la", "reversed-ra-ll", "reversed-la-ll")
+"""Findings whose cause can be undone exactly; named here, as the rules themselves are heavy to load."""
 
 
 class RecordsConfig(Config):
@@ -69,7 +74,7 @@ class QualityPolicy(Config):
     """What to do with a record that has a finding; codes are those of ecgshared.quality.CODES."""
 
     default: Action = "flag"
-    actions: dict[str, Action] = Field(
+    actions: dict[str, RepairableAction] = Field(
         default={
             "checksum": "refuse",
             "truncated": "refuse",
@@ -78,6 +83,14 @@ class QualityPolicy(Config):
             "too-short": "refuse",
         }
     )
+
+    @field_validator("actions")
+    @classmethod
+    def _can_be_repaired(cls, actions: dict[str, RepairableAction]) -> dict[str, RepairableAction]:
+        faults = [code for code, action in actions.items() if action == "repair" and code not in REPAIRABLE_CODES]
+        if faults:
+            raise ValueError(f"{', '.join(faults)} cannot be repaired; only {', '.join(REPAIRABLE_CODES)} can")
+        return actions
 
 
 class PrivacyCap(Config):

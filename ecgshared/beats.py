@@ -73,8 +73,7 @@ def median_beat(p_signal: F32, fs: float) -> MedianBeat | None:
     rest (ectopic, noisy) are left out of the median.
     """
     x = np.nan_to_num(p_signal, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32, copy=False)
-    swing = np.percentile(x[:, ::4], (1, 99), axis=1)
-    scale = np.maximum(2 * (swing[1] - swing[0]), 0.02).astype(np.float32)
+    scale = np.maximum(_swing(x, fs), 0.02)
     centres = qrs_centres(np.asarray(x / scale[:, None], dtype=np.float32), fs)
     centres = _aligned(x, scale, centres, fs)
     before, after = round(-MEDIAN_S[0] * fs), round(MEDIAN_S[1] * fs)
@@ -83,7 +82,7 @@ def median_beat(p_signal: F32, fs: float) -> MedianBeat | None:
         return None
     windows = x[:, centres[whole][:, None] + np.arange(-before, after)]  # (12, beats, W)
     low, high = (max(0, before + round(s * fs)) for s in PR_LEVEL_S)
-    windows -= np.median(windows[:, :, low : max(high, low + 1)], axis=2, keepdims=True)
+    windows -= windows[:, :, low : max(high, low + 1)].mean(axis=2, keepdims=True)
     width = round(0.08 * fs)
     core = (windows[:, :, before - width : before + width] / scale[:, None, None]).astype(np.float32)
     usual = _usual(core)
@@ -152,6 +151,13 @@ def single_beats(p_signal: F32, fs: float, peaks: NDArray[np.int64]) -> tuple[F3
     return windows[good], kept[good]
 
 
+def _swing(x: F32, fs: float) -> F32:
+    """Return each lead's usual peak-to-peak amplitude in 2 s, shape = (12,), mV."""
+    width = min(x.shape[1], round(2 * fs))
+    pieces = x[:, : x.shape[1] // width * width].reshape(len(x), -1, width)
+    return cast(F32, np.median(pieces.max(axis=2) - pieces.min(axis=2), axis=1).astype(np.float32))
+
+
 def _aligned(x: F32, scale: F32, centres: NDArray[np.int64], fs: float) -> NDArray[np.int64]:
     """Move each centre to where the slopes of its QRS fit those of the others best."""
     half, shift = max(2, round(ALIGN_S * fs)), max(1, round(MAX_SHIFT_S * fs))
@@ -166,7 +172,7 @@ def _aligned(x: F32, scale: F32, centres: NDArray[np.int64], fs: float) -> NDArr
     moved = np.zeros(len(middle), dtype=np.int64)
     for _ in range(2):
         lined = np.stack([slopes[:, b, shift + d : shift + d + 2 * half + 1] for b, d in enumerate(moved)], axis=1)
-        template = np.median(lined, axis=1)
+        template = lined.mean(axis=1)
         views = np.lib.stride_tricks.sliding_window_view(slopes, 2 * half + 1, axis=2)  # (12, beats, shifts, width)
         fit = np.einsum("lbsw,lw->bs", views, template, optimize=True)
         moved = fit.argmax(axis=1) - shift

@@ -7,19 +7,25 @@ physiological extremes stay quiet, gross faults speak. All rules work on the who
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from ecgshared.beat_quality import assess_beats
 from ecgshared.leads import LEADS
 from ecgshared.pulse import PLAUSIBLE_BPM, pulse
 from ecgshared.record import EcgRecord, Finding
+from ecgshared.reversals import ARM_LEG, REPAIRABLE, exchange
 
-Decision = Literal["keep", "flag", "refuse"]
+Decision = Literal["keep", "flag", "repair", "refuse"]
 
-_SEVERITY = ("keep", "flag", "refuse")
+_SEVERITY = ("keep", "flag", "repair", "refuse")
+
+REPAIRED = "repaired"
+_CHEST_PAIRS = ((1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (1, 3))
 
 CODES: dict[str, str] = {
     "checksum": "the samples do not match the file's checksum: bytes were changed after export",
@@ -45,6 +51,14 @@ CODES: dict[str, str] = {
     "fs-contradicts-length": "length or heart rate is plausible only at another rate than the file's",
     "too-short": "shorter than 3 s",
     "too-long": "longer than 60 s",
+    "beats-disagree": "the beats differ from each other so much that noise must be the larger part",
+    "pacing-spikes": "a pacemaker's spikes before the QRS complexes",
+    "reversed-ra-la": "right and left arm electrodes look exchanged",
+    "reversed-ra-ll": "right arm and left leg electrodes look exchanged",
+    "reversed-la-ll": "left arm and left leg electrodes look exchanged",
+    ARM_LEG: "an arm electrode looks exchanged with the right leg's",
+    **{f"swapped-v{i}-v{j}": f"V{i} and V{j} look exchanged" for i, j in _CHEST_PAIRS},
+    REPAIRED: "an exchange of limb electrodes was undone, as the site's policy asks",
 }
 """Every code a finding can carry, and its meaning."""
 
@@ -113,8 +127,23 @@ def assess(record: EcgRecord) -> tuple[Finding, ...]:
             findings += _spectral(centred, record.fs, live)
     findings += _clipped(centred, record.fs, live)
     scaled = np.asarray(centred / np.maximum(amplitude, FLAT_MV)[:, None], dtype=np.float32)
-    findings += _rate(scaled, record.fs, live)
+    rate = _rate(scaled, record.fs, live)
+    findings += rate
+    if not stale and not rate and record.seconds >= SECONDS[0]:
+        findings += assess_beats(x, record.fs)
     return tuple(findings)
+
+
+def repair(record: EcgRecord, findings: Iterable[Finding], actions: Mapping[str, str]) -> tuple[EcgRecord, bool]:
+    """Undo the exchange of limb electrodes for which the policy says "repair"; tell whether there was one.
+
+    By the permutation of leads and signs that Einthoven's law gives: nothing is estimated, and chest leads, whose
+    reference is the mean of all three limbs, are not touched.
+    """
+    for finding in findings:
+        if finding.code in REPAIRABLE and actions.get(finding.code) == "repair":
+            return replace(record, p_signal=exchange(record.p_signal, REPAIRABLE[finding.code])), True
+    return record, False
 
 
 def decide(findings: Iterable[Finding], actions: Mapping[str, str], default: str) -> Decision:
