@@ -76,8 +76,8 @@ class SiteData:
     fs_hz : rate of the signals.
     patients_known : False where the table has no patient ids: then no patient-level claim may be made.
     flow : (reason, ECGs left, patients left) from table to cohort, for the exclusion flow.
-    descriptions : counts by name: "device", "fs", "findings" (ECGs by code of the quality report), "files"
-        ("without a row": recordings that no row of the table means).
+    descriptions : counts of ECGs by name: "device", "fs" (of patients: "device patients", "fs patients"), "findings"
+        (by code of the quality report), "files" ("without a row": recordings that no row of the table means).
     follow_up_years : float array, shape = (n,): from ECG to last known status, NaN where unknown.
     """
 

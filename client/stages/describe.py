@@ -32,8 +32,8 @@ def counts(site: SiteContext, request: Request) -> Answer:
             labelled_patients[h, s] = _patients(data, rows[~np.isnan(y)])
             event_patients[h, s] = min(_patients(data, with_event), _patients(data, without))
     table1, table1_patients = _table1(data)
-    devices, device_ecgs, device_patients = _named(data.descriptions.get("device", {}))
-    rates, rate_ecgs, rate_patients = _named(data.descriptions.get("fs", {}))
+    devices, device_ecgs, device_patients = _named(data, "device")
+    rates, rate_ecgs, rate_patients = _named(data, "fs")
     flow_patients = np.array([float(p) for _, _, p in data.flow])
     seen = data.follow_up_years[~np.isnan(data.follow_up_years)]
     train = data.rows("train")
@@ -118,20 +118,20 @@ def _table1(data: SiteData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return values, patients
 
 
-def _named(
-    counts_by_name: dict[str, int],
-) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
-    """Names and counts of the commonest; the rest, and names with odd characters, go into "other"."""
-    cleaned: dict[str, float] = {}
-    ranked = sorted(counts_by_name.items(), key=lambda item: (-item[1], item[0]))
+def _named(data: SiteData, kind: str) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
+    """Names, ECGs and patients of the commonest; the rest, and names with odd characters, go into "other"."""
+    ecgs: dict[str, float] = {}
+    patients: dict[str, float] = {}
+    by_patients = data.descriptions.get(f"{kind} patients", {})
+    ranked = sorted(data.descriptions.get(kind, {}).items(), key=lambda item: (-item[1], item[0]))
     for rank, (name, n) in enumerate(ranked):
         plain = re.sub(r"\s+", " ", name.strip())
         known = rank < _MAX_NAMES and re.fullmatch(r"[A-Za-z0-9 ._/+-]{1,40}", plain)
         key = plain if known else "other"
-        cleaned[key] = cleaned.get(key, 0.0) + n
-    numbers = np.array(list(cleaned.values()), dtype=np.float64)
-    # Counts are of ECGs; a device used for few ECGs is used for few patients, never the other way round.
-    return tuple(cleaned), numbers, numbers
+        ecgs[key] = ecgs.get(key, 0.0) + n
+        # Of names put together only the largest group is sure: one patient may have used them all.
+        patients[key] = max(patients.get(key, 0.0), float(by_patients.get(name, 0)))
+    return tuple(ecgs), np.array(list(ecgs.values())), np.array(list(patients.values()))
 
 
 def _flow_evidence(patients: NDArray[np.float64], min_patients: int) -> NDArray[np.float64]:

@@ -77,7 +77,7 @@ def test_moments_move_with_the_leads(simulated: EcgRecord, kind: str) -> None:
 
 def test_a_simulated_ecg_is_in_order_and_each_limb_exchange_is_named_and_undone(simulated: EcgRecord) -> None:
     assert assess(simulated) == ()
-    policy = QualityPolicy(actions={code: "repair" for code in REPAIRABLE})
+    policy = QualityPolicy(actions=dict.fromkeys(REPAIRABLE, "repair"))
     for code, kind in REPAIRABLE.items():
         wrong = replace(simulated, p_signal=exchange(simulated.p_signal, kind))
         findings = assess(wrong)
