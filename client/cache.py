@@ -80,6 +80,10 @@ class SignalCache:
             found.seconds[i] = np.nan if seconds is None else seconds
         return found
 
+    def stored(self) -> int:
+        """Return how many signals are here."""
+        return int(self._db.execute("SELECT count(slot) FROM entry").fetchone()[0])
+
     def missing_bytes(self, new_signals: int) -> int:
         """Return the disk space that ``new_signals`` more need."""
         return new_signals * (self.slot_bytes + 512)

@@ -19,6 +19,9 @@ class Entry:
     ``size_bytes``, ``mtime_ns`` and ``version`` (of the code that read it) say what it was made from; ``signal``
     is int16 microvolts, shape = (12, T), None unless STORED; ``content`` is a keyed hash of the recording's own
     samples; ``findings`` is JSON ``[[code, lead, value], ...]``; ``recorded_at`` is seconds since 1970, local.
+
+    ``fault`` (why it could not be read) and ``features`` (a row of numbers) are for the ledger of ingestion: the
+    cache does not keep them.
     """
 
     record: bytes
@@ -37,6 +40,8 @@ class Entry:
     seconds: float | None = None
     device: str = ""
     format: str = ""
+    fault: str = ""
+    features: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,10 @@ class Found:
     fs: NDArray[np.float64]
     seconds: NDArray[np.float64]
     device: NDArray[np.object_]
+
+    def take(self, rows: NDArray[np.int64]) -> Found:
+        """Return the answer about some of the recordings."""
+        return Found(**{name: column[rows] for name, column in vars(self).items()})
 
 
 def row_of(entry: Entry, slot: int | None, crc: int | None) -> tuple[Any, ...]:

@@ -7,14 +7,17 @@ from typing import Annotated
 
 import typer
 
+from client.ingest_cli import ingest
+
 app = typer.Typer(no_args_is_help=True)
+app.command()(ingest)
 
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="the site's file")]
 
 
 @app.callback()
 def site() -> None:
-    """At a hospital: check files and table, see what would leave, forget a patient."""
+    """At a hospital: check files and table, read the recordings, see what would leave, forget a patient."""
 
 
 @app.command()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from client.cells import normal_id
 from client.keys import SiteKeys
-from client.recordings import Recordings, find_recordings, match
+from client.recordings import Matches, Recordings, find_recordings, match
 from client.settings import SiteSettings
 from client.table import CohortTable
 from ecgshared.errors import CohortError
@@ -47,17 +47,26 @@ class Linked:
     ambiguous: tuple[str, ...]
 
 
-def link(settings: SiteSettings, table: CohortTable, keys: SiteKeys) -> Linked:
+def link(
+    settings: SiteSettings, table: CohortTable, keys: SiteKeys, *, unlisted: tuple[Recordings, Matches] | None = None
+) -> Linked:
     """Join rows to recordings and patients.
+
+    ``unlisted`` holds the files the rows name (:func:`client.recordings.named`) where the folder need not be listed
+    first; whether they are there is then not known, and no file is counted as being without a row.
 
     Raises
     ------
     CohortError : no recordings, an opt-out list that cannot be read, or patient ids missing under ``refuse``.
     """
-    recordings = find_recordings(settings.records)
-    matches = match(recordings, table.file)
-    others = match(recordings, sorted(table.other_files)).file
-    used = np.union1d(matches.file, others)
+    if unlisted is None:
+        recordings = find_recordings(settings.records)
+        matches = match(recordings, table.file)
+        others = match(recordings, sorted(table.other_files)).file
+        used = np.union1d(matches.file, others)
+        without_a_row = len(recordings.paths) - int((used >= 0).sum())
+    else:
+        (recordings, matches), without_a_row = unlisted, 0
     unit, units, first_stand_in = _units(settings, table, matches.file, recordings)
     pseudonyms = tuple(keys.patient(name) for name in units)
     out = opted_out(settings, keys)
@@ -70,7 +79,7 @@ def link(settings: SiteSettings, table: CohortTable, keys: SiteKeys) -> Linked:
         pseudonyms=pseudonyms,
         opted_out=gone[unit],
         first_stand_in=first_stand_in,
-        unmatched_files=len(recordings.paths) - int((used >= 0).sum()),
+        unmatched_files=without_a_row,
         ambiguous=matches.ambiguous,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from client.cache import forget_everywhere
 from client.cells import normal_id
 from client.cohort import OPT_OUT_FILE, opted_out
+from client.ingest_ledger import ledger_exists, opened_ledger
 from client.keys import append_line, load_keys, private_folder
 from client.settings import SiteSettings
 from ecgshared.errors import CohortError
@@ -37,4 +38,7 @@ def forget_patient(settings: SiteSettings, patient_id: str) -> Forgotten:
     if not before:
         append_line(settings.state / OPT_OUT_FILE, pseudonym.hex())
     removed = forget_everywhere(settings.state / "cache", [pseudonym])
+    if ledger_exists(settings.state):
+        with opened_ledger(settings.state) as ledger:
+            ledger.forget([pseudonym])
     return Forgotten(sum(removed), sum(count > 0 for count in removed), before)

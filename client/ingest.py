@@ -6,12 +6,18 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC
-from itertools import islice
+from itertools import chain, islice
+from multiprocessing import connection
 from pathlib import Path
+from signal import SIG_IGN, SIGINT
+from signal import signal as on_signal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +29,11 @@ from client.readers import read
 from client.settings import QualityPolicy
 from ecgshared.errors import EcgReadError
 from ecgshared.preprocess import preprocess
-from ecgshared.quality import assess, decide
+from ecgshared.quality import REPAIRED, assess, decide, repair
 from ecgshared.record import EcgRecord, Finding
 from ecgshared.study import InputConfig
 
-READING_VERSION = 1
+READING_VERSION = 2
 """Raised whenever a reader or the quality rules read a recording otherwise: older entries are read again."""
 
 LARGEST_UNITS = 32_767
@@ -50,11 +56,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What every recording of a cache is read with; sent to the worker processes."""
+    """What every recording of a cache is read with; sent to the worker processes.
+
+    ``features`` asks for the features of each recording that is stored.
+    """
 
     input: InputConfig
     quality: QualityPolicy
     content_key: bytes
+    features: bool = False
 
 
 def ingest(
@@ -70,11 +80,64 @@ def ingest(
         return
     cache.require_room(len(jobs))
     done = 0
-    for entries in _entries(jobs, recipe, threads):
+    batches = (jobs[start : start + BATCH] for start in range(0, len(jobs), BATCH))
+    for _, entries in read_in_order(batches, recipe, threads):
         cache.store(entries)
         done += len(entries)
         if progress is not None:
             progress(done, len(jobs), "reading recordings")
+
+
+def read_in_order(
+    batches: Iterable[Sequence[Job]], recipe: Recipe, threads: int | None
+) -> Iterator[tuple[Sequence[Job], list[Entry]]]:
+    """Give each batch with what became of it, in the order of ``batches``, read by further processes when many.
+
+    Always in order, so that a run cut short and taken up again makes the same cache, byte for byte.
+    """
+    waiting = iter(batches)
+    workers = threads or os.cpu_count() or 1
+    first: list[Sequence[Job]] = []
+    if workers > 1:
+        while sum(map(len, first)) < PARALLEL_FROM and (batch := next(waiting, None)) is not None:
+            first.append(batch)
+    if workers < 2 or len(first) < 2 or sum(map(len, first)) < PARALLEL_FROM:
+        for batch in chain(first, waiting):
+            yield batch, read_batch(batch, recipe)
+        return
+    waiting = chain(first, waiting)
+    # Spawned, not forked: the parent may hold threads (torch, gRPC) that a fork would copy half-dead.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    try:
+        running: deque[tuple[Sequence[Job], Future[list[Entry]]]] = deque()
+        while True:
+            # No more in flight than a few a worker, so that memory does not grow with the cohort.
+            for batch in islice(waiting, 3 * workers - len(running)):
+                running.append((batch, pool.submit(read_batch, batch, recipe)))
+            if not running:
+                return
+            batch, future = running.popleft()
+            yield batch, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def must_be_read(status: int, findings: str, policy: QualityPolicy) -> bool:
+    """Tell whether a recording must be read (again): not kept, or read under a policy that decided otherwise."""
+    if status == -1:
+        return True
+    if status == UNREADABLE:
+        return False
+    known = findings_of(findings)
+    action = decide(known, policy.actions, policy.default)
+    repaired = any(finding.code == REPAIRED for finding in known)
+    return (status == REFUSED and action != "refuse") or (action != "refuse" and repaired != (action == "repair"))
+
+
+def refused(findings: str, policy: QualityPolicy) -> bool:
+    """Tell whether today's policy refuses a recording with these findings."""
+    return decide(findings_of(findings), policy.actions, policy.default) == "refuse"
 
 
 def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
@@ -86,10 +149,10 @@ def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
         entry = Entry(job.record, job.patient, size, mtime_ns, READING_VERSION, UNREADABLE)
         try:
             record = read(job.path)
-        except EcgReadError:
-            entries.append(entry)
+        except EcgReadError as error:
+            entries.append(replace(entry, fault=_without_values(error.what)))
             continue
-        entry = _described(entry, record, recipe)
+        entry, record = _described(entry, record, recipe)
         if entry.status == STORED:
             groups.setdefault((record.fs, record.p_signal.shape[1]), []).append((place, record.p_signal))
         entries.append(entry)
@@ -113,14 +176,24 @@ def findings_of(text: str) -> tuple[Finding, ...]:
     return tuple(Finding(code, "", lead, value) for code, lead, value in json.loads(text))
 
 
-def _described(entry: Entry, record: EcgRecord, recipe: Recipe) -> Entry:
+def _described(entry: Entry, record: EcgRecord, recipe: Recipe) -> tuple[Entry, EcgRecord]:
+    """Return what is known of a recording, and the recording as it is to be used: repaired where it is."""
     findings = assess(record)
-    refused = decide(findings, recipe.quality.actions, recipe.quality.default) == "refuse"
+    action = decide(findings, recipe.quality.actions, recipe.quality.default)
     at = record.recorded_at
-    return replace(
+    content = _content(record, recipe.content_key)
+    if action == "repair":
+        record, undone = repair(record, findings, recipe.quality.actions)
+        findings += (Finding(REPAIRED, ""),) if undone else ()
+    features = None
+    if recipe.features and action != "refuse":
+        from ecgshared.features import feature_row  # only where asked for: it is dear
+
+        features = feature_row(record)
+    described = replace(
         entry,
-        status=REFUSED if refused else STORED,
-        content=_content(record, recipe.content_key),
+        status=REFUSED if action == "refuse" else STORED,
+        content=content,
         findings=json.dumps([[f.code, f.lead, f.value] for f in findings]),
         age=record.age_years,
         sex=record.sex or "",
@@ -129,7 +202,26 @@ def _described(entry: Entry, record: EcgRecord, recipe: Recipe) -> Entry:
         seconds=record.seconds,
         device=record.device or "",
         format=record.source_format,
+        features=features,
     )
+    return described, record
+
+
+def _without_values(text: str) -> str:
+    """Leave out what stands in quotes: a damaged file's text may be a name."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", text)
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it, however it ends: a killed one leaves nobody reading on."""
+    on_signal(SIGINT, SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        connection.wait([parent.sentinel] if parent is not None else [])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _content(record: EcgRecord, key: bytes) -> bytes:
@@ -139,26 +231,3 @@ def _content(record: EcgRecord, key: bytes) -> bytes:
     digest = hashlib.blake2b(np.ascontiguousarray(whole, dtype="<i4").tobytes(), key=key, digest_size=16)
     digest.update(f"{record.fs:g}".encode())
     return digest.digest()
-
-
-def _entries(jobs: Sequence[Job], recipe: Recipe, threads: int | None) -> Iterator[list[Entry]]:
-    batches = [jobs[start : start + BATCH] for start in range(0, len(jobs), BATCH)]
-    workers = min(threads or os.cpu_count() or 1, len(batches))
-    if len(jobs) < PARALLEL_FROM or workers < 2:
-        for batch in batches:
-            yield read_batch(batch, recipe)
-        return
-    # Spawned, not forked: the parent may hold threads (torch, gRPC) that a fork would copy half-dead.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting: Iterator[Sequence[Job]] = iter(batches)
-        running: set[Future[list[Entry]]] = set()
-        while True:
-            # No more in flight than a few a worker, so that memory does not grow with the cohort.
-            for batch in islice(waiting, 2 * workers - len(running)):
-                running.add(pool.submit(read_batch, batch, recipe))
-            if not running:
-                return
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()

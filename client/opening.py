@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.cache import opened
-from client.cache_entries import REFUSED, STORED, UNREADABLE, Found
+from client.cache_entries import STORED, UNREADABLE, Found
 from client.cohort import Linked, assign_splits, eligibility, link, most_recent
 from client.dataset import CachedSignals, Progress, SiteData
-from client.ingest import READING_VERSION, Job, Recipe, findings_of, ingest
+from client.ingest import READING_VERSION, Job, Recipe, findings_of, ingest, must_be_read, refused
 from client.keys import load_keys, private_folder
 from client.settings import SiteSettings
 from client.table import CohortTable, usable_table
 from ecgshared.endpoints import BinaryEndpoint, follow_up_years, label_cells
 from ecgshared.preprocess import fingerprint
-from ecgshared.quality import decide
 from ecgshared.stages.protocol import SPLITS
 from ecgshared.study import Study
 
@@ -85,18 +84,9 @@ def candidates(table: CohortTable, linked: Linked, study: Study) -> tuple[NDArra
 
 
 def _to_read(found: Found, settings: SiteSettings) -> NDArray[np.bool_]:
-    """What the cache lacks, and what an earlier policy refused and today's would not."""
-    pardoned = [
-        status == REFUSED and not _refused(findings, settings)
-        for status, findings in zip(found.status, found.findings, strict=True)
-    ]
-    missing: NDArray[np.bool_] = (found.status == -1) | np.asarray(pardoned, dtype=bool)
-    return missing
-
-
-def _refused(findings: str, settings: SiteSettings) -> bool:
-    policy = settings.quality
-    return decide(findings_of(findings), policy.actions, policy.default) == "refuse"
+    """What the cache lacks, and what another policy refused, repaired or left as it was."""
+    pairs = zip(found.status.tolist(), found.findings, strict=True)
+    return np.asarray([must_be_read(status, findings, settings.quality) for status, findings in pairs], dtype=bool)
 
 
 def _merged(table: CohortTable, wanted: NDArray[np.int64], found: Found) -> dict[str, NDArray[Any]]:
@@ -136,8 +126,8 @@ def _exclude(
         flow.keep(reason, passes)
     readable, good, content = np.zeros(n, bool), np.zeros(n, bool), np.full(n, b"", dtype=object)
     readable[wanted] = found.status != UNREADABLE
-    refused = np.asarray([_refused(findings, settings) for findings in found.findings], dtype=bool)
-    good[wanted] = (found.status == STORED) & ~refused
+    turned_away = np.asarray([refused(findings, settings.quality) for findings in found.findings], dtype=bool)
+    good[wanted] = (found.status == STORED) & ~turned_away
     content[wanted] = found.content
     flow.keep("recording cannot be read", readable)
     flow.keep("refused by the quality rules", good)
@@ -176,6 +166,7 @@ def _assemble(
     else:
         split = assign_splits(positions([linked.units[i] for i in units]), study.split)
     cells = [label_cells(kept, endpoint, censoring=study.censoring) for endpoint in study.endpoints.values()]
+    rates = [f"{fs:g}" for fs in found.fs[places]]
     nowhere = np.full(len(rows), np.nan, dtype=np.float32)
     return SiteData(
         signals=CachedSignals(signals, found.slot[places]),
@@ -192,12 +183,18 @@ def _assemble(
         flow=tuple(flow.steps),
         descriptions={
             "device": _counts(kept["device"]),
-            "fs": _counts([f"{fs:g}" for fs in found.fs[places]]),
+            "device patients": _patients_by(kept["device"], patient),
+            "fs": _counts(rates),
+            "fs patients": _patients_by(rates, patient),
             "findings": _findings(found.findings[places]),
             "files": {"without a row": linked.unmatched_files},
         },
         follow_up_years=follow_up_years(kept),
     )
+
+
+def _patients_by(values: Any, patient: NDArray[np.int64]) -> dict[str, int]:
+    return dict(Counter(value for value, _ in {(str(v), p) for v, p in zip(values, patient.tolist(), strict=True)}))
 
 
 def _counts(values: Any) -> dict[str, int]:

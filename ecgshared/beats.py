@@ -20,7 +20,7 @@ F32 = NDArray[np.float32]
 BEAT_S = (-0.2, 0.4)
 """Window of a single beat about its R peak: 300 samples at 500 Hz."""
 
-MEDIAN_S = (-0.35, 0.65)
+MEDIAN_S = (-0.45, 0.65)
 """Window of the median beat about the middle of its QRS complex."""
 
 ALIGN_S, MAX_SHIFT_S = 0.06, 0.025

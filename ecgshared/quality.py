@@ -153,7 +153,8 @@ def decide(findings: Iterable[Finding], actions: Mapping[str, str], default: str
     ----------
     actions : action by code. default : the action of every other code.
     """
-    called = (actions.get(finding.code, default) for finding in findings)
+    # What a repair left behind is news, not a fault.
+    called = (actions.get(finding.code, default) for finding in findings if finding.code != REPAIRED)
     return cast(Decision, max(called, key=_SEVERITY.index, default="keep"))
 
 

@@ -17,7 +17,6 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,7 +143,7 @@ def moments(beat: MedianBeat) -> F64:
 def log_odds(moments: F64, theta: F64) -> F64:
     """Return for each of :data:`EXCHANGES` the log odds that it happened, against none; shape = (..., 9)."""
     scores = moments @ _turned(theta.tobytes())
-    return cast(F64, scores[..., 1:] - scores[..., :1])
+    return np.asarray(scores[..., 1:] - scores[..., :1])
 
 
 def matrices() -> F64:
@@ -183,14 +182,14 @@ def committed_weights() -> Weights:
 def _turned(theta: bytes) -> F64:
     """Return the weights as seen through each exchange, shape = (132, 10): one product scores them all."""
     every = np.stack([moved(np.eye(132), matrix) for matrix in matrices()])  # (10, 132, 132)
-    return cast(F64, (every @ np.frombuffer(theta, dtype=np.float64)).T)
+    return np.asarray((every @ np.frombuffer(theta, dtype=np.float64)).T)
 
 
 def _levelled(x: F64) -> F64:
     """Take out the line between the window's ends, so that wander beneath a P wave is no P wave."""
     n = max(1, x.shape[1] // 10)
     start, stop = x[:, :n].mean(axis=1, keepdims=True), x[:, -n:].mean(axis=1, keepdims=True)
-    return cast(F64, x - (start + (stop - start) * np.linspace(0, 1, x.shape[1])))
+    return np.asarray(x - (start + (stop - start) * np.linspace(0, 1, x.shape[1])))
 
 
 def _arm_leg(beat: MedianBeat) -> Finding | None:

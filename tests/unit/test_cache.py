@@ -75,8 +75,8 @@ def test_only_what_is_new_or_changed_is_read_again(tmp_path, monkeypatch):
     assert seen[4:] == ["exam-00002"]
     assert not np.array_equal(data.batch(np.array([2])), before)
     np.testing.assert_allclose(data.batch(np.array([2]))[0], preprocess_record(read(path), study.input), atol=0.00051)
-    monkeypatch.setattr("client.opening.READING_VERSION", 2)
-    monkeypatch.setattr(client.ingest, "READING_VERSION", 2)
+    monkeypatch.setattr("client.opening.READING_VERSION", 99)
+    monkeypatch.setattr(client.ingest, "READING_VERSION", 99)
     open_site(settings, study)
     assert len(seen) == 9
 
