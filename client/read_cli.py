@@ -20,6 +20,7 @@ def read(
     path: Annotated[Path, typer.Argument(help="the recording; for WFDB its .hea, .dat, .mat or bare name")],
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="write the 12-lead sheet here (.png, .pdf, .svg)")] = None,
+    features: Annotated[bool, typer.Option("--features", help="measure intervals, axes and amplitudes")] = False,
 ) -> None:
     """Show a recording's header and quality, and draw it at 25 mm/s and 10 mm/mV."""
     from client.readers import read as read_record
@@ -32,10 +33,16 @@ def read(
     action = decide(findings, policy.actions, policy.default)
     if plot is not None:
         _save_sheet(record, path, plot)
+    measured = _measured(record) if features else None
     if as_json:
-        typer.echo(json.dumps(summary(path, record, findings, action), indent=2, allow_nan=False))
+        facts = summary(path, record, findings, action)
+        if measured is not None:
+            facts["features"] = measured
+        typer.echo(json.dumps(facts, indent=2, allow_nan=False))
     else:
         _show(path, record, findings, action, plot)
+        if measured is not None:
+            _show_features(measured)
 
 
 def summary(path: Path, record: EcgRecord, findings: tuple[Finding, ...], action: Decision) -> dict[str, Any]:
@@ -70,6 +77,36 @@ def summary(path: Path, record: EcgRecord, findings: tuple[Finding, ...], action
         ],
         "action_by_default": action,
     }
+
+
+def _measured(record: EcgRecord) -> dict[str, float | None]:
+    from ecgshared.features import NAMES, feature_row
+
+    return {name: _number(round(float(value), 4)) for name, value in zip(NAMES, feature_row(record), strict=True)}
+
+
+def _show_features(measured: dict[str, float | None]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ecgshared.features import AMPLITUDES
+    from ecgshared.leads import LEADS
+
+    def shown(name: str, digits: int = 0) -> str:
+        value = measured[name]
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    console = Console()
+    console.print(
+        f"rate {shown('rate_bpm')} per minute, PR {shown('pr_ms')} ms, QRS {shown('qrs_ms')} ms, "
+        f"QT {shown('qt_ms')} ms, QTc {shown('qtc_bazett_ms')} ms (Bazett) {shown('qtc_fridericia_ms')} ms (Fridericia)"
+    )
+    axes = ", ".join(f"{name} {shown(f'{name.lower()}_axis_deg')}" for name in ("P", "QRS", "T"))
+    console.print(f"frontal axes, degrees: {axes}")
+    table = Table("mV", *LEADS, title="Amplitudes of the median beat")
+    for wave in AMPLITUDES:
+        table.add_row(wave.upper(), *(shown(f"{wave}_{lead}_mv", 2) for lead in LEADS))
+    console.print(table)
 
 
 def _number(value: float | None) -> float | None:

@@ -169,13 +169,15 @@ def _aligned(x: F32, scale: F32, centres: NDArray[np.int64], fs: float) -> NDArr
     span = middle[:, None] + np.arange(-reach, reach + 1)
     # Slopes, as the baseline beneath a beat must not pull it.
     slopes = ((x[:, span + 1] - x[:, span - 1]) / scale[:, None, None]).astype(np.float32)
-    moved = np.zeros(len(middle), dtype=np.int64)
+    moved, like = np.zeros(len(middle), dtype=np.int64), np.ones(len(middle), dtype=bool)
     for _ in range(2):
         lined = np.stack([slopes[:, b, shift + d : shift + d + 2 * half + 1] for b, d in enumerate(moved)], axis=1)
-        template = lined.mean(axis=1)
+        template = lined[:, like].mean(axis=1)
         views = np.lib.stride_tricks.sliding_window_view(slopes, 2 * half + 1, axis=2)  # (12, beats, shifts, width)
         fit = np.einsum("lbsw,lw->bs", views, template, optimize=True)
-        moved = fit.argmax(axis=1) - shift
+        moved, best = fit.argmax(axis=1) - shift, fit.max(axis=1)
+        # An ectopic beat fits badly, or is larger: it has no say in the second round.
+        like = (best >= 0.5 * np.median(best)) & (best <= 1.5 * np.median(best))
     out = centres.copy()
     out[inside] = middle + moved
     return out
