@@ -157,16 +157,18 @@ def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
             groups.setdefault((record.fs, record.p_signal.shape[1]), []).append((place, record.p_signal))
         entries.append(entry)
     for (fs, _), members in groups.items():
-        signals = to_units(preprocess(np.stack([signal for _, signal in members]), fs, recipe.input))
+        signals = preprocess(np.stack([signal for _, signal in members]), fs, recipe.input)
         for (place, _), signal in zip(members, signals, strict=True):
-            entries[place] = replace(entries[place], signal=signal)
+            entries[place] = replace(entries[place], signal=to_units(signal))
     return entries
 
 
 def to_units(p_signal: NDArray[np.float32]) -> NDArray[np.int16]:
     """Return mV as int16 microvolts; a sample beyond 32.767 mV, where no heart reaches, stays at the limit."""
-    units = np.rint(p_signal * np.float32(UNITS_PER_MV))
-    np.clip(np.nan_to_num(units, copy=False), -LARGEST_UNITS, LARGEST_UNITS, out=units)
+    units = p_signal * np.float32(UNITS_PER_MV)
+    np.rint(units, out=units)
+    np.clip(units, -LARGEST_UNITS, LARGEST_UNITS, out=units)  # infinities too
+    np.nan_to_num(units, copy=False)
     out: NDArray[np.int16] = units.astype(np.int16)
     return out
 
@@ -226,8 +228,10 @@ def _begin_worker() -> None:
 
 def _content(record: EcgRecord, key: bytes) -> bytes:
     """Hash the samples as read, in microvolts: the same for an ECG exported twice, whatever the file's form."""
-    units = np.rint(record.p_signal * np.float32(UNITS_PER_MV))
-    whole = np.nan_to_num(units, nan=-(2.0**31), posinf=2.0**31 - 128, neginf=-(2.0**31) + 128)
+    whole = record.p_signal * np.float32(UNITS_PER_MV)
+    np.rint(whole, out=whole)
+    if not np.isfinite(whole).all():
+        whole = np.nan_to_num(whole, nan=-(2.0**31), posinf=2.0**31 - 128, neginf=-(2.0**31) + 128)
     digest = hashlib.blake2b(np.ascontiguousarray(whole, dtype="<i4").tobytes(), key=key, digest_size=16)
     digest.update(f"{record.fs:g}".encode())
     return digest.digest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -72,7 +73,9 @@ def median_beat(p_signal: F32, fs: float) -> MedianBeat | None:
     Beats are found on all leads at once, brought into line by the slopes of all leads, and those unlike the
     rest (ectopic, noisy) are left out of the median.
     """
-    x = np.nan_to_num(p_signal, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32, copy=False)
+    x = p_signal.astype(np.float32, copy=False)
+    if not np.isfinite(x).all():
+        x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
     scale = np.maximum(_swing(x, fs), 0.02)
     centres = qrs_centres(np.asarray(x / scale[:, None], dtype=np.float32), fs)
     centres = _aligned(x, scale, centres, fs)
@@ -86,7 +89,7 @@ def median_beat(p_signal: F32, fs: float) -> MedianBeat | None:
     width = round(0.08 * fs)
     core = (windows[:, :, before - width : before + width] / scale[:, None, None]).astype(np.float32)
     usual = _usual(core)
-    median = np.median(windows[:, usual], axis=1).astype(np.float32)
+    median = _median(windows[:, usual])
     alike = np.zeros(len(centres), dtype=bool)
     alike[np.flatnonzero(whole)[usual]] = True
     near = slice(before - width, before + round(0.12 * fs))
@@ -174,7 +177,7 @@ def _aligned(x: F32, scale: F32, centres: NDArray[np.int64], fs: float) -> NDArr
         lined = np.stack([slopes[:, b, shift + d : shift + d + 2 * half + 1] for b, d in enumerate(moved)], axis=1)
         template = lined[:, like].mean(axis=1)
         views = np.lib.stride_tricks.sliding_window_view(slopes, 2 * half + 1, axis=2)  # (12, beats, shifts, width)
-        fit = np.einsum("lbsw,lw->bs", views, template, optimize=True)
+        fit = np.einsum("lbsw,lw->bs", views, template)
         moved, best = fit.argmax(axis=1) - shift, fit.max(axis=1)
         # An ectopic beat fits badly, or is larger: it has no say in the second round.
         like = (best >= 0.5 * np.median(best)) & (best <= 1.5 * np.median(best))
@@ -186,9 +189,42 @@ def _aligned(x: F32, scale: F32, centres: NDArray[np.int64], fs: float) -> NDArr
 def _usual(core: F32) -> NDArray[np.bool_]:
     """Mark the beats like their own median over all leads; all of them where fewer than half are."""
     flat = core.transpose(1, 0, 2).reshape(core.shape[1], -1)
-    template = np.median(flat, axis=0)
+    template = _median(core).ravel()
     alike = _correlation(flat, template) >= ALIKE
     return alike if 2 * alike.sum() >= len(alike) else np.ones(len(alike), dtype=bool)
+
+
+def _median(windows: F32) -> F32:
+    """Return the median over beats, (12, beats, W) -> (12, W).
+
+    By a sorting network over whole beats (Batcher's merge exchange, Knuth 5.2.2 M): for a dozen beats it takes a
+    tenth of the time that a partition along so short an axis does.
+    """
+    sorted_ = [windows[:, beat].copy() for beat in range(windows.shape[1])]
+    lower = np.empty_like(sorted_[0])
+    for i, j in _exchanges(len(sorted_)):
+        np.minimum(sorted_[i], sorted_[j], out=lower)
+        np.maximum(sorted_[i], sorted_[j], out=sorted_[j])
+        sorted_[i][...] = lower
+    half = len(sorted_) // 2
+    return sorted_[half] if len(sorted_) % 2 else (sorted_[half - 1] + sorted_[half]) / np.float32(2)
+
+
+@lru_cache(maxsize=128)
+def _exchanges(n: int) -> tuple[tuple[int, int], ...]:
+    """Return the places a network of ``n`` compares, in order."""
+    top = 1 << max(0, (n - 1).bit_length() - 1)
+    pairs = []
+    p = top
+    while p and n > 1:
+        q, r, d = top, 0, p
+        while True:
+            pairs += [(i, i + d) for i in range(n - d) if i & p == r]
+            if q == p:
+                break
+            d, q, r = q - p, q >> 1, p
+        p >>= 1
+    return tuple(pairs)
 
 
 def _agreement(windows: F32, median: F32) -> F32:

@@ -46,10 +46,13 @@ def pulse(x: NDArray[np.float32], fs: float) -> Pulse | None:
     if found is None:
         return None
     envelope, level = found
-    fast = _beats(envelope, level, fs, refractory_s=0.1)
-    if fast is not None and fast.bpm > PLAUSIBLE_BPM[1] and fast.rhythmic:
-        return fast
-    return _beats(envelope, level, fs, refractory_s=REFRACTORY_S)
+    quick = _peaks(envelope, level, fs, refractory_s=0.1)
+    if len(quick) >= 4 and 60 * fs * (len(quick) - 1) > PLAUSIBLE_BPM[1] * (quick[-1] - quick[0]):
+        fast = _regular(quick, envelope, level, fs)
+        if fast.bpm > PLAUSIBLE_BPM[1] and fast.rhythmic:
+            return fast
+    peaks = _peaks(envelope, level, fs, refractory_s=REFRACTORY_S)
+    return _regular(peaks, envelope, level, fs) if len(peaks) >= 4 else None
 
 
 def qrs_centres(x: NDArray[np.float32], fs: float) -> NDArray[np.int64]:
@@ -90,10 +93,7 @@ def _peaks(envelope: NDArray[np.float32], level: float, fs: float, *, refractory
     return np.asarray(peaks, dtype=np.int64)
 
 
-def _beats(envelope: NDArray[np.float32], level: float, fs: float, *, refractory_s: float) -> Pulse | None:
-    peaks = _peaks(envelope, level, fs, refractory_s=refractory_s)
-    if len(peaks) < 4:
-        return None
+def _regular(peaks: NDArray[np.int64], envelope: NDArray[np.float32], level: float, fs: float) -> Pulse:
     low, middle, high = np.percentile(np.diff(peaks), (20, 50, 80))
     return Pulse(
         bpm=float(60 * fs / middle),
