@@ -149,7 +149,13 @@ def _site_of(label: str, sites: tuple[str, ...]) -> str | None:
 
 def _draw(axes: Axes, figure: Figure, sites: tuple[str, ...]) -> list[Line2D]:
     handles = []
-    x_log = figure.x_log and any((_numbers(s.x) > 0).any() for s in figure.series)
+    # A point counts only with both its numbers: a logarithmic axis of no drawn point above 0 has no scale.
+    x_log = figure.x_log and any(
+        ((x > 0) & np.isfinite(x) & np.isfinite(y)).any()
+        for s in figure.series
+        for x, y in [(_numbers(s.x), _numbers(s.y))]
+        if x.size == y.size
+    )
     if x_log:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

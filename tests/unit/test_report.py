@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure as MplFigure
 from typer.testing import CliRunner
@@ -467,6 +467,7 @@ numbers = st.none() | st.floats(-1e6, 1e6) | st.sampled_from([math.nan, math.inf
     st.booleans(),
     st.sampled_from([None, "diagonal", 0.2]),
 )
+@example([[(1.0, None), (0.0, 0.0)]], "line", True, None)
 def test_any_series_is_drawn_without_a_warning(
     every: list[list[tuple[Any, Any]]], style: str, x_log: bool, reference: Any
 ) -> None:
