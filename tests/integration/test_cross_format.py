@@ -15,6 +15,7 @@ import pytest
 import sierraecg
 
 from client.readers import muse_xml, read
+from ecgshared.beats import median_beat
 from ecgshared.errors import EcgReadError
 from ecgshared.pulse import pulse
 
@@ -171,3 +172,21 @@ def test_nothing_that_identifies_comes_out(vendor: Path, name: str) -> None:
     record = read(vendor / name)
     kept = repr(record) + "".join(f"{f.message}" for f in record.findings)
     assert not [secret for secret in SECRETS if secret.lower() in kept.lower()]
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("muse_xml")])
+def test_the_carts_median_beat_is_ours(vendor: Path, name: str) -> None:
+    """Brought into line by the eight stored leads together, the QRS-T complexes correlate above 0.95."""
+    record, cart = read(vendor / name), muse_xml.median_beat(vendor / name)
+    ours = median_beat(record.p_signal, record.fs)
+    assert ours is not None
+    assert cart.fs == ours.fs
+    stored = [0, 1, 6, 7, 8, 9, 10, 11]
+    half = int(0.2 * ours.fs)
+    mine = ours.signal[stored, ours.centre - half // 2 : ours.centre + 2 * half]
+    best = max(
+        float(np.corrcoef(mine.ravel(), cart.p_signal[stored, at : at + mine.shape[1]].ravel())[0, 1])
+        for at in range(cart.p_signal.shape[1] - mine.shape[1] + 1)
+    )
+    print(f"{name}: correlation of the median beats {best:.4f}")
+    assert best > 0.95

@@ -1,8 +1,8 @@
 """Exchanged electrodes on 400 real records that the rules' weights were not learnt from.
 
-The records whose SHA-256 of patient (or record) id is even taught the weights; these are odd ones, 200 of PTB-XL and 200
-of CODE-15%. Each exchange is applied by permutation. The limits were chosen by cross-validation on the even half, but
-with results of the odd half in view for several settings: false alarms and sensitivities are somewhat favourable.
+The records whose SHA-256 of patient (or record) id is even taught the weights; these are odd ones, 200 of PTB-XL and
+200 of CODE-15%. Each exchange is applied by permutation. The limits were chosen by cross-validation on the even half,
+but with results of the odd half in view for several settings: false alarms and sensitivities are somewhat favourable.
 """
 
 from __future__ import annotations
