@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.settings import RecordsConfig
-from ecgshared.errors import CohortError
+from ecgshared.errors import CohortError, EcgReadError
 
 _COMPANIONS = (".dat", ".mat")
 """Where a header's samples lie: a change there is a change of the recording."""
+_CONTAINERS = (".hdf5", ".h5")
+"""Files of many exams; a row means one of them as ``exams.hdf5#1234``."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Recordings:
         ------
         OSError : the recording itself cannot be looked at.
         """
-        path = os.path.join(self.folder, self.paths[index])  # noqa: PTH118 (a million of them: Path is slow)
+        path = os.path.join(self.folder, _file_of(self.paths[index]))  # noqa: PTH118 (a million: Path is slow)
         stem, ending = os.path.splitext(path)  # noqa: PTH122
         found = os.stat(path)  # noqa: PTH116
         size, newest = found.st_size, found.st_mtime_ns
@@ -75,7 +77,7 @@ def find_recordings(config: RecordsConfig) -> Recordings:
     ------
     CohortError : there is no such folder, or nothing in it fits the pattern.
     """
-    found = sorted(walk(config))
+    found = sorted(one for path in walk(config) for one in _exams_of(config.folder, path))
     if not found:
         raise CohortError(
             "no file fits records.pattern",
@@ -113,6 +115,8 @@ def named(config: RecordsConfig, wanted: Sequence[str]) -> tuple[Recordings, Mat
     ending = PurePosixPath(parts[-1]).suffix
     if parts[-1] != f"*{ending}" or not ending or any(mark in ending for mark in "*?["):
         return None
+    if ending in _CONTAINERS:
+        return None  # which exams a file holds, only the file can tell
     index: dict[str, int] = {}
     file = np.full(len(wanted), -1, dtype=np.int64)
     for row, name in enumerate(wanted):
@@ -120,6 +124,26 @@ def named(config: RecordsConfig, wanted: Sequence[str]) -> tuple[Recordings, Mat
         if name and _fits(tuple(path.split("/")), parts):
             file[row] = index.setdefault(path, len(index))
     return Recordings(config.folder, tuple(index)), Matches(file, ())
+
+
+def _exams_of(folder: Path, path: str) -> Iterator[str]:
+    """Give a file's exams by their addresses, and a file of one recording as itself."""
+    if not path.endswith(_CONTAINERS):
+        yield path
+        return
+    from client.readers.hdf5 import exams
+
+    try:
+        for address in exams(folder / path):
+            yield str(PurePosixPath(path).with_name(address.name))
+    except EcgReadError:
+        yield path  # reading it will name the fault
+
+
+def _file_of(path: str) -> str:
+    """Return the file of a recording's path or address."""
+    base, mark, _ = path.rpartition("#")
+    return base if mark and base.endswith(_CONTAINERS) else path
 
 
 def match(recordings: Recordings, wanted: Sequence[str]) -> Matches:
