@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from simulations.disease import People, hazards
+from simulations.disease import Hazards, People, hazards
 from simulations.people import draw_people
 from simulations.scenario import CareConfig, HospitalConfig, PopulationConfig, Scenario
 from simulations.survival import (
@@ -157,15 +157,7 @@ def make_cohort(
     event = sudden[person] & (days >= 0) & (days < DAYS_PER_YEAR * scenario.horizon_years)
     truth = pd.DataFrame(
         {
-            "ecg_id": table["ecg_id"],
-            "patient_id": table["patient_id"],
-            "true_fibrosis": at_ecg.fibrosis,
-            "true_lvef": at_ecg.lvef,
-            "true_hazard_arrhythmic": now.arrhythmic,
-            "true_hazard_vfvt": now.vfvt * care.vfvt_found,
-            "true_hazard_pump": now.pump,
-            "true_hazard_other": now.other,
-            "true_hazard_mi": now.mi,
+            **true_state(table, at_ecg, now, care),
             "true_scd_probability": probability,
             "true_scd_event": event.astype(np.int64),
             "true_mechanism": np.where(died, mechanism, "alive").astype(object)[person],
@@ -206,6 +198,21 @@ def ecg_ids(rng: np.random.Generator, name: str, person: NDArray[np.int64], pati
         "ecg_id": [f"{name[:2].upper()}{i:07d}" for i in range(len(person))],
         "patient_id": patient[person],
         "file": [f"{i // 1000:03d}/{name[:2]}{i:07d}" for i in range(len(person))],
+    }
+
+
+def true_state(table: pd.DataFrame, at_ecg: People, now: Hazards, care: CareConfig) -> dict[str, Any]:
+    """Return the truth table's columns of every kind of series: who, and the latent state and hazards at the ECG."""
+    return {
+        "ecg_id": table["ecg_id"],
+        "patient_id": table["patient_id"],
+        "true_fibrosis": at_ecg.fibrosis,
+        "true_lvef": at_ecg.lvef,
+        "true_hazard_arrhythmic": now.arrhythmic,
+        "true_hazard_vfvt": now.vfvt * care.vfvt_found,
+        "true_hazard_pump": now.pump,
+        "true_hazard_other": now.other,
+        "true_hazard_mi": now.mi,
     }
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ecgshared.errors import ConfigError
-from simulations.cohort import DAYS_PER_YEAR, Hospital, comorbidities, ecg_ids, ecg_times
+from simulations.cohort import DAYS_PER_YEAR, Hospital, comorbidities, ecg_ids, ecg_times, true_state
 from simulations.disease import People, hazards
 from simulations.people import draw_people
 from simulations.scenario import HospitalConfig, Scenario, SeriesConfig
@@ -80,15 +80,7 @@ def make_series(
     )
     truth = pd.DataFrame(
         {
-            "ecg_id": table["ecg_id"],
-            "patient_id": table["patient_id"],
-            "true_fibrosis": at_ecg.fibrosis,
-            "true_lvef": at_ecg.lvef,
-            "true_hazard_arrhythmic": now.arrhythmic,
-            "true_hazard_vfvt": now.vfvt * care.vfvt_found,
-            "true_hazard_pump": now.pump,
-            "true_hazard_other": now.other,
-            "true_hazard_mi": now.mi,
+            **true_state(table, at_ecg, now, care),
             "true_hazard_arrest": now.arrest,
             "true_scd_probability": event_probability(now, effects, scenario.horizon_years),
             "true_scd_event": (mine == ARRHYTHMIC).astype(np.int64),

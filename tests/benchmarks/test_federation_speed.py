@@ -233,6 +233,8 @@ def test_start_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sites = [tmp_path / "sites" / name / "site.yaml" for name in ("north", "coast")]
     first, *warm = [seconds_to_first_request(study, sites, tmp_path / f"run{i}") for i in range(4)]
     helps = [run_command("--help", cwd=tmp_path) for _ in range(4)][1:]
+    ended = [json.loads((tmp_path / f"run{i}" / "run.json").read_text(encoding="utf-8"))["status"] for i in range(4)]
+    assert ended == ["done"] * 4
     with capsys.disabled():
         print(
             f"\nstart-up: `ecgfed --help` {statistics.median(h[0] for h in helps):.2f} s wall, "
