@@ -22,6 +22,41 @@ class Column:
     high: float | None = None
 
 
+_AXES = {"left": "to the left", "posterior": "to the back", "superior": "upwards"}
+_ELECTRODES = ("LA", "RA", "LL", "RL", "V1", "V2", "V3", "V4", "V5", "V6")
+
+
+def _anatomy() -> tuple[Column, ...]:
+    """What imaging and a tape measure give; positions from a body's origin on the spine's front, as in a lead field."""
+    heart = (
+        *(
+            Column(f"heart_{axis}_cm", "number", f"centre of the ventricles, cm {to}", -30, 30)
+            for axis, to in _AXES.items()
+        ),
+        Column("heart_frontal_deg", "number", "turn in the frontal plane, degrees; positive: apex down", -180, 180),
+        Column(
+            "heart_vertical_deg",
+            "number",
+            "turn about the body's vertical, degrees; positive: apex to the back",
+            -180,
+            180,
+        ),
+        Column("heart_tilt_deg", "number", "turn about the left-right axis, degrees", -180, 180),
+        Column("lv_mass_g", "number", "mass of the left ventricle, g", 10, 800),
+        Column("lv_edv_ml", "number", "end-diastolic volume of the left ventricle, ml", 10, 900),
+        Column("lv_esv_ml", "number", "end-systolic volume of the left ventricle, ml", 1, 850),
+    )
+    electrodes = (
+        Column(f"electrode_{name}_{axis}_cm", "number", f"electrode {name}, cm {to}", -100, 100)
+        for name in _ELECTRODES
+        for axis, to in _AXES.items()
+    )
+    return (*heart, *electrodes)
+
+
+ANATOMY: tuple[Column, ...] = _anatomy()
+"""Where the heart lies and how it is turned, volumes of the left ventricle, where the ten electrodes sat."""
+
 STANDARD_COLUMNS: dict[str, Column] = {
     column.name: column
     for column in (
@@ -49,6 +84,16 @@ STANDARD_COLUMNS: dict[str, Column] = {
         Column("diabetes", "flag", "1 if diabetes is known at the ECG"),
         Column("hypertension", "flag", "1 if hypertension is known at the ECG"),
         Column("previous_mi", "flag", "1 if a myocardial infarction before the ECG is known"),
+        *ANATOMY,
     )
 }
 """Any other column a study needs (a binary label, say) is mapped under the site's ``labels:``."""
+
+COVARIATES: tuple[str, ...] = (
+    *("lvef", "bmi", "heart_failure", "diabetes", "hypertension", "previous_mi"),
+    *(column.name for column in ANATOMY),
+)
+"""What a study may name as ``covariates``, beside age and sex."""
+
+FLAGS: frozenset[str] = frozenset({"male", *(c.name for c in STANDARD_COLUMNS.values() if c.kind == "flag")})
+"""Yes/no variables: 1, 0 or unknown."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from ecgshared.columns import COVARIATES
 from ecgshared.config import Config, load_yaml, validate
 from ecgshared.endpoints import Endpoint
 from ecgshared.errors import ConfigError
@@ -108,11 +110,23 @@ class Study(Config):
     input: InputConfig = InputConfig()
     endpoints: dict[Name, Endpoint] = Field(min_length=1)
     censoring: Literal["strict", "paper_faithful"] = "strict"
-    covariates: tuple[Literal["lvef", "bmi", "heart_failure", "diabetes", "hypertension", "previous_mi"], ...] = ()
+    covariates: tuple[str, ...] = Field(default=(), description="standard columns that steps may use, beside age, sex")
     eligibility: EligibilityConfig = EligibilityConfig()
     split: SplitConfig = SplitConfig()
     federation: FederationConfig = FederationConfig()
     steps: tuple[SerializeAsAny[StepConfig], ...] = Field(min_length=1)
+
+    @field_validator("covariates")
+    @classmethod
+    def _covariates_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in COVARIATES:
+                close = get_close_matches(name, COVARIATES, n=3)
+                hint = f"did you mean {', '.join(close)}?" if close else f"allowed: {', '.join(COVARIATES)}"
+                raise ValueError(f"{name!r} is no covariate; {hint}")
+        if len(set(names)) != len(names):
+            raise ValueError("covariates names one twice")
+        return names
 
     @field_validator("steps", mode="before")
     @classmethod
