@@ -1,0 +1,174 @@
+"""AUC, Brier scores and calibration against slow versions with weights, and their influences as derivatives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from lifelines import KaplanMeierFitter
+from sklearn.metrics import roc_auc_score
+from statsmodels.stats.meta_analysis import combine_effects
+from test_concordance import derivative, several_ecgs_a_patient, slow_uncensored, tied
+
+from ecgshared.errors import StatisticsError
+from ecgshared.stats.meta_analysis import meta_analysis
+from ecgshared.stats.survival_performance import (
+    brier_score,
+    calibration_at_horizon,
+    cumulative_auc,
+    cumulative_hazard,
+    expected_over_observed,
+    integrated_brier,
+)
+
+HORIZON = 5.0
+
+
+def slow_auc(time, event, risk, weight):
+    above = below = 0.0
+    for i in np.flatnonzero((event == 1) & (time <= HORIZON)):
+        w = weight[i] / slow_uncensored(time, event, weight, time[i], before=True)
+        for j in np.flatnonzero(time > HORIZON):
+            below += w * weight[j]
+            above += w * weight[j] * (1.0 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0.0)
+    return above / below
+
+
+def slow_brier(time, event, survival, weight, horizon):
+    total = 0.0
+    for i in range(len(time)):
+        if time[i] > horizon:
+            free = slow_uncensored(time, event, weight, horizon, before=False)
+            total += weight[i] * (1 - survival[i]) ** 2 / free
+        elif event[i]:
+            total += weight[i] * survival[i] ** 2 / slow_uncensored(time, event, weight, time[i], before=True)
+    return total / weight.sum()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_auc_and_its_influences_equal_the_slow_definition(seed):
+    time, event, risk = tied(seed)
+    found = cumulative_auc(time, event, risk, HORIZON)
+    assert found.value == pytest.approx(slow_auc(time, event, risk, np.ones(30)), abs=1e-12)
+    np.testing.assert_allclose(found.influence, derivative(lambda w: slow_auc(time, event, risk, w), 30), atol=1e-8)
+
+
+def test_without_censoring_it_is_the_plain_auc():
+    time, _, risk = tied(3)
+    found = cumulative_auc(time, np.ones(30), risk, HORIZON)
+    assert found.value == pytest.approx(roc_auc_score(time <= HORIZON, risk), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_brier_and_its_influences_equal_the_slow_definition(seed):
+    time, event, risk = tied(seed)
+    survival = 1 / (1 + np.exp(risk / 2 - 1))
+    found = brier_score(time, event, survival, HORIZON)
+    assert found.value == pytest.approx(slow_brier(time, event, survival, np.ones(30), HORIZON), abs=1e-12)
+    slow = derivative(lambda w: slow_brier(time, event, survival, w, HORIZON), 30)
+    np.testing.assert_allclose(found.influence, slow, atol=1e-8)
+
+
+def test_integrated_brier_is_the_area_under_the_score_over_the_time():
+    time, event, risk = tied(4, 60)
+    at = np.array([1.5, 3.5, 5.0, 6.5])
+    survival = np.exp(-np.exp(risk / 3 - 2)[:, None] * at)
+    found = integrated_brier(time, event, survival, at)
+    scores = [slow_brier(time, event, survival[:, j], np.ones(60), t) for j, t in enumerate(at)]
+    area = np.trapezoid([0.0, *scores], [0.0, *at]) / at[-1]
+    assert found.value == pytest.approx(area, abs=1e-12)
+
+    def slow(weight):
+        values = [slow_brier(time, event, survival[:, j], weight, t) for j, t in enumerate(at)]
+        return np.trapezoid([0.0, *values], [0.0, *at]) / at[-1]
+
+    np.testing.assert_allclose(found.influence, derivative(slow, 60), atol=1e-8)
+
+
+def _ratio(time, event, risk, patient):
+    return expected_over_observed(time, event, 1 - np.exp(-0.7 * np.exp(risk)), patient, 1.0)
+
+
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        lambda t, e, r, p: cumulative_auc(t, e, r, 1.0).estimate(p),
+        lambda t, e, r, p: brier_score(t, e, np.exp(-0.7 * np.exp(r)), 1.0).estimate(p),
+        _ratio,
+    ],
+)
+def test_errors_are_those_of_a_patient_bootstrap(statistic):
+    time, event, risk, patient = several_ecgs_a_patient(11)
+    rng = np.random.default_rng(0)
+    rows = [np.flatnonzero(patient == p) for p in range(patient.max() + 1)]
+    draws = []
+    for _ in range(300):
+        chosen = np.concatenate([rows[p] for p in rng.integers(0, len(rows), len(rows))])
+        draws.append(statistic(time[chosen], event[chosen], risk[chosen], patient[chosen]).value)
+    assert statistic(time, event, risk, patient).se == pytest.approx(np.std(draws, ddof=1), rel=0.12)
+
+
+def test_calibration_groups_are_observed_by_kaplan_meier():
+    time, event, risk, patient = several_ecgs_a_patient(12)
+    predicted = 1 - np.exp(-0.5 * np.exp(risk))
+    found = calibration_at_horizon(time, event, predicted, patient, 1.0, 5)
+    assert np.all(np.diff(found.predicted) > 0)
+    for g in range(5):
+        fit = KaplanMeierFitter().fit(time[found.cut == g], event[found.cut == g])
+        assert found.observed[g, 0] == pytest.approx(1 - float(fit.predict(1.0)), abs=1e-12)
+    assert (found.observed[:, 2] < found.observed[:, 0]).all()
+    assert (found.observed[:, 0] < found.observed[:, 3]).all()
+
+
+def test_a_true_model_is_calibrated_and_a_constant_one_scores_as_its_variance():
+    rng = np.random.default_rng(5)
+    n = 20_000
+    risk = rng.normal(size=n)
+    time = rng.exponential(size=n) / np.exp(risk - 1)
+    censored = rng.exponential(2, n)
+    event, seen = (time <= censored).astype(int), np.minimum(time, censored)
+    survival = np.exp(-np.exp(risk - 1))
+    ratio = expected_over_observed(seen, event, 1 - survival, np.arange(n), 1.0)
+    assert ratio.low < 1 < ratio.high
+    truth = np.mean((survival - (time > 1)) ** 2)
+    assert brier_score(seen, event, survival, 1.0).value == pytest.approx(truth, abs=0.003)
+    groups = calibration_at_horizon(seen, event, 1 - survival, np.arange(n), 1.0, 10)
+    inside = (groups.observed[:, 2] <= groups.predicted) & (groups.predicted <= groups.observed[:, 3])
+    assert inside.sum() >= 8
+
+
+def test_what_is_undefined_is_said():
+    time, event = np.array([1.0, 2.0, 3.0]), np.array([0, 0, 0])
+    with pytest.raises(StatisticsError, match="events by the horizon"):
+        cumulative_auc(time, event, np.arange(3.0), 2.0)
+    with pytest.raises(StatisticsError, match="followed past"):
+        brier_score(time, event, np.ones(3), 9.0)
+    with pytest.raises(StatisticsError, match="ascend"):
+        integrated_brier(time, event, np.ones((3, 2)), np.array([2.0, 1.0]))
+    with pytest.raises(StatisticsError, match="nobody"):
+        expected_over_observed(time, event, np.ones(3) / 2, np.arange(3), 2.0)
+    np.testing.assert_allclose(cumulative_hazard([0, 1, 3], [2.0, 4.0], [0.2, 0.3]), [0, 0.1, 0.25])
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_sites_together_equal_statsmodels(spread):
+    rng = np.random.default_rng(6)
+    errors = rng.uniform(0.1, 0.4, 8)
+    values = 0.3 + spread * rng.normal(size=8) + errors * rng.normal(size=8)
+    found = meta_analysis(values, errors)
+    expected = combine_effects(values, errors**2, method_re="chi2")
+    assert found.fixed.value == pytest.approx(expected.mean_effect_fe, rel=1e-12)
+    assert found.fixed.se == pytest.approx(expected.sd_eff_w_fe, rel=1e-12)
+    assert found.random.value == pytest.approx(expected.mean_effect_re, rel=1e-12)
+    assert found.random.se == pytest.approx(expected.sd_eff_w_re, rel=1e-12)
+    assert found.tau2 == pytest.approx(max(expected.tau2, 0), abs=1e-12)
+    assert found.q == pytest.approx(expected.q, rel=1e-12)
+    assert found.i2 == pytest.approx(max(expected.i2, 0), abs=1e-12)
+
+
+def test_one_site_has_no_heterogeneity_and_silent_sites_are_left_out():
+    one = meta_analysis(np.array([0.4, np.nan]), np.array([0.1, 0.2]))
+    assert (one.sites, one.fixed.value, one.fixed.se) == (1, pytest.approx(0.4), pytest.approx(0.1))
+    assert np.isnan(one.p)
+    assert meta_analysis(np.array([np.nan]), np.array([0.1])).sites == 0
+    with pytest.raises(StatisticsError, match="positive"):
+        meta_analysis(np.array([0.4, 0.2]), np.array([0.1, 0.0]))
