@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from client.keys import append_line
 from client.settings import SiteSettings
+from ecgshared.endpoints import EventTimes
 from ecgshared.stages.protocol import SPLITS, Split
 from ecgshared.study import Study
 
@@ -79,6 +80,8 @@ class SiteData:
     descriptions : counts of ECGs by name: "device", "fs" (of patients: "device patients", "fs patients"), "findings"
         (by code of the quality report), "files" ("without a row": recordings that no row of the table means).
     follow_up_years : float array, shape = (n,): from ECG to last known status, NaN where unknown.
+    event_times : time and status by event, of the events that steps of the study name.
+    chronology : int array, shape = (n,): the later ECG of a patient has the higher number; None: the later row.
     """
 
     signals: NDArray[np.int16] | CachedSignals
@@ -94,6 +97,8 @@ class SiteData:
     flow: tuple[tuple[str, int, int], ...]
     descriptions: dict[str, dict[str, int]]
     follow_up_years: NDArray[np.float32]
+    event_times: dict[str, EventTimes] = field(default_factory=dict)
+    chronology: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -126,6 +131,8 @@ class SiteData:
             male=self.male[rows],
             covariates={name: column[rows] for name, column in self.covariates.items()},
             follow_up_years=self.follow_up_years[rows],
+            event_times={name: times.take(rows) for name, times in self.event_times.items()},
+            chronology=None if self.chronology is None else self.chronology[rows],
         )
 
     def without_lockbox(self) -> SiteData:

@@ -16,7 +16,7 @@ from client.ingest import READING_VERSION, Job, Recipe, findings_of, ingest, mus
 from client.keys import load_keys, private_folder
 from client.settings import SiteSettings
 from client.table import CohortTable, usable_table
-from ecgshared.endpoints import BinaryEndpoint, follow_up_years, label_cells
+from ecgshared.endpoints import BinaryEndpoint, follow_up_years, label_cells, time_to_event
 from ecgshared.preprocess import fingerprint
 from ecgshared.stages.protocol import SPLITS
 from ecgshared.study import Study
@@ -168,6 +168,7 @@ def _assemble(
     cells = [label_cells(kept, endpoint, censoring=study.censoring) for endpoint in study.endpoints.values()]
     rates = [f"{fs:g}" for fs in found.fs[places]]
     nowhere = np.full(len(rows), np.nan, dtype=np.float32)
+    events = sorted({event for step in study.steps if (event := getattr(step, "event", None)) is not None})
     return SiteData(
         signals=CachedSignals(signals, found.slot[places]),
         patient=patient.astype(np.int64),
@@ -190,7 +191,17 @@ def _assemble(
             "files": {"without a row": linked.unmatched_files},
         },
         follow_up_years=follow_up_years(kept),
+        event_times={event: time_to_event(kept, event) for event in events},
+        chronology=_chronology(kept["recorded_at"]),
     )
+
+
+def _chronology(recorded: NDArray[np.datetime64]) -> NDArray[np.int64]:
+    """Place of each ECG in time; of equal dates the later row, an unknown date before all others."""
+    when = np.where(np.isnat(recorded), np.iinfo(np.int64).min, recorded.astype(np.int64))
+    place = np.empty(len(when), dtype=np.int64)
+    place[np.argsort(when, kind="stable")] = np.arange(len(when))
+    return place
 
 
 def _patients_by(values: Any, patient: NDArray[np.int64]) -> dict[str, int]:

@@ -6,6 +6,7 @@ Source: Nature 2026 (doi 10.1038/s41586-026-10674-6), Methods. A cell is 1, 0, o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
@@ -142,20 +143,16 @@ def label_cells(
         return _binary(table, endpoint.column, n)
     out = np.full(n, np.nan, dtype=np.float32)
     event_date = _EVENT_DATES[endpoint.event]
-    sees_scd = "death_cause" in table and ("death_in_hospital" in table or "admission_time" in table)
-    if "recorded_at" not in table or event_date not in table or (endpoint.event == "scd" and not sees_scd):
+    if "recorded_at" not in table or event_date not in table or (endpoint.event == "scd" and not _sees_scd(table)):
         return out
     horizon_days = DAYS_PER_YEAR * endpoint.horizon_years
-    death, last, end = (_days_after_ecg(table, name, n) for name in ("death_date", "last_encounter", "data_end"))
-    if "death_date" not in table:
-        end = np.full(n, np.nan)
-    alive_until = np.where(np.isnan(death), np.fmax(last, end), death)
-    free = alive_until >= horizon_days
+    death, last = (_days_after_ecg(table, name, n) for name in ("death_date", "last_encounter"))
+    free = _free_days(table, n) >= horizon_days
     if censoring == "paper_faithful":
         free |= (last >= 1) & np.isnan(death)
     out[free] = 0
     days = _days_after_ecg(table, event_date, n)
-    first_day = 1 if endpoint.event == "vfvt" else 0
+    first_day = _first_day(endpoint.event)
     inside = (days >= first_day) & (days < horizon_days)
     if endpoint.event == "scd":
         out[inside] = _both(is_cardiac_or_ill_defined(table["death_cause"]), is_sudden_by_place(table))[inside]
@@ -163,6 +160,53 @@ def label_cells(
         out[inside] = 1
     out[(days < first_day) | (death < 0)] = np.nan
     return out
+
+
+@dataclass(frozen=True)
+class EventTimes:
+    """When each ECG's patient had the event, or until when they are known to have been free of it.
+
+    Attributes
+    ----------
+    years : float array, shape = (n,): from the ECG to the event or to censoring; NaN where either is unknown.
+    observed : bool array, shape = (n,): True for an event, False for censoring and where ``years`` is NaN.
+    """
+
+    years: NDArray[np.float64]
+    observed: NDArray[np.bool_]
+
+    def take(self, rows: NDArray[np.int64]) -> EventTimes:
+        """Return ``rows`` alone."""
+        return EventTimes(self.years[rows], self.observed[rows])
+
+
+def time_to_event(table: Mapping[str, ArrayLike], event: Event) -> EventTimes:
+    """Return time and status of one event, for hazards; days are counted as by :func:`label_cells`.
+
+    A competing death is censoring on its day: the hazard is that of people still alive. For ``scd`` so is a death
+    whose cause or place is known to be another one, and one for which what is missing could still decide: until that
+    day the patient is known to have been free of it, and no further. An ECG has no time where a cell of
+    :func:`label_cells` is NaN at every horizon: the event or the death lies before the window, the site lacks the
+    event's columns, or no status after the ECG is known.
+
+    Parameters
+    ----------
+    table : as :func:`label_cells`.
+    """
+    n = _rows(table)
+    unknown = EventTimes(np.full(n, np.nan), np.zeros(n, dtype=np.bool_))
+    event_date = _EVENT_DATES[event]
+    if "recorded_at" not in table or event_date not in table or (event == "scd" and not _sees_scd(table)):
+        return unknown
+    death, free = _days_after_ecg(table, "death_date", n), _free_days(table, n)
+    days = _days_after_ecg(table, event_date, n)
+    first_day = _first_day(event)
+    observed = days >= first_day
+    if event == "scd":
+        observed &= _both(is_cardiac_or_ill_defined(table["death_cause"]), is_sudden_by_place(table)) == 1
+    time = np.where(observed, days, free)
+    time[(days < first_day) | (death < 0) | (time < 0)] = np.nan
+    return EventTimes(time / DAYS_PER_YEAR, np.asarray(observed & ~np.isnan(time), dtype=np.bool_))
 
 
 def follow_up_years(table: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
@@ -175,11 +219,24 @@ def follow_up_years(table: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
     n = _rows(table)
     if "recorded_at" not in table:
         return np.full(n, np.nan, dtype=np.float32)
+    days = _free_days(table, n)
+    return np.where(days >= 0, days / DAYS_PER_YEAR, np.nan).astype(np.float32)
+
+
+def _sees_scd(table: Mapping[str, ArrayLike]) -> bool:
+    return "death_cause" in table and ("death_in_hospital" in table or "admission_time" in table)
+
+
+def _first_day(event: Event) -> int:
+    return 1 if event == "vfvt" else 0
+
+
+def _free_days(table: Mapping[str, ArrayLike], n: int) -> NDArray[np.float64]:
+    """Days from ECG to death, or else to the last proof of life."""
     death, last, end = (_days_after_ecg(table, name, n) for name in ("death_date", "last_encounter", "data_end"))
     if "death_date" not in table:
         end = np.full(n, np.nan)
-    days = np.where(np.isnan(death), np.fmax(last, end), death)
-    return np.where(days >= 0, days / DAYS_PER_YEAR, np.nan).astype(np.float32)
+    return np.where(np.isnan(death), np.fmax(last, end), death)
 
 
 def _binary(table: Mapping[str, ArrayLike], column: str, n: int) -> NDArray[np.float32]:

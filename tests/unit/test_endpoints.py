@@ -14,6 +14,7 @@ from ecgshared.endpoints import (
     follow_up_years,
     is_cardiac_or_ill_defined,
     label_cells,
+    time_to_event,
 )
 from ecgshared.errors import CohortError
 
@@ -202,3 +203,59 @@ def test_columns_of_unequal_length_are_named():
         label_cells(
             {"sex": np.array(["M"]), "lvef": np.array([0.3, 0.4])}, BinaryEndpoint(kind="binary", column="male")
         )
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    rows=st.lists(rows_of_dates, min_size=1, max_size=8),
+    event=st.sampled_from(["scd", "death", "vfvt", "mi"]),
+    years=st.sampled_from([0.25, 0.5, 1, 2, 3]),
+)
+def test_times_say_what_the_labels_of_every_horizon_say(rows, event, years):
+    """A cell is 1 exactly where the event comes within the horizon, and 0 where one is followed past it."""
+    table = table_of(rows)
+    cells, times = label_cells(table, tte(event, years)), time_to_event(table, event)
+    known = ~np.isnan(times.years)
+    inside = times.observed & (times.years < years)
+    np.testing.assert_array_equal(cells == 1, inside)
+    past = known & (times.years >= years)
+    assert not (cells[past] == 1).any()
+    # A label takes no later event for a proof of life; a time does.
+    np.testing.assert_array_equal(cells[past & ~times.observed], 0)
+    assert not times.observed[~known].any()
+    # Without a time, no horizon has a cell: what is unknown for hazards is unknown for labels.
+    assert np.isnan(cells[~known]).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "event", "days", "observed"),
+    [
+        ({"death_date": 100}, "death", 100, True),
+        ({"death_date": 0}, "death", 0, True),
+        ({"data_end": 300, "last_encounter": 90}, "death", 300, False),
+        ({"death_date": 100, "data_end": 300}, "vfvt", 100, False),
+        ({"death_date": 100, "vfvt_date": 40}, "vfvt", 40, True),
+        ({"vfvt_date": 0, "data_end": 300}, "vfvt", None, False),
+        ({"death_date": 100, "death_cause": "I46", "death_in_hospital": 0}, "scd", 100, True),
+        ({"death_date": 100, "death_cause": "C34", "death_in_hospital": 0}, "scd", 100, False),
+        ({"death_date": 100, "death_cause": "", "death_in_hospital": 0}, "scd", 100, False),
+        ({"death_date": -1}, "death", None, False),
+        ({"last_encounter": -5}, "death", None, False),
+        ({}, "death", None, False),
+    ],
+)
+def test_times_and_censoring_by_example(row, event, days, observed):
+    found = time_to_event(table_of([row]), event)
+    assert bool(found.observed[0]) is observed
+    if days is None:
+        assert np.isnan(found.years[0])
+    else:
+        assert found.years[0] == pytest.approx(days / 365.25)
+
+
+def test_a_site_without_the_columns_of_an_event_has_no_times():
+    table = table_of([{"death_date": 10, "data_end": 50}])
+    del table["vfvt_date"], table["death_cause"]
+    assert np.isnan(time_to_event(table, "vfvt").years).all()
+    assert np.isnan(time_to_event(table, "scd").years).all()
+    assert time_to_event(table, "death").observed.all()
