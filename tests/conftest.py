@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from bench import Bench
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
@@ -15,3 +16,23 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("real recordings (../shared/data) are not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``sites/<name>/site.yaml`` of the demo's four hospitals, a tenth of their size."""
+    from simulations.make import make_hospitals
+    from simulations.scenario import load_scenario
+
+    out = tmp_path_factory.mktemp("hospitals")
+    make_hospitals(load_scenario("demo"), out, 3, 0.1, None)
+    return out
+
+
+@pytest.fixture
+def bench(hospitals: Path, tmp_path: Path) -> Bench:
+    from client.app import forget_process_caches
+
+    forget_process_caches()
+    (tmp_path / "twin").mkdir()
+    return Bench(hospitals, tmp_path)

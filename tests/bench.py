@@ -1,25 +1,13 @@
-"""Small in-silico hospitals, made once for all integration tests."""
+"""Studies and site files over small in-silico hospitals, for tests that run a whole federation."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 SITES = ("north", "coast", "valley", "island")
-
-
-@pytest.fixture(scope="session")
-def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``sites/<name>/site.yaml`` of the demo's four hospitals, a tenth of their size."""
-    from simulations.make import make_hospitals
-    from simulations.scenario import load_scenario
-
-    out = tmp_path_factory.mktemp("hospitals")
-    make_hospitals(load_scenario("demo"), out, 3, 0.1, None)
-    return out
 
 
 class Bench:
@@ -93,12 +81,3 @@ class Bench:
             path.write_text(yaml.safe_dump(content), encoding="utf-8")
             files.append(path)
         return files
-
-
-@pytest.fixture
-def bench(hospitals: Path, tmp_path: Path) -> Bench:
-    from client.app import forget_process_caches
-
-    forget_process_caches()
-    (tmp_path / "twin").mkdir()
-    return Bench(hospitals, tmp_path)
