@@ -87,6 +87,11 @@ class RefusalCode(StrEnum):
     GATE_CLOSED = "gate-closed"
     DATA_UNAVAILABLE = "data-unavailable"
     INTERNAL = "internal"
+    PAUSED = "paused"
+    CODE_NOT_APPROVED = "code-not-approved"
+    ENVELOPE_NOT_APPROVED = "envelope-not-approved"
+    OVERRIDES = "overrides"
+    WORKER_LOST = "worker-lost"
 
 
 class Refused(EcgFedError):
