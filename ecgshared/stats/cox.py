@@ -242,7 +242,8 @@ def prepare(
     return SurvivalRows(x[order], k[order].astype(np.int64), event[order], weight[order], order, times)
 
 
-def _relative_hazard(rows: SurvivalRows, beta: Floats, shift: float | None = None) -> tuple[Floats, float]:
+def relative_hazard(rows: SurvivalRows, beta: Floats, shift: float | None = None) -> tuple[Floats, float]:
+    """Return w = weight x exp(x beta - shift), shape = (n,), and the shift; None chooses one that keeps w finite."""
     eta = rows.x @ beta
     if not np.isfinite(eta).all():
         raise StatisticsError("the linear predictor left the range of numbers", remedy="standardise the covariates")
@@ -266,7 +267,7 @@ def risk_sums(rows: SurvivalRows, beta: Floats, ties: Ties = "efron") -> RiskSum
     Breslow's likelihood needs no sums over deaths: ``dying_w`` and ``dying_wx`` are 0 and tell nothing.
     """
     n_intervals = len(rows.grid)
-    w, shift = _relative_hazard(rows, beta)
+    w, shift = relative_hazard(rows, beta)
     wx = rows.x * w[:, None]
     dead = np.flatnonzero(rows.event)
     when = rows.interval[dead]
@@ -329,7 +330,7 @@ def pooled_hazard(total: RiskSums, ties: Ties) -> PooledHazard:
 
 def curvature(rows: SurvivalRows, beta: Floats, hazard: PooledHazard) -> Floats:
     """Return one site's part of the Hessian, sum of w x x' times the hazard each row has borne; shape = (p, p)."""
-    w, _ = _relative_hazard(rows, beta, hazard.shift)
+    w, _ = relative_hazard(rows, beta, hazard.shift)
     borne = np.cumsum(hazard.increment)[rows.interval] - rows.event * hazard.dying[rows.interval]
     return np.asarray((rows.x * (w * borne)[:, None]).T @ rows.x, dtype=np.float64)
 

@@ -41,8 +41,9 @@ class Moments:
         if x.ndim != 2 or not len(x):
             raise StatisticsError("no rows to take moments of", value=x.shape)
         sd = x.std(axis=0, ddof=1) if len(x) > 1 else np.zeros(x.shape[1])
-        # Rounding of the mean leaves about 1e-17 where every value is the same.
-        return cls(len(x), x.mean(axis=0), np.where(np.ptp(x, axis=0) > 0, sd, 0.0))
+        # Where every value is the same, rounding would leave a mean and a deviation of about 1e-17 beside it.
+        same = np.ptp(x, axis=0) == 0
+        return cls(len(x), np.where(same, x[0], x.mean(axis=0)), np.where(same, 0.0, sd))
 
     @classmethod
     def total(cls, parts: Iterable[Moments]) -> Moments:
@@ -260,7 +261,7 @@ def _require_independent(hessian: Floats, names: Sequence[str], sparse: bool) ->
         return
     values, vectors = np.linalg.eigh(hessian / np.outer(diagonal, diagonal))
     if values[0] < 1e-10:
-        involved = [names[int(i)] for i in np.flatnonzero(np.abs(vectors[:, values < 1e-10]).max(axis=1) > 0.1)]
+        involved = [names[int(i)] for i in np.flatnonzero(np.abs(vectors[:, values < 1e-10]).max(axis=1) > 1e-4)]
         raise StatisticsError(
             "covariates are collinear: one is a sum of the others",
             value=", ".join(involved),
