@@ -1,0 +1,341 @@
+"""survival, at the site: who takes part, sums at given coefficients, the site's own fit, and what the pooled baseline
+needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.questions import spend
+from client.site import SiteContext
+from client.stages.risk_score import received
+from client.survival_rows import FollowedRows, followed_rows
+from ecgshared.errors import RefusalCode, Refused, StatisticsError
+from ecgshared.privacy.disclosure import DisclosureLimits, group_size
+from ecgshared.stages.protocol import Answer, Evidence, Request
+from ecgshared.stages.survival import (
+    SPREAD_EDGES,
+    BaselineSums,
+    Cohort,
+    Config,
+    Curvature,
+    IntervalSums,
+    NewtonSums,
+    ResidualSums,
+    SingleFit,
+    Spread,
+    cox_limits,
+    model_columns,
+)
+from ecgshared.stats.cox import (
+    PooledHazard,
+    RiskSums,
+    SurvivalRows,
+    coarsen,
+    curvature,
+    prepare,
+    relative_hazard,
+    risk_sums,
+    stratified_sums,
+)
+from ecgshared.stats.cox_disclosure import require_grid, require_site, servable
+from ecgshared.stats.cox_fit import Moments, newton_fit
+from ecgshared.stats.cox_residuals import ResidualTerms, residual_terms, schoenfeld_sums, score_meat, score_residuals
+from ecgshared.stats.influence import by_patient
+from ecgshared.stats.kaplan_meier import kaplan_meier, releasable_times
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One model of the step at this site: its rows, sorted once, and the coefficients asked about.
+
+    ``x``: float array, shape = (n, p), standardised as the coordinator said; ``grid`` None in the stratified mode.
+    """
+
+    step: Config
+    followed: FollowedRows
+    model: str
+    x: Floats
+    rows: SurvivalRows
+    coef: Floats
+    grid: Floats | None
+
+    @property
+    def evidence(self) -> Evidence:
+        """The group behind sums at these coefficients: the patients who carry their weight (Kish 1965)."""
+        size = group_size(self.followed.patient, self.followed.observed)
+        weight, _ = relative_hazard(self.rows, self.coef)
+        carried = by_patient(weight, self.followed.patient[self.rows.row])
+        square = float(carried @ carried)
+        effective = float(carried.sum()) ** 2 / square if square > 0 else 0.0
+        return Evidence(np.array(min(size.patients, int(effective + 1e-9))), np.array(size.events))
+
+
+def cohort(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``cohort``."""
+    step = _config(site)
+    followed = followed_rows(site, step, request.arrays, site.data.rows(*step.splits))
+    limits = site.settings.limits
+    reason = followed.reason or _too_small(followed, step, limits)
+    size = group_size(followed.patient, followed.observed)
+    p, edges = followed.x.shape[1], step.grid_edges if step.mode == "exact" else np.zeros(0)
+    moments = Moments.of(followed.x) if not reason else None
+    unknown = np.full(p, np.nan)
+    can = np.full((len(edges), len(edges)), np.nan)
+    if not reason and len(edges):
+        args = (followed.years, followed.observed, followed.patient, edges, cox_limits(limits))
+        can = servable(*args, n_covariates=p, rounds=step.rounds_in_all()).astype(np.float64)
+    patients, events = (
+        (float(len(np.unique(followed.patient))), float(len(np.unique(followed.patient[followed.observed]))))
+        if site.data.patients_known
+        else (np.nan, np.nan)
+    )
+    whole = Evidence(np.array(size.patients), np.array(size.events))
+    # Moments of a group that may send no sums stay as well.
+    fit_to_sum = whole if not reason else Evidence(np.array(0))
+    return Answer(
+        Cohort(
+            reason=reason,
+            patients_known=int(site.data.patients_known),
+            counts=np.array([len(followed), patients, followed.observed.sum(), events], dtype=np.float64),
+            left_out=np.array([len(followed.without_time), len(followed.without_input)], dtype=np.float64),
+            missing=followed.missing.astype(np.float64),
+            mean=unknown if moments is None else moments.mean,
+            sd=unknown if moments is None else moments.sd,
+            servable=can,
+        ),
+        {
+            "counts": whole,
+            "left_out": Evidence(
+                np.array([len(np.unique(followed.without_time)), len(np.unique(followed.without_input))])
+            ),
+            "missing": Evidence(followed.missing_patients),
+            **dict.fromkeys(("mean", "sd", "servable"), fit_to_sum),
+        },
+    )
+
+
+def newton(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``newton``: the stratified sums."""
+    asked = _asked(site, request)
+    sums = stratified_sums(asked.rows, asked.coef, asked.step.ties)
+    fields = ("log_likelihood", "gradient", "hessian")
+    payload = NewtonSums(np.array([sums.log_likelihood]), sums.gradient, sums.hessian)
+    return Answer(payload, dict.fromkeys(fields, asked.evidence))
+
+
+def risk(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``risk``: sums by interval of the common grid."""
+    asked = _on_grid(_asked(site, request))
+    sums = risk_sums(asked.rows, asked.coef, asked.step.ties)
+    payload = IntervalSums(
+        shift=np.array([sums.shift]),
+        leavers=sums.leavers.astype(np.float64),
+        deaths=sums.deaths.astype(np.float64),
+        **{
+            name: getattr(sums, name)
+            for name in ("leaving_w", "leaving_wx", "dying_w", "dying_wx", "dying_weight", "death_x")
+        },
+    )
+    return Answer(payload, dict.fromkeys(RiskSums.__dataclass_fields__, asked.evidence))
+
+
+def hessian_part(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``curvature``."""
+    asked = _on_grid(_asked(site, request))
+    k = len(asked.rows.grid)
+    hazard = PooledHazard(
+        received(request, "increment", (k,)),
+        received(request, "dying", (k,)),
+        float(received(request, "shift", (1,))[0]),
+    )
+    if (hazard.increment < 0).any() or (hazard.dying < 0).any():
+        raise Refused(RefusalCode.BAD_REQUEST, "a hazard is negative")
+    return Answer(Curvature(curvature(asked.rows, asked.coef, hazard)), {"hessian": asked.evidence})
+
+
+def residuals(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``residuals``; in the exact mode the terms of all sites come with the request."""
+    asked = _asked(site, request)
+    ties = asked.step.ties
+    if asked.grid is None:
+        terms = residual_terms(risk_sums(asked.rows, asked.coef, ties), ties)
+    else:
+        asked = _on_grid(asked)
+        k, p = len(asked.rows.grid), len(asked.coef)
+        terms = ResidualTerms(
+            PooledHazard(
+                received(request, "increment", (k,)),
+                received(request, "dying", (k,)),
+                float(received(request, "shift", (1,))[0]),
+            ),
+            *(received(request, name, (k, p)) for name in ("mean_at_risk", "drift", "dying_drift")),
+        )
+    meat = score_meat(score_residuals(asked.rows, asked.coef, terms), asked.followed.patient[asked.rows.row])
+    over_time = schoenfeld_sums(asked.rows, terms.mean, asked.rows.grid)
+    fields = ("meat", "times", "residual", "residual_time")
+    payload = ResidualSums(
+        meat, np.array([over_time.deaths, over_time.g, over_time.gg], dtype=np.float64), over_time.r, over_time.gr
+    )
+    return Answer(payload, dict.fromkeys(fields, asked.evidence))
+
+
+def single(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``single``: the site fits by itself, its errors clustered by patient where the step says so."""
+    asked = _asked(site, request, coef=False)
+    p = asked.x.shape[1]
+    coef, se, problem = np.full(p, np.nan), np.full(p, np.nan), ""
+    rows = prepare(asked.x, asked.followed.years, asked.followed.observed)
+    ties = asked.step.ties
+    try:
+        fit = newton_fit(
+            lambda beta: stratified_sums(rows, beta, ties),
+            [str(j) for j in range(p)],
+            len(asked.x),
+            tolerance=asked.step.tolerance,
+            max_rounds=50,
+        )
+        if fit.converged:
+            covariance = fit.covariance
+            if asked.step.robust:
+                terms = residual_terms(risk_sums(rows, fit.beta, ties), ties)
+                meat = score_meat(score_residuals(rows, fit.beta, terms), asked.followed.patient[rows.row])
+                covariance = covariance @ meat @ covariance
+            scale = received(request, "scale", (p,))
+            coef, se = fit.beta / scale, np.sqrt(np.diag(covariance)) / scale
+        else:
+            problem = "no finite coefficients fit best here"
+    except StatisticsError:
+        problem = "inputs do not vary or are collinear here"
+    size = group_size(asked.followed.patient, asked.followed.observed)
+    evidence = Evidence(np.array(size.patients), np.array(size.events))
+    return Answer(SingleFit(problem, coef, se), dict.fromkeys(("coef", "se"), evidence))
+
+
+def baseline(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``baseline``."""
+    asked = _asked(site, request)
+    at, followed = asked.step.baseline_years, asked.followed
+    log_hazard = received(request, "log_hazard", at.shape)
+    hazard = np.exp(np.clip((asked.x @ asked.coef)[:, None] + log_hazard, -60.0, 60.0))
+    survival = np.exp(-hazard)
+    may = releasable_times(
+        followed.years,
+        followed.observed,
+        followed.patient,
+        at,
+        site.settings.limits,
+        cox_limits(site.settings.limits).min_leavers,
+    )
+    seen = kaplan_meier(followed.years, followed.observed, at)
+    fields = ("predicted", "slope", "observed")
+    payload = BaselineSums(
+        predicted=(1 - survival).mean(axis=0),
+        slope=(survival * hazard).mean(axis=0),
+        observed=np.where(np.isin(at, may), 1 - seen.survival, np.nan),
+    )
+    size = asked.evidence
+    evidence = Evidence(np.full(len(at), size.patients), np.full(len(at), size.events))
+    return Answer(payload, dict.fromkeys(fields, evidence))
+
+
+def spread(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``spread``."""
+    asked = _asked(site, request)
+    bins = np.searchsorted(SPREAD_EDGES, asked.x @ asked.coef, side="right")
+    n = len(SPREAD_EDGES) + 1
+    patients = np.array([len(np.unique(asked.followed.patient[bins == b])) for b in range(n)], dtype=np.int64)
+    counts = np.bincount(bins, minlength=n).astype(np.float64)
+    return Answer(Spread(counts), {"counts": Evidence(patients)})
+
+
+PHASES = {
+    "cohort": cohort,
+    "newton": newton,
+    "risk": risk,
+    "curvature": hessian_part,
+    "residuals": residuals,
+    "single": single,
+    "baseline": baseline,
+    "spread": spread,
+}
+
+
+def _config(site: SiteContext) -> Config:
+    if not isinstance(site.step, Config):
+        raise Refused(RefusalCode.BAD_REQUEST, "this step fits no survival model", value=site.step.stage)
+    return site.step
+
+
+def _too_small(followed: FollowedRows, step: Config, limits: DisclosureLimits) -> str:
+    """Say why the site is too small for this step, without a number; "" where it is not."""
+    rules, p = cox_limits(limits), followed.x.shape[1]
+    patients = len(np.unique(followed.patient))
+    events = len(np.unique(followed.patient[followed.observed]))
+    if patients < rules.min_patients:
+        return "too few patients"
+    if events < rules.min_events:
+        return "too few events"
+    try:
+        require_site(followed.observed, followed.patient, rules, n_covariates=p, rounds=step.rounds_in_all())
+    except Refused:
+        return "too few patients for so many inputs and rounds"
+    return ""
+
+
+def _asked(site: SiteContext, request: Request, *, coef: bool = True) -> Asked:
+    """Read a request about one model, count it, and refuse where the site cannot take part."""
+    step = _config(site)
+    number = int(received(request, "model", (1,))[0])
+    if not 0 <= number < len(step.models):
+        raise Refused(RefusalCode.BAD_REQUEST, "no such model", value=number)
+    model = list(step.models)[number]
+    columns = model_columns(step, site.study, model)
+    p = (len(columns),)
+    mean, scale = received(request, "mean", p), received(request, "scale", p)
+    beta = received(request, "coef", p) if coef else np.zeros(p)
+    if not (scale > 0).all():
+        raise Refused(RefusalCode.BAD_REQUEST, "scales must be positive", value=float(scale.min()))
+    spend(
+        site,
+        request,
+        f"{request.phase} {model}",
+        cap=step.questions(request.phase),
+    )
+    followed = followed_rows(site, step, request.arrays, site.data.rows(*step.splits))
+    if reason := followed.reason or _too_small(followed, step, site.settings.limits):
+        raise Refused(RefusalCode.TOO_FEW, f"this site takes no part: {reason}")
+    x = (followed.x[:, columns] - mean) / scale
+    grid = None
+    years, observed = followed.years, followed.observed
+    if "grid" in request.arrays and step.mode == "exact":
+        grid = np.asarray(request.arrays["grid"], dtype=np.float64)
+        _require_from(grid, step.grid_edges)
+        require_grid(
+            years,
+            observed,
+            followed.patient,
+            grid,
+            cox_limits(site.settings.limits),
+            n_covariates=followed.x.shape[1],
+            rounds=step.rounds_in_all(),
+        )
+        years, observed = coarsen(years, observed, grid)
+    return Asked(step, followed, model, x, prepare(x, years, observed, grid=grid), beta, grid)
+
+
+def _require_from(grid: Floats, edges: Floats) -> None:
+    if grid.ndim != 1 or not len(grid) or not np.isin(grid, edges).all() or (np.diff(grid) <= 0).any():
+        raise Refused(RefusalCode.BAD_REQUEST, "the time grid is no part of the study's", value=grid.shape)
+    if grid[-1] != edges[-1]:
+        raise Refused(RefusalCode.BAD_REQUEST, "the time grid does not end where the study's does", value=grid[-1])
+
+
+def _on_grid(asked: Asked) -> Asked:
+    if asked.grid is None:
+        raise Refused(RefusalCode.BAD_REQUEST, "sums by interval are only for the exact mode and its grid")
+    return asked

@@ -1,0 +1,210 @@
+"""survival, at the coordinator: who takes part, then every model over the sites, its errors, forest and baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2
+
+from ecgshared.errors import RunError, StatisticsError
+from ecgshared.stages.protocol import StepConfig
+from ecgshared.stages.survival import SPREAD_EDGES, Cohort, Config, columns_of, model_columns
+from ecgshared.stats.cox_disclosure import common_grid
+from ecgshared.stats.cox_fit import CoxFit, Moments
+from ecgshared.stats.cox_residuals import ProportionalHazards
+from ecgshared.stats.influence import estimate
+from ecgshared.stats.meta_analysis import meta_analysis
+from server.conduct import Artefact, Conduct
+from server.report.sections import Section
+from server.stages.combine import absences, est, number, numbers, quorum, released
+from server.stages.survival_fit import Question, errors_and_hazards, fit_over_sites
+from server.stages.survival_report import fit_sections
+
+Floats = NDArray[np.float64]
+
+
+def run(step: StepConfig, conduct: Conduct) -> Artefact:
+    """Fit every model of the step; sites that cannot take part are named with their reason."""
+    if not isinstance(step, Config):
+        raise TypeError("a survival step's configuration was expected")
+    names = columns_of(step.union, conduct.study)
+    absent: dict[str, Any] = {}
+    conduct.progress(0, 1 + len(step.models), "who takes part")
+    replies = conduct.ask("cohort", quorum=quorum(conduct, conduct.sites))
+    absences(replies, absent, "cohort")
+    cohorts: dict[str, Cohort] = dict(replies.by_site)
+    reasons = {site: _reason(c, len(names)) for site, c in cohorts.items()}
+    active = tuple(site for site, reason in reasons.items() if not reason)
+    if not active:
+        raise RunError(
+            "no site can take part in this survival model",
+            where=step.id,
+            value="; ".join(f"{site}: {reason}" for site, reason in reasons.items()),
+            remedy="fewer inputs, or more patients with the event",
+        )
+    Moments.total(_moments(cohorts, active)).require_spread(names)
+    grid = None
+    if step.mode == "exact":
+        grid = common_grid(step.grid_edges, [cohorts[s].servable == 1 for s in active])
+    models: dict[str, Any] = {}
+    arrays: dict[str, NDArray[Any]] = {}
+    took_part: set[str] = set()
+    for i, model in enumerate(step.models):
+        conduct.progress(1 + i, 1 + len(step.models), model)
+        columns = model_columns(step, conduct.study, model)
+        question = Question(conduct, step, i, tuple(names[j] for j in columns), columns, cohorts, grid, absent)
+        models[model], found, members = _model(question, active)
+        arrays |= {f"{model}.{name}": array for name, array in found.items()}
+        took_part |= set(members)
+    total = Moments.total(_moments(cohorts, active))
+    result = {
+        "event": step.event,
+        "mode": step.mode,
+        "ties": step.ties,
+        "penalizer": step.penalizer,
+        "l1_ratio": step.l1_ratio,
+        "robust": step.robust,
+        "one_ecg_per_patient": step.one_ecg_per_patient,
+        "splits": list(step.splits),
+        "horizon_years": step.horizon_years,
+        "follow_up_years": number(step.follow_up_years) if step.follow_up_years else None,
+        "grid": None if grid is None else numbers(grid),
+        "standardised": {n: {"mean": number(total.mean[j]), "sd": number(total.sd[j])} for j, n in enumerate(names)},
+        "models": models,
+        "sites": {
+            site: {
+                **dict(zip(("ecgs", "patients", "events", "event_patients"), numbers(c.counts), strict=True)),
+                "left_out": dict(zip(("time unknown", "input missing"), numbers(c.left_out), strict=True)),
+                "missing": dict(zip(names, numbers(c.missing), strict=True)) if len(c.missing) == len(names) else {},
+                "took_part": site in took_part,
+                "reason": reasons[site] or ("" if site in took_part else "did not answer to the end"),
+            }
+            for site, c in cohorts.items()
+        },
+        "absent": absent,
+    }
+    return Artefact(step.id, "survival", result, arrays)
+
+
+def report(artefact: Artefact) -> list[Section]:
+    """Coefficients, forest plots and who was left out."""
+    return fit_sections(artefact)
+
+
+def _reason(c: Cohort, p: int) -> str:
+    if c.reason:
+        return c.reason
+    if not (released(c.mean, (p,)) and released(c.sd, (p,)) and np.shape(c.counts) == (4,)):
+        return "withheld its moments"
+    return "" if np.isfinite(c.counts[[0, 2]]).all() and c.counts[0] >= 2 else "withheld its counts"
+
+
+def _moments(cohorts: Mapping[str, Cohort], sites: tuple[str, ...]) -> list[Moments]:
+    return [Moments(int(cohorts[s].counts[0]), cohorts[s].mean, cohorts[s].sd) for s in sites]
+
+
+def _model(question: Question, active: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, NDArray[Any]], list[str]]:
+    """Fit one model; return its JSON, its arrays and the sites whose data it is of."""
+    step, names, notes = question.step, question.names, list[str]()
+    moments = question.moments(active)
+    singles = question.singles(active, moments)
+    forest = {name: _forest(singles, j) for j, name in enumerate(names)}
+    hazards: ProportionalHazards | None = None
+    if step.mode == "local":
+        members = tuple(s for s in active if s in singles)
+        fit = _combined(forest, names)
+        raw = fit
+    else:
+        fit, members, moments = fit_over_sites(question, active)
+        fit.require_converged()
+        fit, hazards = errors_and_hazards(question, fit, members, moments, notes)
+        raw = fit.unstandardised(moments)
+    beta = raw.beta * moments.sd
+    years, log_hazard = question.baseline(members, moments, beta)
+    cuts = _cuts(question, members, moments, beta)
+    if step.robust and not all(question.cohorts[s].patients_known for s in members):
+        notes.append("Some sites know no patients: there the unit of robust errors is the ECG.")
+    if step.penalizer:
+        notes.append("Sites' own fits in the forest plot carry no penalty.")
+    if not len(years):
+        notes.append("No site may tell its observed risk at any time up to the horizon: no absolute risks.")
+    result = {
+        "inputs": list(names),
+        "coefficients": {name: _coefficient(raw, j, float(beta[j])) for j, name in enumerate(names)},
+        "log_likelihood": number(fit.log_likelihood),
+        "log_likelihood_null": number(fit.log_likelihood_null),
+        "rounds": fit.rounds,
+        "robust": raw.robust,
+        "sites": list(members),
+        **{
+            key: number(sum(question.cohorts[s].counts[i] for s in members))
+            for i, key in enumerate(("ecgs", "patients", "events"))
+        },
+        "proportional_hazards": None
+        if hazards is None
+        else {
+            name: {"chi2": number(hazards.statistic[j]), "p": number(hazards.p_value[j])}
+            for j, name in enumerate(names)
+        },
+        "forest": forest,
+        "baseline": {"years": numbers(years), "hazard": numbers(np.exp(log_hazard))},
+        "cuts": numbers(cuts),
+        "notes": notes,
+    }
+    found = {"coef": raw.beta, "mean": moments.mean, "years": years, "log_hazard": log_hazard, "cuts": cuts}
+    return result, found, list(members)
+
+
+def _coefficient(fit: CoxFit, j: int, per_sd: float) -> dict[str, float | None]:
+    b, se = float(fit.beta[j]), float(np.sqrt(fit.covariance[j, j]))
+    found = estimate(b, se**2, "identity") if np.isfinite(se) else estimate(b, np.nan, "identity")
+    p = float(chi2.sf((b / se) ** 2, 1)) if se > 0 else np.nan
+    return {
+        "coef": number(b),
+        "se": number(se),
+        "low": number(found.low),
+        "high": number(found.high),
+        "hazard_ratio": number(np.exp(b)),
+        "p": number(p),
+        "per_sd": number(per_sd),
+    }
+
+
+def _forest(singles: Mapping[str, tuple[Floats, Floats]], j: int) -> dict[str, Any]:
+    """Put the sites' own coefficients of one input together."""
+    values = np.array([coef[j] for coef, _ in singles.values()])
+    errors = np.array([se[j] for _, se in singles.values()])
+    together = meta_analysis(values, np.where(errors > 0, errors, np.nan))
+    return {
+        "sites": {s: {"coef": number(coef[j]), "se": number(se[j])} for s, (coef, se) in singles.items()},
+        "fixed": est(together.fixed),
+        "random": est(together.random),
+        **{key: number(getattr(together, key)) for key in ("q", "p", "i2", "tau2")},
+    }
+
+
+def _combined(forest: Mapping[str, Any], names: tuple[str, ...]) -> CoxFit:
+    """The sites' own fits by their inverse variances; raise where no site has one."""
+    beta = np.array([forest[n]["fixed"]["value"] for n in names], dtype=np.float64)
+    se = np.array([forest[n]["fixed"]["se"] for n in names], dtype=np.float64)
+    if not np.isfinite(beta).all():
+        raise StatisticsError("no site could fit this model by itself", value=names, remedy="mode stratified")
+    return CoxFit(beta, np.diag(se**2), np.nan, np.nan, 0.0, 0, 0, True)
+
+
+def _cuts(question: Question, members: tuple[str, ...], moments: Moments, beta: Floats) -> Floats:
+    """Cut the linear predictor of the training rows into groups of equal size; empty where nobody may say."""
+    length = float(np.linalg.norm(beta))
+    if not length > 0:
+        return np.zeros(0)
+    counts = question.spread(members, moments, beta / length)
+    if not counts.sum() > 0:
+        return np.zeros(0)
+    shares = np.cumsum(counts)[:-1] / counts.sum()
+    wanted = np.arange(1, question.step.risk_groups) / question.step.risk_groups
+    # Equal shares (bins nobody told of) would give a cut anywhere between: the lowest edge is taken.
+    distinct = np.unique(shares, return_index=True)[1]
+    return np.unique(np.interp(wanted, shares[distinct], SPREAD_EDGES[distinct])) * length
