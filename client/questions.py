@@ -8,6 +8,7 @@ new.
 from __future__ import annotations
 
 import hashlib
+
 import numpy as np
 
 from client.keys import append_line

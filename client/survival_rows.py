@@ -20,6 +20,7 @@ from client.stages.risk_score import rows_under
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.stages.risk_score import calibrate_inputs
 from ecgshared.stages.survival import Config, columns_of
+from ecgshared.stages.train import Config as TrainConfig
 
 Floats = NDArray[np.float64]
 
@@ -128,7 +129,10 @@ def input_matrix(
 def _latents(site: SiteContext, step: str, arrays: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> Floats:
     from client.latents import posterior_means
 
-    return np.asarray(posterior_means(site, site.study.step(step), arrays, rows), dtype=np.float64)
+    config = site.study.step(step)
+    if not isinstance(config, TrainConfig):
+        raise Refused(RefusalCode.BAD_REQUEST, "no such trained step", value=step)
+    return np.asarray(posterior_means(site, config, arrays, rows), dtype=np.float64)
 
 
 def _calibrated_logit(
@@ -138,4 +142,5 @@ def _calibrated_logit(
     coef = arrays.get(f"{step}.coef")
     if coef is None or np.shape(coef) != (len(inputs) + 1,) or not np.isfinite(coef).all():
         raise Refused(RefusalCode.BAD_REQUEST, "the coefficients of a calibrated score are missing", value=step)
-    return (coef[0] + feature_matrix(site, inputs, arrays, rows) @ coef[1:])[:, None]
+    logit = coef[0] + feature_matrix(site, inputs, arrays, rows) @ coef[1:]
+    return np.asarray(logit, dtype=np.float64)[:, None]

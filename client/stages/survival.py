@@ -300,12 +300,6 @@ def _asked(site: SiteContext, request: Request, *, coef: bool = True) -> Asked:
     beta = received(request, "coef", p) if coef else np.zeros(p)
     if not (scale > 0).all():
         raise Refused(RefusalCode.BAD_REQUEST, "scales must be positive", value=float(scale.min()))
-    spend(
-        site,
-        request,
-        f"{request.phase} {model}",
-        cap=step.questions(request.phase),
-    )
     followed = followed_rows(site, step, request.arrays, site.data.rows(*step.splits))
     if reason := followed.reason or _too_small(followed, step, site.settings.limits):
         raise Refused(RefusalCode.TOO_FEW, f"this site takes no part: {reason}")
@@ -325,6 +319,7 @@ def _asked(site: SiteContext, request: Request, *, coef: bool = True) -> Asked:
             rounds=step.rounds_in_all(),
         )
         years, observed = coarsen(years, observed, grid)
+    spend(site, request, f"{request.phase} {model}", cap=step.questions(request.phase))
     return Asked(step, followed, model, x, prepare(x, years, observed, grid=grid), beta, grid)
 
 

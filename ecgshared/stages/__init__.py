@@ -13,6 +13,8 @@ STAGES: tuple[str, ...] = (
     "calibrate",
     "threshold",
     "evaluate",
+    "survival",
+    "survival_evaluate",
 )
 
 

@@ -108,12 +108,12 @@ class Config(StepConfig):
     def grid_edges(self) -> Floats:
         """Ends of the finest intervals of the common grid, years."""
         end = self.follow_up_years or self.horizon_years
-        return np.arange(1, max(int(round(end / self.grid_years)), 1) + 1) * self.grid_years
+        return np.asarray(np.arange(1, max(round(end / self.grid_years), 1) + 1) * self.grid_years, dtype=np.float64)
 
     @property
     def baseline_years(self) -> Floats:
         """Where the pooled baseline hazard is known, shape = (BASELINE_POINTS,); the last is the horizon."""
-        return self.horizon_years * np.arange(1, BASELINE_POINTS + 1) / BASELINE_POINTS
+        return np.asarray(self.horizon_years * np.arange(1, BASELINE_POINTS + 1) / BASELINE_POINTS, dtype=np.float64)
 
     @property
     def union(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -147,11 +148,10 @@ def fit_over_sites(question: Question, sites: tuple[str, ...]) -> tuple[CoxFit, 
     members = sites
     while True:
         moments = question.moments(members)
-        sums = _exact if question.grid is not None else _stratified
         step = question.step
         try:
             fit = newton_fit(
-                lambda beta, m=members, mo=moments: sums(question, m, mo, beta),  # type: ignore[misc]
+                partial(_sums, question, members, moments),
                 question.names,
                 moments.count,
                 penalty=Penalty(step.penalizer, step.l1_ratio),
@@ -164,6 +164,11 @@ def fit_over_sites(question: Question, sites: tuple[str, ...]) -> tuple[CoxFit, 
             members = change.members
         else:
             return fit, members, moments
+
+
+def _sums(question: Question, members: tuple[str, ...], moments: Moments, beta: Floats) -> CoxSums:
+    one_round = _stratified if question.grid is None else _exact
+    return one_round(question, members, moments, beta)
 
 
 def _stratified(question: Question, members: tuple[str, ...], moments: Moments, beta: Floats) -> CoxSums:

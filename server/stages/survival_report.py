@@ -9,3 +9,8 @@ from server.report.sections import Section
 def fit_sections(artefact: Artefact) -> list[Section]:
     """Coefficients, forest plots and who was left out."""
     return []
+
+
+def evaluation_sections(artefact: Artefact) -> list[Section]:
+    """Concordance, differences between models, survival by risk group, calibration."""
+    return []

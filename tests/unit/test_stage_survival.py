@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from federated_stages import Federation, site_data, study
-from lifelines import CoxPHFitter
-from lifelines.statistics import proportional_hazard_test
+from federated_stages import UNGATED, Federation, site_data, study
+from lifelines import CoxPHFitter, KaplanMeierFitter
+from lifelines.statistics import multivariate_logrank_test, proportional_hazard_test
+from lifelines.utils import concordance_index
+from pydantic import ValidationError
 
+from client.egress import release
 from ecgshared.endpoints import EventTimes
+from ecgshared.errors import ConfigError, RefusalCode, Refused, RunError
+from ecgshared.privacy.disclosure import DisclosureLimits
+from ecgshared.stages import room
+from ecgshared.stages.protocol import Request
 from ecgshared.stats.cox import coarsen
 
 FIT = {
@@ -135,10 +143,11 @@ def test_a_penalty_is_lifelines_penalty():
 
 
 def test_errors_are_clustered_by_patient_where_several_ecgs_count():
-    data = {
-        s: replace(d, event_times={"death": EventTimes(_untied(d.event_times["death"].years), d.event_times["death"].observed)})
-        for s, d in three_sites().items()
-    }
+    data = three_sites()
+    for site, d in data.items():
+        # lifelines' robust errors take no account of ties.
+        untied = d.event_times["death"].years + np.arange(len(d)) * 1e-7
+        data[site] = replace(d, event_times={"death": EventTimes(untied, d.event_times["death"].observed)})
     result = Federation(study([{**FIT, "one_ecg_per_patient": False}]), data).run()["cox"].result["models"]["both"]
     frame = pooled(data, one=False)
     fit = CoxPHFitter().fit(
@@ -154,10 +163,6 @@ def test_errors_are_clustered_by_patient_where_several_ecgs_count():
     assert result["robust"] is True
 
 
-def _untied(years):
-    return years + np.arange(len(years)) * 1e-7
-
-
 def test_the_forest_holds_the_fit_of_each_site_alone():
     data = three_sites()
     result = Federation(study([{**FIT, "robust": False}]), data).run()["cox"].result
@@ -169,3 +174,270 @@ def test_the_forest_holds_the_fit_of_each_site_alone():
     local = Federation(study([{**FIT, "robust": False, "mode": "local"}]), data).run()["cox"].result
     forest = local["models"]["both"]["forest"]
     assert coefficients(local["models"]["both"]) == [f["fixed"]["value"] for f in forest.values()]
+
+
+EVALUATE = {"id": "judged", "stage": "survival_evaluate", "uses": ["cox"]}
+
+
+def evaluated(data, **keys):
+    federation = Federation(study([{**FIT, "robust": False}, EVALUATE]), data, **keys)
+    return federation.run()["judged"].result, federation
+
+
+def linear_predictor(result, model, frame):
+    found = result["models"][model]["coefficients"]
+    centred = frame[list(found)] - [result["standardised"][name]["mean"] for name in found]
+    return (centred @ [c["coef"] for c in found.values()]).to_numpy()
+
+
+def test_frozen_models_are_judged_on_lockboxes_and_at_sites_that_never_trained():
+    data = three_sites()
+    result, federation = evaluated(data)
+    fitted = federation.artefacts["cox"].result
+    assert {site: s["group"] for site, s in result["sites"].items()} == {
+        "a": "training",
+        "b": "training",
+        "c": "zero_shot",
+    }
+    for site in "abc":
+        frame = usable(data[site], "lockbox", site)
+        risk = linear_predictor(fitted, "both", frame)
+        found = result["sites"][site]["models"]["both"]
+        expected = concordance_index(frame["years"], -risk, frame["event"])
+        assert found["harrell"]["value"] == pytest.approx(expected, abs=1e-9)
+        assert result["sites"][site]["ecgs"] == len(frame)
+    both = [result["sites"][s]["models"]["both"] for s in "ab"]
+    events = np.array([result["sites"][s]["events"] for s in "ab"])
+    pooled_c = result["pooled"]["training"]["models"]["both"]["harrell"]
+    assert pooled_c["value"] == pytest.approx(events @ [m["harrell"]["value"] for m in both] / events.sum())
+    share = events / events.sum()
+    assert pooled_c["se"] == pytest.approx(np.sqrt(share**2 @ np.square([m["harrell"]["se"] for m in both])))
+    difference = result["pooled"]["zero_shot"]["models"]["both"]["difference"]["harrell"]
+    alone = result["sites"]["c"]["models"]
+    assert difference["value"] == pytest.approx(
+        alone["both"]["harrell"]["value"] - alone["demographics"]["harrell"]["value"]
+    )
+    assert difference["se"] < alone["both"]["harrell"]["se"]
+
+
+def test_survival_by_risk_group_and_log_rank_equal_lifelines():
+    data = three_sites()
+    result, federation = evaluated(data)
+    fitted = federation.artefacts["cox"].result
+    frame = usable(data["c"], "lockbox", "c")
+    group = np.searchsorted(fitted["models"]["both"]["cuts"], linear_predictor(fitted, "both", frame), side="right")
+    found = result["pooled"]["zero_shot"]["models"]["both"]
+    assert [g["ecgs"] for g in found["groups"]] == np.bincount(group).tolist()
+    for k, one in enumerate(found["groups"]):
+        fit = KaplanMeierFitter().fit(frame["years"][group == k], frame["event"][group == k])
+        np.testing.assert_allclose(one["curve"]["survival"], fit.survival_function_at_times(result["times"]))
+    expected = multivariate_logrank_test(frame["years"], group, frame["event"])
+    assert found["log_rank"]["chi2"] == pytest.approx(expected.test_statistic, rel=1e-10)
+    assert found["log_rank"]["degrees"] == 2
+    # The cuts are tertiles of the training rows, to a bin.
+    train = pooled(data)
+    shares = np.bincount(
+        np.searchsorted(fitted["models"]["both"]["cuts"], linear_predictor(fitted, "both", train), side="right")
+    ) / len(train)
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.04)
+
+
+def test_the_pooled_baseline_makes_predicted_risk_what_the_sites_saw():
+    data = three_sites()
+    result = Federation(study([FIT]), data).run()["cox"].result
+    frames = [usable(data[s], "train", s) for s in "ab"]
+    baseline = result["models"]["both"]["baseline"]
+    assert len(baseline["years"]) == 8
+    for year, hazard in zip(baseline["years"], baseline["hazard"], strict=True):
+        predicted = np.concatenate(
+            [1 - np.exp(-hazard * np.exp(linear_predictor(result, "both", f))) for f in frames]
+        ).mean()
+        seen = [len(f) * (1 - float(KaplanMeierFitter().fit(f["years"], f["event"]).predict(year))) for f in frames]
+        assert predicted == pytest.approx(sum(seen) / sum(len(f) for f in frames), abs=1e-7)
+
+
+def test_no_number_of_a_lockbox_reaches_the_fit():
+    data = three_sites()
+    before = Federation(study([FIT]), data).run()["cox"].result["models"]
+    for site in "ab":
+        times = data[site].event_times["death"]
+        locked = data[site].rows("lockbox")
+        years, observed = times.years.copy(), times.observed.copy()
+        years[locked], observed[locked] = 0.001, True
+        data[site] = replace(data[site], event_times={"death": EventTimes(years, observed)})
+    shutil.rmtree("state")
+    assert Federation(study([FIT]), data).run()["cox"].result["models"] == before
+    assert not study([FIT]).step("cox").opens_lockbox
+    assert study([FIT, EVALUATE]).step("judged").opens_lockbox
+
+
+def test_a_site_that_lacks_an_input_is_left_out_by_name_in_fit_and_evaluation():
+    data = three_sites()
+    for site in ("b", "c"):
+        nothing = np.full_like(data[site].covariates["lvef"], np.nan)
+        data[site] = replace(data[site], covariates={**data[site].covariates, "lvef": nothing})
+    result, federation = evaluated(data)
+    fitted = federation.artefacts["cox"].result
+    assert fitted["sites"]["b"]["reason"] == "lacks lvef"
+    assert fitted["sites"]["b"]["took_part"] is False
+    assert fitted["models"]["both"]["sites"] == ["a"]
+    fit = lifelines_fit(usable(data["a"], "train", "a"), NAMES)
+    np.testing.assert_allclose(coefficients(fitted["models"]["both"]), fit.params_, atol=1e-8)
+    assert result["sites"]["c"]["reason"] == "lacks lvef"
+    assert list(result["pooled"]) == ["training"]
+
+
+def test_missing_values_are_counted_and_the_most_recent_usable_ecg_counts():
+    data = three_sites()
+    result = Federation(study([FIT]), data).run()["cox"].result["sites"]["a"]
+    rows = data["a"].rows("train")
+    timed = np.isfinite(data["a"].event_times["death"].years[rows])
+    bmi = np.isfinite(data["a"].covariates["bmi"][rows])
+    assert result["left_out"] == {"time unknown": (~timed).sum(), "input missing": (timed & ~bmi).sum()}
+    assert result["missing"]["bmi"] == (timed & ~bmi).sum()
+    assert result["ecgs"] == result["patients"] == len(usable(data["a"], "train", "a"))
+
+
+def test_under_a_sites_limits_small_sites_and_few_events_take_no_part():
+    data = {**three_sites(), "a": followed(1, 900), "b": followed(5, 30, split="train", rate=0.02)}
+    federation = Federation(study([FIT, EVALUATE]), data, DisclosureLimits())
+    result = federation.run()["cox"].result
+    assert result["sites"]["b"]["reason"] == "too few events"
+    assert result["sites"]["b"]["events"] is None
+    assert result["models"]["both"]["sites"] == ["a"]
+    fit = lifelines_fit(usable(data["a"], "train", "a"), NAMES)
+    np.testing.assert_allclose(coefficients(result["models"]["both"]), fit.params_, atol=1e-8)
+    judged = federation.artefacts["judged"].result["sites"]["a"]["models"]["both"]
+    at_risk = [[n for n in g["curve"]["at_risk"] if n is not None] for g in judged["groups"]]
+    assert any(len(curve) > 3 for curve in at_risk)
+    for g, curve in zip(judged["groups"], at_risk, strict=True):
+        steps = -np.diff([g["ecgs"], *curve])
+        assert (steps >= 5).all()
+        assert curve[-1] >= 5
+
+
+def test_too_many_inputs_and_rounds_for_so_few_patients_are_refused_by_the_site():
+    data = {**three_sites(), "b": followed(6, 80, split="train", rate=2.0)}
+    result = Federation(study([FIT]), {**data, "a": followed(1, 900)}, DisclosureLimits()).run()["cox"].result
+    assert result["sites"]["b"]["reason"] == "too few patients for so many inputs and rounds"
+    assert result["models"]["both"]["sites"] == ["a"]
+
+
+def test_a_site_that_dies_mid_fit_leaves_the_fit_of_the_others():
+    data = three_sites()
+    chosen = study([{**FIT, "robust": False}], federation={"quorum": 1})
+    result = Federation(chosen, data, gone={("b", "newton", 1002)}).run()["cox"].result
+    assert result["models"]["demographics"]["sites"] == ["a", "b"]
+    assert result["models"]["both"]["sites"] == ["a"]
+    fit = lifelines_fit(usable(data["a"], "train", "a"), NAMES)
+    np.testing.assert_allclose(coefficients(result["models"]["both"]), fit.params_, atol=1e-8)
+    assert result["absent"]["b"]["newton"] == "deadline"
+
+
+def ask(federation, site, phase, *, limits=DisclosureLimits(), run="run", **arrays):
+    """Put one question to a site through its gate."""
+    federation.limits = limits
+    context = replace(federation.context("cox", site), run=run)
+    named = {name: np.asarray(value, dtype=np.float64) for name, value in arrays.items()}
+    request = Request(federation.study.sha256, run, "cox", phase, 0, named)
+    answer = room("client", "survival").PHASES[phase](context, request)
+    return release(answer, request, stage="survival", settings=context.settings), answer
+
+
+def question(**changes):
+    return {
+        "model": [1],
+        "coef": [0.1, 0.1, 0.1, 0.1],
+        "mean": [60, 0.5, 27, 0.45],
+        "scale": [15, 1, 4, 0.15],
+    } | changes
+
+
+def test_different_questions_are_capped_whatever_the_run_is_called_and_the_same_is_free():
+    federation = Federation(study([{**FIT, "max_rounds": 3}]), {"a": followed(1, 900)})
+    for i in range(4):
+        ask(federation, "a", "newton", **question(coef=[0.1 * i, 0, 0, 0]))
+    for run in ("run", "another"):
+        with pytest.raises(Refused) as caught:
+            ask(federation, "a", "newton", run=run, **question(coef=[0.9, 0, 0, 0]))
+        assert caught.value.code is RefusalCode.BUDGET_SPENT
+        ask(federation, "a", "newton", run=run, **question(coef=[0.1, 0, 0, 0]))
+    # Other moments are other weights: they count too, and other models have a count of their own.
+    with pytest.raises(Refused):
+        ask(federation, "a", "newton", **question(coef=[0.1, 0, 0, 0], scale=[14, 1, 4, 0.15]))
+    ask(federation, "a", "newton", **question(model=[0], coef=[0.9, 0], mean=[60, 0.5], scale=[15, 1]))
+
+
+def test_coefficients_that_put_the_weight_on_a_few_people_release_nothing():
+    federation = Federation(study([FIT]), {"a": followed(1, 900)})
+    sealed, answer = ask(federation, "a", "newton", **question())
+    assert sealed.log_line["fields"]["hessian"]["withheld"] == 0
+    assert answer.evidence["hessian"].patients > 50
+    sealed, answer = ask(federation, "a", "newton", **question(coef=[40.0, 0, 0, 0]))
+    assert answer.evidence["hessian"].patients < 10
+    assert sealed.log_line["fields"]["hessian"]["withheld"] == 16
+
+
+def test_sums_by_interval_leave_only_on_a_grid_that_the_site_can_serve():
+    step = {**FIT, "mode": "exact", "follow_up_years": 4, "grid_years": 0.1, "max_rounds": 3}
+    federation = Federation(study([step]), {"a": followed(1, 2000, rate=0.3)})
+    sealed, _ = ask(federation, "a", "risk", **question(grid=[2.0, 4.0]))
+    assert sealed.log_line["fields"]["leaving_wx"]["withheld"] == 0
+    edges = federation.study.step("cox").grid_edges
+    with pytest.raises(Refused, match="as many numbers as it holds"):
+        ask(federation, "a", "risk", **question(grid=edges))
+    with pytest.raises(Refused, match="too few patients leave"):
+        ask(federation, "a", "risk", **question(grid=[0.1, edges[-1]]))
+    with pytest.raises(Refused, match="no part of the study"):
+        ask(federation, "a", "risk", **question(grid=[1.987, edges[-1]]))
+    with pytest.raises(Refused, match="does not end"):
+        ask(federation, "a", "risk", **question(grid=[2.0]))
+    with pytest.raises(Refused, match="only for the exact mode"):
+        ask(federation, "a", "risk", **question())
+    stratified = Federation(study([FIT]), {"a": followed(1, 2000)})
+    with pytest.raises(Refused, match="only for the exact mode"):
+        ask(stratified, "a", "risk", **question(grid=[2.0, 4.0]))
+
+
+def test_sums_of_neighbouring_grid_times_are_a_persons_covariates_only_with_the_rules_switched_off():
+    """The attack of subtracting risk sets: with one leaver in an interval, at coefficients of 0, it is that person."""
+    step = {**FIT, "mode": "exact", "follow_up_years": 4, "grid_years": 0.1, "max_rounds": 3}
+    data = followed(1, 900)
+    first = usable(data, "train", "a").index[0]
+    years = np.maximum(data.event_times["death"].years, 0.2)
+    years[first] = 0.05
+    data = replace(data, event_times={"death": EventTimes(years, data.event_times["death"].observed)})
+    federation = Federation(study([step]), {"a": data})
+    zero = question(coef=[0, 0, 0, 0], mean=[0, 0, 0, 0], scale=[1, 1, 1, 1], grid=[0.1, 4.0])
+    _, answer = ask(federation, "a", "risk", limits=UNGATED, **zero)
+    person = [data.age[first], data.male[first], data.covariates["bmi"][first], data.covariates["lvef"][first]]
+    np.testing.assert_allclose(answer.payload.leaving_wx[0], person, rtol=1e-9)
+    with pytest.raises(Refused) as caught:
+        ask(federation, "a", "risk", **zero)
+    assert caught.value.code is RefusalCode.TOO_FEW
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"models": {"m": ["age", "height"]}}, "models name height"),
+        ({"models": {"m": ["age_gap"]}}, "models name age_gap"),
+        ({"models": {"m": ["age", "age"]}}, "each once"),
+        ({"models": {}}, "models"),
+        ({"follow_up_years": 1}, "must not lie before"),
+        ({"mode": "local", "penalizer": 0.1}, "must be 0"),
+        ({"mode": "exact", "grid_years": 0.001}, "more than 200 intervals"),
+        ({"event": "stroke"}, "event"),
+    ],
+)
+def test_a_step_that_does_not_fit_its_study_says_why(changes, words):
+    with pytest.raises((ConfigError, ValidationError), match=words):
+        study([{**FIT, **changes}])
+    with pytest.raises((ConfigError, ValidationError), match="must use a survival step"):
+        study([{"id": "judged", "stage": "survival_evaluate"}])
+
+
+def test_nobody_able_to_take_part_is_an_error_that_names_reasons():
+    data = {s: followed(i, 12, split="train") for i, s in enumerate("ab")}
+    with pytest.raises(RunError, match="no site can take part"):
+        Federation(study([FIT]), data, DisclosureLimits()).run()

@@ -1,0 +1,262 @@
+"""survival_evaluate, at the site: its own figures of every frozen model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.questions import spend
+from client.site import SiteContext
+from client.stages.risk_score import received
+from client.survival_rows import FollowedRows, followed_rows
+from ecgshared.errors import RefusalCode, Refused, StatisticsError
+from ecgshared.privacy.disclosure import DisclosureLimits, GroupSize, group_size, release_partition
+from ecgshared.stages.protocol import Answer, Evidence, Request
+from ecgshared.stages.survival import Config as FitConfig
+from ecgshared.stages.survival import cox_limits, model_columns
+from ecgshared.stages.survival_evaluate import (
+    COMPARED,
+    FIGURES,
+    QUESTIONS,
+    Config,
+    LocalResults,
+    curve_times,
+    fit_step,
+)
+from ecgshared.stats.concordance import Influenced, harrell, uno
+from ecgshared.stats.cox import prepare, risk_sums, stratified_sums
+from ecgshared.stats.cox_fit import newton_fit
+from ecgshared.stats.cox_residuals import residual_terms, score_meat, score_residuals
+from ecgshared.stats.influence import UNDEFINED, Estimate, estimate
+from ecgshared.stats.kaplan_meier import kaplan_meier, log_rank, releasable_times
+from ecgshared.stats.survival_performance import (
+    brier_score,
+    cumulative_auc,
+    expected_over_observed,
+    integrated_brier,
+    observed_risk,
+)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One frozen model on this site's rows.
+
+    Attributes
+    ----------
+    score : float array, shape = (n,): the linear predictor. group : int array, shape = (n,), 0..n_groups-1.
+    survival : float array, shape = (n, k), at the times ``at``, shape = (k,); k may be 0.
+    """
+
+    score: Floats
+    group: NDArray[np.int64]
+    survival: Floats
+    at: Floats
+
+
+def local(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``local``."""
+    step = site.step
+    if not isinstance(step, Config):
+        raise Refused(RefusalCode.BAD_REQUEST, "this step evaluates no survival model", value=step.stage)
+    fit = fit_step(step, site.study)
+    spend(site, request, request.phase, cap=QUESTIONS)
+    followed = followed_rows(site, fit, request.arrays, site.data.rows("lockbox"))
+    models = [predicted(site, request, fit, name, followed) for name in fit.models]
+    return local_answer(followed, models, fit, curve_times(step, fit), site.settings.limits, site.data.patients_known)
+
+
+PHASES = {"local": local}
+
+
+def predicted(site: SiteContext, request: Request, fit: FitConfig, model: str, followed: FollowedRows) -> Predicted:
+    """Apply a frozen model."""
+    columns = model_columns(fit, site.study, model)
+    p = (len(columns),)
+    coef, mean = (received(request, f"{fit.id}.{model}.{name}", p) for name in ("coef", "mean"))
+    years, log_hazard, cuts = (
+        np.asarray(request.arrays[f"{fit.id}.{model}.{name}"], dtype=np.float64)
+        for name in ("years", "log_hazard", "cuts")
+    )
+    if years.shape != log_hazard.shape or years.ndim != 1 or cuts.ndim != 1 or len(cuts) >= fit.risk_groups:
+        raise Refused(RefusalCode.BAD_REQUEST, "baseline or cuts of a model are misshapen", value=model)
+    if not (np.isfinite(years).all() and np.isfinite(log_hazard).all() and (np.diff(years, prepend=0) > 0).all()):
+        raise Refused(RefusalCode.BAD_REQUEST, "the baseline of a model is not finite or its times do not ascend")
+    if not np.isin(years, fit.baseline_years).all() or not (np.diff(cuts) > 0).all():
+        raise Refused(RefusalCode.BAD_REQUEST, "times or cuts of a model are not those of the study")
+    score = (followed.x[:, columns] - mean) @ coef
+    hazard = np.exp(np.clip(score[:, None] + log_hazard, -60.0, 60.0))
+    return Predicted(score, np.searchsorted(cuts, score, side="right"), np.exp(-hazard), years)
+
+
+def local_answer(
+    rows: FollowedRows,
+    models: list[Predicted],
+    fit: FitConfig,
+    times: Floats,
+    limits: DisclosureLimits,
+    patients_known: bool,
+) -> Answer:
+    """Compute the site's figures; what may not leave is withheld by the gate, cell by cell."""
+    m, g, horizon = len(models), fit.risk_groups, fit.horizon_years
+    whole, at_horizon = group_size(rows.patient, rows.observed), _by_horizon(rows, horizon)
+    reason = rows.reason or ("" if limits.allow(whole.patients, whole.events).all() else "too few patients or events")
+    patients, events = (
+        (float(len(np.unique(rows.patient))), float(len(np.unique(rows.patient[rows.observed]))))
+        if patients_known
+        else (np.nan, np.nan)
+    )
+    figures, differences = np.full((m, len(FIGURES), 4), np.nan), np.full((m, len(COMPARED), 4), np.nan)
+    counts, risks = np.full((m, g, 2), np.nan), np.full((m, g, 5), np.nan)
+    curves = np.full((m, g, len(times), 3), np.nan)
+    excess, covariance = np.full((m, g), np.nan), np.full((m, g, g), np.nan)
+    group_patients, group_events = np.zeros((m, g), dtype=np.int64), np.zeros((m, g), dtype=np.int64)
+    risk_events = np.zeros((m, g), dtype=np.int64)
+    ranked = np.zeros(m, dtype=np.int64)
+    first: dict[str, Influenced] = {}
+    for i, model in enumerate(models):
+        if not len(rows):
+            break
+        found = _influenced(rows, model, horizon)
+        figures[i] = _figures(rows, model, found, horizon)
+        for j, name in enumerate(COMPARED):
+            if name in found and name in (first or found):
+                differences[i, j] = (found[name] - (first or found)[name]).estimate(rows.patient, "identity").as_array()
+        first = first or found
+        sizes = [group_size(rows.patient, rows.observed, model.group == k) for k in range(g)]
+        shown = release_partition(np.array([s.patients for s in sizes]), None, limits)
+        tested = log_rank(rows.years, rows.observed, model.group, g)
+        excess[i], covariance[i] = tested.observed - tested.expected, tested.covariance
+        # The test tells of each group: it leaves where every group that is not empty may be shown.
+        ranked[i] = whole.patients if all(shown[k] or not s.patients for k, s in enumerate(sizes)) else 0
+        for k, size in enumerate(sizes):
+            inside = model.group == k
+            if not shown[k]:
+                continue
+            group_patients[i, k], group_events[i, k] = size.patients, size.events
+            mine = _Group(rows.years[inside], rows.observed[inside], rows.patient[inside])
+            risk_events[i, k] = _by_horizon(mine, horizon).events
+            counts[i, k] = [inside.sum(), mine.observed.sum()]
+            if len(model.at) and model.at[-1] == horizon:
+                risks[i, k, 0] = 1 - model.survival[inside, -1].mean()
+            risks[i, k, 1:] = observed_risk(mine.years, mine.observed, mine.patient, horizon)
+            curves[i, k] = _curve(mine, times, limits, cox_limits(limits).min_leavers)
+    all_of = Evidence(np.array(whole.patients), np.array(whole.events))
+    by_horizon = Evidence(np.array(at_horizon.patients), np.array(at_horizon.events))
+    horizon_figures = np.array([name in ("harrell", "uno", "slope") for name in FIGURES])
+    figure_events = np.broadcast_to(np.where(horizon_figures, whole.events, at_horizon.events), (m, len(FIGURES)))
+    compared = np.array([at_horizon.events if name == "auc" else whole.events for name in COMPARED])
+    time_shape = (m, g, len(times))
+    return Answer(
+        LocalResults(
+            reason=reason,
+            patients_known=int(patients_known),
+            counts=np.array([len(rows), patients, rows.observed.sum(), events], dtype=np.float64),
+            left_out=np.array([len(rows.without_time), len(rows.without_input)], dtype=np.float64),
+            missing=rows.missing.astype(np.float64),
+            observed=observed_risk(rows.years, rows.observed, rows.patient, horizon)
+            if len(rows)
+            else UNDEFINED.as_array(),
+            figures=figures,
+            differences=differences,
+            group_counts=counts,
+            group_risks=risks,
+            curves=curves,
+            excess=excess,
+            covariance=covariance,
+        ),
+        {
+            "counts": all_of,
+            "left_out": Evidence(np.array([len(np.unique(rows.without_time)), len(np.unique(rows.without_input))])),
+            "missing": Evidence(rows.missing_patients),
+            "observed": by_horizon,
+            "figures": Evidence(np.full((m, len(FIGURES)), whole.patients), np.array(figure_events)),
+            "differences": Evidence(
+                np.full((m, len(COMPARED)), whole.patients), np.broadcast_to(compared, (m, len(COMPARED)))
+            ),
+            "group_counts": Evidence(group_patients, group_events),
+            "group_risks": Evidence(group_patients, risk_events),
+            "curves": Evidence(
+                np.broadcast_to(group_patients[:, :, None], time_shape),
+                np.broadcast_to(group_events[:, :, None], time_shape),
+            ),
+            **dict.fromkeys(("excess", "covariance"), Evidence(ranked, np.full(m, whole.events))),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Group:
+    years: Floats
+    observed: NDArray[np.bool_]
+    patient: NDArray[np.int64]
+
+
+def _by_horizon(rows: _Group | FollowedRows, horizon: float) -> GroupSize:
+    """Patients, and the lesser of those seen to have the event by the horizon and those seen past it."""
+    case = len(np.unique(rows.patient[rows.observed & (rows.years <= horizon)]))
+    past = len(np.unique(rows.patient[rows.years > horizon]))
+    return GroupSize(len(np.unique(rows.patient)), min(case, past))
+
+
+def _influenced(rows: FollowedRows, model: Predicted, horizon: float) -> dict[str, Influenced]:
+    """The figures with influences; one that is undefined for so few is left out."""
+    time, event = rows.years, rows.observed
+    full = bool(len(model.at)) and model.at[-1] == horizon
+    wanted: dict[str, Callable[[], Influenced]] = {
+        "harrell": lambda: harrell(time, event, model.score),
+        "uno": lambda: uno(time, event, model.score, until=horizon),
+        "auc": lambda: cumulative_auc(time, event, model.score, horizon),
+    }
+    if full:
+        wanted["brier"] = lambda: brier_score(time, event, model.survival[:, -1], horizon)
+        wanted["integrated_brier"] = lambda: integrated_brier(time, event, model.survival, model.at)
+    found = {}
+    for name, compute in wanted.items():
+        try:
+            found[name] = compute()
+        except StatisticsError:
+            continue
+    return found
+
+
+def _figures(rows: FollowedRows, model: Predicted, found: dict[str, Influenced], horizon: float) -> Floats:
+    estimates: dict[str, Estimate] = {name: value.estimate(rows.patient) for name, value in found.items()}
+    if len(model.at) and model.at[-1] == horizon:
+        risk = 1 - model.survival[:, -1]
+        estimates["expected_over_observed"] = _defined(
+            lambda: expected_over_observed(rows.years, rows.observed, risk, rows.patient, horizon)
+        )
+    estimates["slope"] = _defined(lambda: _slope(rows, model.score))
+    return np.array([estimates.get(name, UNDEFINED).as_array() for name in FIGURES])
+
+
+def _slope(rows: FollowedRows, score: Floats) -> Estimate:
+    """The log hazard ratio of the linear predictor itself, clustered by patient: 1 where its spread is right."""
+    sorted_rows = prepare(score[:, None] - score.mean(), rows.years, rows.observed)
+    fit = newton_fit(lambda beta: stratified_sums(sorted_rows, beta), ["linear predictor"], len(score), max_rounds=50)
+    fit.require_converged()
+    terms = residual_terms(risk_sums(sorted_rows, fit.beta), "efron")
+    meat = score_meat(score_residuals(sorted_rows, fit.beta, terms), rows.patient[sorted_rows.row])
+    return estimate(float(fit.beta[0]), float((fit.covariance @ meat @ fit.covariance)[0, 0]), "identity")
+
+
+def _curve(group: _Group, times: Floats, limits: DisclosureLimits, leavers: int) -> Floats:
+    may = releasable_times(group.years, group.observed, group.patient, times, limits, leavers)
+    curve = kaplan_meier(group.years, group.observed, times, patient=group.patient)
+    table = np.stack([curve.survival, curve.log_se, curve.at_risk], axis=1)
+    table[~np.isin(times, may)] = np.nan
+    return table
+
+
+def _defined(compute: Callable[[], Estimate]) -> Estimate:
+    """An estimate, or UNDEFINED where these data have none: few patients are normal, not an error."""
+    try:
+        return compute()
+    except StatisticsError:
+        return UNDEFINED

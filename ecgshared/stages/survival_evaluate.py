@@ -1,0 +1,106 @@
+"""survival_evaluate: how well frozen survival models do, on lockboxes and at sites that never trained.
+
+One phase, ``local``: every site computes its own figures and sends scalars with their errors, survival curves of the
+risk groups that the fit fixed, read on a coarse grid, and the sums of the log-rank test. All that concerns groups is
+read in those same groups, so that no two numbers differ by a few people. Models are compared on the same patients: the
+interval of a difference comes from each patient's difference of influences.
+
+Result JSON::
+
+    {"fit", "event", "horizon_years", "times": [...], "models": {name: [inputs]}, "reference": name,
+     "sites": {site: {"group": "training" | "zero_shot", "interval_unit", "reason", "ecgs", "patients", "events",
+       "event_patients", "left_out": {"time unknown", "input missing"}, "missing": {input: n}, "observed": EST,
+       "models": {name: MODEL}}},
+     "pooled": {group: {"sites": [...], "ecgs", "events", "interval_unit", "models": {name: POOLED}}},
+     "absent": {site: {phase: reason}}}
+    EST = {"value", "se", "low", "high"}
+    MODEL = {"harrell", "uno", "auc", "brier", "integrated_brier", "expected_over_observed", "slope": EST each,
+     "difference": {"harrell", "uno", "auc": EST}, "groups": [{"ecgs", "events", "predicted", "observed": EST,
+     "curve": {"survival", "low", "high", "at_risk": [...]}}]}
+    POOLED = {"harrell", ..., "slope", "difference" as MODEL, "heterogeneity": {"harrell", "slope": {"q", "p", "i2",
+     "tau2"}}, "log_rank": {"chi2", "degrees", "p", "sites"}, "groups": [{"ecgs", "events", "curve": {"survival", "low",
+     "high", "sites"}}]}
+
+``difference`` is to the step's first model. Pooled concordance and AUC are the event-weighted means of the sites' own
+(pairs within a site only), Brier scores the ECG-weighted ones, slope and expected over observed combine by inverse
+variances. null: withheld by the site, or undefined for so few.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ecgshared.stages.protocol import Count, Public, Statistic, StepConfig, Sums, payload
+from ecgshared.stages.risk_score import require_shared_model
+from ecgshared.stages.survival import Config as FitConfig
+
+if TYPE_CHECKING:
+    from ecgshared.study import Study
+
+Floats = NDArray[np.float64]
+FIGURES = ("harrell", "uno", "auc", "brier", "integrated_brier", "expected_over_observed", "slope")
+"""Estimates of each model, in the order of the payload's rows."""
+COMPARED = ("harrell", "uno", "auc")
+"""Those whose difference to the first model is given."""
+QUESTIONS = 4
+"""Different sets of models that a site evaluates for one step."""
+
+
+class Config(StepConfig):
+    """A survival_evaluate step; it uses a survival step, whose event, inputs and horizon it takes."""
+
+    default_sites: ClassVar[str] = "all"
+    opens_lockbox: ClassVar[bool] = True
+
+    curve_points: int = Field(default=12, ge=2, le=60, description="times of the survival curves, up to the horizon")
+
+
+@payload("survival_evaluate", "local")
+@dataclass(frozen=True)
+class LocalResults:
+    """One site's figures. P inputs, M models, G risk groups, T times; estimates are (value, se, low, high).
+
+    ``counts``: ECGs, patients, ECGs and patients with the event. ``left_out``: without time, without input.
+    ``observed``: (4,), risk by the horizon. ``figures``: (M, 7, 4), see FIGURES. ``differences``: (M, 3, 4), see
+    COMPARED. ``group_counts``: (M, G, 2), ECGs and those with the event. ``group_risks``: (M, G, 5), mean predicted
+    and estimate of the observed risk by the horizon. ``curves``: (M, G, T, 3), survival, error of its log, ECGs still
+    followed. ``excess``: (M, G) and ``covariance``: (M, G, G) of the log-rank test.
+    """
+
+    reason: Annotated[str, Public()]
+    patients_known: Annotated[int, Public()]
+    counts: Annotated[Floats, Count()]
+    left_out: Annotated[Floats, Count()]
+    missing: Annotated[Floats, Count()]
+    observed: Annotated[Floats, Statistic()]
+    figures: Annotated[Floats, Statistic()]
+    differences: Annotated[Floats, Statistic()]
+    group_counts: Annotated[Floats, Count()]
+    group_risks: Annotated[Floats, Statistic()]
+    curves: Annotated[Floats, Statistic()]
+    excess: Annotated[Floats, Sums()]
+    covariance: Annotated[Floats, Sums()]
+
+
+def fit_step(step: StepConfig, study: Study) -> FitConfig:
+    """Return the survival step that is judged; raise ValueError where none is used."""
+    used = study.used(step, "survival")
+    if not isinstance(used, FitConfig):
+        raise ValueError(f"step {step.id!r} must use a survival step")
+    return used
+
+
+def curve_times(step: Config, fit: FitConfig) -> Floats:
+    """Return the times of the survival curves, years, shape = (T,)."""
+    return fit.horizon_years * np.arange(1, step.curve_points + 1) / step.curve_points
+
+
+def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+    """Raise ValueError where a survival_evaluate step does not fit its study."""
+    fit_step(step, study)
+    require_shared_model(step, study)

@@ -1,0 +1,217 @@
+"""survival_evaluate, at the coordinator: every site's own figures, and what they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgshared.stages.protocol import StepConfig
+from ecgshared.stages.survival import Config as FitConfig
+from ecgshared.stages.survival import columns_of
+from ecgshared.stages.survival_evaluate import COMPARED, FIGURES, Config, LocalResults, curve_times, fit_step
+from ecgshared.stats.influence import UNDEFINED, Estimate, estimate, interval
+from ecgshared.stats.kaplan_meier import LogRank
+from ecgshared.stats.meta_analysis import meta_analysis
+from server.conduct import Artefact, Conduct
+from server.report.sections import Section
+from server.stages.combine import absences, est, number, numbers, quorum, released
+from server.stages.survival_report import evaluation_sections
+
+Floats = NDArray[np.float64]
+_BY_EVENTS, _BY_ECGS = ("harrell", "uno", "auc"), ("brier", "integrated_brier")
+
+
+def run(step: StepConfig, conduct: Conduct) -> Artefact:
+    """Evaluate; sites that train and sites that never did are pooled apart."""
+    if not isinstance(step, Config):
+        raise TypeError("a survival_evaluate step's configuration was expected")
+    study, fit = conduct.study, fit_step(step, conduct.study)
+    absent: dict[str, Any] = {}
+    conduct.progress(0, 1, "each site's own figures")
+    answers = conduct.ask("local", quorum=quorum(conduct, conduct.sites))
+    absences(answers, absent, "local")
+    names, times = columns_of(fit.union, study), curve_times(step, fit)
+    local: dict[str, LocalResults] = {}
+    for site, reply in answers.by_site.items():
+        if _well_formed(reply, len(names), len(fit.models), fit.risk_groups, len(times)):
+            local[site] = reply
+        else:
+            absent.setdefault(site, {})["local"] = "wrong-shape"
+    groups = {"training": study.sites.train, "zero_shot": study.sites.zero_shot}
+    result = {
+        "fit": fit.id,
+        "event": fit.event,
+        "horizon_years": fit.horizon_years,
+        "times": numbers(times),
+        "models": {name: list(inputs) for name, inputs in fit.models.items()},
+        "reference": next(iter(fit.models)),
+        "sites": {
+            site: {"group": "training" if site in study.sites.train else "zero_shot", **_site(r, fit, names)}
+            for site in conduct.sites
+            if (r := local.get(site)) is not None
+        },
+        "pooled": {
+            group: _pooled({s: local[s] for s in sites if s in local and not local[s].reason}, fit, times)
+            for group, sites in groups.items()
+            if any(s in local and not local[s].reason for s in sites)
+        },
+        "absent": absent,
+    }
+    return Artefact(step.id, "survival_evaluate", result)
+
+
+def report(artefact: Artefact) -> list[Section]:
+    """Concordance and its differences, survival by risk group, calibration."""
+    return evaluation_sections(artefact)
+
+
+def _well_formed(r: LocalResults, p: int, m: int, g: int, t: int) -> bool:
+    shapes = {
+        "counts": (4,),
+        "left_out": (2,),
+        "missing": (p,),
+        "observed": (4,),
+        "figures": (m, len(FIGURES), 4),
+        "differences": (m, len(COMPARED), 4),
+        "group_counts": (m, g, 2),
+        "group_risks": (m, g, 5),
+        "curves": (m, g, t, 3),
+        "excess": (m, g),
+        "covariance": (m, g, g),
+    }
+    return all(np.shape(getattr(r, name)) == shape for name, shape in shapes.items())
+
+
+def _site(r: LocalResults, fit: FitConfig, names: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "interval_unit": "patient" if r.patients_known else "ECG",
+        "reason": r.reason,
+        **dict(zip(("ecgs", "patients", "events", "event_patients"), numbers(r.counts), strict=True)),
+        "left_out": dict(zip(("time unknown", "input missing"), numbers(r.left_out), strict=True)),
+        "missing": dict(zip(names, numbers(r.missing), strict=True)),
+        "observed": est(r.observed),
+        "models": {
+            name: {
+                **{figure: est(r.figures[i, j]) for j, figure in enumerate(FIGURES)},
+                "difference": {figure: est(r.differences[i, j]) for j, figure in enumerate(COMPARED)},
+                "groups": [_group(r, i, k) for k in range(fit.risk_groups)],
+            }
+            for i, name in enumerate(fit.models)
+        },
+    }
+
+
+def _group(r: LocalResults, i: int, k: int) -> dict[str, Any]:
+    survival, log_se, at_risk = r.curves[i, k].T
+    low, high = _band(survival, survival * log_se)
+    return {
+        "ecgs": number(r.group_counts[i, k, 0]),
+        "events": number(r.group_counts[i, k, 1]),
+        "predicted": number(r.group_risks[i, k, 0]),
+        "observed": est(r.group_risks[i, k, 1:]),
+        "curve": {
+            name: numbers(values)
+            for name, values in (("survival", survival), ("low", low), ("high", high), ("at_risk", at_risk))
+        },
+    }
+
+
+def _band(survival: Floats, se: Floats) -> tuple[Floats, Floats]:
+    pairs = [interval(float(s), float(e), "logit") for s, e in zip(survival, se, strict=True)]
+    return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
+
+
+def _pooled(local: Mapping[str, LocalResults], fit: FitConfig, times: Floats) -> dict[str, Any]:
+    replies = list(local.values())
+    ecgs, events = (np.array([r.counts[j] for r in replies]) for j in (0, 2))
+    models: dict[str, Any] = {}
+    for i, name in enumerate(fit.models):
+        figures = {figure: np.array([r.figures[i, j] for r in replies]) for j, figure in enumerate(FIGURES)}
+        together = {n: _mean(figures[n], events if n in _BY_EVENTS else ecgs) for n in (*_BY_EVENTS, *_BY_ECGS)}
+        slope = meta_analysis(*figures["slope"][:, :2].T)
+        spread = meta_analysis(*figures["harrell"][:, :2].T)
+        models[name] = {
+            **{figure: est(value) for figure, value in together.items()},
+            "expected_over_observed": est(_ratio(figures["expected_over_observed"])),
+            "slope": est(slope.fixed),
+            "difference": {
+                figure: est(_mean(np.array([r.differences[i, j] for r in replies]), events, "identity"))
+                for j, figure in enumerate(COMPARED)
+            },
+            "heterogeneity": {
+                figure: {key: number(getattr(found, key)) for key in ("q", "p", "i2", "tau2")}
+                for figure, found in (("harrell", spread), ("slope", slope))
+            },
+            "log_rank": _log_rank(local, i, fit.risk_groups),
+            "groups": [_pooled_group(local, i, k, times) for k in range(fit.risk_groups)],
+        }
+    return {
+        "sites": list(local),
+        "ecgs": number(ecgs.sum()),
+        "events": number(events.sum()),
+        "interval_unit": "patient" if all(r.patients_known for r in replies) else "ECG",
+        "models": models,
+    }
+
+
+def _mean(estimates: Floats, weights: Floats, scale: Any = "logit") -> Estimate:
+    """Weighted mean of the sites that told, with its error; estimates of shape = (K, 4)."""
+    told = np.isfinite(estimates[:, :2]).all(axis=1) & (weights > 0)
+    if not told.any():
+        return UNDEFINED
+    share = weights[told] / weights[told].sum()
+    return estimate(float(share @ estimates[told, 0]), float(share**2 @ estimates[told, 1] ** 2), scale)
+
+
+def _ratio(estimates: Floats) -> Estimate:
+    """Ratios of sites combined on the log scale."""
+    told = np.isfinite(estimates[:, :2]).all(axis=1) & (estimates[:, 0] > 0) & (estimates[:, 1] > 0)
+    if not told.any():
+        return UNDEFINED
+    together = meta_analysis(np.log(estimates[told, 0]), estimates[told, 1] / estimates[told, 0]).fixed
+    value = float(np.exp(together.value))
+    return estimate(value, (value * together.se) ** 2, "log")
+
+
+def _log_rank(local: Mapping[str, LocalResults], i: int, g: int) -> dict[str, Any]:
+    """The test stratified by site, of the sites that may tell of every group."""
+    told = {s: r for s, r in local.items() if released(r.excess[i], (g,)) and released(r.covariance[i], (g, g))}
+    if not told:
+        return {"chi2": None, "degrees": None, "p": None, "sites": []}
+    total = LogRank.total(LogRank(r.excess[i], np.zeros(g), r.covariance[i]) for r in told.values())
+    return {"chi2": number(total.statistic), "degrees": total.degrees, "p": number(total.p), "sites": list(told)}
+
+
+def _pooled_group(local: Mapping[str, LocalResults], i: int, k: int, times: Floats) -> dict[str, Any]:
+    """One risk group over the sites whose curve reaches the last time: the mean of their curves, weighted by ECGs.
+
+    Between a site's released times its log survival is taken as straight, its error as that of the next one.
+    """
+    counts = np.array([r.group_counts[i, k] for r in local.values()])
+    curves: list[tuple[float, Floats, Floats]] = []
+    sites: list[str] = []
+    for site, r in local.items():
+        survival, log_se, _ = r.curves[i, k].T
+        known = np.isfinite(survival) & np.isfinite(log_se) & (survival > 0)
+        if np.isfinite(r.group_counts[i, k, 0]) and known.any() and known[-1]:
+            filled = np.exp(np.interp(times, np.append(0.0, times[known]), np.append(0.0, np.log(survival[known]))))
+            error = log_se[known][np.searchsorted(times[known], times, side="left")]
+            curves.append((float(r.group_counts[i, k, 0]), filled, filled * error))
+            sites.append(site)
+    empty: list[float | None] = [None] * len(times)
+    curve: dict[str, Any] = {"survival": empty, "low": empty, "high": empty, "sites": sites}
+    if curves:
+        weight = np.array([c[0] for c in curves])
+        weight = weight / weight.sum()
+        survival = weight @ np.array([c[1] for c in curves])
+        se = np.sqrt(weight**2 @ np.array([c[2] for c in curves]) ** 2)
+        low, high = _band(survival, se)
+        curve |= {"survival": numbers(survival), "low": numbers(low), "high": numbers(high)}
+    return {
+        "ecgs": number(counts[:, 0].sum()),
+        "events": number(counts[:, 1].sum()),
+        "curve": curve,
+    }
