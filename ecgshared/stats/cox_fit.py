@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import qr
 
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.cox import CoxSums, Floats
@@ -175,7 +176,7 @@ def newton_fit(
             # The last sums hold at beta; the remaining step is free and quadratically small.
             return _fit(beta + step, here, null, penalty, n, rounds, "")
         if gained < 1e-9 * (1 + abs(here.log_likelihood)) and largest > 0.1:
-            return _fit(beta, here, null, penalty, n, rounds, _separated(here, step, names))
+            return _fit(beta, here, null, penalty, n, rounds, _separated(step, names))
         objective = here.log_likelihood - penalty.value(beta, n)
         fraction = 1.0
         while True:
@@ -261,19 +262,29 @@ def _require_independent(hessian: Floats, names: Sequence[str], sparse: bool) ->
         return
     values, vectors = np.linalg.eigh(hessian / np.outer(diagonal, diagonal))
     if values[0] < 1e-10:
-        involved = [names[int(i)] for i in np.flatnonzero(np.abs(vectors[:, values < 1e-10]).max(axis=1) > 1e-4)]
         raise StatisticsError(
-            "covariates are collinear: one is a sum of the others",
-            value=", ".join(involved),
-            remedy="leave one of them out, or set penalizer above 0",
+            "covariates are collinear: in each group one is a sum of the others",
+            value="; ".join(_dependent(vectors[:, values < 1e-10], names)),
+            remedy="leave one of each group out, or set penalizer above 0",
         )
 
 
-def _separated(sums: CoxSums, step: Floats, names: Sequence[str]) -> str:
-    who = names[int(np.argmax(np.abs(step)))]
+def _dependent(directions: Floats, names: Sequence[str]) -> list[str]:
+    """Name the covariates of each dependency; ``directions``, shape = (p, k), span what the data cannot tell."""
+    k = directions.shape[1]
+    _, _, pivots = qr(directions.T, pivoting=True)
+    # One vector a pivot, 0 at the others' pivots: it touches few covariates.
+    sparse = np.linalg.solve(directions.T[:, pivots[:k]], directions.T)
+    return sorted({", ".join(names[j] for j in np.flatnonzero(np.abs(row) > 1e-4)) for row in sparse})
+
+
+def _separated(step: Floats, names: Sequence[str]) -> str:
+    # Where no end is in sight, Newton's step points along the way there: all covariates that share in it move.
+    share = np.abs(step)
+    who = ", ".join(names[j] for j in np.flatnonzero(share > 0.2 * share.max()))
     return (
-        f"no finite coefficient of {who} fits best: it separates those with the event from the others at risk, and its "
-        "log hazard ratio runs away while the log-likelihood no longer rises"
+        f"no finite coefficients fit best: {who} tell those with the event from the others at risk without fail "
+        "(a level in which nobody, or everybody, has it), and the log hazard ratio runs away"
     )
 
 
@@ -281,7 +292,7 @@ def _not_converged(sums: CoxSums, beta: Floats, step: Floats, names: Sequence[st
     errors = 1.0 / np.sqrt(np.maximum(np.diag(sums.hessian), 1e-300))
     # No standardised coefficient that data determine has an error near this.
     if errors.max() > 50:
-        return _separated(sums, step, names)
+        return _separated(step, names)
     worst = int(np.argmax(np.abs(step)))
     return (
         f"the fit did not converge in {rounds} rounds; {names[worst]} still moves by {abs(step[worst]):.2g} (it stands "

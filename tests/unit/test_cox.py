@@ -329,7 +329,7 @@ def separated(n: int, crossing: int) -> list:
 
 @pytest.mark.parametrize("mode", ["exact", "stratified"])
 def test_separation_is_said_and_names_the_covariate(mode):
-    with pytest.raises(StatisticsError, match="no finite coefficient of exposed"):
+    with pytest.raises(StatisticsError, match="no finite coefficients fit best: exposed tell"):
         fit_sites(separated(200, 0), ["exposed", "age"], mode, Options())
     fitted = fit_sites(separated(200, 0), ["exposed", "age"], mode, Options(penalty=Penalty(0.1)))
     assert fitted.fit.converged
