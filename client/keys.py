@@ -58,11 +58,13 @@ def load_keys(settings: SiteSettings) -> SiteKeys:
     ------
     PrivacyError : a key is damaged, too short, or open to other users of the machine.
     """
-    path = settings.state / "keys" / "site.key"
-    if not path.exists():
-        _create(path)
-    own = _read(path)
+    own = _own_key(settings.state)
     return SiteKeys(own, own if settings.consortium_key is None else _read(settings.consortium_key))
+
+
+def ledger_key(state: Path) -> bytes:
+    """Return the key of the chain over the privacy ledger, 32 bytes; raises as :func:`load_keys` does."""
+    return _keyed(_own_key(state), "privacy ledger", "")
 
 
 def private_folder(path: Path) -> Path:
@@ -81,6 +83,13 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _own_key(state: Path) -> bytes:
+    path = state / "keys" / "site.key"
+    if not path.exists():
+        _create(path)
+    return _read(path)
 
 
 def _create(path: Path) -> None:
