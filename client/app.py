@@ -21,7 +21,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from client.approval import approved_study
+from client.approval import approved_study, require_approved_code
 from client.audit import log_event
 from client.dataset import Progress, SiteData, open_site, record_lockbox_opening
 from client.egress import log_release, release
@@ -92,6 +92,7 @@ app = ClientApp(mods=[border])
 def hello(message: Message, context: Context) -> Message:
     """Say who this is, and whether it approved the study it is asked about."""
     settings = site_settings(context)
+    require_approved_code(settings)
     request = decode_request(body_of(message.content))
     try:
         study = approved_study(settings, request.study_hash).sha256
@@ -105,6 +106,7 @@ def ask(message: Message, context: Context) -> Message:
     """Answer one request about one step of an approved study."""
     path = site_file(context)
     settings = site_settings(context)
+    require_approved_code(settings)
     request = decode_request(body_of(message.content))
     study = approved_study(settings, request.study_hash)
     body = answer_bytes(path, settings, study, request)

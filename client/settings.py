@@ -109,6 +109,33 @@ class ComputeConfig(Config):
     threads: int | None = Field(default=None, ge=1)
 
 
+class NetworkConfig(Config):
+    """How this site joins a federation of hospitals. Where it is given, only what was approved is run."""
+
+    coordinator: str = Field(
+        pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$",
+        description="host:port of the coordinator, from the kit; the site connects to nothing else",
+    )
+    ca: Path = Field(description="certificate of the coordinator's authority, from the kit")
+    certificate: Path = Field(description="this site's certificate, once the coordinator has sent it")
+    key: Path = Field(description="this site's private key, made here; it never leaves")
+    envelope: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="sha256 of the envelope the coordinator ships, from the kit"
+    )
+    health_port: int | None = Field(
+        default=None, ge=0, le=65535, description="gRPC health on 127.0.0.1; null serves none, 0 picks a free port"
+    )
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Prometheus on 127.0.0.1; null serves none, 0 picks a free port"
+    )
+    heartbeat_seconds: float = Field(
+        default=10, ge=10, le=1800, description="the coordinator counts the site as gone after two missed heartbeats"
+    )
+    max_message_mb: int = Field(
+        default=1024, ge=1, le=1024, description="a larger request is refused, a larger answer is never sent (MiB)"
+    )
+
+
 class SiteSettings(Config):
     """A site file."""
 
@@ -125,6 +152,9 @@ class SiteSettings(Config):
     compute: ComputeConfig = ComputeConfig()
     studies: tuple[Path, ...] = Field(default=(), description="the studies this site approved and holds")
     consortium_key: Path | None = Field(default=None, description="shared split key where patients visit several sites")
+    network: NetworkConfig | None = Field(
+        default=None, description="the federation over the network; null where a site only simulates"
+    )
     seed: int | None = Field(default=None, description="fixes what happens inside the site; for tests only")
 
     @model_validator(mode="after")
@@ -172,5 +202,10 @@ def load_site(path: Path) -> SiteSettings:
             "exclude": None if settings.exclude is None else absolute(settings.exclude),
             "studies": tuple(absolute(p) for p in settings.studies),
             "consortium_key": None if settings.consortium_key is None else absolute(settings.consortium_key),
+            "network": None
+            if settings.network is None
+            else settings.network.model_copy(
+                update={key: absolute(getattr(settings.network, key)) for key in ("ca", "certificate", "key")}
+            ),
         }
     )
