@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from client.cache_entries import Entry, Found, nothing, row_of
 from client.keys import private_folder
+from client.median_beats import FILE as BEATS
+from client.median_beats import wipe as wipe_beats
 from ecgshared.errors import RunError
 
 ALWAYS_CHECKED_BYTES = 2**28
@@ -208,6 +210,7 @@ class SignalCache:
     def _wipe(self, file: Any, slot: int) -> None:
         file.seek(slot * self.slot_bytes)
         file.write(bytes(self.slot_bytes))
+        wipe_beats(self.folder, [slot])
 
     def _remember_file(self) -> None:
         stat = self._file.stat()
@@ -283,7 +286,7 @@ def forget_everywhere(root: Path, patients: Sequence[bytes]) -> list[int]:
 
 
 def _discard(folder: Path) -> None:
-    for name in ("index.sqlite", "index.sqlite-journal", "signals.i16"):
+    for name in ("index.sqlite", "index.sqlite-journal", "signals.i16", BEATS):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ class ModelRows:
     Parameters
     ----------
     rows : row numbers of ``data``, shape = (n,).
-    covariates : of ``age`` and ``male``, in the model's order.
-    standardise : mean and SD of age (years) and of male, shape = (2, 2).
+    covariates : of ``age``, ``male`` and the study's covariates, in the model's order.
+    standardise : mean and SD of age (years), of male and of the study's covariates, shape = (2 + C, 2).
     heads : names of the heads to label, in the model's order.
+    signals : from row numbers of ``data`` to what the model sees, (B, 12, T) mV; the recordings unless told.
     """
 
     def __init__(
@@ -29,10 +31,12 @@ class ModelRows:
         covariates: tuple[str, ...],
         standardise: NDArray[np.float64],
         heads: tuple[str, ...],
+        signals: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
     ) -> None:
-        self._data, self._rows = data, rows
-        columns = {"age": data.age, "male": data.male}
-        scaled = [(columns[c][rows] - standardise[i, 0]) / standardise[i, 1] for c in covariates for i in [_ORDER[c]]]
+        self._rows, self._signals = rows, data.batch if signals is None else signals
+        columns = {"age": data.age, "male": data.male, **data.covariates}
+        order = {name: i for i, name in enumerate(columns)}
+        scaled = [(columns[c][rows] - standardise[i, 0]) / standardise[i, 1] for c in covariates for i in [order[c]]]
         self._covariates = np.stack(scaled, axis=1) if scaled else np.empty((len(rows), 0))
         self._labels = data.labels[rows][:, [data.heads.index(head) for head in heads]]
         # Patients renumbered, as a private step draws from 0 to n - 1 without gaps.
@@ -48,7 +52,4 @@ class ModelRows:
 
     def fetch(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return ECGs (B, 12, T) in mV, covariates (B, C), labels (B, H)."""
-        return self._data.batch(self._rows[rows]), self._covariates[rows], self._labels[rows]
-
-
-_ORDER = {"age": 0, "male": 1}
+        return self._signals(self._rows[rows]), self._covariates[rows], self._labels[rows]

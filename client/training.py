@@ -16,6 +16,7 @@ from ecgshared.errors import ModelError, RefusalCode, Refused
 from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import place
 from ecgshared.models import build
+from ecgshared.models.config import input_samples
 from ecgshared.stages.train import Config, head_specs
 
 _KEPT_ROUNDS = 3
@@ -28,7 +29,9 @@ def load_model(site: SiteContext, config: Config, weights: NDArray[Any]) -> nn.M
         torch.set_num_threads(compute.threads)
     precision = "fp64" if config.precision == "fp64" else compute.precision
     dtype = torch.float64 if precision == "fp64" else torch.float32
-    model = build(config.model, head_specs(config, site.study), site.study.input.samples, site.study.seed, dtype)
+    study = site.study
+    samples = input_samples(config.model, study.input.fs_hz, study.input.seconds)
+    model = build(config.model, head_specs(config, study), samples, study.seed, dtype)
     layout = Layout.of(model, config.layout_mode)
     try:
         layout.load(model, weights)

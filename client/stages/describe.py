@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from client.dataset import SiteData
 from client.site import SiteContext
+from ecgshared.columns import FLAGS
 from ecgshared.stages.describe import VARIABLES, YES_NO, SiteCounts
 from ecgshared.stages.protocol import SPLITS, Answer, Evidence, Request
 
@@ -38,6 +39,7 @@ def counts(site: SiteContext, request: Request) -> Answer:
     seen = data.follow_up_years[~np.isnan(data.follow_up_years)]
     train = data.rows("train")
     with_age, with_sex = train[~np.isnan(data.age[train])], train[~np.isnan(data.male[train])]
+    covariates = [_known(data, train, name) for name in site.study.covariates]
     payload = SiteCounts(
         heads_offered=tuple(h for i, h in enumerate(data.heads) if not np.isnan(data.labels[:, i]).all()),
         patients_known=int(data.patients_known),
@@ -49,6 +51,7 @@ def counts(site: SiteContext, request: Request) -> Answer:
         follow_up=np.array([seen.mean(), seen.std()]) if len(seen) else np.full(2, np.nan),
         age_sums=_sums(data.age[with_age]),
         male_sums=_sums(data.male[with_sex]),
+        covariate_sums=np.array([_sums(known) for known, _ in covariates]).reshape(-1, 3),
         devices=devices,
         device_ecgs=device_ecgs,
         rates=rates,
@@ -72,6 +75,7 @@ def counts(site: SiteContext, request: Request) -> Answer:
                 np.array(_patients(data, with_sex)),
                 np.array(min(_patients(data, with_sex[data.male[with_sex] == m]) for m in (0, 1))),
             ),
+            "covariate_sums": Evidence(np.array([patients for _, patients in covariates], dtype=np.int64)),
             "device_ecgs": Evidence(device_patients),
             "rate_ecgs": Evidence(rate_patients),
             "flow_ecgs": Evidence(flow_evidence),
@@ -90,6 +94,15 @@ def _patients(data: SiteData, rows: NDArray[np.int64]) -> int:
 def _sums(values: NDArray[np.float32]) -> NDArray[np.float64]:
     exact = values.astype(np.float64)
     return np.array([len(exact), exact.sum(), (exact**2).sum()])
+
+
+def _known(data: SiteData, rows: NDArray[np.int64], name: str) -> tuple[NDArray[np.float32], int]:
+    """Known values of a covariate, and the patients behind their sums; of a yes/no variable, of the rarer answer."""
+    rows = rows[~np.isnan(data.covariates[name][rows])]
+    column = data.covariates[name][rows]
+    if name in FLAGS:
+        return column, min(_patients(data, rows[column == answer]) for answer in (0, 1))
+    return column, _patients(data, rows)
 
 
 def _table1(data: SiteData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

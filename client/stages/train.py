@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from client.median_beats import MedianBeats
 from client.rows import ModelRows
 from client.site import SiteContext
 from client.training import SiteState, load_model
@@ -21,6 +22,8 @@ from ecgshared.learning.loop import train as train_locally
 from ecgshared.learning.losses import cell_losses, cell_weights, private_cell_weights
 from ecgshared.learning.optimiser import load_optimiser_state, make_optimiser, optimiser_state
 from ecgshared.learning.plan import learning_rate
+from ecgshared.models import CvaeConfig
+from ecgshared.models.cvae import Cvae
 from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privacy
 from ecgshared.privacy.patient_sgd import PrivateStep
 from ecgshared.stages.protocol import Answer, Evidence, Request, Split
@@ -36,6 +39,8 @@ def fit(site: SiteContext, request: Request) -> Answer:
     start = time.monotonic()
     inputs = _Inputs.of(site, config, request)
     model = load_model(site, config, inputs.weights)
+    if isinstance(model, Cvae):
+        model.begin_round(request.round, config.rounds)
     judged = _no_figures(config) if config.privacy else _validate(site, config, model, inputs)
     rows = _rows(site, config, inputs, "train")
     state = SiteState(site, config)
@@ -131,11 +136,14 @@ def _step(
 ) -> TrainStep:
     w = head_weight_vector(config)
     if plan is not None:
-        return PrivateStep(model, optimiser, private_cell_weights(w, inputs.head_counts), plan=plan, work=config.local)
+        private = private_cell_weights(w, inputs.head_counts) if config.heads else np.ones(1)
+        return PrivateStep(model, optimiser, private, plan=plan, work=config.local)
+    # Without heads every ECG counts alike: a_k N is the site's own number of training ECGs.
+    own = np.array([1 / max(len(site.data.rows("train")), 1)])
     return PlainStep(
         model,
         optimiser,
-        cell_weights(w, inputs.head_counts, aggregation_weight=inputs.aggregation_weight),
+        cell_weights(w, inputs.head_counts, aggregation_weight=inputs.aggregation_weight) if config.heads else own,
         site_items=len(rows),
         work=config.local,
         bf16=site.settings.compute.precision == "bf16",
@@ -171,7 +179,7 @@ class _Inputs:
         if (
             counts.shape != (len(heads),)
             or shares.shape != (len(site.study.sites.train),)
-            or standardise.shape != (2, 2)
+            or standardise.shape != (2 + len(site.study.covariates), 2)
         ):
             raise Refused(RefusalCode.BAD_REQUEST, "totals of another shape than the study's")
         share = float(shares[site.study.sites.train.index(site.settings.site)])
@@ -190,14 +198,16 @@ class _Judged:
 
 
 def _no_figures(config: Config) -> _Judged:
-    withheld = np.full(len(config.heads), np.nan)
-    nobody = Evidence(np.zeros(len(config.heads), dtype=int))
+    withheld = np.full(len(config.judged), np.nan)
+    nobody = Evidence(np.zeros(len(config.judged), dtype=int))
     return _Judged(withheld, withheld.copy(), {"validation_loss": nobody, "validation_auc": nobody})
 
 
 def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inputs) -> _Judged:
-    """Mean cross-entropy and AUC of each head over the site's validation ECGs."""
+    """Mean cross-entropy and AUC of each head over the site's validation ECGs, or the model's own figures."""
     rows = _rows(site, config, inputs, "validation")
+    if isinstance(model, Cvae):
+        return _figures(config, model, rows)
     logits = predict(model, rows, np.arange(len(rows)))
     losses = cell_losses(torch.from_numpy(logits), torch.from_numpy(rows.labels.astype(np.float64))).numpy()
     n_heads = len(config.heads)
@@ -216,6 +226,14 @@ def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inpu
     return _Judged(loss, area, {"validation_loss": group, "validation_auc": group})
 
 
+def _figures(config: Config, model: Cvae, rows: ModelRows) -> _Judged:
+    if not len(rows):
+        return _no_figures(config)
+    means = predict(model, rows, np.arange(len(rows)), output=model.judged).mean(axis=0)
+    patients = Evidence(np.full(len(means), _patients(rows)))
+    return _Judged(means, np.full(len(means), np.nan), {"validation_loss": patients, "validation_auc": patients})
+
+
 def _config(site: SiteContext) -> Config:
     if not isinstance(site.step, Config):
         raise TypeError("a train step's configuration was expected")
@@ -223,20 +241,25 @@ def _config(site: SiteContext) -> Config:
 
 
 def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> ModelRows:
-    """The split's ECGs that have a label for at least one of the step's heads.
+    """The split's ECGs that have a label for at least one of the step's heads, or a median beat where it sees those.
 
-    Under privacy all of them: the sampling rate must follow from the number of patients that `describe` released.
+    Under privacy all of them: the sampling rate must follow from the number of patients that `describe` released. One
+    without a beat is NaN there, and a private step adds nothing for it.
     """
     columns = [site.data.heads.index(head) for head in config.heads]
     rows = site.data.rows(split)
-    if config.privacy is None:
+    beats = MedianBeats(site.data) if isinstance(config.model, CvaeConfig) else None
+    if config.privacy is None and beats is None:
         rows = rows[~np.isnan(site.data.labels[rows][:, columns]).all(axis=1)]
+    elif config.privacy is None and beats is not None:
+        rows = rows[beats.known(rows)]
     return ModelRows(
         site.data,
         rows,
         covariates=config.model.covariates,
         standardise=inputs.standardise,
         heads=config.heads,
+        signals=None if beats is None else beats.batch,
     )
 
 

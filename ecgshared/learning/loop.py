@@ -21,9 +21,9 @@ from torch import nn
 
 from ecgshared.errors import ConfigError, ModelError
 from ecgshared.learning.augment import augment
-from ecgshared.learning.losses import site_loss
+from ecgshared.learning.losses import objective, site_loss
 from ecgshared.learning.plan import AugmentConfig, LocalWork, Precision
-from ecgshared.models.dropout import seed_dropout
+from ecgshared.models.dropout import seed_draws
 
 Rows = NDArray[np.int64]
 
@@ -92,7 +92,8 @@ class PlainStep:
 
     Parameters
     ----------
-    weights : cell weights of each head, shape (H,), from :func:`ecgshared.learning.losses.cell_weights`.
+    weights : cell weights of each head, shape (H,), from :func:`ecgshared.learning.losses.cell_weights`; of a model
+        with an objective of its own the weight of an item, shape (1,).
     site_items : n_k, the site's training ECGs.
     bf16 : run the forward pass in bfloat16 autocast. Off by default: on the fresh 64-layer net it changes gradients
         by a third.
@@ -139,8 +140,8 @@ class PlainStep:
             torch.autocast(x.device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
         )
         with context:
-            logits = self._model(x, covariates)
-        loss = site_loss(logits, labels, self._weights, site_items=self._items)
+            items = objective(self._model, x, covariates, labels, self._weights)
+        loss = site_loss(items, site_items=self._items)
         loss.backward()  # type: ignore[no-untyped-call]
         if self._work.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._model.parameters(), self._work.max_grad_norm)
@@ -194,7 +195,7 @@ def train(
     first = next(model.parameters())
     device, dtype = first.device, first.dtype
     random = torch.Generator(device).manual_seed(int(generator.integers(2**63)))
-    seed_dropout(model, random)
+    seed_draws(model, random)
     model.train()
     loss = torch.zeros((), device=device, dtype=torch.float64)
     seen = 0
@@ -214,7 +215,7 @@ def train(
             if total and math.isinf(mean_loss):
                 raise ModelError("training diverged: the loss is infinite", remedy="lower the learning rate")
     finally:
-        seed_dropout(model, None)
+        seed_draws(model, None)
         model.eval()
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise ModelError("training diverged: a weight is not finite", remedy="lower the learning rate")
@@ -234,16 +235,29 @@ def place(model: nn.Module, *, device: str, precision: Precision) -> nn.Module:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, data: LocalData, rows: Rows, *, batch_size: int = 256) -> NDArray[np.float64]:
-    """Return the logits of ``rows``, shape (len(rows), H), without dropout, in the precision of the weights."""
+def predict(
+    model: nn.Module,
+    data: LocalData,
+    rows: Rows,
+    *,
+    batch_size: int = 256,
+    output: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+) -> NDArray[np.float64]:
+    """Return the model's outputs for ``rows``, shape (len(rows), H), without dropout, in the weights' precision.
+
+    ``output`` takes signals and covariates; the model itself unless told.
+    """
+    compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = model if output is None else output
     first = next(model.parameters())
     training = model.training
     model.eval()
     out = []
     for start in range(0, len(rows), batch_size):
         x, covariates, _ = data.fetch(rows[start : start + batch_size])
-        tensors = (torch.as_tensor(np.ascontiguousarray(a)).to(first.device, first.dtype) for a in (x, covariates))
-        out.append(model(*tensors).double().cpu().numpy())
+        signals, beside = (
+            torch.as_tensor(np.ascontiguousarray(a)).to(first.device, first.dtype) for a in (x, covariates)
+        )
+        out.append(compute(signals, beside).double().cpu().numpy())
     model.train(training)
     if not out:
         x, covariates, labels = data.fetch(rows)

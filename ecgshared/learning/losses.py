@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
 from torch.nn import functional as F
 
 from ecgshared.errors import ModelError
@@ -64,14 +65,31 @@ def item_losses(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tenso
     return cell_losses(logits, labels) @ weights.to(logits.device, torch.promote_types(logits.dtype, torch.float32))
 
 
-def site_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, *, site_items: int) -> torch.Tensor:
+def objective(
+    model: nn.Module, x: torch.Tensor, covariates: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Return the weighted loss of each item, shape (B,): the model's own where it brings one, else that of its heads.
+
+    Parameters
+    ----------
+    weights : (H,) of the heads' cells, or (1,), of an item, where the model has ``item_losses``.
+    """
+    own = getattr(model, "item_losses", None)
+    if own is None:
+        return item_losses(model(x, covariates), labels, weights)
+    losses: torch.Tensor = own(x, covariates, labels)
+    return losses * weights[0].to(losses.device, losses.dtype)
+
+
+def site_loss(items: torch.Tensor, *, site_items: int) -> torch.Tensor:
     """Estimate L_k without bias from a uniformly drawn batch: the batch's sum times n_k / B.
 
     Parameters
     ----------
+    items : weighted losses of the batch's items, shape (B,).
     site_items : n_k, training items of the site; with all of them in the batch this is L_k itself.
     """
-    return item_losses(logits, labels, weights).sum() * (site_items / max(len(labels), 1))
+    return items.sum() * (site_items / max(len(items), 1))
 
 
 def _checked(head_weights: ArrayLike, global_counts: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

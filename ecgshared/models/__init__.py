@@ -10,16 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ecgshared.errors import ModelError
-from ecgshared.models.config import HeadSpec, ModelConfig, Resnet1dConfig
+from ecgshared.models.config import CvaeConfig, HeadSpec, ModelConfig, Resnet1dConfig
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-MODELS: dict[str, str] = {"resnet1d": "ecgshared.models.resnet1d"}
+MODELS: dict[str, str] = {"resnet1d": "ecgshared.models.resnet1d", "cvae": "ecgshared.models.cvae"}
 """Name in the study -> module."""
 
-__all__ = ["MODELS", "HeadSpec", "ModelConfig", "Resnet1dConfig", "build"]
+__all__ = ["MODELS", "CvaeConfig", "HeadSpec", "ModelConfig", "Resnet1dConfig", "build"]
 
 
 def build(
@@ -41,6 +41,11 @@ def build(
     -------
     module with ``forward(x, covariates) -> logits``: x of shape (B, 12, T) in mV, covariates of shape (B, C) in
     the order of ``config.covariates``, standardised, NaN where missing; logits of shape (B, H).
+
+    A model that has no heads brings its own objective: ``item_losses(x, covariates, labels)`` gives the loss of each
+    item, shape (B,), ``judged(x, covariates)`` the figures named by ``config.figures``, shape (B, F), and ``forward``
+    what later steps take from it (a latent). ``begin_round(number, rounds)`` is told of each global round. What an
+    item's loss draws comes from the modules that :func:`ecgshared.models.dropout.seed_draws` seeds.
     """
     if config.name not in MODELS:
         raise ModelError("there is no such model", value=config.name, allowed=", ".join(MODELS))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from ecgshared.columns import COVARIATES
 from ecgshared.config import Config
 
 Preset = Literal["paper64", "low_lvef", "beat", "small"]
+Norm = Literal["group", "batch"]
 Covariate = Literal["age", "male"]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -66,7 +68,7 @@ class Resnet1dConfig(Config):
 
     name: Literal["resnet1d"] = "resnet1d"
     preset: Preset = "small"
-    norm: Literal["group", "batch"] = "group"
+    norm: Norm = "group"
     groups: int = Field(default=8, ge=1, description="channel groups of GroupNorm; must divide the width")
     dropout: float = Field(default=0.0, ge=0, lt=1)
     covariates: tuple[Covariate, ...] = Field(default=("age", "male"), description="enter late, beside the features")
@@ -93,6 +95,11 @@ class Resnet1dConfig(Config):
         preset = data.get("preset", "small")
         return {**PRESETS[preset], **data} if isinstance(preset, str) and preset in PRESETS else data
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """None of its own: it is judged by its heads."""
+        return ()
+
     @model_validator(mode="after")
     def _fits(self) -> Resnet1dConfig:
         if self.norm == "group" and self.width % self.groups:
@@ -102,5 +109,88 @@ class Resnet1dConfig(Config):
         return self
 
 
-ModelConfig = Resnet1dConfig
-"""The configuration of any model. A second model makes this a union, told apart by ``name``."""
+BEAT_WINDOW_S = (-0.3, 0.5)
+"""What a model of median beats sees, seconds from the middle of QRS: 400 samples at 500 Hz."""
+
+
+class CoxHeadConfig(Config):
+    """A hazard learned with the beats. ``paper_faithful``: one sigmoid unit on the sampled latent, risk sets that are
+    prefixes of the sorted batch; else a linear log hazard on the posterior mean, Efron's ties, risk sets of the whole
+    batch."""
+
+    weight: float = Field(default=1.0, gt=0, description="of the partial likelihood beside the beat's loss; paper: 50")
+    paper_faithful: bool = False
+
+
+class CvaeConfig(Config):
+    """A conditional variational autoencoder of median beats.
+
+    ``paper_faithful`` is the published net (doi 10.3389/fdgth.2025.1558589): convolutions over time, then over leads,
+    10 latents, batch normalisation, MSE + KL. The default decodes a few sources in a fixed basis of time and mixes
+    them to the eight independent leads by a matrix that follows from the conditions, as a lead field does.
+    """
+
+    name: Literal["cvae"]
+    conditions: tuple[str, ...] = Field(
+        default=("age", "male"), description="age, male, covariates of the study; missing ones are masked"
+    )
+    paper_faithful: bool = False
+    latent: int = Field(default=16, ge=1, le=256)
+    hidden: int = Field(default=256, ge=1, le=4096)
+    sources: int = Field(default=4, ge=1, le=64, description="waves that the conditions mix to leads; a dipole has 3")
+    noise_uv: float = Field(default=40.0, gt=0, description="SD of what no latent explains: weighs error against KL")
+    kl_weight: float = Field(default=1.0, ge=0)
+    kl_warmup: float = Field(default=0.3, ge=0, le=1, description="share of the rounds over which kl_weight rises")
+    condition_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of ECGs trained as if without any")
+    norm: Norm = Field(default="group", description="paper_faithful: batch; group lets it train privately")
+    survival: CoxHeadConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("paper_faithful") is not True:
+            return data
+        return {"latent": 10, "norm": "batch", "kl_warmup": 0.0, **data}
+
+    @model_validator(mode="after")
+    def _fits(self) -> CvaeConfig:
+        allowed = ("age", "male", *COVARIATES)
+        unknown = [name for name in self.conditions if name not in allowed]
+        if unknown:
+            raise ValueError(f"conditions names {', '.join(unknown)}; allowed: {', '.join(allowed)}")
+        if len(set(self.conditions)) != len(self.conditions):
+            raise ValueError("conditions names one twice")
+        return self
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """What is fetched beside the signal."""
+        return self.conditions
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of what validation judges the model by."""
+        return ("reconstruction_uv",)
+
+
+def _name_of(data: Any) -> str:
+    found = data.get("name", "resnet1d") if isinstance(data, dict) else getattr(data, "name", "resnet1d")
+    return str(found)
+
+
+ModelConfig = Annotated[
+    Annotated[Resnet1dConfig, Tag("resnet1d")] | Annotated[CvaeConfig, Tag("cvae")],
+    Discriminator(
+        _name_of,
+        custom_error_type="no_such_model",
+        custom_error_message="name must be one of resnet1d, cvae",
+    ),
+]
+"""The configuration of any model, told apart by ``name`` (``resnet1d`` where none is given)."""
+
+
+def input_samples(config: Resnet1dConfig | CvaeConfig, fs_hz: float, seconds: float) -> int:
+    """Return the samples per lead a model sees: the whole recording, or the window of its median beat."""
+    if isinstance(config, CvaeConfig):
+        return round(fs_hz * -BEAT_WINDOW_S[0]) + round(fs_hz * BEAT_WINDOW_S[1])
+    return round(fs_hz * seconds)

@@ -21,7 +21,7 @@ from torch import nn
 
 from ecgshared.errors import PrivacyError
 from ecgshared.learning.loop import add_proximal_gradient
-from ecgshared.learning.losses import item_losses
+from ecgshared.learning.losses import objective
 from ecgshared.learning.plan import LocalWork
 from ecgshared.privacy.accounting import PrivacyPlan
 from ecgshared.privacy.grad_sample import PatientGradSampleModule
@@ -138,7 +138,7 @@ class PrivateStep:
 
     def update(self, x: torch.Tensor, covariates: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Do one step on the drawn ECGs (B may be 0: then the update is noise alone). The loss is not told."""
-        private, wrapped = self._private, self._wrapped
+        private = self._private
         if private is None:
             raise PrivacyError("the step has not been entered", remedy="use it through train()")
         private.zero_grad(set_to_none=True)
@@ -147,10 +147,11 @@ class PrivateStep:
             part = slice(start, start + self._physical)
             private.signal_skip_step(do_skip=start != chunks[-1])
             if len(x):
-                # Opacus' backward hooks want an input that takes part in the gradient.
-                logits = wrapped(x[part].detach().requires_grad_(), covariates[part])
-                item_losses(logits, labels[part], self._weights).sum().backward()  # type: ignore[no-untyped-call]
-                self._fill_unused(len(logits))
+                # Opacus' backward hooks, which sit in the model's layers, want inputs that take part in the gradient.
+                signals, beside = (tensor[part].detach().requires_grad_() for tensor in (x, covariates))
+                items = objective(self._model, signals, beside, labels[part], self._weights)
+                items.sum().backward()  # type: ignore[no-untyped-call]
+                self._fill_unused(len(items))
             else:
                 self._fill_unused(0)
             private.step()

@@ -38,7 +38,8 @@ class SiteCounts:
 
     ``labelled`` and ``events``: shape = (H, 3 splits), ECGs. ``table1``: shape = (1 + 2 H, V, 2), mean and SD over
     ECGs of everybody, then for each head of those with and without the event. ``age_sums``: n, sum, sum of squares
-    over training ECGs; ``male_sums`` the same.
+    over training ECGs; ``male_sums`` the same; ``covariate_sums``, shape = (C, 3), the same of each covariate of the
+    study.
     """
 
     heads_offered: Annotated[tuple[str, ...], Public()]
@@ -51,6 +52,7 @@ class SiteCounts:
     follow_up: Annotated[NDArray[np.float64], Statistic()]
     age_sums: Annotated[NDArray[np.float64], Sums()]
     male_sums: Annotated[NDArray[np.float64], Sums()]
+    covariate_sums: Annotated[NDArray[np.float64], Sums()]
     devices: Annotated[tuple[str, ...], Public()]
     device_ecgs: Annotated[NDArray[np.float64], Count()]
     rates: Annotated[tuple[str, ...], Public()]
@@ -77,7 +79,8 @@ class TrainingTotals:
     ----------
     head_counts : shape = (H,): N_h, labelled training ECGs of head h over all sites that may say so.
     site_weights : shape = (K,): a_k, a site's share of training ECGs; 0 where it withheld the number.
-    standardise : shape = (2, 2): mean and SD of age (years) and of male, over training ECGs.
+    standardise : shape = (2 + C, 2): mean and SD of age (years), of male and of the study's covariates, over training
+        ECGs; 0 and 1 where no site told.
     """
 
     head_counts: NDArray[np.float64]
@@ -90,8 +93,9 @@ def training_totals(counts: list[SiteCounts]) -> TrainingTotals:
     labelled = np.nansum([c.labelled[:, 0] for c in counts], axis=0)
     ecgs = np.nan_to_num(np.array([c.ecgs[0] for c in counts]))
     standardise = []
-    for sums in ([c.age_sums for c in counts], [c.male_sums for c in counts]):
-        mean, sd = moments(np.nansum(sums, axis=0))
+    told = [np.vstack([c.age_sums, c.male_sums, c.covariate_sums]) for c in counts]
+    for sums in np.nansum(told, axis=0):
+        mean, sd = moments(sums)
         standardise.append((mean if np.isfinite(mean) else 0.0, sd if sd > 0 else 1.0))
     total = ecgs.sum()
     return TrainingTotals(labelled, ecgs / total if total > 0 else ecgs, np.array(standardise))

@@ -2,13 +2,16 @@
 
 Result JSON::
 
-    {"heads": [...], "sites": [...], "rounds": n, "parameters": n, "layout": hash, "kept_round": n,
-     "strategy": name, "validation": [{"round", "loss", "auc": {head: x}, "sites": {site: {head: auc}}}],
+    {"heads": [...], "judged": [...], "sites": [...], "rounds": n, "parameters": n, "layout": hash, "kept_round": n,
+     "strategy": name, "model": {...}, "input": {...}, "seed": n, "covariates": [...], "validation": [{"round",
+     "loss", "auc": {head: x}, "sites": {site: {head: auc, or figure: x}}}],
      "training_loss": [{"round", "loss", "sites": {site: loss}}], "absent": {site: {reason: rounds}},
      "privacy": null or {"epsilon", "delta", "max_grad_norm", "expected_batch_size", "sites": {site:
      {"noise_multiplier", "epsilon_spent", "delta"}}, "covers": text, "does_not_cover": text}}
 
-``validation`` of round r speaks of the global weights after r rounds (0: the initial ones).
+``validation`` of round r speaks of the global weights after r rounds (0: the initial ones). ``judged`` names what its
+losses are of: the heads, or the model's own figures, which have no AUC. ``model``, ``input``, ``seed`` and
+``covariates`` (the rows of the array ``standardise``) let the weights be used without the study.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from pydantic import Field, model_validator
 from ecgshared.config import Config as BaseConfig
 from ecgshared.endpoints import BinaryEndpoint, TimeToEventEndpoint
 from ecgshared.learning.plan import AugmentConfig, LocalWork, OptimiserConfig
-from ecgshared.models.config import HeadSpec, ModelConfig, Resnet1dConfig
+from ecgshared.models.config import CvaeConfig, HeadSpec, ModelConfig, Resnet1dConfig, input_samples
 from ecgshared.privacy.config import PrivacyConfig
 from ecgshared.stages.protocol import Public, Statistic, StepConfig, Weights, payload
 
@@ -50,7 +53,7 @@ class Config(StepConfig):
     """A train step. ``uses`` must name a describe step: it gives the global counts N_h and the weights a_k."""
 
     model: ModelConfig = Resnet1dConfig()
-    heads: tuple[str, ...] = Field(min_length=1)
+    heads: tuple[str, ...] = Field(default=(), description="endpoints to predict; a cvae has none")
     head_weights: dict[str, float] = Field(default={}, description="w_h; 1 where not named")
     rounds: int = Field(default=20, ge=1, le=10_000)
     strategy: StrategyConfig = StrategyConfig()
@@ -65,6 +68,15 @@ class Config(StepConfig):
     def _fits(self) -> Config:
         if self.strategy.name == "fedprox" and self.local.prox_mu == 0:
             raise ValueError("strategy fedprox needs local.prox_mu above 0")
+        if isinstance(self.model, CvaeConfig):
+            if self.heads:
+                raise ValueError("a cvae has no heads; leave heads out")
+            if self.augment.any:
+                raise ValueError("a cvae learns beats as they are; leave augment out")
+            if self.privacy is not None and self.model.survival is not None:
+                raise ValueError("privacy cannot train model.survival: a risk set mixes patients")
+        elif not self.heads:
+            raise ValueError("heads must name at least one endpoint")
         unknown = set(self.head_weights) - set(self.heads)
         if unknown:
             raise ValueError(f"head_weights names {', '.join(sorted(unknown))}, which is no head of this step")
@@ -80,6 +92,11 @@ class Config(StepConfig):
         return self
 
     @property
+    def judged(self) -> tuple[str, ...]:
+        """What validation figures are of: the heads, or the model's own figures."""
+        return self.heads or self.model.figures
+
+    @property
     def layout_mode(self) -> Literal["full", "fedbn"]:
         """What the flat vector holds."""
         return "fedbn" if self.strategy.name == "fedbn" else "full"
@@ -91,8 +108,8 @@ class Update:
     """One site's work of one round.
 
     ``update``: shape = (n_parameters,), its weights after local training. Validation speaks of the weights
-    RECEIVED: ``validation_loss`` (the mean over heads of each head's mean cross-entropy) and ``validation_auc``,
-    shape = (H,). Under privacy no exact figure of a round leaves: losses and AUCs are NaN.
+    RECEIVED: ``validation_loss`` (each head's mean cross-entropy, or the mean of each of the model's own figures) and
+    ``validation_auc``, shape = (H,). Under privacy no exact figure of a round leaves: losses and AUCs are NaN.
     """
 
     update: Annotated[NDArray[Any], Weights()]
@@ -141,7 +158,8 @@ def initial_weights(step: Config, study: Study) -> tuple[str, NDArray[Any], int]
     from ecgshared.models import build
 
     dtype = torch.float64 if step.precision == "fp64" else torch.float32
-    model = build(step.model, head_specs(step, study), study.input.samples, study.seed, dtype)
+    samples = input_samples(step.model, study.input.fs_hz, study.input.seconds)
+    model = build(step.model, head_specs(step, study), samples, study.seed, dtype)
     layout = Layout.of(model, step.layout_mode)
     return layout.hash, layout.flatten(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -163,6 +181,9 @@ def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
         raise ValueError(
             f"step {step.id!r}: {', '.join(unknown)} names no endpoint; allowed: {', '.join(study.endpoints)}"
         )
+    lacking = [name for name in step.model.covariates if name not in ("age", "male", *study.covariates)]
+    if lacking:
+        raise ValueError(f"step {step.id!r}: the model needs {', '.join(lacking)}; add to the study's covariates")
     columns = {e.column for h in step.heads if isinstance(e := study.endpoints[h], BinaryEndpoint)}
     if "male" in columns and "male" in step.model.covariates:
         raise ValueError(f"step {step.id!r}: the label male is among model.covariates; the model would read its answer")

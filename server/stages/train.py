@@ -74,6 +74,7 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
     conduct.progress(step.rounds, step.rounds, "trained")
     result = {
         "heads": list(step.heads),
+        "judged": list(step.judged),
         "sites": list(conduct.sites),
         "withheld_sites": [site for site in conduct.sites if site not in able],
         "rounds": state.round,
@@ -81,6 +82,10 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
         "layout": layout_hash,
         "kept_round": state.best_round if best else state.round,
         "strategy": step.strategy.name,
+        "model": step.model.model_dump(mode="json"),
+        "input": study.input.model_dump(mode="json"),
+        "seed": study.seed,
+        "covariates": ["age", "male", *study.covariates],
         "local": step.local.model_dump(mode="json"),
         "optimiser": step.optimiser.model_dump(mode="json"),
         "learning_rate": [learning_rate(step.optimiser, r, step.rounds) for r in range(1, step.rounds + 1)],
@@ -101,10 +106,10 @@ def report(artefact: Artefact) -> list[Section]:
     if losses:
         blocks.append(
             Figure(
-                "Validation loss of the global model",
+                "Validation loss of the global model" if result["heads"] else "Validation of the global model",
                 [Series("pooled over sites", [v["round"] for v in losses], [v["loss"] for v in losses])],
                 "round",
-                "mean cross-entropy",
+                "mean cross-entropy" if result["heads"] else ", ".join(result["judged"]),
             )
         )
     aucs = [
@@ -127,7 +132,7 @@ def report(artefact: Artefact) -> list[Section]:
             )
         )
     rows: list[list[Cell]] = [
-        ["heads", ", ".join(result["heads"])],
+        ["heads", ", ".join(result["heads"]) or "(none)"],
         ["parameters", f"{result['parameters']:,}"],
         ["rounds", result["rounds"]],
         ["weights kept of round", result["kept_round"]],
@@ -243,8 +248,9 @@ def _pooled_validation(
 ) -> tuple[float | None, dict[str, float | None]]:
     """Mean over heads of the loss, and each head's AUC: the sites' own, averaged with their weights."""
     aucs, losses = {}, []
-    for h, head in enumerate(step.heads):
-        aucs[head] = _mean({site: _number(reply.validation_auc[h]) for site, reply in replies.items()}, weights)
+    for h, name in enumerate(step.judged):
+        if name in step.heads:
+            aucs[name] = _mean({site: _number(reply.validation_auc[h]) for site, reply in replies.items()}, weights)
         losses.append(_mean({site: _number(reply.validation_loss[h]) for site, reply in replies.items()}, weights))
     known = [loss for loss in losses if loss is not None]
     return (sum(known) / len(known) if known else None), aucs
@@ -259,13 +265,16 @@ def _note_validation(
     vector: NDArray[Any],
 ) -> None:
     loss, aucs = _pooled_validation(step, replies, weights)
-    by_site = {site: [_number(v) for v in reply.validation_auc] for site, reply in replies.items()}
+    by_site = {
+        site: [_number(v) for v in (reply.validation_auc if step.heads else reply.validation_loss)]
+        for site, reply in replies.items()
+    }
     state.validation.append(
         {
             "round": round_number,
             "loss": loss,
             "auc": aucs,
-            "sites": {site: dict(zip(step.heads, values, strict=True)) for site, values in by_site.items()},
+            "sites": {site: dict(zip(step.judged, values, strict=True)) for site, values in by_site.items()},
         }
     )
     if loss is not None and loss < state.best_loss:

@@ -40,8 +40,12 @@ def test_sites_add_up_to_the_pooled_objective(seed, sites):
         labels[rng.random(labels.shape) < 0.2] = NAN
         data.append((torch.tensor(rng.normal(size=(n, heads))), torch.tensor(labels)))
     counts = sum((~torch.isnan(labels)).sum(0).double().numpy() for _, labels in data)
+
+    def cells(a):
+        return torch.tensor(cell_weights(w, counts, aggregation_weight=a))
+
     federated = sum(
-        a * float(site_loss(z, y, torch.tensor(cell_weights(w, counts, aggregation_weight=a)), site_items=len(y)))
+        a * float(site_loss(item_losses(z, y, cells(a)), site_items=len(y)))
         for a, (z, y) in zip(share, data, strict=True)
     )
     z, y = (torch.cat(parts).numpy() for parts in zip(*data, strict=True))
@@ -58,8 +62,8 @@ def test_batches_estimate_the_site_loss_without_bias():
     rng = np.random.default_rng(0)
     z, y = torch.tensor(rng.normal(size=(12, 2))), torch.tensor(rng.integers(0, 2, (12, 2)).astype(float))
     weights = torch.tensor([0.3, 0.7])
-    whole = site_loss(z, y, weights, site_items=12)
-    parts = [site_loss(z[i : i + 4], y[i : i + 4], weights, site_items=12) for i in (0, 4, 8)]
+    whole = site_loss(item_losses(z, y, weights), site_items=12)
+    parts = [site_loss(item_losses(z[i : i + 4], y[i : i + 4], weights), site_items=12) for i in (0, 4, 8)]
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
     torch.testing.assert_close(item_losses(z, y, weights).sum(), whole)
 

@@ -1,0 +1,87 @@
+"""Latents of this site's ECGs: posterior means of a trained conditional VAE. They never leave the site."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.median_beats import MedianBeats
+from client.rows import ModelRows
+from client.site import SiteContext
+from client.training import load_model
+from ecgshared.errors import RefusalCode, Refused
+from ecgshared.learning.loop import predict
+from ecgshared.models import CvaeConfig
+from ecgshared.stages.train import Config as TrainConfig
+
+_KEPT = 4
+_means: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
+"""Posterior means by what determines them: phases of one step ask for the same rows again and again."""
+
+
+def posterior_means(
+    site: SiteContext, config: TrainConfig, arrays: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the posterior mean of the latent of each row's median beat, shape = (len(rows), latent).
+
+    NaN where the recording has no median beat.
+
+    Parameters
+    ----------
+    config : of a train step whose model is a cvae.
+    arrays : of the request: ``"<step>.weights"`` and ``"<step>.standardise"``.
+    rows : row numbers of ``site.data``.
+
+    Raises
+    ------
+    Refused : the step trains another model, or its arrays are missing or do not fit.
+    """
+    if not isinstance(config.model, CvaeConfig):
+        raise Refused(RefusalCode.BAD_REQUEST, "this step's model has no latent", value=config.id)
+    try:
+        weights, standardise = arrays[f"{config.id}.weights"], arrays[f"{config.id}.standardise"]
+    except KeyError as error:
+        raise Refused(RefusalCode.BAD_REQUEST, f"the request lacks {error}") from None
+    if standardise.shape != (2 + len(site.study.covariates), 2):
+        raise Refused(RefusalCode.BAD_REQUEST, "totals of another shape than the study's")
+    key = hashlib.sha256()
+    for part in (site.settings.site, site.study.sha256, config.id, str(site.step.opens_lockbox), site.run):
+        key.update(part.encode() + b"\0")
+    for array in (weights, standardise, rows):
+        key.update(np.ascontiguousarray(array).tobytes())
+    name = key.hexdigest()
+    if name not in _means:
+        _means[name] = _encode(site, config, weights, standardise, rows)
+        while len(_means) > _KEPT:
+            _means.popitem(last=False)
+    _means.move_to_end(name)
+    return _means[name]
+
+
+def _encode(
+    site: SiteContext,
+    config: TrainConfig,
+    weights: NDArray[Any],
+    standardise: NDArray[Any],
+    rows: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    beats = MedianBeats(site.data)
+    model = load_model(site, config, weights)
+    means = np.full((len(rows), config.model.latent), np.nan)  # type: ignore[union-attr]
+    known = np.flatnonzero(beats.known(rows))
+    if len(known):
+        data = ModelRows(
+            site.data,
+            rows[known],
+            covariates=config.model.covariates,
+            standardise=standardise,
+            heads=(),
+            signals=beats.batch,
+        )
+        means[known] = predict(model, data, np.arange(len(known)))
+    return means
