@@ -19,6 +19,7 @@ from server.report.accounts import departures, facts, graph_rows, presence
 from server.report.curves import learning_curves
 from server.report.figures import figure_svg
 from server.report.folder import Run, read_run
+from server.report.forest import Forest, forest_svg
 from server.report.generic import generic_sections
 from server.report.glossary import GLOSSARY, REASONS
 from server.report.graph import NODE_HEIGHT, NODE_WIDTH, layout
@@ -122,7 +123,10 @@ class _Painter:
     def draw(self, figure: Figure) -> Markup:
         self._count += 1
         # matplotlib escapes what it writes; the text of labels never reaches the page any other way.
-        return Markup(figure_svg(figure, sites=self._sites, prefix=f"f{self._count}"))
+        prefix = f"f{self._count}"
+        if isinstance(figure, Forest):
+            return Markup(forest_svg(figure, sites=self._sites, prefix=prefix))
+        return Markup(figure_svg(figure, sites=self._sites, prefix=prefix))
 
 
 def _section(section: Section, painter: _Painter) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ecgshared.stats.meta_analysis import meta_analysis
 from server.conduct import Artefact, Conduct
 from server.report.sections import Section
 from server.stages.combine import absences, est, number, numbers, quorum, released
-from server.stages.survival_report import evaluation_sections
+from server.stages.survival_evaluate_report import evaluation_sections
 
 Floats = NDArray[np.float64]
 _BY_EVENTS, _BY_ECGS = ("harrell", "uno", "auc"), ("brier", "integrated_brier")
