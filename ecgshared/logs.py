@@ -14,6 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,10 @@ _PLACE = re.compile(r"[a-z_]{1,40}\.py:[0-9]{1,5}")
 
 
 def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**6
+
+
+def _size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**15
 
 
@@ -47,14 +52,16 @@ def _text(pattern: re.Pattern[str]) -> Callable[[object], bool]:
 
 
 _WHOLE = (
-    "attempts", "bytes_in", "bytes_out", "exit_status", "free_bytes", "http_status", "lost", "messages", "pid", "port",
-    "queued", "replies", "restarts", "retries", "round", "rounds", "signal", "sites", "withheld",
+    "attempts", "exit_status", "http_status", "lost", "messages", "port", "queued", "replies", "restarts", "retries",
+    "round", "rounds", "signal", "sites", "withheld",
 )  # fmt: skip
+_SIZES = ("bytes_in", "bytes_out", "free_bytes", "pid")
 _NUMBERS = ("days_left", "delta", "epsilon", "seconds", "skew_seconds", "wait_seconds")
 _CODES = ("action", "code", "phase", "process", "reason", "stage", "status")
 
 FIELDS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(_WHOLE, _whole),
+    **dict.fromkeys(_SIZES, _size),
     **dict.fromkeys(_NUMBERS, _number),
     **dict.fromkeys(_CODES, _text(_WORDS)),
     # Names a study or an administrator gave, never names found in the data.
@@ -118,11 +125,13 @@ class JsonLog:
         self._handler.close()
 
     def _write(self, level: int, event: str, fields: dict[str, object]) -> None:
-        line = clean(event, fields)
-        if self._handler.lost:
-            line["lost_lines"], self._handler.lost = self._handler.lost, 0
-        text = json.dumps({"at": _now(), "level": logging.getLevelName(level).lower(), **line})
-        self._handler.handle(logging.LogRecord("ecgfed", level, "", 0, text, None, None))
+        lost = self._handler.lost
+        line = {"at": _now(), "level": logging.getLevelName(level).lower(), **clean(event, fields)}
+        if lost:
+            line["lost_lines"] = lost
+        self._handler.handle(logging.LogRecord("ecgfed", level, "", 0, json.dumps(line), None, None))
+        if self._handler.lost == lost:
+            self._handler.lost = 0
 
 
 def json_log(path: Path, *, max_bytes: int = 10_000_000, backups: int = 5) -> JsonLog:
@@ -157,16 +166,26 @@ class _OwnerOnlyFile(RotatingFileHandler):
     lost = 0
 
     def _open(self) -> IO[Any]:  # type: ignore[override]
-        stream = open(  # noqa: SIM115 - the opener sets the mode before the first byte
-            self.baseFilename, self.mode, encoding=self.encoding, opener=lambda p, flags: os.open(p, flags, 0o600)
-        )
+        def opener(path: str, flags: int) -> int:
+            return os.open(path, flags & ~os.O_WRONLY | os.O_RDWR, 0o600)
+
+        stream = open(self.baseFilename, self.mode, encoding=self.encoding, opener=opener)  # noqa: SIM115
         if os.name == "posix":
             os.fchmod(stream.fileno(), 0o600)
+            size = os.fstat(stream.fileno()).st_size
+            # A process that was killed, or a full disk, may have left half a line.
+            if size and os.pread(stream.fileno(), 1, size - 1) != b"\n":
+                stream.write("\n")
         return stream
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Count a line that could not be written (a full disk): the next one tells how many are missing."""
         self.lost += 1
+        stream, self.stream = self.stream, None
+        # What is still in its buffer goes with it; the next line opens the file again.
+        with suppress(OSError):
+            if stream is not None:
+                stream.close()
 
 
 class _Follower(logging.Handler):

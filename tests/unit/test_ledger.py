@@ -372,13 +372,22 @@ EDITS = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def three_charges(tmp_path_factory):
+    state = tmp_path_factory.mktemp("ledger")
+    for number in (1, 2, 3):
+        charge(Ledger(state), number)
+    return state
+
+
 class TestHands:
     @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-    def test_an_edited_ledger_is_closed(self, tmp_path, edit):
-        ledger = Ledger(tmp_path)
-        for number in (1, 2, 3):
-            charge(ledger, number)
-        edit(tmp_path)
+    def test_an_edited_ledger_is_closed(self, tmp_path, three_charges, edit):
+        state = tmp_path / "state"
+        shutil.copytree(three_charges, state)
+        ledger = Ledger(state)
+        assert len(ledger.entries()) == 3
+        edit(state)
         with pytest.raises(PrivacyError, match="privacy ledger"):
             ledger.spent(STUDY)
         assert refusal(charge, ledger, 4) is RefusalCode.BUDGET_SPENT
