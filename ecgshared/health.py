@@ -1,7 +1,8 @@
 """The standard gRPC health protocol (grpc.health.v1), on loopback only, for orchestrators.
 
 A daemon calls :func:`serve_health` and tells it when it can work. An orchestrator asks with any client of the
-protocol, or with ``python -m ecgshared.health PORT``: exit status 0 is healthy, 1 is not, 2 is a wrong call.
+protocol, or with ``python -m ecgshared.health PORT``: exit status 0 is healthy, 1 is not, 2 is a wrong call. With
+``--alive`` a daemon that answers NOT_SERVING counts too: it lives, and a restart would not help it.
 The port speaks plain text and is open to everybody on the machine; it tells one bit.
 """
 
@@ -73,8 +74,8 @@ def serve_health(port: int, *, address: str = LOOPBACK) -> HealthServer:
     return health
 
 
-def is_serving(port: int, *, address: str = LOOPBACK, timeout_seconds: float = 3.0) -> bool:
-    """Ask a health service on this machine; False also where nobody answers in time.
+def is_serving(port: int, *, address: str = LOOPBACK, timeout_seconds: float = 3.0) -> bool | None:
+    """Ask a health service on this machine; None where nobody answers in time.
 
     Raises
     ------
@@ -88,22 +89,23 @@ def is_serving(port: int, *, address: str = LOOPBACK, timeout_seconds: float = 3
                 health_pb2.HealthCheckRequest(service=_OVERALL), timeout=timeout_seconds
             )
         except grpc.RpcError:
-            return False
+            return None
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Probe the port given as the only argument; return the exit status."""
-    if len(arguments) != 1 or not arguments[0].isascii() or not arguments[0].isdigit():
-        print("usage: python -m ecgshared.health PORT", file=sys.stderr)
+    """Probe ``[--alive] PORT``; return the exit status."""
+    *flags, port = arguments or [""]
+    if flags not in ([], ["--alive"]) or not port.isascii() or not port.isdigit():
+        print("usage: python -m ecgshared.health [--alive] PORT", file=sys.stderr)
         return 2
     try:
-        serving = is_serving(int(arguments[0]))
+        serving = is_serving(int(port))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    print("serving" if serving else "not serving")
-    return 0 if serving else 1
+    print({True: "serving", False: "not serving", None: "no answer"}[serving])
+    return 0 if serving or (serving is False and flags) else 1
 
 
 def _loopback(address: str) -> str:

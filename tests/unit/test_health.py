@@ -86,22 +86,31 @@ def test_a_closed_service_is_not_serving():
     server.set(True)
     assert is_serving(server.port)
     server.close()
-    assert not is_serving(server.port)
+    assert is_serving(server.port) is None
 
 
 def test_a_port_that_never_answers_is_not_serving():
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert not is_serving(silent.getsockname()[1], timeout_seconds=0.2)
+        assert is_serving(silent.getsockname()[1], timeout_seconds=0.2) is None
 
 
 def test_the_prober(health):
     """Exit status 1 and 0, also with a proxy in the environment that leads nowhere."""
     assert probe(str(health.port)).returncode == 1
+    assert main(["--alive", str(health.port)]) == 0
     health.set(True)
     assert probe(str(health.port), http_proxy="http://127.0.0.1:9", no_proxy="").returncode == 0
 
 
-@pytest.mark.parametrize("arguments", [[], ["x"], ["1", "2"], ["-1"], ["0"], ["70000"], ["²"]])
+def test_nobody_is_not_alive(health):
+    port = health.port
+    health.close()
+    assert main(["--alive", str(port)]) == main([str(port)]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--alive"], ["--live", "1"], ["x"], ["1", "2"], ["-1"], ["0"], ["70000"], ["²"]]
+)
 def test_a_wrong_call_of_the_prober(arguments, capsys):
     assert main(arguments) == 2
     assert capsys.readouterr().err
