@@ -138,7 +138,7 @@ class CvaeConfig(Config):
     latent: int = Field(default=16, ge=1, le=256)
     hidden: int = Field(default=256, ge=1, le=4096)
     sources: int = Field(default=4, ge=1, le=64, description="waves that the conditions mix to leads; a dipole has 3")
-    noise_uv: float = Field(default=40.0, gt=0, description="SD of what no latent explains: weighs error against KL")
+    noise_uv: float = Field(default=80.0, gt=0, description="SD of what no latent explains: weighs error against KL")
     kl_weight: float = Field(default=1.0, ge=0)
     kl_warmup: float = Field(default=0.3, ge=0, le=1, description="share of the rounds over which kl_weight rises")
     condition_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of ECGs trained as if without any")

@@ -13,6 +13,7 @@ STAGES: tuple[str, ...] = (
     "calibrate",
     "threshold",
     "evaluate",
+    "generate",
     "survival",
     "survival_evaluate",
 )
