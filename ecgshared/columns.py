@@ -84,13 +84,14 @@ STANDARD_COLUMNS: dict[str, Column] = {
         Column("diabetes", "flag", "1 if diabetes is known at the ECG"),
         Column("hypertension", "flag", "1 if hypertension is known at the ECG"),
         Column("previous_mi", "flag", "1 if a myocardial infarction before the ECG is known"),
+        Column("ecg_age", "number", "age a network reads from the ECG, years", 0, 150),
         *ANATOMY,
     )
 }
 """Any other column a study needs (a binary label, say) is mapped under the site's ``labels:``."""
 
 COVARIATES: tuple[str, ...] = (
-    *("lvef", "bmi", "heart_failure", "diabetes", "hypertension", "previous_mi"),
+    *("lvef", "bmi", "heart_failure", "diabetes", "hypertension", "previous_mi", "ecg_age"),
     *(column.name for column in ANATOMY),
 )
 """What a study may name as ``covariates``, beside age and sex."""

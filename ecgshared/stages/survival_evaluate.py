@@ -19,7 +19,7 @@ Result JSON::
      "curve": {"survival", "low", "high", "at_risk": [...]}}]}
     POOLED = {"harrell", ..., "slope", "difference" as MODEL, "heterogeneity": {"harrell", "slope": {"q", "p", "i2",
      "tau2"}}, "log_rank": {"chi2", "degrees", "p", "sites"}, "groups": [{"ecgs", "events", "curve": {"survival", "low",
-     "high", "sites"}}]}
+     "high", "at_risk", "sites"}}]}
 
 ``difference`` is to the step's first model. Pooled concordance and AUC are the event-weighted means of the sites' own
 (pairs within a site only), Brier scores the ECG-weighted ones, slope and expected over observed combine by inverse

@@ -202,14 +202,18 @@ def _pooled_group(local: Mapping[str, LocalResults], i: int, k: int, times: Floa
             curves.append((float(r.group_counts[i, k, 0]), filled, filled * error))
             sites.append(site)
     empty: list[float | None] = [None] * len(times)
-    curve: dict[str, Any] = {"survival": empty, "low": empty, "high": empty, "sites": sites}
+    curve: dict[str, Any] = {"survival": empty, "low": empty, "high": empty, "at_risk": empty, "sites": sites}
     if curves:
         weight = np.array([c[0] for c in curves])
         weight = weight / weight.sum()
         survival = weight @ np.array([c[1] for c in curves])
         se = np.sqrt(weight**2 @ np.array([c[2] for c in curves]) ** 2)
         low, high = _band(survival, se)
-        curve |= {"survival": numbers(survival), "low": numbers(low), "high": numbers(high)}
+        # A time that one of these sites does not tell of has no total.
+        still = np.sum([local[site].curves[i, k, :, 2] for site in sites], axis=0)
+        curve |= dict(
+            zip(("survival", "low", "high", "at_risk"), map(numbers, (survival, low, high, still)), strict=True)
+        )
     return {
         "ecgs": number(counts[:, 0].sum()),
         "events": number(counts[:, 1].sum()),

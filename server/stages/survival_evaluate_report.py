@@ -33,6 +33,7 @@ def evaluation_sections(artefact: Artefact) -> list[Section]:
     for group, pooled in r["pooled"].items():
         blocks += [_curves(r, group, name, pooled["models"][name]) for name in r["models"]]
     blocks += [_calibration(r, name) for name in r["models"]]
+    blocks.append(_still_followed(r))
     blocks.append(_left_out(r))
     return [Section(f"Survival judged: {artefact.step}", blocks)]
 
@@ -135,9 +136,8 @@ def _differences(r: dict[str, Any], name: str) -> Forest:
 
 
 def _curves(r: dict[str, Any], group: str, name: str, pooled: dict[str, Any]) -> Figure:
-    names = _RISK.get(len(pooled["groups"]), tuple(f"risk group {k + 1}" for k in range(len(pooled["groups"]))))
     series = []
-    for label, g in zip(names, pooled["groups"], strict=True):
+    for label, g in zip(_risk_names(pooled), pooled["groups"], strict=True):
         c = g["curve"]
         counted = "" if g["ecgs"] is None else f", {g['ecgs']:.0f} ECGs, {g['events']:.0f} events"
         told = any(v is not None for v in c["survival"])
@@ -165,6 +165,25 @@ def _curves(r: dict[str, Any], group: str, name: str, pooled: dict[str, Any]) ->
         caption=f"Groups were cut at quantiles of the training patients. Sites' Kaplan-Meier curves, read where enough "
         f"patients leave between two times, joined by straight lines of log survival and weighted by ECGs. {words}",
     )
+
+
+def _still_followed(r: dict[str, Any]) -> Table:
+    times = r["times"]
+    every = max(1, len(times) // 4)
+    shown = range(every - 1, len(times), every)
+    rows: list[list[Cell]] = [
+        [_GROUPS[group], name, label, g["ecgs"], *(g["curve"]["at_risk"][t] for t in shown)]
+        for group, pooled in r["pooled"].items()
+        for name, model in pooled["models"].items()
+        for label, g in zip(_risk_names(model), model["groups"], strict=True)
+    ]
+    columns = ["", "model", "risk group", "at the ECG", *(f"{times[t]:g} years" for t in shown)]
+    return Table("ECGs still followed", columns, rows, note="Of the sites whose curves are drawn.")
+
+
+def _risk_names(model: dict[str, Any]) -> tuple[str, ...]:
+    n = len(model["groups"])
+    return _RISK.get(n, tuple(f"risk group {k + 1}" for k in range(n)))
 
 
 def _p(p: float) -> str:

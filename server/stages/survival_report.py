@@ -140,7 +140,7 @@ def _forest(model: dict[str, Any], column: str, sd: float | None) -> Forest:
         f"hazard ratio, {unit}",
         reference=1.0,
         log=True,
-        caption=f"Sites' own fits and their combination. {_spread(f)}",
+        caption=f"Sites' own fits and their combination. {_spread(f, per)}",
     )
 
 
@@ -153,7 +153,7 @@ def _row(label: str, value: float | None, half: float | None, per: float, **keys
     return ForestRow(label, middle, low, high, **keys)
 
 
-def _spread(h: dict[str, Any]) -> str:
+def _spread(h: dict[str, Any], per: float) -> str:
     if h["q"] is None or h["p"] is None:
         return "One site has no heterogeneity."
-    return f"Heterogeneity: Q {h['q']:.2f} (p {h['p']:.2f}), I2 {100 * h['i2']:.0f}%, tau2 {h['tau2']:.3g}."
+    return f"Heterogeneity: Q {h['q']:.2f} (p {h['p']:.2f}), I2 {100 * h['i2']:.0f}%, tau2 {h['tau2'] * per**2:.3f}."
