@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 
 from client.ingest_cli import ingest
+from client.network_cli import COMMANDS
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(ingest)
+for command in COMMANDS:
+    app.command()(command)
 
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="the site's file")]
 

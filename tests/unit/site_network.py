@@ -1,0 +1,292 @@
+"""A throw-away coordinator for a site's tests: an authority, and a real SuperLink of Flower behind TLS on loopback.
+
+The SuperLink is Flower's own application with its state in memory, served in this process; it demands a client
+certificate, as the coordinator's proxy does. What a ServerApp would do is done on its state directly.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from flwr.app import Message, RecordDict
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.task_identity import TaskIdentity
+
+from client import approvals, enrol
+from client.settings import SiteSettings, load_site
+from ecgshared.fingerprint import code_sha256
+from ecgshared.stages.protocol import Request
+from ecgshared.wire import encode_request, to_records
+
+ENVELOPE = Path(__file__).resolve().parents[2] / "deploy" / "envelope"
+_DAY = datetime.timedelta(days=1)
+
+
+class Authority:
+    """A certificate authority of its own, and what it signs."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.key = ec.generate_private_key(ec.SECP384R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "throw-away authority")])
+        self.certificate = self._sign(name, self.key.public_key(), authority=True, issuer=name)
+        self.ca = folder / "ca.crt"
+        self.ca.write_bytes(self.certificate.public_bytes(Encoding.PEM))
+        server = ec.generate_private_key(ec.SECP384R1())
+        self.server_key, self.server_certificate = folder / "server.key", folder / "server.crt"
+        self.server_key.write_bytes(
+            server.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+        )
+        certificate = self._sign(
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")]), server.public_key(), server=True
+        )
+        self.server_certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
+
+    def issue(self, request: Path, *, days: float = 1.0, name: str | None = None, key: Any = None) -> bytes:
+        """Sign a request, as a coordinator would; ``name`` and ``key`` put others in the place of its own."""
+        asked = x509.load_pem_x509_csr(request.read_bytes())
+        subject = asked.subject if name is None else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = self._sign(subject, key or asked.public_key(), days=days)
+        return certificate.public_bytes(Encoding.PEM)
+
+    def _sign(
+        self, subject: x509.Name, key: Any, *, authority: bool = False, server: bool = False, days: float = 1.0,
+        issuer: x509.Name | None = None,
+    ) -> x509.Certificate:  # fmt: skip
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer or self.certificate.subject)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - 2 * _DAY)
+            .not_valid_after(now + days * _DAY)
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        )
+        if server:
+            import ipaddress
+
+            names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+            builder = builder.add_extension(names, critical=False)
+        return builder.sign(self.key, hashes.SHA384())
+
+
+class Coordinator:
+    """A SuperLink, and the part of a ServerApp that pushes questions and pulls answers."""
+
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        self.authority = Authority(folder)
+        self.port = port or free_port()
+        self.fab = _envelope()
+        self._server: Any = None
+        self.start()
+
+    def start(self) -> None:
+        """Start with an empty state, as after a crash."""
+        import uvicorn
+        from flwr.superlink.main import create_app
+
+        app = create_app()
+        app.state.enable_supernode_auth = True
+        self.state = app.state.linkstate_factory.state()
+        config = uvicorn.Config(
+            app, host="127.0.0.1", port=self.port, log_level="error", lifespan="off", timeout_graceful_shutdown=1,
+            ssl_certfile=str(self.authority.server_certificate), ssl_keyfile=str(self.authority.server_key),
+            ssl_ca_certs=str(self.authority.ca), ssl_cert_reqs=ssl.CERT_REQUIRED,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Stop; all its state is lost."""
+        self._server.should_exit = True
+        self._thread.join(10)
+
+    def register(self, key: Path) -> int:
+        """Let a site's key in; return its node's id."""
+        public = public_key_to_bytes(enrol.read_key(key).public_key())
+        return int(self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public, 0))
+
+    def run(
+        self, *, fab: bytes | None = None, fab_hash: str | None = None, overrides: dict[str, Any] | None = None
+    ) -> int:
+        """Start a run that ships ``fab``; ``fab_hash`` claims another hash than its own."""
+        stored = self.state.store_fab(Fab(_sha256(fab or self.fab), fab or self.fab, {}))
+        if fab_hash is not None:
+            self.state.fab_store[fab_hash] = self.state.fab_store[stored]
+        run_id = self.state.create_run(
+            "ecgfed/envelope", "0.1.0", fab_hash or stored, overrides or {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID,
+            TaskType.SERVER_APP,
+        )  # fmt: skip
+        task = self.state.run_ids[run_id].run.primary_task_id
+        assert self.state.claim_task(task)
+        assert self.state.activate_task(task)
+        return int(run_id)
+
+    def finish(self, run_id: int) -> None:
+        """End a run."""
+        assert self.state.stop_run(run_id)
+
+    def push(self, run_id: int, node_id: int, records: RecordDict, kind: str, *, ttl: float = 60.0) -> str:
+        """Put a question where the site will fetch it."""
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, 1
+        message = Message(records, node_id, kind, ttl=ttl)
+        message.metadata.__dict__["_message_id"] = message.object_id
+        objects = get_all_nested_objects(message)
+        tree = get_object_tree(message)
+        session = self.state.start_session(run_id)
+        bare = Message(RecordDict(), metadata=message.metadata)  # type: ignore[call-overload]
+        stored, wanted = self.state.store_message_and_object_tree(bare, tree, session)
+        assert stored
+        for object_id in wanted:
+            assert self.state.store_object(run_id, session, object_id, objects[object_id].deflate())
+        return str(message.metadata.message_id)
+
+    def ask(
+        self, run_id: int, node_id: int, study_hash: str, *, kind: str = "query.ask", run: str = "r", step: str = "s",
+        phase: str = "p", round: int = 0, ttl: float = 60.0, **arrays: np.ndarray,
+    ) -> str:  # fmt: skip
+        """Push a request."""
+        request = Request(study_hash, run, step, phase, round, arrays)
+        return self.push(run_id, node_id, to_records(encode_request(request)), kind, ttl=ttl)
+
+    def answer(self, run_id: int, message_id: str, seconds: float = 20.0) -> Message:
+        """Wait for the answer to a question."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            reply = self.peek(run_id, message_id)
+            if reply is not None:
+                return reply
+            time.sleep(0.02)
+        raise AssertionError("no answer")
+
+    def peek(self, run_id: int, message_id: str) -> Message | None:
+        """Return the answer to a question if it has come whole."""
+        reply_id = self.state.message_ins_id_to_message_res_id.get(message_id)
+        if reply_id is None:
+            return None
+        tree = self.state.object_store.get_object_tree(reply_id)
+        contents = {t.object_id: self.state.get_object(run_id, t.object_id) for t in iterate_object_tree(tree)}
+        if not all(contents.values()):
+            return None
+        found = inflate_object_from_contents(reply_id, contents)
+        assert isinstance(found, Message)
+        return found
+
+
+def join(coordinator: Coordinator, folder: Path, site: str = "north", **changes: Any) -> tuple[Path, SiteSettings]:
+    """Enrol a site by the very functions of ``ecgfed site``; return its file and settings, nothing approved yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kit = folder / f"{site}.kit.yaml"
+    kit.write_text(
+        yaml.safe_dump(
+            {
+                "format_version": 1,
+                "site": site,
+                "coordinator": f"127.0.0.1:{coordinator.port}",
+                "ca": coordinator.authority.ca.read_text(),
+                "envelope_sha256": _sha256(coordinator.fab),
+                "code_sha256": code_sha256(),
+                "invited": "2026-01-01T00:00:00Z",
+            }
+        )
+    )
+    site_file = folder / "site.yaml"
+    enrolled = enrol.start(kit, site_file)
+    if changes:
+        site_file.write_text(yaml.safe_dump({**yaml.safe_load(site_file.read_text()), **changes}))
+    settings = load_site(site_file)
+    (folder / "sent.crt").write_bytes(coordinator.authority.issue(enrolled.request))
+    enrol.install_certificate(settings, folder / "sent.crt")
+    return site_file, settings
+
+
+def approve_all(settings: SiteSettings, *studies: Path) -> None:
+    """Approve code, envelope and studies without a question."""
+    approvals.record(settings.state, "code", code_sha256(), "test")
+    approvals.record(settings.state, "envelope", enrol.network_of(settings).envelope, "test")
+    for study in studies:
+        approvals.approve_study(settings.state, study)
+
+
+class DaemonProcess:
+    """``ecgfed site start`` as a process of its own, its output kept."""
+
+    def __init__(self, site_file: Path, log: Path, **environment: str) -> None:
+        self._site_file, self.log, self._environment = site_file, log, environment
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "ecgshared", "site", "start", str(self._site_file)],
+                stdout=output,
+                stderr=output,
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | self._environment,
+            )
+
+    def restart(self) -> None:
+        """Start it again, after it was killed."""
+        self.process = self._start()
+
+    def wait_for(self, text: str, seconds: float = 30.0) -> None:
+        """Wait until it has said something."""
+        end = time.monotonic() + seconds
+        while text not in self.log.read_text():
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise AssertionError(f"{text!r} was not said (status {self.process.poll()}):\n{self.log.read_text()}")
+            time.sleep(0.05)
+
+    def end(self) -> int:
+        """End it as systemd would; return its status."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody holds now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _envelope() -> bytes:
+    from flwr.cli.build import build_fab_from_disk
+
+    return bytes(build_fab_from_disk(ENVELOPE))
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
