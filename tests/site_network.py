@@ -39,7 +39,7 @@ from ecgshared.fingerprint import code_sha256
 from ecgshared.stages.protocol import Request
 from ecgshared.wire import encode_request, to_records
 
-ENVELOPE = Path(__file__).resolve().parents[2] / "deploy" / "envelope"
+ENVELOPE = Path(__file__).resolve().parents[1] / "deploy" / "envelope"
 _DAY = datetime.timedelta(days=1)
 
 
