@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from client.latents import posterior_means
@@ -17,7 +16,7 @@ from client.site import SiteContext
 from client.training import load_model
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.models.config import CvaeConfig
-from ecgshared.models.cvae import Cvae
+from ecgshared.models.cvae import Cvae, decode_beats
 from ecgshared.stages.generate import AXES, FEATURES, Config, Judged, measured, trained_cvae
 from ecgshared.stages.protocol import Answer, Evidence, Request
 from ecgshared.stats.generative import (
@@ -228,7 +227,7 @@ def _beats(site: SiteContext, step: Config, arrays: Mapping[str, NDArray[Any]]) 
     learned = learned[store.known(learned)]
 
     def decoded(latent: F64) -> F32:
-        return decode(model, latent, conditions)
+        return decode_beats(model, latent, conditions)
 
     return Beats(
         x=store.batch(rows),
@@ -240,15 +239,3 @@ def _beats(site: SiteContext, step: Config, arrays: Mapping[str, NDArray[Any]]) 
         made=decoded(site.rng.standard_normal(z.shape)),
         trained=store.batch(learned),
     )
-
-
-@torch.no_grad()
-def decode(model: Cvae, z: F64, conditions: F64, *, batch_size: int = 256) -> F32:
-    """Return beats of latents (n, latent) and standardised conditions (n, C), shape = (n, 12, W), float32 mV."""
-    first = next(model.parameters())
-    out = np.empty((len(z), 12, model.samples), dtype=np.float32)
-    for start in range(0, len(z), batch_size):
-        part = slice(start, start + batch_size)
-        latent, given = (torch.as_tensor(a[part]).to(first.device, first.dtype) for a in (z, conditions))
-        out[part] = model.decode(latent, given).float().cpu().numpy()
-    return out

@@ -303,3 +303,17 @@ def build(
                     module.bias.uniform_(-bound, bound, generator=generator)
     model.start()
     return model.to(torch.float32 if dtype is None else dtype)
+
+
+@torch.no_grad()
+def decode_beats(
+    model: Cvae, z: NDArray[np.float64], conditions: NDArray[np.float64], *, batch_size: int = 256
+) -> NDArray[np.float32]:
+    """Return beats of latents (n, latent) and standardised conditions (n, C), shape = (n, 12, W), float32 mV."""
+    first = next(model.parameters())
+    out = np.empty((len(z), 12, model.samples), dtype=np.float32)
+    for start in range(0, len(z), batch_size):
+        part = slice(start, start + batch_size)
+        latent, given = (torch.as_tensor(a[part]).to(first.device, first.dtype) for a in (z, conditions))
+        out[part] = model.decode(latent, given).float().cpu().numpy()
+    return out
