@@ -1,0 +1,359 @@
+"""Does a conditional VAE change leads as the physics does? New persons of its in-silico population, moved in both.
+
+A person is recorded, with noise, as in the hospitals; heart and electrodes are measured with the scenario's errors, and
+the model sees those. Then heart or electrodes are moved. The forward model gives the true change of the noiseless beat,
+through the same filters; the model decodes with the conditions changed by as much and the latent held. Two ways: with
+each person's own latent (this person, moved), and with latents drawn from the prior, averaged over people (what is
+generated). Of every lead: correlation of the two changes over time, and the slope of the made on the true one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from client.median_beats import window_of
+from ecgshared.beats import median_beat
+from ecgshared.errors import ConfigError, RunError
+from ecgshared.leads import LEADS
+from ecgshared.models.config import BEAT_WINDOW_S
+from ecgshared.preprocess import preprocess
+from simulations.body import anatomy_of, heart_of
+from simulations.disease import People
+from simulations.generate_checkpoint import Checkpoint, load_checkpoint
+from simulations.heart import dipole, regular_rhythm
+from simulations.imaging import measured_anatomy
+from simulations.make import make_patients
+from simulations.recording import place_electrodes, record_ecgs
+from simulations.scenario import HospitalConfig, ImagingConfig, Scenario, load_scenario
+from simulations.survival import solve_baseline
+from simulations.torso import ELECTRODES, Anatomy, project, twelve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+LEAST_CHANGE_UV = 10.0
+"""Root mean square over time below which a lead does not change: no correlation is told, only what is made."""
+
+_CHUNK = 64
+_AXES = ("left", "posterior", "superior")
+_TURNS = ("frontal", "vertical", "tilt")
+
+
+@dataclass(frozen=True)
+class Move:
+    """A move of everybody: of the heart by degrees (frontal, vertical, tilt) or cm (left, posterior, superior), or of
+    V1 and V2 upwards by cm."""
+
+    name: str
+    turn_deg: tuple[float, float, float] = (0, 0, 0)
+    shift_cm: tuple[float, float, float] = (0, 0, 0)
+    v1_v2_cm: float = 0
+
+    def changes(self) -> dict[str, float]:
+        """Return what it adds to the conditions, by column."""
+        named = {f"heart_{turn}_deg": value for turn, value in zip(_TURNS, self.turn_deg, strict=True)}
+        named |= {f"heart_{axis}_cm": value for axis, value in zip(_AXES, self.shift_cm, strict=True)}
+        named |= {f"electrode_{name}_superior_cm": self.v1_v2_cm for name in ("V1", "V2")}
+        return {name: value for name, value in named.items() if value}
+
+
+MOVES: tuple[Move, ...] = (
+    *(Move(f"heart turned about the vertical {d:+g} deg", turn_deg=(0, d, 0)) for d in (-20, 20)),
+    *(Move(f"heart turned in the frontal plane {d:+g} deg", turn_deg=(d, 0, 0)) for d in (-20, 20)),
+    *(Move(f"heart tilted {d:+g} deg", turn_deg=(0, 0, d)) for d in (-20, 20)),
+    *(Move(f"heart to the left {d:+g} cm", shift_cm=(d, 0, 0)) for d in (-1, 1)),
+    *(Move(f"heart to the back {d:+g} cm", shift_cm=(0, d, 0)) for d in (-1, 1)),
+    *(Move(f"heart up {d:+g} cm", shift_cm=(0, 0, d)) for d in (-1, 1)),
+    *(Move(f"V1 and V2 up {d:+g} cm", v1_v2_cm=d) for d in (2, 4)),
+)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Persons as they are and as they are measured: ``beats`` recorded (n, 12, W), ``values`` conditions (n, C)."""
+
+    people: People
+    anatomy: Anatomy
+    electrodes_cm: F64
+    beats: F32
+    values: F64
+
+
+@dataclass(frozen=True)
+class LeadChange:
+    """One lead under one move. ``true_uv``, ``made_uv``: root mean square of the change, median over people."""
+
+    move: str
+    lead: str
+    true_uv: float
+    made_uv: float
+    correlation: float | None
+    slope: float | None
+
+
+def compare(
+    run: Path, scenario: str, *, step: str | None = None, people: int = 200, seed: int = 1, out: Path | None = None
+) -> dict[str, list[LeadChange]]:
+    """Run both ways, print a table and write ``consistency.json`` and ``consistency.png`` into ``out``.
+
+    Raises
+    ------
+    ConfigError : the scenario has no imaging. RunError : the model knows none of the moved conditions.
+    """
+    checkpoint = load_checkpoint(run, step)
+    world = load_scenario(scenario)
+    moves = [move for move in MOVES if set(move.changes()) <= set(checkpoint.conditions)]
+    if not moves:
+        raise RunError("the model has no condition of heart or electrodes to move", where=checkpoint.path)
+    cohort = draw_cohort(checkpoint, world, people, seed)
+    base = Forward(cohort, world, checkpoint)
+    true = {move.name: base.change(move) for move in moves}
+    own = checkpoint.encode(cohort.beats, cohort.values)
+    drawn = np.random.default_rng([seed, 2]).standard_normal(own.shape)
+    made = {way: made_changes(checkpoint, cohort, z, moves) for way, z in (("own", own), ("drawn", drawn))}
+    found = {
+        "own": [row for move in moves for row in compared(move.name, true[move.name], made["own"][move.name])],
+        "drawn": [
+            row
+            for move in moves
+            for row in compared(
+                move.name, true[move.name].mean(axis=0)[None], made["drawn"][move.name].mean(axis=0)[None]
+            )
+        ],
+    }
+    _show(found)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        text = {
+            "model": {"step": checkpoint.step, "weights_sha256": checkpoint.sha256},
+            "scenario": scenario,
+            "people": people,
+            "seed": seed,
+            "summary": {way: summary(rows) for way, rows in found.items()},
+            "leads": {way: [vars(row) for row in rows] for way, rows in found.items()},
+        }
+        (out / "consistency.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+        _figure(moves, true, made["drawn"], checkpoint.input.fs_hz).savefig(out / "consistency.png")
+    return found
+
+
+def summary(rows: list[LeadChange]) -> dict[str, float]:
+    """Return medians over leads and moves, the share of leads within the bounds, and what unmoved leads do."""
+    moved = [(row.correlation, row.slope) for row in rows if row.correlation is not None and row.slope is not None]
+    still = [row.made_uv for row in rows if row.correlation is None]
+    return {
+        "leads": len(moved),
+        "median_correlation": float(np.median([c for c, _ in moved])),
+        "median_slope": float(np.median([s for _, s in moved])),
+        "share_within": float(np.mean([c >= 0.9 and 0.75 <= s <= 1.25 for c, s in moved])),
+        "unmoved_leads_made_uv": float(np.median(still)) if still else 0.0,
+    }
+
+
+def draw_cohort(checkpoint: Checkpoint, world: Scenario, people: int, seed: int) -> Cohort:
+    """Draw persons whom no hospital of the scenario has seen, record them once and measure them."""
+    name, hospital = _hospital(world)
+    if hospital.imaging is None:
+        raise ConfigError("this scenario measures no anatomy", value=world.name, allowed="one with `imaging`")
+    rng = np.random.default_rng([world.seed, 10_000 + seed])
+    made = make_patients(rng, name, hospital, world, solve_baseline(world), people)
+    # The first ECG of each person.
+    first = np.unique(made.person, return_index=True)[1]
+    person, table = made.person[first], made.table.iloc[first].reset_index(drop=True)
+    electrodes = place_electrodes(rng, hospital.habits, len(person))
+    table = pd.concat([table, _measured(rng, made.people, person, electrodes, hospital.imaging, world)], axis=1)
+    who = made.people.rows(person, made.people.age[person] + made.at_years[first])
+    beats, known = _recorded(rng, who, electrodes, hospital, world, checkpoint)
+    values = _conditions(checkpoint, table)
+    who = who.rows(np.flatnonzero(known), who.age[known])
+    return Cohort(who, anatomy_of(who, world.physique), electrodes[known], beats, values[known])
+
+
+def _hospital(world: Scenario) -> tuple[str, HospitalConfig]:
+    names = list(world.hospitals)
+    chosen = next((name for name in names if not world.hospitals[name].trains), names[0])
+    return chosen, world.hospitals[chosen]
+
+
+def _measured(
+    rng: np.random.Generator,
+    people: People,
+    person: NDArray[np.int64],
+    electrodes: F64,
+    imaging: ImagingConfig,
+    world: Scenario,
+) -> pd.DataFrame:
+    return measured_anatomy(rng, people, person, electrodes, imaging, world.physique)
+
+
+def _recorded(
+    rng: np.random.Generator,
+    people: People,
+    electrodes: F64,
+    hospital: HospitalConfig,
+    world: Scenario,
+    checkpoint: Checkpoint,
+) -> tuple[F32, NDArray[np.bool_]]:
+    """Return the median beats of those whose recording shows one, and who they are."""
+    device, settings = hospital.devices[0], checkpoint.input
+    n = len(people.age)
+    beats: list[F32] = []
+    known = np.zeros(n, dtype=bool)
+    for start in range(0, n, _CHUNK):
+        rows = np.arange(start, min(start + _CHUNK, n))
+        who = people.rows(rows, people.age[rows])
+        calm = np.zeros(len(rows), dtype=bool)
+        signals = record_ecgs(
+            rng, who, calm, hospital, device, world.waveform, settings.seconds, electrodes[rows], world.physique
+        )
+        for row, signal in zip(rows, preprocess(signals, float(device.fs_hz), settings), strict=True):
+            beat = window_of(signal, settings.fs_hz)
+            if beat is not None:
+                beats.append(beat)
+                known[row] = True
+    return np.stack(beats), known
+
+
+def _conditions(checkpoint: Checkpoint, table: pd.DataFrame) -> F64:
+    columns = {name: table[name] for name in checkpoint.conditions if name in table}
+    columns["male"] = (table["sex"] == "M").astype(np.float64)
+    blank = pd.Series(np.full(len(table), np.nan))
+    return np.column_stack([columns.get(name, blank).to_numpy(dtype=np.float64) for name in checkpoint.conditions])
+
+
+class Forward:
+    """The noiseless beats of a cohort, as it is and moved, through the model's filters."""
+
+    def __init__(self, cohort: Cohort, world: Scenario, checkpoint: Checkpoint) -> None:
+        self._cohort, self._settings = cohort, checkpoint.input
+        n = len(cohort.people.age)
+        steady = regular_rhythm(np.full(n, 60.0, dtype=np.float32), self._settings.seconds)
+        heart = heart_of(cohort.people, world.waveform, world.physique)
+        self._waves = dipole(heart, steady, fs=self._settings.fs_hz, seconds=self._settings.seconds)
+        self._centre = np.zeros(n, dtype=np.int64)
+        base = self._signals(cohort.anatomy, cohort.electrodes_cm)
+        for i, signal in enumerate(base):
+            beat = median_beat(signal, self._settings.fs_hz)
+            if beat is None:
+                raise RunError("a noiseless recording shows no beats", value=i)
+            self._centre[i] = beat.qrs[len(beat.qrs) // 2]
+        self.base = self._cut(base)
+
+    def change(self, move: Move) -> F32:
+        """Return moved minus unmoved beats, shape = (n, 12, W), mV, cut at the same instants."""
+        anatomy, electrodes = self._cohort.anatomy, self._cohort.electrodes_cm.copy()
+        electrodes[:, [ELECTRODES.index("V1"), ELECTRODES.index("V2")], 2] += move.v1_v2_cm
+        moved = replace(
+            anatomy,
+            turn_rad=anatomy.turn_rad + np.deg2rad(move.turn_deg),
+            heart_cm=anatomy.heart_cm + np.array(move.shift_cm),
+        )
+        return self._cut(self._signals(moved, electrodes)) - self.base
+
+    def _signals(self, anatomy: Anatomy, electrodes: F64) -> F32:
+        leads = twelve(project(self._waves, anatomy, electrodes))
+        parts = [
+            preprocess(leads[start : start + _CHUNK], self._settings.fs_hz, self._settings)
+            for start in range(0, len(leads), _CHUNK)
+        ]
+        return np.concatenate(parts)
+
+    def _cut(self, signals: F32) -> F32:
+        fs = self._settings.fs_hz
+        before, after = round(-BEAT_WINDOW_S[0] * fs), round(BEAT_WINDOW_S[1] * fs)
+        beats = np.stack([x[:, c - before : c + after] for x, c in zip(signals, self._centre, strict=True)])
+        # The level before QRS, as of a median beat.
+        level = beats[:, :, before - round(0.09 * fs) : before - round(0.06 * fs)].mean(axis=2, keepdims=True)
+        return np.asarray(beats - level)
+
+
+def made_changes(checkpoint: Checkpoint, cohort: Cohort, z: F64, moves: list[Move]) -> dict[str, F32]:
+    """Return the change of each decoded beat under each move, latent held, shape = (n, 12, W), mV."""
+    base = checkpoint.decode(z, cohort.values)
+    out = {}
+    for move in moves:
+        values = cohort.values.copy()
+        for name, amount in move.changes().items():
+            values[:, checkpoint.conditions.index(name)] += amount
+        out[move.name] = checkpoint.decode(z, values) - base
+    return out
+
+
+def compared(move: str, true: F32, made: F32) -> list[LeadChange]:
+    """Compare changes (n, 12, W): of each lead the medians over people of correlation and slope over time."""
+    out = []
+    for i, lead in enumerate(LEADS):
+        a, b = true[:, i].astype(np.float64), made[:, i].astype(np.float64)
+        power = (a**2).sum(axis=1)
+        true_uv = 1000 * float(np.median(np.sqrt((a**2).mean(axis=1))))
+        made_uv = 1000 * float(np.median(np.sqrt((b**2).mean(axis=1))))
+        if true_uv < LEAST_CHANGE_UV:
+            out.append(LeadChange(move, lead, true_uv, made_uv, None, None))
+            continue
+        x, y = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+        together = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+        correlation = float(np.median((x * y).sum(axis=1) / np.maximum(together, 1e-12)))
+        slope = float(np.median((a * b).sum(axis=1) / power))
+        out.append(LeadChange(move, lead, true_uv, made_uv, correlation, slope))
+    return out
+
+
+def _show(found: dict[str, list[LeadChange]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    titles = {"own": "Each person's own latent, medians over people", "drawn": "Latents drawn, mean over people"}
+    for way, rows in found.items():
+        table = Table("move", "leads", "change, uV", "correlation", "lowest", "slope", title=titles[way])
+        for move in dict.fromkeys(row.move for row in rows):
+            moved = [(r.true_uv, r.correlation, r.slope) for r in rows if r.move == move and r.correlation is not None]
+            if not moved:
+                continue
+            size, correlation, slope = (np.array(column, dtype=np.float64) for column in zip(*moved, strict=True))
+            table.add_row(
+                *(move, str(len(moved)), f"{np.median(size):.0f}", f"{np.median(correlation):.2f}"),
+                *(f"{correlation.min():.2f}", f"{np.median(slope):.2f}"),
+            )
+        console.print(table)
+        s = summary(rows)
+        console.print(
+            f"over {s['leads']} leads that move: median correlation {s['median_correlation']:.3f}, median slope "
+            f"{s['median_slope']:.2f}; {100 * s['share_within']:.0f}% of them correlate to 0.9 with a slope within "
+            f"25%; leads that should not move change by {s['unmoved_leads_made_uv']:.1f} uV"
+        )
+
+
+def _figure(moves: list[Move], true: dict[str, F32], made: dict[str, F32], fs_hz: float) -> Figure:
+    """Draw the mean change of every lead, one row a move."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [move for move in moves if "+" in move.name]
+    figure = Figure(figsize=(16, 1.7 * len(shown) + 0.8), dpi=100, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(shown), 12, sharex=True, squeeze=False)
+    t = BEAT_WINDOW_S[0] * 1000 + np.arange(next(iter(true.values())).shape[2]) * 1000 / fs_hz
+    for row, move in zip(panels, shown, strict=True):
+        a, b = 1000 * true[move.name].mean(axis=0), 1000 * made[move.name].mean(axis=0)
+        limit = 1.1 * max(float(np.abs(a).max()), float(np.abs(b).max()), 20.0)
+        for i, panel in enumerate(row):
+            panel.plot(t, a[i], color="#9a9a9a", linewidth=1.8, label="forward model")
+            panel.plot(t, b[i], color="#c0392b", linewidth=0.9, label="conditional VAE")
+            panel.set_ylim(-limit, limit)
+            panel.tick_params(labelsize=6, labelleft=i == 0)
+            if row is panels[0]:
+                panel.set_title(LEADS[i], fontsize=9)
+        row[0].set_ylabel(move.name.replace(" about", "\nabout").replace(" in the", "\nin the") + "\nuV", fontsize=7)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    return figure
