@@ -130,6 +130,8 @@ def local_answer(
         first = first or found
         sizes = [group_size(rows.patient, rows.observed, model.group == k) for k in range(g)]
         shown = release_partition(np.array([s.patients for s in sizes]), None, limits)
+        if any(_differ_by_few(model.group, other.group, rows.patient, g, limits) for other in models[:i]):
+            shown[:] = False
         tested = log_rank(rows.years, rows.observed, model.group, g)
         excess[i], covariance[i] = tested.observed - tested.expected, tested.covariance
         # The test tells of each group: it leaves where every group that is not empty may be shown.
@@ -188,6 +190,24 @@ def local_answer(
             **dict.fromkeys(("excess", "covariance"), Evidence(ranked, np.full(m, whole.events))),
         },
     )
+
+
+def _differ_by_few(
+    one: NDArray[np.int64], other: NDArray[np.int64], patient: NDArray[np.int64], n: int, limits: DisclosureLimits
+) -> bool:
+    """Whether subtracting a group of one model from one of another would leave a few patients."""
+    if limits.withhold_nothing:
+        return False
+    for k in range(n):
+        for j in range(n):
+            a, b = one == k, other == j
+            # Groups with little in common tell nothing when subtracted.
+            if 2 * (a & b).sum() <= max(a.sum(), b.sum()):
+                continue
+            left = [len(np.unique(patient[part])) for part in (a & ~b, b & ~a)]
+            if any(0 < few < limits.min_patients for few in left):
+                return True
+    return False
 
 
 @dataclass(frozen=True)

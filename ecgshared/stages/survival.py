@@ -58,7 +58,7 @@ BASELINE_POINTS = 8
 """Times between 0 and the horizon at which the pooled baseline hazard is known."""
 SPREAD_EDGES = np.linspace(-4.0, 4.0, 33)
 """Bins of the linear predictor for the cuts of risk groups, divided by the length of the standardised coefficients."""
-QUESTIONS: dict[str, int] = {"residuals": 3, "single": 2, "baseline": 30, "spread": 3}
+QUESTIONS: dict[str, int] = {"cohort": 3, "residuals": 3, "single": 2, "baseline": 15, "spread": 2}
 """Different questions a site answers about one model; of the others ``max_rounds``."""
 
 

@@ -2,8 +2,11 @@
 
 One phase, ``local``: every site computes its own figures and sends scalars with their errors, survival curves of the
 risk groups that the fit fixed, read on a coarse grid, and the sums of the log-rank test. All that concerns groups is
-read in those same groups, so that no two numbers differ by a few people. Models are compared on the same patients: the
-interval of a difference comes from each patient's difference of influences.
+read in those same groups, and a model whose groups differ from those of an earlier model by a few patients only gives
+none: no two numbers may differ by a few people. A site judges two sets of models for one step and no more.
+
+Models are compared on the same patients: the interval of a difference comes from each patient's difference of
+influences.
 
 Result JSON::
 
@@ -47,7 +50,7 @@ FIGURES = ("harrell", "uno", "auc", "brier", "integrated_brier", "expected_over_
 """Estimates of each model, in the order of the payload's rows."""
 COMPARED = ("harrell", "uno", "auc")
 """Those whose difference to the first model is given."""
-QUESTIONS = 4
+QUESTIONS = 2
 """Different sets of models that a site evaluates for one step."""
 
 
