@@ -67,7 +67,7 @@ def kaplan_meier(
             spread = np.array([float(share @ share) for share in _log_influence(time, event, at, patient)])
     spread = np.where(survival > 0, spread, np.nan)
     log_se = np.sqrt(spread)
-    low, high = _log_log(survival, log_se)
+    low, high = log_log_interval(survival, log_se)
     followed = len(time) - np.searchsorted(np.sort(time), at, side="right")
     return Curve(at, followed.astype(np.float64), survival, log_se, low, high)
 
@@ -95,7 +95,8 @@ def _table(time: Floats, event: NDArray[np.bool_]) -> tuple[Floats, Floats, Floa
     return times, at_risk.astype(np.float64), deaths.astype(np.float64)
 
 
-def _log_log(survival: Floats, log_se: Floats) -> tuple[Floats, Floats]:
+def log_log_interval(survival: Floats, log_se: Floats) -> tuple[Floats, Floats]:
+    """Return the 95% interval symmetric in log(-log S), shape = (k,) each; NaN where S is 0, 1 or unknown."""
     z = float(norm.ppf(0.5 + CONFIDENCE / 2))
     open_ = (survival > 0) & (survival < 1)
     log_s = np.log(np.where(open_, survival, 0.5))

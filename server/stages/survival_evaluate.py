@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from ecgshared.stages.protocol import StepConfig
 from ecgshared.stages.survival import Config as FitConfig
 from ecgshared.stages.survival import columns_of
 from ecgshared.stages.survival_evaluate import COMPARED, FIGURES, Config, LocalResults, curve_times, fit_step
-from ecgshared.stats.influence import UNDEFINED, Estimate, estimate, interval
-from ecgshared.stats.kaplan_meier import LogRank
+from ecgshared.stats.influence import UNDEFINED, Estimate, estimate
+from ecgshared.stats.kaplan_meier import LogRank, log_log_interval
 from ecgshared.stats.meta_analysis import meta_analysis
 from server.conduct import Artefact, Conduct
 from server.report.sections import Section
@@ -106,7 +107,7 @@ def _site(r: LocalResults, fit: FitConfig, names: tuple[str, ...]) -> dict[str, 
 
 def _group(r: LocalResults, i: int, k: int) -> dict[str, Any]:
     survival, log_se, at_risk = r.curves[i, k].T
-    low, high = _band(survival, survival * log_se)
+    low, high = log_log_interval(survival, log_se)
     return {
         "ecgs": number(r.group_counts[i, k, 0]),
         "events": number(r.group_counts[i, k, 1]),
@@ -117,11 +118,6 @@ def _group(r: LocalResults, i: int, k: int) -> dict[str, Any]:
             for name, values in (("survival", survival), ("low", low), ("high", high), ("at_risk", at_risk))
         },
     }
-
-
-def _band(survival: Floats, se: Floats) -> tuple[Floats, Floats]:
-    pairs = [interval(float(s), float(e), "logit") for s, e in zip(survival, se, strict=True)]
-    return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
 
 
 def _pooled(local: Mapping[str, LocalResults], fit: FitConfig, times: Floats) -> dict[str, Any]:
@@ -188,7 +184,8 @@ def _log_rank(local: Mapping[str, LocalResults], i: int, g: int) -> dict[str, An
 def _pooled_group(local: Mapping[str, LocalResults], i: int, k: int, times: Floats) -> dict[str, Any]:
     """One risk group over the sites whose curve reaches the last time: the mean of their curves, weighted by ECGs.
 
-    Between a site's released times its log survival is taken as straight, its error as that of the next one.
+    Between a site's released times its log survival and the variance of it are taken as straight. The interval is the
+    plain one, symmetric about the mean: there is none on another scale where hardly anybody had the event.
     """
     counts = np.array([r.group_counts[i, k] for r in local.values()])
     curves: list[tuple[float, Floats, Floats]] = []
@@ -197,9 +194,10 @@ def _pooled_group(local: Mapping[str, LocalResults], i: int, k: int, times: Floa
         survival, log_se, _ = r.curves[i, k].T
         known = np.isfinite(survival) & np.isfinite(log_se) & (survival > 0)
         if np.isfinite(r.group_counts[i, k, 0]) and known.any() and known[-1]:
-            filled = np.exp(np.interp(times, np.append(0.0, times[known]), np.append(0.0, np.log(survival[known]))))
-            error = log_se[known][np.searchsorted(times[known], times, side="left")]
-            curves.append((float(r.group_counts[i, k, 0]), filled, filled * error))
+            at = np.append(0.0, times[known])
+            filled = np.exp(np.interp(times, at, np.append(0.0, np.log(survival[known]))))
+            variance = np.interp(times, at, np.append(0.0, log_se[known] ** 2))
+            curves.append((float(r.group_counts[i, k, 0]), filled, filled * np.sqrt(variance)))
             sites.append(site)
     empty: list[float | None] = [None] * len(times)
     curve: dict[str, Any] = {"survival": empty, "low": empty, "high": empty, "at_risk": empty, "sites": sites}
@@ -208,7 +206,8 @@ def _pooled_group(local: Mapping[str, LocalResults], i: int, k: int, times: Floa
         weight = weight / weight.sum()
         survival = weight @ np.array([c[1] for c in curves])
         se = np.sqrt(weight**2 @ np.array([c[2] for c in curves]) ** 2)
-        low, high = _band(survival, se)
+        z = float(norm.ppf(0.975))
+        low, high = np.clip(survival - z * se, 0.0, 1.0), np.clip(survival + z * se, 0.0, 1.0)
         # A time that one of these sites does not tell of has no total.
         still = np.sum([local[site].curves[i, k, :, 2] for site in sites], axis=0)
         curve |= dict(

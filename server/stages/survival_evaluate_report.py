@@ -11,6 +11,7 @@ from server.stages.evaluate_report import span
 from server.stages.survival_report import EVENTS, missing
 
 _GROUPS = {"training": "lockboxes of the training sites", "zero_shot": "zero-shot sites"}
+_SHORT = {"training": "pooled, training", "zero_shot": "pooled, zero-shot"}
 _RISK = {2: ("lower half", "upper half"), 3: ("lowest tertile", "middle tertile", "highest tertile")}
 
 
@@ -48,7 +49,9 @@ def _keys(r: dict[str, Any]) -> list[Block]:
                 note += f"; {difference['value']:+.3f} ({_interval(difference)}) on {r['reference']}"
             if pooled["events"] is not None:
                 note += f"; {pooled['events']:.0f} events"
-            keys.append(Key(f"Harrell's C, {name}, {_GROUPS[group]}", m["harrell"]["value"], note))
+            keys.append(
+                Key(f"Harrell's C, {EVENTS[r['event']]}, {name}, {_GROUPS[group]}", m["harrell"]["value"], note)
+            )
     return keys
 
 
@@ -58,7 +61,7 @@ def _interval(e: dict[str, Any]) -> str:
 
 def _lines(r: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """(label, counts, models) of pooled groups, then sites that took part."""
-    lines = [(f"pooled, {_GROUPS[g]}", p, p["models"]) for g, p in r["pooled"].items()]
+    lines = [(_SHORT[g], p, p["models"]) for g, p in r["pooled"].items()]
     return lines + [(site, s, s["models"]) for site, s in r["sites"].items() if not s["reason"]]
 
 
@@ -66,8 +69,8 @@ def _discrimination(r: dict[str, Any]) -> Table:
     rows: list[list[Cell]] = []
     for label, counts, models in _lines(r):
         for name, m in models.items():
-            difference = "-" if name == r["reference"] else _signed(m["difference"]["harrell"])
-            difference_uno = "-" if name == r["reference"] else _signed(m["difference"]["uno"])
+            difference = "-" if name == r["reference"] else span(m["difference"]["harrell"])
+            difference_uno = "-" if name == r["reference"] else span(m["difference"]["uno"])
             rows.append(
                 [
                     label,
@@ -110,22 +113,15 @@ def _accuracy(r: dict[str, Any]) -> Table:
     return Table("Calibration and accuracy", columns, rows, note=note)
 
 
-def _signed(e: dict[str, Any]) -> str | None:
-    if e["value"] is None or e["low"] is None:
-        return None if e["value"] is None else f"{e['value']:+.3f}"
-    return f"{e['value']:+.3f} ({e['low']:+.3f} to {e['high']:+.3f})"
-
-
 def _differences(r: dict[str, Any], name: str) -> Forest:
     rows = []
     for site, s in r["sites"].items():
         if not s["reason"]:
             e = s["models"][name]["difference"]["harrell"]
             rows.append(ForestRow(site, e["value"], e["low"], e["high"], weight=s["events"]))
-    short = {"training": "pooled, training", "zero_shot": "pooled, zero-shot"}
     for group, pooled in r["pooled"].items():
         e = pooled["models"][name]["difference"]["harrell"]
-        rows.append(ForestRow(short[group], e["value"], e["low"], e["high"], pooled=True))
+        rows.append(ForestRow(_SHORT[group], e["value"], e["low"], e["high"], pooled=True))
     return forest(
         f"Harrell's C: {name} less {r['reference']}",
         rows,
@@ -162,8 +158,9 @@ def _curves(r: dict[str, Any], group: str, name: str, pooled: dict[str, Any]) ->
         series,
         "years after the ECG",
         "free of the event",
-        caption=f"Groups were cut at quantiles of the training patients. Sites' Kaplan-Meier curves, read where enough "
-        f"patients leave between two times, joined by straight lines of log survival and weighted by ECGs. {words}",
+        caption="Groups were cut at quantiles of the training patients. Sites' Kaplan-Meier curves, read where enough "
+        "patients leave between two times, joined by straight lines of log survival and weighted by ECGs. A site "
+        f"withholds the curve of a group with too few events. {words}",
     )
 
 
