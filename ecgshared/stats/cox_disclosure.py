@@ -1,20 +1,26 @@
 """When a site may send the sums of a Cox model, and on which time grid.
 
 What could be learnt: subtracting the risk-set sums of neighbouring grid times leaves the sums over those who left
-in between. With one leaver, at coefficients of 0, these ARE that person's covariates. And every further round gives
-the same people's sums under other weights, so that a few people asked about many times could be solved for. Hence:
+in between. With one leaver, at coefficients of 0, these ARE that person's covariates. Every further round gives the
+same people's sums under other weights: five people asked about eight times are found by least squares. And a
+coordinator that asks at very large coefficients puts all the weight on one person. Hence:
 
 * a site takes part with ``min_patients`` patients and ``min_events`` events, and in a model with ``p`` covariates only
-  while the numbers it sends in all rounds are fewer than those it holds (patients x p);
+  while it holds (patients x p) more numbers than it sends in all rounds;
 * in each interval at least ``min_leavers`` patients leave, and of those who die in it, and of those who leave
   otherwise, there are none or as many: subtraction gives each of the two groups;
-* for an interval, too, the numbers sent in all rounds must be fewer than those held: with r rounds a group has more
-  than r (p + 1) / p patients;
-* those still at risk at the last grid time are at least ``min_patients``: no small tail.
+* such a group holds more than ``held_per_number`` times as many: with r rounds it has more than ``held_per_number`` x
+  r (p + 1) / p patients;
+* those still at risk at the last grid time are at least ``min_patients``: no small tail;
+* nobody carries more than ``max_share`` of a group's weight at the coefficients asked about (the dominance rule of
+  Hundepool et al., Statistical Disclosure Control, Wiley, 2012, chapter 4).
 
-Fewer numbers than unknowns means that no system of equations, linear or not, has the group's covariates as its only
-solution in the real numbers. It is no proof for covariates of few possible values, and what remains disclosed is real:
-mean covariates of groups of about ten patients and their times. Only secure aggregation hides those of a single site.
+With fewer numbers than unknowns no system of equations, linear or not, determines a group's covariates where these are
+continuous; with half as many its solutions lie far apart. The limits of this, plainly: it does NOT hold for covariates
+of few values (two yes-or-no covariates have four combinations, and two rounds give how many of an interval's leavers
+have each); an outlier weighs more than the others, and a coordinator that asks at far-flung coefficients can pin it
+narrowly; and means over groups of a dozen patients, with the interval in which they left, are disclosed in any case.
+Only secure aggregation hides those of a single site.
 """
 
 from __future__ import annotations
@@ -28,25 +34,26 @@ from pydantic import Field
 
 from ecgshared.config import Config
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
-from ecgshared.stats.cox import Bools, Floats, Ints
+from ecgshared.stats.cox import Bools, Floats, Ints, SurvivalRows
 
 
 class CoxLimits(Config):
-    """A site's minimum groups for a Cox model. The defaults of ``fewer_numbers_than_held`` count equations."""
+    """A site's minimum groups for a Cox model."""
 
     min_patients: int = Field(default=10, ge=1, description="patients at the site, and in the last risk set")
     min_events: int = Field(default=10, ge=1, description="patients of the site with the event")
     min_leavers: int = Field(default=5, ge=1, description="patients who leave in an interval, and who die in it")
-    fewer_numbers_than_held: bool = Field(default=True, description="no more numbers leave than the group holds")
+    max_share: float = Field(default=0.5, gt=0, le=1, description="of a group's weight that one patient may carry")
+    held_per_number: float = Field(default=2.0, ge=0, description="numbers an interval's group holds for each it sends")
 
     def group(self, n_covariates: int, rounds: int) -> int:
         """Return the least group behind p + 1 numbers sent in each of ``rounds`` rounds."""
-        if not self.fewer_numbers_than_held:
-            return self.min_leavers
-        return max(self.min_leavers, rounds * (n_covariates + 1) // max(n_covariates, 1) + 1)
+        sent = self.held_per_number * rounds * (n_covariates + 1)
+        return max(self.min_leavers, int(sent // max(n_covariates, 1)) + 1 if sent else 1)
 
 
-NO_LIMITS = CoxLimits(min_patients=1, min_events=1, min_leavers=1, fewer_numbers_than_held=False)
+NO_LIMITS = CoxLimits(min_patients=1, min_events=1, min_leavers=1, max_share=1.0, held_per_number=0.0)
+"""Simulation and tests only."""
 
 
 def require_site(
@@ -79,7 +86,7 @@ def require_site(
     if events < limits.min_events:
         raise Refused(RefusalCode.TOO_FEW, "the site has too few events", value=events, allowed=">= min_events")
     sent = rounds * ((p + 1) * (p + 2) // 2 + intervals * 2 * (p + 1))
-    if limits.fewer_numbers_than_held and sent >= patients * p:
+    if limits.held_per_number and sent >= patients * p:
         raise Refused(
             RefusalCode.TOO_FEW,
             "the site would send as many numbers as it holds",
@@ -198,4 +205,37 @@ def require_grid(
             "too few patients leave in an interval of the time grid",
             value=int(np.argmin(ok)),
             remedy="a coarser grid",
+        )
+
+
+def require_no_dominance(
+    rows: SurvivalRows, patient: NDArray[Any], beta: Floats, limits: CoxLimits, *, by_interval: bool
+) -> None:
+    """Refuse coefficients at which one patient carries most of a group's weight.
+
+    Parameters
+    ----------
+    patient : int array, in the order of the arrays given to ``prepare``.
+    by_interval : True in the exact mode, where those who die, and those who leave otherwise, are a group in every
+        interval; False in the stratified mode, where only sums over the site leave.
+
+    Raises
+    ------
+    Refused : ``TOO_FEW``.
+    """
+    # Twice the interval, one more for those who die.
+    group = 2 * rows.interval + rows.event if by_interval else np.zeros(len(rows.x), dtype=np.int64)
+    eta = rows.x @ beta
+    # Against the largest of each group, or the weights of a whole group could vanish and pass.
+    largest = np.full(int(group.max(initial=0)) + 1, -np.inf)
+    np.maximum.at(largest, group, eta)
+    pairs, member = np.unique(np.stack([group, np.asarray(patient)[rows.row]]), axis=1, return_inverse=True)
+    carried = np.bincount(member.ravel(), weights=rows.weight * np.exp(eta - largest[group]))
+    share = carried / np.bincount(pairs[0], weights=carried)[pairs[0]]
+    if not (share <= limits.max_share).all():
+        raise Refused(
+            RefusalCode.TOO_FEW,
+            "at these coefficients one patient carries most of a group's weight",
+            value=float(share.max()),
+            allowed=f"at most {limits.max_share:g}",
         )
