@@ -58,14 +58,15 @@ class Charge:
 
 
 class Ledger:
-    """The privacy ledger below a site's ``state`` folder. Nothing is opened before it is asked.
+    """The privacy ledger below a site's ``state`` folder; one object for each request.
 
-    Any number of processes may use it at once. Reading raises :class:`PrivacyError` where the ledger is damaged,
+    Nothing is opened before it is asked. Any number of processes may use it at once. Reading raises :class:`PrivacyError` where the ledger is damaged,
     gone or edited; :meth:`charge` and :meth:`answered` refuse, as a site must answer with a code.
     """
 
     def __init__(self, state: Path) -> None:
         self._store = LedgerStore(state)
+        self._begun: set[tuple[str, str, str, int]] = set()
 
     def charge(
         self,
@@ -104,7 +105,8 @@ class Ledger:
             raise Refused(RefusalCode.PRIVACY_REQUIRED, "no charge can be made of this plan", value=asked)
         with self._refusing(), self._store.transaction() as lines:
             earlier = [c for c in _charges(lines.read) if c.study == study]
-            if any(_begun(c, asked) for c in earlier):
+            if any(_pays_for(c, asked) for c in earlier):
+                self._begun.add(asked.key)
                 return earlier[-1].epsilon
             epsilon = _composed([*earlier, asked], least_delta=cap.max_delta)[0]
             # An accountant's grid may differ by a hair between two histories; what was spent stays spent.
@@ -118,21 +120,28 @@ class Ledger:
                     allowed=f"at most {cap.max_epsilon:g}",
                 )
             lines.add({"kind": "charge", **asdict(replace(asked, epsilon=epsilon))})
+        self._begun.add(asked.key)
         return epsilon
 
-    def answered(self, *, study: str, run: str, step: str, round: int) -> None:
-        """Write that an answer of a charged round is made; called before it can leave.
+    def answered(self) -> None:
+        """Write that an answer is made of what was charged through this object; called before it can leave.
+
+        Does nothing where nothing was charged.
 
         Raises
         ------
-        Refused : INTERNAL where no charge stands open: another process answered the round meanwhile, and the outbox
-            has its answer. Otherwise as :meth:`charge`.
+        Refused : INTERNAL where the charge does not stand open any more: another process answered the round meanwhile,
+            and the outbox has its answer. Otherwise as :meth:`charge`.
         """
+        if not self._begun:
+            return
         with self._refusing(), self._store.transaction() as lines:
-            key = (study, run, step, int(round))
-            if not any(c.key == key and not c.answered for c in _charges(lines.read)):
-                raise Refused(RefusalCode.INTERNAL, "no charge stands open for this round")
-            lines.add({"kind": "answer", "at": _now(), "study": study, "run": run, "step": step, "round": key[3]})
+            standing = {c.key for c in _charges(lines.read) if not c.answered}
+            for key in sorted(self._begun):
+                if key not in standing:
+                    raise Refused(RefusalCode.INTERNAL, "no charge stands open for this round")
+                lines.add({"kind": "answer", "at": _now(), **dict(zip(_KEY, key, strict=True))})
+        self._begun.clear()
 
     def entries(self) -> list[Charge]:
         """Return every charge, the oldest first."""
@@ -174,7 +183,10 @@ class Ledger:
             ) from error
 
 
-def _begun(charge: Charge, asked: Charge) -> bool:
+_KEY = ("study", "run", "step", "round")
+
+
+def _pays_for(charge: Charge, asked: Charge) -> bool:
     """Tell whether ``charge`` already pays for what is asked."""
     same = (charge.key, charge.spent, charge.delta) == (asked.key, asked.spent, asked.delta)
     return same and not charge.answered

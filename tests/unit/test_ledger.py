@@ -37,10 +37,6 @@ def charge(ledger, round=1, *, study=STUDY, run="first", step="risk", steps=40, 
     )
 
 
-def answered(ledger, round=1, *, run="first", step="risk"):
-    ledger.answered(study=STUDY, run=run, step=step, round=round)
-
-
 def refusal(call, *args, **kwargs):
     with pytest.raises(Refused) as refused:
         call(*args, **kwargs)
@@ -144,23 +140,34 @@ class TestOncePerAnswer:
         once = charge(ledger)
         assert charge(Ledger(tmp_path)) == once
         assert [c.answered for c in ledger.entries()] == [False]
-        answered(ledger)
+        ledger.answered()
         assert charge(ledger) > once
         assert [c.answered for c in ledger.entries()] == [True, False]
 
     def test_two_answers_of_one_charge_are_not_made(self, tmp_path):
-        ledger = Ledger(tmp_path)
-        charge(ledger)
-        charge(ledger)
-        answered(ledger)
-        assert refusal(answered, ledger) is RefusalCode.INTERNAL
-        assert refusal(answered, ledger, 2) is RefusalCode.INTERNAL
+        """Two processes train the same round: the slower one must not let its own noise out for one price."""
+        fast, slow = Ledger(tmp_path), Ledger(tmp_path)
+        charge(slow)
+        charge(fast)
+        fast.answered()
+        assert refusal(slow.answered) is RefusalCode.INTERNAL
+        assert len(fast.entries()) == 1
+
+    def test_an_answer_closes_what_was_charged_through_the_same_object(self, tmp_path):
+        begun = Ledger(tmp_path)
+        charge(begun)
+        charge(Ledger(tmp_path), 2)
+        begun.answered()
+        begun.answered()
+        Ledger(tmp_path / "nothing charged").answered()
+        assert [c.answered for c in begun.entries()] == [True, False]
+        assert not (tmp_path / "nothing charged").exists()
 
     def test_another_plan_for_the_same_round_is_a_charge_of_its_own(self, tmp_path):
         ledger = Ledger(tmp_path)
         once = charge(ledger)
         assert charge(ledger, plan=plan(1.2)) > once
-        answered(ledger)
+        ledger.answered()
         assert all(c.answered for c in ledger.entries())
 
     def test_each_round_step_and_run_is_charged(self, tmp_path):
@@ -387,12 +394,13 @@ class TestHands:
         shutil.copytree(three_charges, state)
         ledger = Ledger(state)
         assert len(ledger.entries()) == 3
+        charge(ledger, 3)
         edit(state)
         with pytest.raises(PrivacyError, match="privacy ledger"):
             ledger.spent(STUDY)
         assert refusal(charge, ledger, 4) is RefusalCode.BUDGET_SPENT
         assert refusal(charge, ledger, 1) is RefusalCode.BUDGET_SPENT
-        assert refusal(answered, ledger) is RefusalCode.BUDGET_SPENT
+        assert refusal(ledger.answered) is RefusalCode.BUDGET_SPENT
 
     def test_an_older_copy_is_noticed(self, tmp_path):
         ledger, backup = Ledger(tmp_path / "state"), tmp_path / "backup"
@@ -408,7 +416,7 @@ class TestHands:
         """The whole state copied is a backup that opens: the same charges, to the last bit."""
         ledger = Ledger(tmp_path / "state")
         charge(ledger, plan=plan(2.3456789012345678, 1 / 30))
-        answered(ledger)
+        ledger.answered()
         shutil.copytree(tmp_path / "state", tmp_path / "copy")
         assert Ledger(tmp_path / "copy").entries() == ledger.entries()
         assert ledger.entries()[0].spent == Spent(2.3456789012345678, 1 / 30, 40)
