@@ -60,8 +60,9 @@ class Charge:
 class Ledger:
     """The privacy ledger below a site's ``state`` folder; one object for each request.
 
-    Nothing is opened before it is asked. Any number of processes may use it at once. Reading raises :class:`PrivacyError` where the ledger is damaged,
-    gone or edited; :meth:`charge` and :meth:`answered` refuse, as a site must answer with a code.
+    Nothing is opened before it is asked, and any number of processes may use it at once. Reading raises
+    :class:`PrivacyError` where the ledger is damaged, gone or edited; :meth:`charge` and :meth:`answered` refuse, as a
+    site must answer with a code.
     """
 
     def __init__(self, state: Path) -> None:
