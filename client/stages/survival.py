@@ -40,7 +40,7 @@ from ecgshared.stats.cox import (
     risk_sums,
     stratified_sums,
 )
-from ecgshared.stats.cox_disclosure import require_grid, require_site, servable
+from ecgshared.stats.cox_disclosure import CoxLimits, require_grid, require_no_dominance, require_site, servable
 from ecgshared.stats.cox_fit import Moments, newton_fit
 from ecgshared.stats.cox_residuals import ResidualTerms, residual_terms, schoenfeld_sums, score_meat, score_residuals
 from ecgshared.stats.influence import by_patient
@@ -63,10 +63,18 @@ class Asked:
     rows: SurvivalRows
     coef: Floats
     grid: Floats | None
+    limits: CoxLimits
 
     @property
     def evidence(self) -> Evidence:
-        """The group behind sums at these coefficients: the patients who carry their weight (Kish 1965)."""
+        """The group behind sums at these coefficients: the patients who carry their weight (Kish 1965); nobody where
+        one of them carries most of a group's."""
+        try:
+            require_no_dominance(
+                self.rows, self.followed.patient, self.coef, self.limits, by_interval=self.grid is not None
+            )
+        except Refused:
+            return Evidence(np.array(0), np.array(0))
         size = group_size(self.followed.patient, self.followed.observed)
         weight, _ = relative_hazard(self.rows, self.coef)
         carried = by_patient(weight, self.followed.patient[self.rows.row])
@@ -78,6 +86,8 @@ class Asked:
 def cohort(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``cohort``."""
     step = _config(site)
+    # Inputs may come from weights that were sent: other weights are another question about the same people.
+    spend(site, request, request.phase, cap=step.questions(request.phase))
     followed = followed_rows(site, step, request.arrays, site.data.rows(*step.splits))
     limits = site.settings.limits
     reason = followed.reason or _too_small(followed, step, limits)
@@ -153,8 +163,10 @@ def hessian_part(site: SiteContext, request: Request) -> Answer:
         received(request, "dying", (k,)),
         float(received(request, "shift", (1,))[0]),
     )
-    if (hazard.increment < 0).any() or (hazard.dying < 0).any():
-        raise Refused(RefusalCode.BAD_REQUEST, "a hazard is negative")
+    # No hazard where patients of this site die is none of all sites' hazards: it would single out other intervals.
+    died = np.bincount(asked.rows.interval[asked.rows.event], minlength=k) > 0
+    if (hazard.increment < 0).any() or (hazard.dying < 0).any() or (hazard.increment[died] <= 0).any():
+        raise Refused(RefusalCode.BAD_REQUEST, "a hazard is negative, or missing where patients here died")
     return Answer(Curvature(curvature(asked.rows, asked.coef, hazard)), {"hessian": asked.evidence})
 
 
@@ -234,8 +246,9 @@ def baseline(site: SiteContext, request: Request) -> Answer:
     seen = kaplan_meier(followed.years, followed.observed, at)
     fields = ("predicted", "slope", "observed")
     payload = BaselineSums(
-        predicted=(1 - survival).mean(axis=0),
-        slope=(survival * hazard).mean(axis=0),
+        # Six digits find a baseline; sixteen would say more of single people than a mean should.
+        predicted=np.round((1 - survival).mean(axis=0), 6),
+        slope=np.round((survival * hazard).mean(axis=0), 6),
         observed=np.where(np.isin(at, may), 1 - seen.survival, np.nan),
     )
     size = asked.evidence
@@ -301,6 +314,7 @@ def _asked(site: SiteContext, request: Request, *, coef: bool = True) -> Asked:
     if not (scale > 0).all():
         raise Refused(RefusalCode.BAD_REQUEST, "scales must be positive", value=float(scale.min()))
     followed = followed_rows(site, step, request.arrays, site.data.rows(*step.splits))
+    rules = cox_limits(site.settings.limits)
     if reason := followed.reason or _too_small(followed, step, site.settings.limits):
         raise Refused(RefusalCode.TOO_FEW, f"this site takes no part: {reason}")
     x = (followed.x[:, columns] - mean) / scale
@@ -314,13 +328,13 @@ def _asked(site: SiteContext, request: Request, *, coef: bool = True) -> Asked:
             observed,
             followed.patient,
             grid,
-            cox_limits(site.settings.limits),
+            rules,
             n_covariates=followed.x.shape[1],
             rounds=step.rounds_in_all(),
         )
         years, observed = coarsen(years, observed, grid)
     spend(site, request, f"{request.phase} {model}", cap=step.questions(request.phase))
-    return Asked(step, followed, model, x, prepare(x, years, observed, grid=grid), beta, grid)
+    return Asked(step, followed, model, x, prepare(x, years, observed, grid=grid), beta, grid, rules)
 
 
 def _require_from(grid: Floats, edges: Floats) -> None:

@@ -194,14 +194,16 @@ def releasable_times(
     if len(np.unique(patient)) < limits.min_patients:
         return grid[:0]
     needed = max(leavers, 1)
+
+    def leaving(after: float, until: float) -> int:
+        return len(np.unique(patient[(time > after) & (time <= until)]))
+
+    # From the last time backwards: the end of a curve is what it is read for.
     chosen: list[float] = []
-    since = -np.inf
-    for edge in grid:
-        left = len(np.unique(patient[(time > since) & (time <= edge)]))
-        staying = len(np.unique(patient[time > edge]))
-        if left >= needed and staying >= needed:
-            chosen.append(float(edge))
-            since = edge
+    for edge in grid[::-1]:
+        beyond = leaving(edge, chosen[0] if chosen else np.inf)
+        if beyond >= needed and leaving(-np.inf, edge) >= needed:
+            chosen.insert(0, float(edge))
     if chosen and len(np.unique(patient[event & (time <= chosen[-1])])) < limits.min_events:
         return grid[:0]
     return np.array(chosen)
