@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 
@@ -159,10 +160,8 @@ class FleetLink:
         """Say goodbye; a coordinator that cannot be reached will miss the heartbeats."""
         if self.node_id is None:
             return
-        try:
+        with suppress(LinkError):
             self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=self.node_id))
-        except LinkError:
-            pass
         self.node_id = None
 
     def pull(self) -> bytes | None:
@@ -394,6 +393,8 @@ def transport_failure(error: httpx.TransportError) -> LinkError:
         return Unreachable("the proxy of HTTPS_PROXY does not let this site through", remedy="ask its administrators")
     if isinstance(error, httpx.TimeoutException):
         return Unreachable("the coordinator did not answer in time")
+    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+        return Unreachable("the connection was cut; so does a coordinator that refuses this site's certificate")
     return Unreachable(f"the coordinator cannot be reached ({type(error).__name__})")
 
 

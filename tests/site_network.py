@@ -1,12 +1,13 @@
 """A throw-away coordinator for a site's tests: an authority, and a real SuperLink of Flower behind TLS on loopback.
 
-The SuperLink is Flower's own application with its state in memory, served in this process; it demands a client
+The SuperLink is Flower's own application with its state in memory, in a process of its own; it demands a client
 certificate, as the coordinator's proxy does. What a ServerApp would do is done on its state directly.
 """
 
 from __future__ import annotations
 
 import datetime
+import multiprocessing
 import os
 import socket
 import ssl
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from flwr.app import Message, RecordDict
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.fab import Fab
@@ -93,18 +96,10 @@ class Authority:
         return builder.sign(self.key, hashes.SHA384())
 
 
-class Coordinator:
-    """A SuperLink, and the part of a ServerApp that pushes questions and pulls answers."""
+class SuperLink:
+    """Flower's application and its state in memory, in a process of its own; what is given and returned is pickled."""
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
-        self.authority = Authority(folder)
-        self.port = port or free_port()
-        self.fab = _envelope()
-        self._server: Any = None
-        self.start()
-
-    def start(self) -> None:
-        """Start with an empty state, as after a crash."""
+    def __init__(self, port: int, ca: Path, certificate: Path, key: Path) -> None:
         import uvicorn
         from flwr.superlink.main import create_app
 
@@ -112,68 +107,141 @@ class Coordinator:
         app.state.enable_supernode_auth = True
         self.state = app.state.linkstate_factory.state()
         config = uvicorn.Config(
-            app, host="127.0.0.1", port=self.port, log_level="error", lifespan="off", timeout_graceful_shutdown=1,
-            ssl_certfile=str(self.authority.server_certificate), ssl_keyfile=str(self.authority.server_key),
-            ssl_ca_certs=str(self.authority.ca), ssl_cert_reqs=ssl.CERT_REQUIRED,
-        )  # fmt: skip
+            app,
+            host="127.0.0.1",
+            port=port,
+            log_level="error",
+            lifespan="off",
+            ssl_certfile=str(certificate),
+            ssl_keyfile=str(key),
+            ssl_ca_certs=str(ca),
+            ssl_cert_reqs=ssl.CERT_REQUIRED,
+        )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._server.run, daemon=True).start()
+        end = time.monotonic() + 10
         while not self._server.started:
+            if time.monotonic() > end:
+                raise AssertionError("the SuperLink did not start")
             time.sleep(0.01)
 
-    def stop(self) -> None:
-        """Stop; all its state is lost."""
-        self._server.should_exit = True
-        self._thread.join(10)
+    def register(self, public_key: bytes) -> int:
+        return int(self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public_key, 0))
 
-    def register(self, key: Path) -> int:
-        """Let a site's key in; return its node's id."""
-        public = public_key_to_bytes(enrol.read_key(key).public_key())
-        return int(self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public, 0))
+    def unregister(self, node_id: int) -> None:
+        self.state.delete_node(NOOP_FLWR_AID, node_id)
 
-    def run(
-        self, *, fab: bytes | None = None, fab_hash: str | None = None, overrides: dict[str, Any] | None = None
-    ) -> int:
-        """Start a run that ships ``fab``; ``fab_hash`` claims another hash than its own."""
-        stored = self.state.store_fab(Fab(_sha256(fab or self.fab), fab or self.fab, {}))
+    def node_status(self, node_id: int) -> str:
+        return str(self.state.get_node_info(node_ids=[node_id])[0].status)
+
+    def run(self, fab: bytes, fab_hash: str | None, overrides: dict[str, Any]) -> int:
+        stored = self.state.store_fab(Fab(_sha256(fab), fab, {}))
         if fab_hash is not None:
             self.state.fab_store[fab_hash] = self.state.fab_store[stored]
         run_id = self.state.create_run(
-            "ecgfed/envelope", "0.1.0", fab_hash or stored, overrides or {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID,
+            "ecgfed/envelope",
+            "0.1.0",
+            fab_hash or stored,
+            overrides,
+            NOOP_FEDERATION_ID,
+            None,
+            NOOP_FLWR_AID,
             TaskType.SERVER_APP,
-        )  # fmt: skip
+        )
         task = self.state.run_ids[run_id].run.primary_task_id
+        # A ServerApp's heartbeats would keep its task alive.
         assert self.state.claim_task(task)
         assert self.state.activate_task(task)
+        self.state.task_token_store[task].active_until += datetime.timedelta(days=1)
         return int(run_id)
 
     def finish(self, run_id: int) -> None:
-        """End a run."""
         assert self.state.stop_run(run_id)
 
-    def push(self, run_id: int, node_id: int, records: RecordDict, kind: str, *, ttl: float = 60.0) -> str:
-        """Put a question where the site will fetch it."""
+    def push(self, run_id: int, node_id: int, body: bytes, kind: str, ttl: float) -> str:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, 1
-        message = Message(records, node_id, kind, ttl=ttl)
+        message = Message(to_records(body), node_id, kind, ttl=ttl)
         message.metadata.__dict__["_message_id"] = message.object_id
         objects = get_all_nested_objects(message)
-        tree = get_object_tree(message)
         session = self.state.start_session(run_id)
-        bare = Message(RecordDict(), metadata=message.metadata)  # type: ignore[call-overload]
-        stored, wanted = self.state.store_message_and_object_tree(bare, tree, session)
+        stored, wanted = self.state.store_message_and_object_tree(
+            remove_content_from_message(message), get_object_tree(message), session
+        )
         assert stored
         for object_id in wanted:
             assert self.state.store_object(run_id, session, object_id, objects[object_id].deflate())
         return str(message.metadata.message_id)
 
+    def spoil(self, object_id: str) -> None:
+        self.state.object_store.store[object_id].content += b"x"
+
+    def peek(self, run_id: int, message_id: str) -> tuple[str, dict[str, bytes]] | None:
+        reply_id = self.state.message_ins_id_to_message_res_id.get(message_id)
+        if reply_id is None:
+            return None
+        tree = self.state.object_store.get_object_tree(reply_id)
+        contents = {t.object_id: self.state.get_object(run_id, t.object_id) for t in iterate_object_tree(tree)}
+        return (reply_id, contents) if all(contents.values()) else None
+
+
+class _Manager(BaseManager):
+    pass
+
+
+_Manager.register("SuperLink", SuperLink)
+
+
+class Coordinator:
+    """A SuperLink, and the part of a ServerApp that pushes questions and pulls answers."""
+
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        self.authority = Authority(folder)
+        self.port = port or free_port()
+        self.fab = _envelope()
+        self.start()
+
+    def start(self) -> None:
+        """Start with an empty state, as after a crash."""
+        self._manager = _Manager(ctx=multiprocessing.get_context("spawn"))
+        self._manager.start()
+        a = self.authority
+        self.link: Any = self._manager.SuperLink(self.port, a.ca, a.server_certificate, a.server_key)  # type: ignore[attr-defined]
+
+    def stop(self) -> None:
+        """End its process; all its state is lost."""
+        self._manager.shutdown()
+
+    def register(self, key: Path) -> int:
+        """Let a site's key in; return its node's id."""
+        return int(self.link.register(public_key_to_bytes(enrol.read_key(key).public_key())))
+
+    def run(
+        self, *, fab: bytes | None = None, fab_hash: str | None = None, overrides: dict[str, Any] | None = None
+    ) -> int:
+        """Start a run that ships ``fab``; ``fab_hash`` claims another hash than its own."""
+        return int(self.link.run(fab or self.fab, fab_hash, overrides or {}))
+
+    def finish(self, run_id: int) -> None:
+        """End a run."""
+        self.link.finish(run_id)
+
     def ask(
-        self, run_id: int, node_id: int, study_hash: str, *, kind: str = "query.ask", run: str = "r", step: str = "s",
-        phase: str = "p", round: int = 0, ttl: float = 60.0, **arrays: np.ndarray,
-    ) -> str:  # fmt: skip
-        """Push a request."""
+        self,
+        run_id: int,
+        node_id: int,
+        study_hash: str,
+        *,
+        kind: str = "query.ask",
+        run: str = "r",
+        step: str = "s",
+        phase: str = "p",
+        round: int = 0,
+        ttl: float = 60.0,
+        **arrays: np.ndarray,
+    ) -> str:
+        """Put a request where the site will fetch it; return the message's id."""
         request = Request(study_hash, run, step, phase, round, arrays)
-        return self.push(run_id, node_id, to_records(encode_request(request)), kind, ttl=ttl)
+        return str(self.link.push(run_id, node_id, encode_request(request), kind, ttl))
 
     def answer(self, run_id: int, message_id: str, seconds: float = 20.0) -> Message:
         """Wait for the answer to a question."""
@@ -187,22 +255,18 @@ class Coordinator:
 
     def peek(self, run_id: int, message_id: str) -> Message | None:
         """Return the answer to a question if it has come whole."""
-        reply_id = self.state.message_ins_id_to_message_res_id.get(message_id)
-        if reply_id is None:
+        found = self.link.peek(run_id, message_id)
+        if found is None:
             return None
-        tree = self.state.object_store.get_object_tree(reply_id)
-        contents = {t.object_id: self.state.get_object(run_id, t.object_id) for t in iterate_object_tree(tree)}
-        if not all(contents.values()):
-            return None
-        found = inflate_object_from_contents(reply_id, contents)
-        assert isinstance(found, Message)
-        return found
+        message = inflate_object_from_contents(*found)
+        assert isinstance(message, Message)
+        return message
 
 
-def join(coordinator: Coordinator, folder: Path, site: str = "north", **changes: Any) -> tuple[Path, SiteSettings]:
-    """Enrol a site by the very functions of ``ecgfed site``; return its file and settings, nothing approved yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kit = folder / f"{site}.kit.yaml"
+def join(coordinator: Coordinator, site_file: Path, site: str = "north") -> SiteSettings:
+    """Enrol a site by the very functions of ``ecgfed site``; return its settings, nothing approved yet."""
+    site_file.parent.mkdir(parents=True, exist_ok=True)
+    kit = site_file.parent / f"{site}.kit.yaml"
     kit.write_text(
         yaml.safe_dump(
             {
@@ -216,14 +280,12 @@ def join(coordinator: Coordinator, folder: Path, site: str = "north", **changes:
             }
         )
     )
-    site_file = folder / "site.yaml"
     enrolled = enrol.start(kit, site_file)
-    if changes:
-        site_file.write_text(yaml.safe_dump({**yaml.safe_load(site_file.read_text()), **changes}))
     settings = load_site(site_file)
-    (folder / "sent.crt").write_bytes(coordinator.authority.issue(enrolled.request))
-    enrol.install_certificate(settings, folder / "sent.crt")
-    return site_file, settings
+    sent = site_file.parent / "sent.crt"
+    sent.write_bytes(coordinator.authority.issue(enrolled.request))
+    enrol.install_certificate(settings, sent)
+    return settings
 
 
 def approve_all(settings: SiteSettings, *studies: Path) -> None:
