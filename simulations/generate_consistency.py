@@ -344,7 +344,7 @@ def _figure(moves: list[Move], true: dict[str, F32], made: dict[str, F32], fs_hz
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(shown), 12, sharex=True, squeeze=False)
     t = BEAT_WINDOW_S[0] * 1000 + np.arange(next(iter(true.values())).shape[2]) * 1000 / fs_hz
-    for row, move in zip(panels, shown, strict=True):
+    for first, row, move in zip([True] + [False] * len(shown), panels, shown, strict=False):
         a, b = 1000 * true[move.name].mean(axis=0), 1000 * made[move.name].mean(axis=0)
         limit = 1.1 * max(float(np.abs(a).max()), float(np.abs(b).max()), 20.0)
         for i, panel in enumerate(row):
@@ -352,7 +352,7 @@ def _figure(moves: list[Move], true: dict[str, F32], made: dict[str, F32], fs_hz
             panel.plot(t, b[i], color="#c0392b", linewidth=0.9, label="conditional VAE")
             panel.set_ylim(-limit, limit)
             panel.tick_params(labelsize=6, labelleft=i == 0)
-            if row is panels[0]:
+            if first:
                 panel.set_title(LEADS[i], fontsize=9)
         row[0].set_ylabel(move.name.replace(" about", "\nabout").replace(" in the", "\nin the") + "\nuV", fontsize=7)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)

@@ -109,7 +109,9 @@ def twelve_panels(curves: Sequence[Curve], fs_hz: float, title: str, scale: tupl
         panel = panels[i % 3, i // 3]
         for curve in curves:
             colour = curve.colour if isinstance(curve.colour, str) else colours(0.05 + 0.9 * curve.colour)
-            panel.plot(t, curve.beat[i], color=colour, linewidth=0.9, label=curve.label)
+            # Many beats without a legend of their own stand for their spread.
+            faint = isinstance(curve.colour, str) and not curve.label
+            panel.plot(t, curve.beat[i], color=colour, linewidth=0.5 if faint else 0.9, label=curve.label)
         panel.set_title(lead, loc="left", fontsize=10, fontweight="bold", pad=2)
         panel.grid(color="#e8e8e8", linewidth=0.6)
         panel.tick_params(labelsize=8)

@@ -199,7 +199,11 @@ class LeadFieldCvae(Cvae):
         return self._posterior(self.coefficients(x) - self._usual(given), given)
 
     def _usual(self, given: torch.Tensor) -> torch.Tensor:
-        return self.leads(given.new_zeros(len(given), self.config.latent), given)[0]
+        return self.leads(self._in_gradient(given.new_zeros(len(given), self.config.latent)), given)[0]
+
+    def _in_gradient(self, x: torch.Tensor) -> torch.Tensor:
+        """Let a leaf take part in the gradient, which nobody reads: a private step's hooks warn where none does."""
+        return x.requires_grad_() if torch.is_grad_enabled() and self.training else x
 
     def _posterior(self, beyond: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         flat = beyond.flatten(1)
@@ -214,7 +218,7 @@ class LeadFieldCvae(Cvae):
         wanted = self.coefficients(x)
         usual = self._usual(given)
         # Detached, or the usual beat would be bent to what suits the encoder.
-        mean, log_variance = self._posterior((wanted - usual).detach(), given)
+        mean, log_variance = self._posterior(self._in_gradient((wanted - usual).detach()), given)
         again, rest = self.leads(self.draw(mean, log_variance), given)
         error = self._error(again - wanted) + self._error(usual - wanted) + self.REST_PENALTY * self._error(rest)
         return error + self.kl_weight * _kl(mean, log_variance) / self.values, mean, log_variance
