@@ -84,7 +84,8 @@ def _pair(values: NDArray[np.float64]) -> dict[str, float | None]:
 
 def _agreement(slopes: NDArray[np.float64], features: NDArray[np.float64]) -> dict[str, float | None]:
     """Correlation of made with real slopes, and their line through 0, each feature in units of its own spread."""
-    scaled = (slopes / features[:, 1, None, None]).reshape(-1, 2)
+    spread = np.where(features[:, 1] > 0, features[:, 1], np.nan)
+    scaled = (slopes / spread[:, None, None]).reshape(-1, 2)
     real, made = scaled[np.isfinite(scaled).all(axis=1)].T
     if len(real) < 3 or not (real.std() > 0 and made.std() > 0):
         return {"correlation": None, "slope": None}
