@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from client.approvals import in_force, study_path
 from client.cohort import Linked, link
 from client.keys import load_keys, private_folder
 from client.opening import candidates
+from client.reach import check_network
 from client.settings import SiteSettings, load_site
 from client.table import CohortTable, read_cohort_table
 from ecgshared.endpoints import BUILT_IN_LABELS, BinaryEndpoint, label_cells
@@ -30,12 +32,13 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
 
-def check_site(path: Path, studies: tuple[Path, ...] = ()) -> Findings:
-    """Check a site file, its table, recordings, keys and opt-outs, and how its studies fit.
+def check_site(path: Path, studies: tuple[Path, ...] = (), *, offline: bool = False) -> Findings:
+    """Check a site file, its table, recordings, keys and opt-outs, how its studies fit, and its part in the network.
 
     Parameters
     ----------
-    studies : study files to check against; those the site names, where empty.
+    studies : study files to check against; those the site names or approved, where empty.
+    offline : ask nobody: the way to the coordinator is left out.
     """
     found = Findings()
     try:
@@ -43,7 +46,8 @@ def check_site(path: Path, studies: tuple[Path, ...] = ()) -> Findings:
     except EcgFedError as error:
         found.faults.append(str(error))
         return found
-    known = [study for name in studies or settings.studies if (study := _study(name, settings, found))]
+    held = settings.studies if settings.network is None else _approved(settings, found)
+    known = [study for name in studies or held if (study := _study(name, settings, found))]
     table = linked = None
     try:
         table = read_cohort_table(settings)
@@ -58,7 +62,23 @@ def check_site(path: Path, studies: tuple[Path, ...] = ()) -> Findings:
         _describe(table, linked, found)
         for study in known:
             _fit(settings, table, linked, study, found)
+    if settings.network is not None:
+        faults, notes = check_network(settings, offline=offline)
+        found.faults += faults
+        found.notes += notes
     return found
+
+
+def _approved(settings: SiteSettings, found: Findings) -> tuple[Path, ...]:
+    try:
+        held = in_force(settings.state)
+    except EcgFedError:
+        return ()  # told with the other approvals
+    paths = tuple(study_path(settings.state, sha256) for kind, sha256 in held if kind == "study")
+    found.faults += [
+        f"{path}: the copy of an approved study is gone; approve it again" for path in paths if not path.exists()
+    ]
+    return tuple(path for path in paths if path.exists())
 
 
 def _study(path: Path, settings: SiteSettings, found: Findings) -> Study | None:

@@ -29,11 +29,12 @@ def check(
     study: Annotated[
         list[Path] | None, typer.Option(help="study file to check against; default: those the site names")
     ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="leave the way to the coordinator out")] = False,
 ) -> None:
-    """Say everything that is wrong with a site's file, table and recordings; exit 2 if anything is."""
+    """Say everything that is wrong with a site's file, data, keys and connection; exit 2 if anything is."""
     from client.check import check_site
 
-    found = check_site(site_file, tuple(study or ()))
+    found = check_site(site_file, tuple(study or ()), offline=offline)
     for note in found.notes:
         typer.echo(note)
     for fault in found.faults:

@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -302,10 +303,8 @@ class Daemon:
         """Refuse without a promise: nothing was confirmed, and nothing can be written."""
         self._journal.tell("no-room", f"the inbox cannot be written: {error.strerror}", warn=True, run_id=head.run_id)
         data, parts = head.reply(refusal_records(self._settings.site, RefusalCode.DATA_UNAVAILABLE))
-        try:
+        with suppress(RunOver):
             self._link.push(Head(data), parts, 0.0)
-        except RunOver:
-            pass
 
     def _compute_all(self) -> None:
         self._warm_up()

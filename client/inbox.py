@@ -97,7 +97,7 @@ def answer_of(parcel: Parcel) -> Parcel:
 def _write(path: Path, data: bytes, *, sync: bool) -> None:
     draft = path.with_name(f"{path.name}.draft")
     try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(data)
             if sync:
                 file.flush()

@@ -31,7 +31,7 @@ class Journal:
         try:
             print(line, flush=True)
         except (OSError, ValueError):
-            sys.stdout = None  # type: ignore[assignment]  # who watched went away; the log goes on
+            sys.stdout = None  # who watched went away; the log goes on
 
     def close(self) -> None:
         """Close the log."""

@@ -69,6 +69,18 @@ def resume(site_file: SiteFile) -> None:
     typer.echo(f"{settings.site} goes on")
 
 
+def show(
+    site_file: SiteFile,
+    what: Annotated[str, typer.Argument(metavar="STUDY", help="STUDY.yaml, or the hash of one the site holds")],
+) -> None:
+    """Say in plain words what a study would run here, and what would leave at each step."""
+    from client.settings import load_site
+    from client.show import named_study, show_study
+
+    settings = load_site(site_file)
+    typer.echo("\n".join(show_study(settings, named_study(settings, what))))
+
+
 def approve(
     site_file: SiteFile,
     what: Annotated[str, typer.Argument(metavar="WHAT", help="STUDY.yaml, `code`, `envelope`, or a code's sha256")],
@@ -146,4 +158,24 @@ def status(
     raise SystemExit(0 if pid is not None else 1)
 
 
-COMMANDS = (init, certificate, approve, withdraw, start, status, pause, resume, stop)
+def releases(
+    site_file: SiteFile,
+    as_json: Annotated[bool, typer.Option("--json", help="every line in full, as JSON")] = False,
+) -> None:
+    """List all that ever left this site."""
+    from client.releases import as_table, read_releases
+    from client.settings import load_site
+
+    found = read_releases(load_site(site_file).state)
+    typer.echo("\n".join(json.dumps(line, sort_keys=True) for line in found) if as_json else "\n".join(as_table(found)))
+
+
+def budget(site_file: SiteFile) -> None:
+    """Say what private training has cost this site's patients, and how much each study may still spend."""
+    from client.releases import budget_lines
+    from client.settings import load_site
+
+    typer.echo("\n".join(budget_lines(load_site(site_file))))
+
+
+COMMANDS = (init, certificate, show, approve, withdraw, start, status, pause, resume, stop, releases, budget)

@@ -180,7 +180,7 @@ def write_whole(path: Path, text: str, *, quietly: bool = True) -> None:
     """Put a file in the place of the old one at once, readable by its owner only."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
     try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
         draft.replace(path)
     except OSError:
