@@ -67,7 +67,7 @@ def local(site: SiteContext, request: Request) -> Answer:
     fit = fit_step(step, site.study)
     spend(site, request, request.phase, cap=QUESTIONS)
     followed = followed_rows(site, fit, request.arrays, site.data.rows("lockbox"))
-    models = [predicted(site, request, fit, name, followed) for name in fit.models]
+    models = [predicted(site, request, fit, name, followed) for name in fit.inputs_of]
     return local_answer(followed, models, fit, curve_times(step, fit), site.settings.limits, site.data.patients_known)
 
 

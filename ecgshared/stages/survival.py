@@ -42,6 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from ecgshared.config import Config as BaseConfig
 from ecgshared.endpoints import Event
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.stages.protocol import Count, Public, Statistic, StepConfig, Sums, payload
@@ -62,18 +63,25 @@ QUESTIONS: dict[str, int] = {"cohort": 3, "residuals": 3, "single": 2, "baseline
 """Different questions a site answers about one model; of the others ``max_rounds``."""
 
 
+class ModelInputs(BaseConfig):
+    """One Cox model of the step: its name and its inputs."""
+
+    name: ModelName
+    inputs: tuple[str, ...] = Field(
+        min_length=1,
+        description="age, male, covariates, age_gap (ecg_age less age), <train step>.<head> (its logit), "
+        "<cvae step>.latents, <calibrate step>.risk (its logit)",
+    )
+
+
 class Config(StepConfig):
     """A survival step: fitted where patients train; a ``survival_evaluate`` step judges it."""
 
     default_sites: ClassVar[str] = "train"
 
     event: Event
-    models: dict[ModelName, tuple[str, ...]] = Field(
-        min_length=1,
-        max_length=6,
-        description="inputs by model: age, male, covariates, age_gap (ecg_age less age), <train step>.<head> (its "
-        "logit), <cvae step>.latents, <calibrate step>.risk (its logit)",
-    )
+    # A list and no mapping: a mapping's order is not part of the study's hash, and models are asked for by place.
+    models: tuple[ModelInputs, ...] = Field(min_length=1, max_length=6, description="the first is the reference")
     horizon_years: float = Field(gt=0, le=20, description="where calibration and AUC are read")
     follow_up_years: float | None = Field(
         default=None, gt=0, le=50, description="later times are cut off; None: all, and the horizon in exact mode"
@@ -93,9 +101,12 @@ class Config(StepConfig):
 
     @model_validator(mode="after")
     def _whole(self) -> Config:
-        for name, inputs in self.models.items():
-            if not inputs or len(set(inputs)) != len(inputs):
-                raise ValueError(f"models: {name!r} must name inputs, and each once")
+        names = [model.name for model in self.models]
+        if len(set(names)) != len(names):
+            raise ValueError("models: two have one name")
+        for model in self.models:
+            if len(set(model.inputs)) != len(model.inputs):
+                raise ValueError(f"models: {model.name!r} must name each input once")
         if self.follow_up_years is not None and self.follow_up_years < self.horizon_years:
             raise ValueError("follow_up_years must not lie before horizon_years")
         if self.mode == "exact" and len(self.grid_edges) > 200:
@@ -116,9 +127,14 @@ class Config(StepConfig):
         return np.asarray(self.horizon_years * np.arange(1, BASELINE_POINTS + 1) / BASELINE_POINTS, dtype=np.float64)
 
     @property
+    def inputs_of(self) -> dict[str, tuple[str, ...]]:
+        """Inputs by model, in the study's order."""
+        return {model.name: model.inputs for model in self.models}
+
+    @property
     def union(self) -> tuple[str, ...]:
         """All inputs of all models, in order of first mention."""
-        return tuple(dict.fromkeys(name for inputs in self.models.values() for name in inputs))
+        return tuple(dict.fromkeys(name for model in self.models for name in model.inputs))
 
     def rounds_in_all(self) -> int:
         """Rounds of sums over all models, residuals and the site's own fit counted as one each."""
@@ -281,7 +297,7 @@ def columns_of(inputs: tuple[str, ...], study: Study) -> tuple[str, ...]:
 def model_columns(step: Config, study: Study, model: str) -> NDArray[np.int64]:
     """Return which columns of the union a model takes, shape = (p,)."""
     union = columns_of(step.union, study)
-    return np.array([union.index(name) for name in columns_of(step.models[model], study)], dtype=np.int64)
+    return np.array([union.index(name) for name in columns_of(step.inputs_of[model], study)], dtype=np.int64)
 
 
 def cox_limits(limits: DisclosureLimits) -> CoxLimits:

@@ -52,7 +52,7 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
     models: dict[str, Any] = {}
     arrays: dict[str, NDArray[Any]] = {}
     took_part: set[str] = set()
-    for i, model in enumerate(step.models):
+    for i, model in enumerate(step.inputs_of):
         conduct.progress(1 + i, 1 + len(step.models), model)
         columns = model_columns(step, conduct.study, model)
         question = Question(conduct, step, i, tuple(names[j] for j in columns), columns, cohorts, grid, absent)

@@ -47,8 +47,8 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
         "event": fit.event,
         "horizon_years": fit.horizon_years,
         "times": numbers(times),
-        "models": {name: list(inputs) for name, inputs in fit.models.items()},
-        "reference": next(iter(fit.models)),
+        "models": {name: list(inputs) for name, inputs in fit.inputs_of.items()},
+        "reference": fit.models[0].name,
         "sites": {
             site: {"group": "training" if site in study.sites.train else "zero_shot", **_site(r, fit, names)}
             for site in conduct.sites
@@ -100,7 +100,7 @@ def _site(r: LocalResults, fit: FitConfig, names: tuple[str, ...]) -> dict[str, 
                 "difference": {figure: est(r.differences[i, j]) for j, figure in enumerate(COMPARED)},
                 "groups": [_group(r, i, k) for k in range(fit.risk_groups)],
             }
-            for i, name in enumerate(fit.models)
+            for i, name in enumerate(fit.inputs_of)
         },
     }
 
@@ -124,7 +124,7 @@ def _pooled(local: Mapping[str, LocalResults], fit: FitConfig, times: Floats) ->
     replies = list(local.values())
     ecgs, events = (np.array([r.counts[j] for r in replies]) for j in (0, 2))
     models: dict[str, Any] = {}
-    for i, name in enumerate(fit.models):
+    for i, name in enumerate(fit.inputs_of):
         figures = {figure: np.array([r.figures[i, j] for r in replies]) for j, figure in enumerate(FIGURES)}
         together = {n: _mean(figures[n], events if n in _BY_EVENTS else ecgs) for n in (*_BY_EVENTS, *_BY_ECGS)}
         slope = meta_analysis(*figures["slope"][:, :2].T)

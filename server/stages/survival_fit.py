@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -245,13 +245,24 @@ def errors_and_hazards(
             for s, r in replies.items()
         }
     )
+    # What a lasso holds at 0 has no error, and its sums would spoil those of the others.
+    kept = np.flatnonzero(np.isfinite(np.diag(fit.covariance)))
+    block = np.ix_(kept, kept)
+    part = replace(fit, beta=fit.beta[kept], covariance=fit.covariance[block])
     hazards = None
     try:
-        hazards = proportional_hazards(fit, over_time)
+        over_time = replace(over_time, r=over_time.r[kept], gr=over_time.gr[kept])
+        tested = proportional_hazards(part, over_time)
+        whole = np.full((2, p), np.nan)
+        whole[:, kept] = tested.statistic, tested.p_value
+        hazards = ProportionalHazards(*whole)
     except StatisticsError as error:
         notes.append(f"Proportional hazards are not tested: {error.what}.")
     if question.step.robust:
-        fit = robust_fit(fit, add_sites({s: r.meat for s, r in replies.items()}))
+        part = robust_fit(part, add_sites({s: r.meat[block] for s, r in replies.items()}))
+        covariance = np.full((p, p), np.nan)
+        covariance[block] = part.covariance
+        fit = replace(fit, covariance=covariance, robust=True)
     return fit, hazards
 
 

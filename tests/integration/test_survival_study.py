@@ -47,7 +47,7 @@ def a_study(bench: Any, *, train: bool = False, **changes: Any) -> Path:
     if train:
         steps = [{"id": "cohorts", "stage": "describe"}, bench.train(rounds=1), {**FIT, **changes}, JUDGE]
     else:
-        tabled = {"uses": [], "models": {"covariates": ["age", "male", "heart_failure"]}}
+        tabled = {"uses": [], "models": [{"name": "covariates", "inputs": ["age", "male", "heart_failure"]}]}
         steps = [{**FIT, **tabled, **changes}, JUDGE]
     return bench.study(steps=steps, covariates=["heart_failure"])
 
@@ -107,7 +107,9 @@ def test_a_study_from_files_to_report_equals_lifelines_on_the_pooled_rows(bench)
 
 
 def test_exact_mode_runs_and_a_site_without_the_input_is_named(bench):
-    study = a_study(bench, mode="exact", grid_years=0.5, models={"covariates": ["age", "heart_failure"]})
+    study = a_study(
+        bench, mode="exact", grid_years=0.5, models=[{"name": "covariates", "inputs": ["age", "heart_failure"]}]
+    )
     run = simulate(study, bench.sites(lacks={"coast": ("heart_failure",)}), bench.folder / "run")
     fitted = results(run, "hazard")
     assert fitted["models"]["covariates"]["sites"] == ["north", "valley"]

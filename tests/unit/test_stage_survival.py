@@ -26,7 +26,10 @@ FIT = {
     "id": "cox",
     "stage": "survival",
     "event": "death",
-    "models": {"demographics": ["age", "male"], "both": ["age", "male", "bmi", "lvef"]},
+    "models": [
+        {"name": "demographics", "inputs": ["age", "male"]},
+        {"name": "both", "inputs": ["age", "male", "bmi", "lvef"]},
+    ],
     "horizon_years": 2,
     "max_rounds": 20,
 }
@@ -417,13 +420,31 @@ def test_sums_of_neighbouring_grid_times_are_a_persons_covariates_only_with_the_
     assert caught.value.code is RefusalCode.TOO_FEW
 
 
+def test_a_lasso_leaves_coefficients_at_zero_and_errors_to_the_others():
+    result = Federation(study([{**FIT, "penalizer": 0.12, "l1_ratio": 1.0}]), three_sites()).run()["cox"].result
+    found = result["models"]["both"]["coefficients"]
+    out = {name for name, c in found.items() if c["coef"] == 0}
+    assert 0 < len(out) < 4
+    assert {name for name, c in found.items() if c["se"] is None} == out
+    assert all(c["se"] > 0 for name, c in found.items() if name not in out)
+    tested = result["models"]["both"]["proportional_hazards"]
+    assert {name for name, h in tested.items() if h["p"] is None} == out
+
+
+def test_the_order_of_models_is_part_of_the_studys_hash():
+    other = {**FIT, "models": FIT["models"][::-1]}
+    assert study([FIT]).sha256 != study([other]).sha256
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"models": {"m": ["age", "height"]}}, "models name height"),
-        ({"models": {"m": ["age_gap"]}}, "models name age_gap"),
-        ({"models": {"m": ["age", "age"]}}, "each once"),
-        ({"models": {}}, "models"),
+        ({"models": [{"name": "m", "inputs": ["age", "height"]}]}, "models name height"),
+        ({"models": [{"name": "m", "inputs": ["age_gap"]}]}, "models name age_gap"),
+        ({"models": [{"name": "m", "inputs": ["age", "age"]}]}, "each input once"),
+        ({"models": [{"name": "m", "inputs": ["age"]}, {"name": "m", "inputs": ["male"]}]}, "two have one name"),
+        ({"models": [{"name": "a name", "inputs": ["age"]}]}, "name"),
+        ({"models": []}, "models"),
         ({"follow_up_years": 1}, "must not lie before"),
         ({"mode": "local", "penalizer": 0.1}, "must be 0"),
         ({"mode": "exact", "grid_years": 0.001}, "more than 200 intervals"),
@@ -449,7 +470,7 @@ def test_groups_of_two_models_that_differ_by_a_few_patients_are_told_once():
     data["c"] = followed(3, 900, split="lockbox")
     nearly = np.random.default_rng(8).normal(size=len(data["c"].age)).astype(np.float32)
     data["c"] = replace(data["c"], covariates={**data["c"].covariates, "bmi": nearly})
-    models = {"demographics": ["age", "male"], "nearly": ["age", "male", "bmi"]}
+    models = [{"name": "demographics", "inputs": ["age", "male"]}, {"name": "nearly", "inputs": ["age", "male", "bmi"]}]
     step = {**FIT, "models": models, "one_ecg_per_patient": True}
     federation = Federation(study([step, EVALUATE]), {**data, "a": followed(1, 900), "b": followed(2, 900)})
     federation.run()
@@ -473,13 +494,30 @@ def test_the_age_gap_is_ecg_age_less_age():
     for site, d in data.items():
         gap = np.random.default_rng(5).normal(0, 6, len(d)).astype(np.float32)
         data[site] = replace(d, covariates={**d.covariates, "ecg_age": d.age + gap})
-    step = {**FIT, "robust": False, "models": {"age and gap": ["age", "age_gap"]}}
-    with pytest.raises((ConfigError, ValidationError)):
-        study([step], covariates=["ecg_age"])
-    step["models"] = {"age_and_gap": ["age", "age_gap"]}
+    step = {**FIT, "robust": False, "models": [{"name": "age_and_gap", "inputs": ["age", "age_gap"]}]}
     result = Federation(study([step], covariates=["ecg_age"]), data).run()["cox"].result
     # Complete cases over this step's own inputs: a missing BMI takes nobody's last ECG away.
     frame = pd.concat([usable(data[s], "train", s, needs=("age", "ecg_age")) for s in "ab"])
     fit = lifelines_fit(frame.assign(age_gap=frame["ecg_age"] - frame["age"]), ["age", "age_gap"], strata=["site"])
     np.testing.assert_allclose(coefficients(result["models"]["age_and_gap"]), fit.params_, atol=1e-6)
     assert result["sites"]["a"]["missing"] == {"age": None, "age_gap": None}
+
+
+def test_exact_mode_under_a_sites_limits_finds_the_grid_that_all_can_serve():
+    data = {"a": followed(1, 3000, rate=0.3), "b": followed(2, 2500, shift=1.0, rate=0.4)}
+    step = {**FIT, "mode": "exact", "robust": False, "follow_up_years": 3, "grid_years": 0.25, "max_rounds": 8}
+    step["models"] = [{"name": "both", "inputs": list(NAMES)}]
+    federation = Federation(study([step], zero_shot=()), data, DisclosureLimits())
+    result = federation.run()["cox"].result
+    assert 2 <= len(result["grid"]) < 12
+    assert result["grid"][-1] == 3
+    frame = pooled(data)
+    for site in "ab":
+        mine = frame[frame["site"] == site]
+        left = np.bincount(np.searchsorted(result["grid"], mine["years"]), minlength=len(result["grid"]))
+        assert (left[: len(result["grid"])] >= 5).all()
+    # Who is followed beyond the last time is censored there, event or not.
+    frame["years"], frame["event"] = coarsen(frame["years"], frame["event"], np.array(result["grid"]))
+    fit = lifelines_fit(frame, NAMES)
+    np.testing.assert_allclose(coefficients(result["models"]["both"]), fit.params_, atol=1e-8)
+    assert not any(np.isnan(np.asarray(sums.leaving_w)).any() for _, phase, sums in federation.sent if phase == "risk")
