@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from simulations.survival_fit import Fitted, Options
     from simulations.survival_tables import SiteTable, Tables
 
-app = typer.Typer(no_args_is_help=True, help="Survival models over the tables of several sites.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Survival models over the tables of several sites.")
 
 
 @app.callback()
@@ -50,7 +50,7 @@ def fit(
     site: Annotated[list[Path], typer.Option(help="A CSV file of one site; once for each site.")],
     time: Annotated[str, typer.Option(help="Column: time to the event or to the end of follow-up.")],
     event: Annotated[str, typer.Option(help="Column: 1 where the event happened, else 0.")],
-    covariates: Annotated[str, typer.Option(help="Columns, separated by commas.")],
+    covariates: Annotated[str, typer.Option(help='Columns, separated by commas: age,"stage, N1".')],
     mode: Annotated[Mode, typer.Option(help="One baseline hazard, one a site, or one model a site.")] = Mode.stratified,
     ties: Annotated[TieRule, typer.Option(help="Tied deaths.")] = TieRule.efron,
     penalizer: Annotated[float, typer.Option(help="Strength of the penalty, as in lifelines.")] = 0.0,
@@ -90,7 +90,11 @@ def fit(
 
 
 def _list(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+    import csv
+
+    # As in the files: a name with a comma in it stands in quotes.
+    words = next(csv.reader([text], skipinitialspace=True), [])
+    return tuple(word.strip() for word in words if word.strip())
 
 
 def _require_meaning(mode: Mode, ties: TieRule, penalty: Any) -> None:

@@ -36,7 +36,7 @@ class Columns:
         if not self.covariates:
             raise ConfigError("no covariates were named", remedy="name one or more: --covariates age,sex")
         if twice:
-            raise ConfigError("a column is named for two purposes", value=", ".join(twice))
+            raise ConfigError("a column is named more than once", value=", ".join(twice))
         for name in self.categorical:
             if name not in self.covariates:
                 raise ConfigError("a categorical column is not among the covariates", value=name)

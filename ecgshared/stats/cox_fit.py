@@ -183,12 +183,19 @@ def newton_fit(
             if rounds >= max_rounds:
                 return _fit(beta, here, null, penalty, n, rounds, _not_converged(here, beta, step, names, max_rounds))
             there, rounds = ask(beta + fraction * step), rounds + 1
-            rise = there.log_likelihood - penalty.value(beta + fraction * step, n) - objective
+            rise = (
+                (there.log_likelihood if _finite(there) else -np.inf)
+                - penalty.value(beta + fraction * step, n)
+                - objective
+            )
             # Rounding alone may lower a sum of many terms by a few parts in 1e12 near the top.
             if rise >= -1e-12 * abs(objective) or fraction < 1e-4:
                 break
             fraction /= 2
-        beta, here, gained = beta + fraction * step, _require_finite(there), abs(rise)
+        if not _finite(there):
+            # Standardised covariates and still out of range: a coefficient has run away.
+            return _fit(beta, here, null, penalty, n, rounds, _separated(step, names))
+        beta, here, gained = beta + fraction * step, there, abs(rise)
 
 
 def _step(sums: CoxSums, beta: Floats, ridge: float, lasso: float) -> Floats:
@@ -243,8 +250,14 @@ def _fit(beta: Floats, sums: CoxSums, null: CoxSums, penalty: Penalty, n: int, r
     )
 
 
+def _finite(sums: CoxSums) -> bool:
+    return bool(
+        np.isfinite(sums.log_likelihood) and np.isfinite(sums.gradient).all() and np.isfinite(sums.hessian).all()
+    )
+
+
 def _require_finite(sums: CoxSums) -> CoxSums:
-    if not (np.isfinite(sums.log_likelihood) and np.isfinite(sums.gradient).all() and np.isfinite(sums.hessian).all()):
+    if not _finite(sums):
         raise StatisticsError("the sums are not finite", remedy="look at the covariates' ranges, or set penalizer")
     return sums
 
@@ -275,13 +288,13 @@ def _dependent(directions: Floats, names: Sequence[str]) -> list[str]:
     _, _, pivots = qr(directions.T, pivoting=True)
     # One vector a pivot, 0 at the others' pivots: it touches few covariates.
     sparse = np.linalg.solve(directions.T[:, pivots[:k]], directions.T)
-    return sorted({", ".join(names[j] for j in np.flatnonzero(np.abs(row) > 1e-4)) for row in sparse})
+    return sorted({", ".join(names[int(j)] for j in np.flatnonzero(np.abs(row) > 1e-4)) for row in sparse})
 
 
 def _separated(step: Floats, names: Sequence[str]) -> str:
     # Where no end is in sight, Newton's step points along the way there: all covariates that share in it move.
     share = np.abs(step)
-    who = ", ".join(names[j] for j in np.flatnonzero(share > 0.2 * share.max()))
+    who = ", ".join(names[int(j)] for j in np.flatnonzero(share > 0.2 * share.max()))
     return (
         f"no finite coefficients fit best: {who} tell those with the event from the others at risk without fail "
         "(a level in which nobody, or everybody, has it), and the log hazard ratio runs away"
@@ -291,7 +304,7 @@ def _separated(step: Floats, names: Sequence[str]) -> str:
 def _not_converged(sums: CoxSums, beta: Floats, step: Floats, names: Sequence[str], rounds: int) -> str:
     errors = 1.0 / np.sqrt(np.maximum(np.diag(sums.hessian), 1e-300))
     # No standardised coefficient that data determine has an error near this.
-    if errors.max() > 50:
+    if max(errors.max(), np.abs(beta).max()) > 50:
         return _separated(step, names)
     worst = int(np.argmax(np.abs(step)))
     return (
