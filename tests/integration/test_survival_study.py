@@ -23,10 +23,10 @@ FIT = {
     "stage": "survival",
     "uses": ["risk"],
     "event": "death",
-    "models": {
-        "covariates": ["age", "male", "heart_failure"],
-        "both": ["age", "male", "heart_failure", "risk.death_2y"],
-    },
+    "models": [
+        {"name": "covariates", "inputs": ["age", "male", "heart_failure"]},
+        {"name": "both", "inputs": ["age", "male", "heart_failure", "risk.death_2y"]},
+    ],
     "horizon_years": 2,
     "follow_up_years": 4,
     "robust": False,
