@@ -182,8 +182,9 @@ def _log_rank(local: Mapping[str, LocalResults], i: int, g: int) -> dict[str, An
 
 
 def _pooled_group(local: Mapping[str, LocalResults], i: int, k: int, times: Floats) -> dict[str, Any]:
-    """One risk group over the sites whose curve reaches the last time: the mean of their curves, weighted by ECGs.
+    """One risk group: the mean of the sites' curves, weighted by ECGs, where every site tells its own to the last time.
 
+    A curve is withheld for its few events, so that a mean over the others would be of the sites where more have it.
     Between a site's released times its log survival and the variance of it are taken as straight. The interval is the
     plain one, symmetric about the mean: there is none on another scale where hardly anybody had the event.
     """
@@ -201,7 +202,7 @@ def _pooled_group(local: Mapping[str, LocalResults], i: int, k: int, times: Floa
             sites.append(site)
     empty: list[float | None] = [None] * len(times)
     curve: dict[str, Any] = {"survival": empty, "low": empty, "high": empty, "at_risk": empty, "sites": sites}
-    if curves:
+    if len(curves) == len(local):
         weight = np.array([c[0] for c in curves])
         weight = weight / weight.sum()
         survival = weight @ np.array([c[1] for c in curves])

@@ -86,7 +86,10 @@ def _discrimination(r: dict[str, Any]) -> Table:
             )
     columns = ["", "model", "ECGs", "events", "Harrell's C", "difference", "Uno's C", "difference", "AUC at horizon"]
     return Table(
-        "Discrimination", columns, rows, note="AUC: those with the event by the horizon against those free of it."
+        "Discrimination",
+        columns,
+        rows,
+        note="AUC: those with the event by the horizon against those free of it. Training: the sites' lockboxes.",
     )
 
 
@@ -159,8 +162,8 @@ def _curves(r: dict[str, Any], group: str, name: str, pooled: dict[str, Any]) ->
         "years after the ECG",
         "free of the event",
         caption="Groups were cut at quantiles of the training patients. Sites' Kaplan-Meier curves, read where enough "
-        "patients leave between two times, joined by straight lines of log survival and weighted by ECGs. A site "
-        f"withholds the curve of a group with too few events. {words}",
+        "patients leave between two times, joined by straight lines of log survival and weighted by ECGs. Withheld "
+        f"where a site's group has too few events to tell. {words}",
     )
 
 
@@ -175,7 +178,7 @@ def _still_followed(r: dict[str, Any]) -> Table:
         for label, g in zip(_risk_names(model), model["groups"], strict=True)
     ]
     columns = ["", "model", "risk group", "at the ECG", *(f"{times[t]:g} years" for t in shown)]
-    return Table("ECGs still followed", columns, rows, note="Of the sites whose curves are drawn.")
+    return Table("ECGs still followed", columns, rows, note="Of all sites together; withheld where one may not tell.")
 
 
 def _risk_names(model: dict[str, Any]) -> tuple[str, ...]:
