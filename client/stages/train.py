@@ -260,6 +260,7 @@ def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> M
         standardise=inputs.standardise,
         heads=config.heads,
         signals=None if beats is None else beats.batch,
+        event=config.event,
     )
 
 

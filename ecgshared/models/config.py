@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from ecgshared.columns import COVARIATES
 from ecgshared.config import Config
+from ecgshared.endpoints import Event
 
 Preset = Literal["paper64", "low_lvef", "beat", "small"]
 Norm = Literal["group", "batch"]
@@ -114,12 +115,21 @@ BEAT_WINDOW_S = (-0.3, 0.5)
 
 
 class CoxHeadConfig(Config):
-    """A hazard learned with the beats. ``paper_faithful``: one sigmoid unit on the sampled latent, risk sets that are
-    prefixes of the sorted batch; else a linear log hazard on the posterior mean, Efron's ties, risk sets of the whole
-    batch."""
+    """A log hazard learned together with the beats.
 
-    weight: float = Field(default=1.0, gt=0, description="of the partial likelihood beside the beat's loss; paper: 50")
+    The default is linear in the posterior mean, with Efron's ties. Risk sets are those of a batch, and so of one site:
+    with ``local.batch_size: null`` of its whole training cohort. ``paper_faithful`` is the published form: one sigmoid
+    unit on the drawn latent, risk sets that are prefixes of the batch sorted by time, ties as they fall.
+    """
+
+    event: Event
+    weight: float = Field(default=1.0, gt=0, description="of the mean partial likelihood beside the beat; paper: 50")
     paper_faithful: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, data: Any) -> Any:
+        return {"weight": 50.0, **data} if isinstance(data, dict) and data.get("paper_faithful") is True else data
 
 
 class CvaeConfig(Config):

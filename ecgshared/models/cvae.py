@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ecgshared.errors import ModelError
+from ecgshared.learning.cox_loss import cox_items, published_cox_items
 from ecgshared.models.config import BEAT_WINDOW_S, CvaeConfig, HeadSpec
 from ecgshared.models.dropout import Dropout, GaussianDraw
 
@@ -70,6 +71,10 @@ class Cvae(nn.Module):
         self.draw = GaussianDraw()
         self.drop = Dropout(config.condition_dropout, channels=True)
         self._limb = torch.from_numpy(LIMB)
+        self.hazard: nn.Linear | None = None
+        if config.survival is not None:
+            # A constant added to every log hazard changes nothing; through a sigmoid it does.
+            self.hazard = nn.Linear(config.latent, 1, bias=config.survival.paper_faithful)
 
     @property
     def inputs(self) -> int:
@@ -118,11 +123,23 @@ class Cvae(nn.Module):
         return 1000 * (again - x).abs().mean((1, 2))[:, None]
 
     def item_losses(self, x: torch.Tensor, conditions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the objective of each beat, shape = (B,): the negative evidence bound up to a constant and scale."""
-        return self.bound(self._checked(x), self.masked(conditions))[0]
+        """Return the objective of each beat, shape = (B,): the negative evidence bound up to a constant and scale.
+
+        With a Cox head its share is added: ``labels`` (B, 2) then hold years and 1 or 0 for an event, NaN where not
+        known. Without one they are not read.
+        """
+        losses, mean, drawn = self.bound(self._checked(x), self.masked(conditions))
+        head = self.config.survival
+        if head is None or self.hazard is None:
+            return losses
+        if head.paper_faithful:
+            hazards = published_cox_items(torch.sigmoid(self.hazard(drawn))[:, 0], labels[:, 0], labels[:, 1])
+        else:
+            hazards = cox_items(self.hazard(mean)[:, 0], labels[:, 0], labels[:, 1])
+        return losses + head.weight * hazards
 
     def bound(self, x: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the objective (B,), and mean and log variance of the latent (B, latent)."""
+        """Return the objective (B,), and the latent's mean and the one drawn (B, latent)."""
         raise NotImplementedError
 
     def start(self) -> None:
@@ -219,9 +236,10 @@ class LeadFieldCvae(Cvae):
         usual = self._usual(given)
         # Detached, or the usual beat would be bent to what suits the encoder.
         mean, log_variance = self._posterior(self._in_gradient((wanted - usual).detach()), given)
-        again, rest = self.leads(self.draw(mean, log_variance), given)
+        drawn = self.draw(mean, log_variance)
+        again, rest = self.leads(drawn, given)
         error = self._error(again - wanted) + self._error(usual - wanted) + self.REST_PENALTY * self._error(rest)
-        return error + self.kl_weight * _kl(mean, log_variance) / self.values, mean, log_variance
+        return error + self.kl_weight * _kl(mean, log_variance) / self.values, mean, drawn
 
     def _error(self, missed: torch.Tensor) -> torch.Tensor:
         """Half the mean square over twelve leads and all samples, in units of the noise variance, shape = (B,)."""
@@ -277,8 +295,9 @@ class PublishedCvae(Cvae):
     def bound(self, x: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See :meth:`Cvae.bound`: the sum of squared errors over leads and samples, mV^2, plus KL."""
         mean, log_variance = self.encode(x, given)
-        error = (self._decode(self.draw(mean, log_variance), given) - x).square().sum((1, 2))
-        return error + self.kl_weight * _kl(mean, log_variance), mean, log_variance
+        drawn = self.draw(mean, log_variance)
+        error = (self._decode(drawn, given) - x).square().sum((1, 2))
+        return error + self.kl_weight * _kl(mean, log_variance), mean, drawn
 
 
 def _kl(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.config import Config as BaseConfig
-from ecgshared.endpoints import BinaryEndpoint, TimeToEventEndpoint
+from ecgshared.endpoints import BinaryEndpoint, Event, TimeToEventEndpoint
 from ecgshared.learning.plan import AugmentConfig, LocalWork, OptimiserConfig
 from ecgshared.models.config import CvaeConfig, HeadSpec, ModelConfig, Resnet1dConfig, input_samples
 from ecgshared.privacy.config import PrivacyConfig
@@ -90,6 +90,12 @@ class Config(StepConfig):
             if self.local.prox_mu or self.local.max_grad_norm:
                 raise ValueError("privacy clips each patient itself; leave local.prox_mu and local.max_grad_norm out")
         return self
+
+    @property
+    def event(self) -> Event | None:
+        """The event whose time and status the model is trained with, or None."""
+        head = self.model.survival if isinstance(self.model, CvaeConfig) else None
+        return None if head is None else head.event
 
     @property
     def judged(self) -> tuple[str, ...]:
