@@ -239,12 +239,13 @@ def _show(facts: dict[str, Any]) -> None:
 
 def _show_model(console: Any, model: dict[str, Any], facts: dict[str, Any]) -> None:
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     if "error" in model:
         console.print(f"[bold]{escape(model['site'])}[/bold]: {escape(model['error'])}")
         return
-    table = Table("covariate", "log HR", "SE", "HR", "95% interval", "p", title=model.get("site"))
+    table = Table(Column("covariate", overflow="fold"), "log HR", "SE", "HR", "95% interval", "p")
+    table.title = escape(model["site"]) if "site" in model else None
     tests = {row["covariate"]: row["p"] for row in model.get("proportional_hazards", [])}
     if tests:
         table.add_column("p, PH")
@@ -255,7 +256,7 @@ def _show_model(console: Any, model: dict[str, Any], facts: dict[str, Any]) -> N
             f"{row['log_hazard_ratio']:.4f}",
             _figure(row["standard_error"], 4),
             _figure(row["hazard_ratio"]),
-            f"{low} to {high}",
+            "-" if row["standard_error"] is None else f"{low} to {high}",
             _p(row["p"]),
         ]
         table.add_row(*cells, *([_p(tests[row["covariate"]])] if tests else []))
@@ -265,6 +266,8 @@ def _show_model(console: Any, model: dict[str, Any], facts: dict[str, Any]) -> N
         f"log partial likelihood {model['log_likelihood']:.4f}{rounds}, "
         f"without covariates {model['log_likelihood_null']:.4f}"
     )
+    if any(row["standard_error"] is None for row in model["covariates"]):
+        console.print("-: the l1 penalty holds the coefficient at 0, so it has no standard error")
     if tests:
         console.print("p, PH: test of proportional hazards (Schoenfeld residuals against the rank of the time)")
 

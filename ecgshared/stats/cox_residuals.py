@@ -83,7 +83,15 @@ def score_meat(residuals: Floats, cluster: NDArray[np.int64] | None = None) -> F
 
 def robust_fit(fit: CoxFit, meat: Floats) -> CoxFit:
     """Replace the covariance by the sandwich; ``fit`` and the sites' summed ``meat`` on the same scale."""
-    return replace(fit, covariance=fit.covariance @ meat @ fit.covariance, robust=True)
+    bread, kept = _of_kept(fit)
+    covariance = bread @ meat @ bread
+    covariance[~np.outer(kept, kept)] = np.nan
+    return replace(fit, covariance=covariance, robust=True)
+
+
+def _of_kept(fit: CoxFit) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return the covariance with 0 where an l1 penalty left none, and which coefficients have one."""
+    return np.nan_to_num(fit.covariance, nan=0.0), np.isfinite(np.diag(fit.covariance))
 
 
 def transformed_times(total: RiskSums, grid: Floats, transform: Transform) -> Floats:
@@ -143,7 +151,10 @@ def schoenfeld_sums(rows: SurvivalRows, mean: Floats, transformed: Floats) -> Sc
 
 @dataclass(frozen=True)
 class ProportionalHazards:
-    """Chi-squared with one degree of freedom and p-value of each covariate, shapes (p,); small p: hazards cross."""
+    """Chi-squared with one degree of freedom and p-value of each covariate, shapes (p,); small p: hazards cross.
+
+    nan where an l1 penalty holds the coefficient at 0.
+    """
 
     statistic: Floats
     p_value: Floats
@@ -156,9 +167,10 @@ def proportional_hazards(fit: CoxFit, total: SchoenfeldSums) -> ProportionalHaza
     spread = total.gg - total.g**2 / max(total.deaths, 1)
     if total.deaths < 2 or not spread > 0:
         raise StatisticsError("all deaths fall on one time: hazards cannot be compared over time")
-    trend = total.deaths * fit.covariance @ (total.gr - total.g / total.deaths * total.r)
-    with np.errstate(invalid="ignore"):
-        statistic = trend**2 / (total.deaths * np.diag(fit.covariance) * spread)
+    covariance, kept = _of_kept(fit)
+    trend = total.deaths * covariance @ (total.gr - total.g / total.deaths * total.r)
+    statistic = np.full(len(kept), np.nan)
+    statistic[kept] = trend[kept] ** 2 / (total.deaths * np.diag(covariance)[kept] * spread)
     return ProportionalHazards(statistic, np.asarray(chi2.sf(statistic, 1), dtype=np.float64))
 
 
