@@ -3,23 +3,21 @@ needs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from client.questions import spend
 from client.site import SiteContext
 from client.stages.risk_score import received
-from client.survival_rows import FollowedRows, followed_rows
+from client.survival_question import on_grid, read_question, survival_step, too_small
+from client.survival_rows import followed_rows
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
-from ecgshared.privacy.disclosure import DisclosureLimits, group_size
+from ecgshared.privacy.disclosure import group_size
 from ecgshared.stages.protocol import Answer, Evidence, Request
 from ecgshared.stages.survival import (
     SPREAD_EDGES,
     BaselineSums,
     Cohort,
-    Config,
     Curvature,
     IntervalSums,
     NewtonSums,
@@ -27,70 +25,24 @@ from ecgshared.stages.survival import (
     SingleFit,
     Spread,
     cox_limits,
-    model_columns,
 )
-from ecgshared.stats.cox import (
-    PooledHazard,
-    RiskSums,
-    SurvivalRows,
-    coarsen,
-    curvature,
-    prepare,
-    relative_hazard,
-    risk_sums,
-    stratified_sums,
-)
-from ecgshared.stats.cox_disclosure import CoxLimits, require_grid, require_no_dominance, require_site, servable
+from ecgshared.stats.cox import PooledHazard, RiskSums, curvature, prepare, risk_sums, stratified_sums
+from ecgshared.stats.cox_disclosure import servable
 from ecgshared.stats.cox_fit import Moments, newton_fit
 from ecgshared.stats.cox_residuals import ResidualTerms, residual_terms, schoenfeld_sums, score_meat, score_residuals
-from ecgshared.stats.influence import by_patient
 from ecgshared.stats.kaplan_meier import kaplan_meier, releasable_times
 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One model of the step at this site: its rows, sorted once, and the coefficients asked about.
-
-    ``x``: float array, shape = (n, p), standardised as the coordinator said; ``grid`` None in the stratified mode.
-    """
-
-    step: Config
-    followed: FollowedRows
-    model: str
-    x: Floats
-    rows: SurvivalRows
-    coef: Floats
-    grid: Floats | None
-    limits: CoxLimits
-
-    @property
-    def evidence(self) -> Evidence:
-        """The group behind sums at these coefficients: the patients who carry their weight (Kish 1965); nobody where
-        one of them carries most of a group's."""
-        try:
-            require_no_dominance(
-                self.rows, self.followed.patient, self.coef, self.limits, by_interval=self.grid is not None
-            )
-        except Refused:
-            return Evidence(np.array(0), np.array(0))
-        size = group_size(self.followed.patient, self.followed.observed)
-        weight, _ = relative_hazard(self.rows, self.coef)
-        carried = by_patient(weight, self.followed.patient[self.rows.row])
-        square = float(carried @ carried)
-        effective = float(carried.sum()) ** 2 / square if square > 0 else 0.0
-        return Evidence(np.array(min(size.patients, int(effective + 1e-9))), np.array(size.events))
-
-
 def cohort(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``cohort``."""
-    step = _config(site)
+    step = survival_step(site)
     # Inputs may come from weights that were sent: other weights are another question about the same people.
     spend(site, request, request.phase, cap=step.questions(request.phase))
     followed = followed_rows(site, step, request.arrays, site.data.rows(*step.splits))
     limits = site.settings.limits
-    reason = followed.reason or _too_small(followed, step, limits)
+    reason = followed.reason or too_small(followed, step, limits)
     size = group_size(followed.patient, followed.observed)
     p, edges = followed.x.shape[1], step.grid_edges if step.mode == "exact" else np.zeros(0)
     moments = Moments.of(followed.x) if not reason else None
@@ -131,7 +83,7 @@ def cohort(site: SiteContext, request: Request) -> Answer:
 
 def newton(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``newton``: the stratified sums."""
-    asked = _asked(site, request)
+    asked = read_question(site, request)
     sums = stratified_sums(asked.rows, asked.coef, asked.step.ties)
     fields = ("log_likelihood", "gradient", "hessian")
     payload = NewtonSums(np.array([sums.log_likelihood]), sums.gradient, sums.hessian)
@@ -140,7 +92,7 @@ def newton(site: SiteContext, request: Request) -> Answer:
 
 def risk(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``risk``: sums by interval of the common grid."""
-    asked = _on_grid(_asked(site, request))
+    asked = on_grid(read_question(site, request))
     sums = risk_sums(asked.rows, asked.coef, asked.step.ties)
     payload = IntervalSums(
         shift=np.array([sums.shift]),
@@ -156,7 +108,7 @@ def risk(site: SiteContext, request: Request) -> Answer:
 
 def hessian_part(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``curvature``."""
-    asked = _on_grid(_asked(site, request))
+    asked = on_grid(read_question(site, request))
     k = len(asked.rows.grid)
     hazard = PooledHazard(
         received(request, "increment", (k,)),
@@ -172,12 +124,12 @@ def hessian_part(site: SiteContext, request: Request) -> Answer:
 
 def residuals(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``residuals``; in the exact mode the terms of all sites come with the request."""
-    asked = _asked(site, request)
+    asked = read_question(site, request)
     ties = asked.step.ties
     if asked.grid is None:
         terms = residual_terms(risk_sums(asked.rows, asked.coef, ties), ties)
     else:
-        asked = _on_grid(asked)
+        asked = on_grid(asked)
         k, p = len(asked.rows.grid), len(asked.coef)
         terms = ResidualTerms(
             PooledHazard(
@@ -198,7 +150,7 @@ def residuals(site: SiteContext, request: Request) -> Answer:
 
 def single(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``single``: the site fits by itself, its errors clustered by patient where the step says so."""
-    asked = _asked(site, request, coef=False)
+    asked = read_question(site, request, coef=False)
     p = asked.x.shape[1]
     coef, se, problem = np.full(p, np.nan), np.full(p, np.nan), ""
     rows = prepare(asked.x, asked.followed.years, asked.followed.observed)
@@ -230,7 +182,7 @@ def single(site: SiteContext, request: Request) -> Answer:
 
 def baseline(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``baseline``."""
-    asked = _asked(site, request)
+    asked = read_question(site, request)
     at, followed = asked.step.baseline_years, asked.followed
     log_hazard = received(request, "log_hazard", at.shape)
     hazard = np.exp(np.clip((asked.x @ asked.coef)[:, None] + log_hazard, -60.0, 60.0))
@@ -258,7 +210,7 @@ def baseline(site: SiteContext, request: Request) -> Answer:
 
 def spread(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``spread``."""
-    asked = _asked(site, request)
+    asked = read_question(site, request)
     bins = np.searchsorted(SPREAD_EDGES, asked.x @ asked.coef, side="right")
     n = len(SPREAD_EDGES) + 1
     patients = np.array([len(np.unique(asked.followed.patient[bins == b])) for b in range(n)], dtype=np.int64)
@@ -276,75 +228,3 @@ PHASES = {
     "baseline": baseline,
     "spread": spread,
 }
-
-
-def _config(site: SiteContext) -> Config:
-    if not isinstance(site.step, Config):
-        raise Refused(RefusalCode.BAD_REQUEST, "this step fits no survival model", value=site.step.stage)
-    return site.step
-
-
-def _too_small(followed: FollowedRows, step: Config, limits: DisclosureLimits) -> str:
-    """Say why the site is too small for this step, without a number; "" where it is not."""
-    rules, p = cox_limits(limits), followed.x.shape[1]
-    patients = len(np.unique(followed.patient))
-    events = len(np.unique(followed.patient[followed.observed]))
-    if patients < rules.min_patients:
-        return "too few patients"
-    if events < rules.min_events:
-        return "too few events"
-    try:
-        require_site(followed.observed, followed.patient, rules, n_covariates=p, rounds=step.rounds_in_all())
-    except Refused:
-        return "too few patients for so many inputs and rounds"
-    return ""
-
-
-def _asked(site: SiteContext, request: Request, *, coef: bool = True) -> Asked:
-    """Read a request about one model, count it, and refuse where the site cannot take part."""
-    step = _config(site)
-    number = int(received(request, "model", (1,))[0])
-    if not 0 <= number < len(step.models):
-        raise Refused(RefusalCode.BAD_REQUEST, "no such model", value=number)
-    model = step.models[number].name
-    columns = model_columns(step, site.study, model)
-    p = (len(columns),)
-    mean, scale = received(request, "mean", p), received(request, "scale", p)
-    beta = received(request, "coef", p) if coef else np.zeros(p)
-    if not (scale > 0).all():
-        raise Refused(RefusalCode.BAD_REQUEST, "scales must be positive", value=float(scale.min()))
-    followed = followed_rows(site, step, request.arrays, site.data.rows(*step.splits))
-    rules = cox_limits(site.settings.limits)
-    if reason := followed.reason or _too_small(followed, step, site.settings.limits):
-        raise Refused(RefusalCode.TOO_FEW, f"this site takes no part: {reason}")
-    x = (followed.x[:, columns] - mean) / scale
-    grid = None
-    years, observed = followed.years, followed.observed
-    if "grid" in request.arrays and step.mode == "exact":
-        grid = np.asarray(request.arrays["grid"], dtype=np.float64)
-        _require_from(grid, step.grid_edges)
-        require_grid(
-            years,
-            observed,
-            followed.patient,
-            grid,
-            rules,
-            n_covariates=followed.x.shape[1],
-            rounds=step.rounds_in_all(),
-        )
-        years, observed = coarsen(years, observed, grid)
-    spend(site, request, f"{request.phase} {model}", cap=step.questions(request.phase))
-    return Asked(step, followed, model, x, prepare(x, years, observed, grid=grid), beta, grid, rules)
-
-
-def _require_from(grid: Floats, edges: Floats) -> None:
-    if grid.ndim != 1 or not len(grid) or not np.isin(grid, edges).all() or (np.diff(grid) <= 0).any():
-        raise Refused(RefusalCode.BAD_REQUEST, "the time grid is no part of the study's", value=grid.shape)
-    if grid[-1] != edges[-1]:
-        raise Refused(RefusalCode.BAD_REQUEST, "the time grid does not end where the study's does", value=grid[-1])
-
-
-def _on_grid(asked: Asked) -> Asked:
-    if asked.grid is None:
-        raise Refused(RefusalCode.BAD_REQUEST, "sums by interval are only for the exact mode and its grid")
-    return asked

@@ -27,13 +27,12 @@ from ecgshared.stages.survival_evaluate import (
     fit_step,
 )
 from ecgshared.stats.concordance import Influenced, harrell, uno
-from ecgshared.stats.cox import prepare, risk_sums, stratified_sums
-from ecgshared.stats.cox_fit import newton_fit
-from ecgshared.stats.cox_residuals import residual_terms, score_meat, score_residuals
-from ecgshared.stats.influence import UNDEFINED, Estimate, estimate
+from ecgshared.stats.influence import UNDEFINED, Estimate
 from ecgshared.stats.kaplan_meier import kaplan_meier, log_rank, releasable_times
 from ecgshared.stats.survival_performance import (
     brier_score,
+    calibration_at_horizon,
+    calibration_slope,
     cumulative_auc,
     expected_over_observed,
     integrated_brier,
@@ -57,6 +56,10 @@ class Predicted:
     group: NDArray[np.int64]
     survival: Floats
     at: Floats
+
+    def reaches(self, horizon: float) -> bool:
+        """Whether the last of the times is the horizon, so that a risk by then is known."""
+        return bool(len(self.at)) and float(self.at[-1]) == horizon
 
 
 def local(site: SiteContext, request: Request) -> Answer:
@@ -136,6 +139,10 @@ def local_answer(
         excess[i], covariance[i] = tested.observed - tested.expected, tested.covariance
         # The test tells of each group: it leaves where every group that is not empty may be shown.
         ranked[i] = whole.patients if all(shown[k] or not s.patients for k, s in enumerate(sizes)) else 0
+        risk = 1 - model.survival[:, -1] if model.reaches(horizon) else np.full(len(rows), np.nan)
+        calibrated = calibration_at_horizon(
+            rows.years, rows.observed, risk, rows.patient, horizon, model.group, fit.risk_groups
+        )
         for k, size in enumerate(sizes):
             inside = model.group == k
             if not shown[k]:
@@ -144,9 +151,7 @@ def local_answer(
             mine = _Group(rows.years[inside], rows.observed[inside], rows.patient[inside])
             risk_events[i, k] = _by_horizon(mine, horizon).events
             counts[i, k] = [inside.sum(), mine.observed.sum()]
-            if len(model.at) and model.at[-1] == horizon:
-                risks[i, k, 0] = 1 - model.survival[inside, -1].mean()
-            risks[i, k, 1:] = observed_risk(mine.years, mine.observed, mine.patient, horizon)
+            risks[i, k, 0], risks[i, k, 1:] = calibrated.predicted[k], calibrated.observed[k]
             curves[i, k] = _curve(mine, times, limits, cox_limits(limits).min_leavers)
     all_of = Evidence(np.array(whole.patients), np.array(whole.events))
     by_horizon = Evidence(np.array(at_horizon.patients), np.array(at_horizon.events))
@@ -227,13 +232,12 @@ def _by_horizon(rows: _Group | FollowedRows, horizon: float) -> GroupSize:
 def _influenced(rows: FollowedRows, model: Predicted, horizon: float) -> dict[str, Influenced]:
     """The figures with influences; one that is undefined for so few is left out."""
     time, event = rows.years, rows.observed
-    full = bool(len(model.at)) and model.at[-1] == horizon
     wanted: dict[str, Callable[[], Influenced]] = {
         "harrell": lambda: harrell(time, event, model.score),
         "uno": lambda: uno(time, event, model.score, until=horizon),
         "auc": lambda: cumulative_auc(time, event, model.score, horizon),
     }
-    if full:
+    if model.reaches(horizon):
         wanted["brier"] = lambda: brier_score(time, event, model.survival[:, -1], horizon)
         wanted["integrated_brier"] = lambda: integrated_brier(time, event, model.survival, model.at)
     found = {}
@@ -247,23 +251,13 @@ def _influenced(rows: FollowedRows, model: Predicted, horizon: float) -> dict[st
 
 def _figures(rows: FollowedRows, model: Predicted, found: dict[str, Influenced], horizon: float) -> Floats:
     estimates: dict[str, Estimate] = {name: value.estimate(rows.patient) for name, value in found.items()}
-    if len(model.at) and model.at[-1] == horizon:
+    if model.reaches(horizon):
         risk = 1 - model.survival[:, -1]
         estimates["expected_over_observed"] = _defined(
             lambda: expected_over_observed(rows.years, rows.observed, risk, rows.patient, horizon)
         )
-    estimates["slope"] = _defined(lambda: _slope(rows, model.score))
+    estimates["slope"] = _defined(lambda: calibration_slope(rows.years, rows.observed, model.score, rows.patient))
     return np.array([estimates.get(name, UNDEFINED).as_array() for name in FIGURES])
-
-
-def _slope(rows: FollowedRows, score: Floats) -> Estimate:
-    """The log hazard ratio of the linear predictor itself, clustered by patient: 1 where its spread is right."""
-    sorted_rows = prepare(score[:, None] - score.mean(), rows.years, rows.observed)
-    fit = newton_fit(lambda beta: stratified_sums(sorted_rows, beta), ["linear predictor"], len(score), max_rounds=50)
-    fit.require_converged()
-    terms = residual_terms(risk_sums(sorted_rows, fit.beta), "efron")
-    meat = score_meat(score_residuals(sorted_rows, fit.beta, terms), rows.patient[sorted_rows.row])
-    return estimate(float(fit.beta[0]), float((fit.covariance @ meat @ fit.covariance)[0, 0]), "identity")
 
 
 def _curve(group: _Group, times: Floats, limits: DisclosureLimits, leavers: int) -> Floats:

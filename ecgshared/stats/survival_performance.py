@@ -9,16 +9,17 @@ All come with each ECG's influence, that of the censoring weights included, so t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecgshared.errors import StatisticsError
-from ecgshared.stats.calibration import quantile_groups
 from ecgshared.stats.censoring import Censoring, censoring, require_survival
 from ecgshared.stats.concordance import Influenced, clustered_variance
+from ecgshared.stats.cox import prepare, risk_sums, stratified_sums
+from ecgshared.stats.cox_fit import newton_fit
+from ecgshared.stats.cox_residuals import residual_terms, score_meat, score_residuals
 from ecgshared.stats.influence import Estimate, estimate
 from ecgshared.stats.kaplan_meier import kaplan_meier, log_survival_influence
 
@@ -135,32 +136,37 @@ def expected_over_observed(
 
 @dataclass(frozen=True)
 class HorizonCalibration:
-    """Predicted against observed risk by a horizon, in groups of ascending prediction.
+    """Predicted against observed risk by a horizon, in groups 0..k-1.
 
     Attributes
     ----------
-    cut : int array, shape = (n,): the group 0..k-1 of each ECG.
-    predicted : float array, shape = (k,): mean predicted risk.
+    predicted : float array, shape = (k,): mean predicted risk; NaN in an empty group.
     observed : float array, shape = (k, 4): 1 - Kaplan-Meier: value, se, low, high, clustered by patient.
     """
 
-    cut: Ints
     predicted: Floats
     observed: Floats
 
 
 def calibration_at_horizon(
-    time: NDArray[Any], event: NDArray[Any], risk: NDArray[Any], patient: Ints, horizon: float, n_groups: int = 10
+    time: NDArray[Any],
+    event: NDArray[Any],
+    risk: NDArray[Any],
+    patient: Ints,
+    horizon: float,
+    group: Ints,
+    n_groups: int,
 ) -> HorizonCalibration:
-    """Return predicted and observed risk by groups of risk with equal numbers of ECGs; shapes (n,)."""
+    """Return predicted and observed risk of each group; all arrays of shape = (n,), ``group`` 0..n_groups-1."""
     time, event = require_survival(time, event)
     risk = np.asarray(risk, dtype=np.float64)
-    group = np.asarray(quantile_groups(risk, n_groups), dtype=np.int64)
-    k = int(group.max()) + 1
-    observed = np.stack(
-        [observed_risk(time[group == g], event[group == g], patient[group == g], horizon) for g in range(k)]
-    )
-    return HorizonCalibration(group, np.bincount(group, weights=risk) / np.bincount(group), observed)
+    predicted, observed = np.full(n_groups, np.nan), np.full((n_groups, 4), np.nan)
+    for k in range(n_groups):
+        inside = group == k
+        if inside.any():
+            predicted[k] = risk[inside].mean()
+            observed[k] = observed_risk(time[inside], event[inside], patient[inside], horizon)
+    return HorizonCalibration(predicted, observed)
 
 
 def observed_risk(time: NDArray[Any], event: NDArray[Any], patient: Ints, horizon: float) -> Floats:
@@ -172,9 +178,18 @@ def observed_risk(time: NDArray[Any], event: NDArray[Any], patient: Ints, horizo
     return np.array([1 - s, s * log_se, 1 - float(curve.high[0]), 1 - float(curve.low[0])])
 
 
-def cumulative_hazard(at: NDArray[Any], grid: NDArray[Any], hazard: NDArray[Any]) -> Floats:
-    """Return a baseline cumulative hazard known on ``grid`` at any times up to its end: straight between its points."""
-    if any(b <= a for a, b in pairwise(grid)):
-        raise StatisticsError("times must ascend", value=list(grid))
-    known = np.concatenate([[0.0], grid]), np.concatenate([[0.0], hazard])
-    return np.asarray(np.interp(at, *known), dtype=np.float64)
+def calibration_slope(time: NDArray[Any], event: NDArray[Any], score: NDArray[Any], patient: Ints) -> Estimate:
+    """Return the log hazard ratio of a linear predictor, 1 where its spread is right; patient-clustered.
+
+    Raises
+    ------
+    StatisticsError : the predictor does not vary, or separates those with the event.
+    """
+    time, event = require_survival(time, event)
+    score = np.asarray(score, dtype=np.float64)
+    rows = prepare(score[:, None] - score.mean(), time, event)
+    fit = newton_fit(lambda beta: stratified_sums(rows, beta), ["linear predictor"], len(score), max_rounds=50)
+    fit.require_converged()
+    terms = residual_terms(risk_sums(rows, fit.beta), "efron")
+    meat = score_meat(score_residuals(rows, fit.beta, terms), patient[rows.row])
+    return estimate(float(fit.beta[0]), float((fit.covariance @ meat @ fit.covariance)[0, 0]), "identity")

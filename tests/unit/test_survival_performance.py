@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
-from lifelines import KaplanMeierFitter
+from lifelines import CoxPHFitter, KaplanMeierFitter
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.meta_analysis import combine_effects
 from test_concordance import derivative, several_ecgs_a_patient, slow_uncensored, tied
 
 from ecgshared.errors import StatisticsError
+from ecgshared.stats.calibration import quantile_groups
 from ecgshared.stats.meta_analysis import meta_analysis
 from ecgshared.stats.survival_performance import (
     brier_score,
     calibration_at_horizon,
+    calibration_slope,
     cumulative_auc,
-    cumulative_hazard,
     expected_over_observed,
     integrated_brier,
 )
@@ -110,13 +112,15 @@ def test_errors_are_those_of_a_patient_bootstrap(statistic):
 def test_calibration_groups_are_observed_by_kaplan_meier():
     time, event, risk, patient = several_ecgs_a_patient(12)
     predicted = 1 - np.exp(-0.5 * np.exp(risk))
-    found = calibration_at_horizon(time, event, predicted, patient, 1.0, 5)
-    assert np.all(np.diff(found.predicted) > 0)
+    group = quantile_groups(predicted, 5)
+    found = calibration_at_horizon(time, event, predicted, patient, 1.0, group, 6)
+    assert np.all(np.diff(found.predicted[:5]) > 0)
+    assert np.isnan(found.predicted[5])
     for g in range(5):
-        fit = KaplanMeierFitter().fit(time[found.cut == g], event[found.cut == g])
+        fit = KaplanMeierFitter().fit(time[group == g], event[group == g])
         assert found.observed[g, 0] == pytest.approx(1 - float(fit.predict(1.0)), abs=1e-12)
-    assert (found.observed[:, 2] < found.observed[:, 0]).all()
-    assert (found.observed[:, 0] < found.observed[:, 3]).all()
+    assert (found.observed[:5, 2] < found.observed[:5, 0]).all()
+    assert (found.observed[:5, 0] < found.observed[:5, 3]).all()
 
 
 def test_a_true_model_is_calibrated_and_a_constant_one_scores_as_its_variance():
@@ -131,7 +135,8 @@ def test_a_true_model_is_calibrated_and_a_constant_one_scores_as_its_variance():
     assert ratio.low < 1 < ratio.high
     truth = np.mean((survival - (time > 1)) ** 2)
     assert brier_score(seen, event, survival, 1.0).value == pytest.approx(truth, abs=0.003)
-    groups = calibration_at_horizon(seen, event, 1 - survival, np.arange(n), 1.0, 10)
+    tenths = quantile_groups(1 - survival, 10)
+    groups = calibration_at_horizon(seen, event, 1 - survival, np.arange(n), 1.0, tenths, 10)
     inside = (groups.observed[:, 2] <= groups.predicted) & (groups.predicted <= groups.observed[:, 3])
     assert inside.sum() >= 8
 
@@ -146,7 +151,17 @@ def test_what_is_undefined_is_said():
         integrated_brier(time, event, np.ones((3, 2)), np.array([2.0, 1.0]))
     with pytest.raises(StatisticsError, match="nobody"):
         expected_over_observed(time, event, np.ones(3) / 2, np.arange(3), 2.0)
-    np.testing.assert_allclose(cumulative_hazard([0, 1, 3], [2.0, 4.0], [0.2, 0.3]), [0, 0.1, 0.25])
+    with pytest.raises(StatisticsError):
+        calibration_slope(time, np.array([1, 1, 0]), np.ones(3), np.arange(3))
+
+
+def test_the_slope_is_lifelines_cox_model_of_the_linear_predictor():
+    time, event, risk, patient = several_ecgs_a_patient(13)
+    frame = pd.DataFrame({"t": time, "e": event, "risk": risk, "patient": patient})
+    fit = CoxPHFitter().fit(frame, "t", "e", cluster_col="patient", fit_options={"precision": 1e-12})
+    found = calibration_slope(time, event, risk, patient)
+    assert found.value == pytest.approx(fit.params_["risk"], abs=1e-8)
+    assert found.se == pytest.approx(fit.standard_errors_["risk"], rel=1e-5)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5])
