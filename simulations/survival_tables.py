@@ -188,8 +188,10 @@ def _line(cells: pd.Series, bad: NDArray[np.bool_]) -> str:
 
 
 def _numbers(cells: pd.Series, path: Path, remedy: str) -> Floats:
-    truth = cells.str.strip().str.lower().map(WORDS_OF_TRUTH)
-    values: Floats = np.asarray(pd.to_numeric(cells, errors="coerce").astype(float).fillna(truth), dtype=np.float64)
+    values: Floats = np.array(pd.to_numeric(cells, errors="coerce"), dtype=np.float64)
+    words_at = np.flatnonzero(np.isnan(values))
+    if len(words_at):
+        values[words_at] = cells.iloc[words_at].str.strip().str.lower().map(WORDS_OF_TRUTH)
     bad = ~np.isfinite(values)
     if bad.any():
         words = Counter(cells[bad])
