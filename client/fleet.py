@@ -65,7 +65,8 @@ from client.settings import NetworkConfig
 from ecgshared.errors import ConfigError, EcgFedError
 from ecgshared.wire import WireError
 
-_CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
+_TIMEOUT = httpx.Timeout(15.0, write=60.0)
+"""Seconds without a byte. A partition that swallows packets is noticed after the first of them."""
 _PULL_SECONDS = 600.0
 _MOVERS = 2
 _GATEWAY = (502, 503, 504)
@@ -122,7 +123,7 @@ class FleetLink:
         # Flower's own client takes no client certificate and would follow a redirect to anywhere.
         self._client._client = httpx.Client(
             verify=tls,
-            timeout=httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS),
+            timeout=_TIMEOUT,
             follow_redirects=False,
             headers=dict(RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata()),
             event_hooks={"response": [self._note_clock]},

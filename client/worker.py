@@ -7,6 +7,7 @@ daemon ends, and the daemon may end it at any time: whatever it promised is on t
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
@@ -25,6 +26,7 @@ from client.keys import private_folder
 from ecgshared.errors import EcgFedError, RefusalCode
 
 _LOG = "worker.log"
+_PR_SET_PDEATHSIG = 1
 
 
 class WorkerLost(EcgFedError):
@@ -57,7 +59,7 @@ class Worker:
         with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
             self._process = subprocess.Popen(
                 # -P: a folder named `client` where the daemon was started must not be taken for ours.
-                [sys.executable, "-P", "-m", "client.worker", str(self._site_file), str(self._state)],
+                [sys.executable, "-P", "-m", "client.worker", str(self._site_file), str(self._state), str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -125,6 +127,7 @@ class Worker:
 def main(arguments: list[str]) -> int:
     """Answer messages named on standard input until it closes."""
     site_file, state = Path(arguments[0]), Path(arguments[1])
+    _die_with(int(arguments[2]))
     # Who answers keeps the real standard output to itself; all else that is printed goes to the log.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -139,6 +142,14 @@ def main(arguments: list[str]) -> int:
     while True:
         command = commands.get()
         _say(answers, _answer_or_refuse(site_file, **command))
+
+
+def _die_with(daemon: int) -> None:
+    """End with the daemon however it ends, even while this process is stopped (Linux; elsewhere by `_listen`)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != daemon:
+        os._exit(0)
 
 
 def _load_everything() -> str:

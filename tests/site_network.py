@@ -15,12 +15,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from bench import Bench
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -38,11 +40,14 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client import approvals, enrol
 from client.settings import SiteSettings, load_site
+from client.status import read_status
+from ecgshared.errors import RefusalCode
 from ecgshared.fingerprint import code_sha256
 from ecgshared.stages.protocol import Request
-from ecgshared.wire import encode_request, to_records
+from ecgshared.study import Study, load_study
+from ecgshared.wire import body_of, encode_request, refusal_of, to_records
+from server.envelope import envelope
 
-ENVELOPE = Path(__file__).resolve().parents[1] / "deploy" / "envelope"
 _DAY = datetime.timedelta(days=1)
 
 
@@ -135,7 +140,9 @@ class SuperLink:
         return str(self.state.get_node_info(node_ids=[node_id])[0].status)
 
     def run(self, fab: bytes, fab_hash: str | None, overrides: dict[str, Any]) -> int:
-        stored = self.state.store_fab(Fab(_sha256(fab), fab, {}))
+        genuine = Fab(_sha256(fab), fab, {})
+        stored = self.state.store_fab(genuine)
+        self.state.fab_store[stored] = genuine
         if fab_hash is not None:
             self.state.fab_store[fab_hash] = self.state.fab_store[stored]
         run_id = self.state.create_run(
@@ -197,7 +204,7 @@ class Coordinator:
     def __init__(self, folder: Path, port: int | None = None) -> None:
         self.authority = Authority(folder)
         self.port = port or free_port()
-        self.fab = _envelope()
+        self.fab = envelope()
         self.start()
 
     def start(self) -> None:
@@ -335,17 +342,71 @@ class DaemonProcess:
             raise
 
 
+class AskedSite:
+    """One site with its daemon, and a coordinator to ask it."""
+
+    def __init__(self, hospitals: Path, folder: Path, coordinator: Coordinator, **environment: str) -> None:
+        (folder / "twin").mkdir(parents=True)
+        bench = Bench(hospitals, folder)
+        study_file = bench.study()
+        (self.file,) = bench.sites(("north",))
+        self.coordinator = coordinator
+        self.settings: SiteSettings = join(coordinator, self.file)
+        approve_all(self.settings, study_file)
+        self.study: Study = load_study(study_file)
+        self.node = coordinator.register(self.settings.network.key)
+        self.log = folder / "daemon.log"
+        self.environment = environment
+
+    def start(self) -> DaemonProcess:
+        self.daemon = DaemonProcess(self.file, self.log, **self.environment)
+        self.daemon.wait_for("connected to the coordinator")
+        return self.daemon
+
+    def restart(self) -> None:
+        """Start the daemon again; in a checkout the code may be another one by now."""
+        approvals.record(self.settings.state, "code", code_sha256(), "test")
+        self.daemon.restart()
+
+    def ask(self, run_id: int, round: int, *, kind: str = "query.ask", **arrays: np.ndarray) -> str:
+        """Ask for the counts of the describe step."""
+        return self.coordinator.ask(
+            run_id, self.node, self.study.sha256, kind=kind, step="cohorts", phase="counts", round=round, **arrays
+        )
+
+    def counts(self, run_id: int, round: int) -> bytes:
+        return body_of(self.coordinator.answer(run_id, self.ask(run_id, round), 30).content)
+
+    def refusal(self, run_id: int, round: int, *, kind: str = "query.ask", **arrays: np.ndarray) -> RefusalCode:
+        reply = self.coordinator.answer(run_id, self.ask(run_id, round, kind=kind, **arrays), 30)
+        found = refusal_of(reply.content)
+        assert found is not None
+        assert found[0] == "north"
+        return found[1]
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return read_status(self.settings.state)
+
+    def inbox(self) -> list[Path]:
+        return list((self.settings.state / "inbox").iterdir())
+
+    def wait(self, condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+        end = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < end, f"waited in vain; {self.status}\n{self.log.read_text()}"
+            time.sleep(0.02)
+        return found
+
+    def worker(self) -> int:
+        return self.wait(lambda: self.status.get("worker_pid"))
+
+
 def free_port() -> int:
     """Return a port of the loopback that nobody holds now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _envelope() -> bytes:
-    from flwr.cli.build import build_fab_from_disk
-
-    return bytes(build_fab_from_disk(ENVELOPE))
 
 
 def _sha256(data: bytes) -> str:
