@@ -35,8 +35,6 @@ Ties = Literal["efron", "breslow"]
 
 # The shift of the exponent is a multiple of this, so that it says next to nothing about the largest linear predictor.
 SHIFT_STEP = 100.0
-# Far along a separating direction a risk set's weight can vanish: sums that are not finite make Newton's step shorter.
-_QUIET = np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
 @dataclass(frozen=True)
@@ -224,7 +222,9 @@ class TieTerms:
     ff2: Floats
 
 
-@_QUIET
+# Far along a separating direction the weight of a risk set can vanish: sums that are not finite make Newton's step
+# shorter, here and below.
+@np.errstate(all="ignore")
 def tie_terms(total: RiskSums, ties: Ties) -> TieTerms:
     """Return the terms of each grid time from the sums over all sites."""
     n_intervals, d = len(total.deaths), total.deaths
@@ -247,7 +247,7 @@ def pooled_hazard(total: RiskSums, ties: Ties) -> PooledHazard:
     return PooledHazard(terms.one, terms.f, total.shift)
 
 
-@_QUIET
+@np.errstate(all="ignore")
 def curvature(rows: SurvivalRows, beta: Floats, hazard: PooledHazard) -> Floats:
     """Return one site's part of the Hessian, sum of w x x' times the hazard each row has borne; shape = (p, p)."""
     w, _ = relative_hazard(rows, beta, hazard.shift)
@@ -255,7 +255,7 @@ def curvature(rows: SurvivalRows, beta: Floats, hazard: PooledHazard) -> Floats:
     return np.asarray((rows.x * (w * borne)[:, None]).T @ rows.x, dtype=np.float64)
 
 
-@_QUIET
+@np.errstate(all="ignore")
 def exact_sums(total: RiskSums, curvatures: Floats, beta: Floats, ties: Ties) -> CoxSums:
     """Return the pooled cohort's sums.
 
