@@ -3,7 +3,7 @@
 SQLite (WAL, synchronous=FULL) in ``state/privacy/ledger.sqlite``. Each line carries an HMAC, under a key derived from
 the site's, over its own text and the HMAC of the line before; ``state/keys/ledger.anchor`` holds the newest one. A line
 edited, taken out or put in by hand, and a database that is gone or older than its anchor, close the store. An older
-copy of database AND anchor cannot be told from the truth.
+copy of database AND anchor cannot be told from the truth, nor can what is forged by somebody who reads the site's key.
 """
 
 from __future__ import annotations
