@@ -160,12 +160,13 @@ class LeadFieldCvae(Cvae):
     """The default net. A beat's eight independent leads are ``gain(z) M(c) (S0(c) + S(z)) + R(z)``.
 
     M mixes the sources S, the usual ones and this person's, to leads; gains are a person's own of each lead; R is what
-    neither explains, and is penalised. ``S(0)``, ``R(0)`` make the USUAL beat of the conditions, which is fitted to
+    neither explains, and is penalised. S(z) and R(z) have a straight part, so that few people teach at least what
+    principal components would. ``S(0)``, ``R(0)`` make the USUAL beat of the conditions, which is fitted to
     every beat besides; the encoder sees what a beat has beyond it. So a latent has nothing to gain from the
     conditions, and what they do to the usual beat, M does to everybody's.
     """
 
-    REST_PENALTY = 10.0
+    REST_PENALTY = 1.0
     """Of the mean square of R beside the squared error."""
 
     def __init__(self, config: CvaeConfig, samples: int) -> None:
@@ -188,6 +189,7 @@ class LeadFieldCvae(Cvae):
         self.waves = nn.Linear(hidden, sources * self.functions)
         self.gains = nn.Linear(hidden, 8)
         self.rest = nn.Linear(hidden, coefficients)
+        self.straight = nn.Linear(latent, sources * self.functions + coefficients, bias=False)
 
     @property
     def values(self) -> int:
@@ -206,9 +208,10 @@ class LeadFieldCvae(Cvae):
     def leads(self, z: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the coefficients that decode from a latent, and R's share of them, shape = (B, 8, J) each."""
         h = self.person(z)
-        waves = (self.usual(given) + self.waves(h)).view(len(z), self.config.sources, self.functions)
+        waves, rest = self.straight(z).split([self.waves.out_features, self.rest.out_features], 1)
+        waves = (self.usual(given) + self.waves(h) + waves).view(len(z), self.config.sources, self.functions)
         mixing = (self.field(given) + self.bend_out(self.bend(given))).view(len(z), 8, self.config.sources)
-        rest = self.rest(h).view(len(z), 8, self.functions)
+        rest = (self.rest(h) + rest).view(len(z), 8, self.functions)
         return (1 + self.gains(h))[:, :, None] * (mixing @ waves) + rest, rest
 
     def encode(self, x: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -253,6 +256,7 @@ class LeadFieldCvae(Cvae):
             self.posterior.bias[self.config.latent :] = -2
             self.rest.weight *= 0.1
             self.rest.bias.zero_()
+            self.straight.weight *= 0.1
 
 
 class PublishedCvae(Cvae):
