@@ -7,7 +7,7 @@ spread, and slope on each condition. A reference stands beside the first: one ha
 
 Result JSON::
 
-    {"model": step, "latent": n, "conditions": [...], "features": [...], "published_mae_uv": [15.7, 3.2],
+    {"model": step, "conditions": [...], "features": [...], "published_mae_uv": [15.7, 3.2],
      "sites": {site: {"group", "ecgs", "patients", "reconstruction_uv": {"mean", "sd"}, "leads_uv": [12],
      "conditions_only_uv", "mmd2": {"made", "real"}, "precision", "recall", "precision_real", "recall_real",
      "features": {name: {"real": {"mean", "sd"}, "made": {...}}}, "slopes": {name: {condition: {"real", "made"}}},
