@@ -26,6 +26,7 @@ from client.audit import log_event
 from client.dataset import Progress, SiteData, open_site, record_lockbox_opening
 from client.egress import log_release, release
 from client.keys import load_keys
+from client.ledger import Ledger
 from client.outbox import Outbox
 from client.settings import SiteSettings, load_site
 from client.site import SiteContext
@@ -120,9 +121,12 @@ def answer_bytes(path: Path, settings: SiteSettings, study: Study, request: Requ
     private = getattr(study.step(request.step), "privacy", None) is not None
     kept = outbox.find(request, once=private)
     if kept is None:
-        context = open_context(path, settings, study, request)
+        ledger = Ledger(settings.state)
+        context = open_context(path, settings, study, request, ledger=ledger)
         handler = room("client", stage).PHASES[request.phase]
         made = release(handler(context, request), request, stage=stage, settings=settings)
+        # Before it is kept: were the kept answer lost, the same round would be another release, and is another charge.
+        ledger.answered()
         outbox.keep(request, made)
     else:
         made = kept
@@ -154,7 +158,9 @@ def cohort(path: Path, settings: SiteSettings, study: Study, *, progress: Progre
     return _cohorts[key]
 
 
-def open_context(path: Path, settings: SiteSettings, study: Study, request: Request) -> SiteContext:
+def open_context(
+    path: Path, settings: SiteSettings, study: Study, request: Request, *, ledger: Ledger | None
+) -> SiteContext:
     """Hand out what the step may see of the site's cohort under this study.
 
     A training site's lockbox is handed only to a step that opens it, and the opening is recorded. A site that is
@@ -174,6 +180,7 @@ def open_context(path: Path, settings: SiteSettings, study: Study, request: Requ
         state=settings.state / "runs" / request.run,
         run=request.run,
         trains=trains,
+        ledger=ledger,
         rng=_generator(settings, study.sha256, step.id, request.phase, str(request.round)),
     )
 

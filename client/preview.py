@@ -153,7 +153,7 @@ def _message(
 
 
 def _released(path: Path, settings: SiteSettings, study: Study, step: StepConfig, request: Request) -> Release:
-    context = open_context(path, settings, study, request)
+    context = open_context(path, settings, study, request, ledger=None)
     answer = room("client", step.stage).PHASES[request.phase](context, request)
     return release(answer, request, stage=step.stage, settings=settings)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from client.dataset import SiteData
+from client.ledger import Ledger
 from client.settings import SiteSettings
 from ecgshared.stages.protocol import StepConfig
 from ecgshared.study import Study
@@ -22,6 +23,7 @@ class SiteContext:
     data : the site's cohort under this study, with the lockbox rows removed unless the step may open it.
     state : owner-only folder of this run at this site.
     trains : False where the study only evaluates this site: then all its patients stand in the lockbox.
+    ledger : what private training is charged to before it begins; None where nothing can leave (a preview).
     rng : from the site's own seed (or the system's entropy), never from the study's.
     """
 
@@ -32,4 +34,5 @@ class SiteContext:
     state: Path
     run: str
     trains: bool
+    ledger: Ledger | None
     rng: np.random.Generator

@@ -97,6 +97,9 @@ class FederationConfig(Config):
     quorum: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     deadline_seconds: float = Field(default=3600, gt=0)
     retries: int = Field(default=2, ge=0, le=20, description="times a round below quorum is asked again")
+    patience_seconds: float = Field(
+        default=7 * 86_400, ge=0, description="how long hospitals below the quorum are waited for; a simulation never waits"
+    )
 
 
 class Study(Config):

@@ -1,33 +1,55 @@
-"""The Flower ServerApp, thin: a run folder named by the run's configuration, and a Grid, given to the study loop."""
+"""The Flower ServerApp, thin: finds the run folder that the coordinator made for this run of Flower's, and works on it.
+
+Nothing comes from the run's configuration. ``ECGFED_COORDINATOR`` names the coordinator's home, where
+``flower-runs/<run id>.json`` names the folder.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from ecgshared.errors import RunError
+from server.grid import tune
+from server.home import HOME_VARIABLE, Home
+from server.rounds import Manners
 from server.runs import RunFolder
 from server.study_run import run_study
+
+_WAIT_SECONDS = 30.0
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run (or resume) the study whose path and folder the coordinator's run configuration names."""
-    study, out = (str(context.run_config.get(key, "")) for key in ("study", "out"))
-    if not out:
-        raise RunError(
-            "the run's configuration names no folder", remedy="flwr run ... --run-config 'study=... out=...'"
-        )
-    folder = (
-        RunFolder.reopen(Path(out))
-        if (Path(out) / "run.json").exists()
-        else RunFolder.create(Path(out), Path(study), backend="flower")
+    """Run (or resume) the study of this run's folder, and write its report."""
+    home = Home(Path(os.environ.get(HOME_VARIABLE, "")))
+    tune(home.config.max_reply_mb)
+    folder = RunFolder.reopen(_folder(home, context.run_id))
+    manners = Manners(
+        patience_seconds=folder.study.federation.patience_seconds, tell=folder.tell, stopped=folder.stop_asked
     )
     try:
-        run_study(grid, folder, lambda step, done, total, text: print(f"{step}: {done}/{total} {text}", flush=True))
+        run_study(grid, folder, lambda step, done, total, text: folder.tell_progress(step, done, total, text), manners)
+        # Imported late: figures are heavy, and a run should begin soon.
+        from server.report_cli import rebuild
+
+        rebuild(folder.path)
     finally:
         folder.close()
+
+
+def _folder(home: Home, run_id: int) -> Path:
+    note = home.path / "flower-runs" / f"{run_id}.json"
+    end = time.monotonic() + _WAIT_SECONDS
+    while not note.exists():
+        if time.monotonic() > end:
+            raise RunError("nobody said which run folder this run is of", where=note)
+        time.sleep(0.05)
+    return home.run_folder(str(json.loads(note.read_text(encoding="utf-8"))["run"]))

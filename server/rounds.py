@@ -3,12 +3,17 @@
 Flower's strategies wait without end for missing nodes and stop at a malformed reply. Here every reply is checked
 against its declared type, the study's hash and the site that gave it; one that fails is left out and named, and the
 site may answer the next request.
+
+A site that is lost on the way (its process died, the network broke, it is paused) is asked again as long as the
+deadline lasts; one that answers nonsense is asked again ``retries`` times. Below the quorum a simulation stops, where
+nothing will change by waiting; a federation of hospitals waits, and says for whom, until sites return or its patience
+is over.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -33,7 +38,7 @@ from ecgshared.wire import (
     to_records,
 )
 from server.conduct import Accept, Metrics, Replies
-from server.runs import RunFolder
+from server.runs import RunFolder, now
 
 _FINAL = {
     RefusalCode.TOO_FEW,
@@ -43,25 +48,62 @@ _FINAL = {
 }
 """Refusals that asking again cannot change; such a site does not count towards a quorum of all."""
 
+_PASSING = {
+    RefusalCode.PAUSED,
+    RefusalCode.WORKER_LOST,
+    RefusalCode.INTERNAL,
+    RefusalCode.DATA_UNAVAILABLE,
+    RefusalCode.STUDY_NOT_APPROVED,
+    RefusalCode.CODE_NOT_APPROVED,
+    RefusalCode.ENVELOPE_NOT_APPROVED,
+}
+"""Refusals that time or an operator can change: worth waiting for below the quorum."""
+
 _POLL_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 10.0
+_LATECOMERS_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How long a federation waits, and whom it tells. The default is that of one process: it does not wait.
+
+    Attributes
+    ----------
+    patience_seconds : how long it goes on asking below the quorum.
+    tell : is given what is going on, whenever that changes.
+    stopped : whether the coordinator wants the run to end.
+    """
+
+    patience_seconds: float = 0.0
+    tell: Callable[[dict[str, Any]], None] = lambda _: None
+    stopped: Callable[[], bool] = lambda: False
 
 
 class Federation:
     """The sites of one run, as the coordinator sees them through a Grid."""
 
-    def __init__(self, grid: Grid, study: Study, run: RunFolder) -> None:
+    def __init__(self, grid: Grid, study: Study, run: RunFolder, manners: Manners | None = None) -> None:
         self._grid, self._study, self._run = grid, study, run
+        self._manners = manners or Manners()
         self._run_name = run.info["run"]
         self._nodes: dict[str, int] = {}
         self._unapproved: set[str] = set()
 
-    def connect(self, wanted: tuple[str, ...], seconds: float) -> None:
-        """Learn which node is which site, until all of ``wanted`` are known or ``seconds`` are over."""
+    def connect(self, wanted: tuple[str, ...], seconds: float, *, enough: int | None = None) -> None:
+        """Learn which node is which site, until all of ``wanted`` are known or ``seconds`` are over.
+
+        Once ``enough`` of them are known the others have a few seconds more.
+        """
         hello = Request(self._study.sha256, self._run_name, "", "hello", 0, {})
-        end = time.monotonic() + seconds
+        start = time.monotonic()
+        end = start + seconds
         asked: set[int] = set()
         pending: dict[str, int] = {}
         while not set(wanted) <= set(self._nodes) and time.monotonic() < end:
+            self._check_stopped()
+            if enough is not None and len(set(wanted) & set(self._nodes)) >= enough:
+                end, enough = min(end, time.monotonic() + _LATECOMERS_SECONDS), None
             new = [node for node in self._grid.get_node_ids() if node not in asked]
             asked.update(new)
             records = to_records(encode_request(hello))
@@ -104,39 +146,87 @@ class Federation:
         records = to_records(encode_request(request))
         tally = _Tally()
         start = time.monotonic()
-        for attempt in range(self._study.federation.retries + 1):
-            missing = tuple(s for s in sites if s not in tally.answered and tally.absent.get(s) not in _FINAL)
-            if attempt:
-                time.sleep(min(2.0**attempt, 30.0) * _POLL_SECONDS)
-                self._nodes = {site: node for site, node in self._nodes.items() if site not in missing}
-            self._collect(request, stage, records, missing, accept, tally)
-            needed = self._needed(sites, tally.absent, quorum)
-            if len(tally.answered) >= needed:
-                break
+        self._ask_until_enough(request, stage, records, sites, quorum, accept, tally)
         answered, absent = tally.answered, tally.absent
+        needed = self._needed(sites, absent, quorum)
         size = len(records.array_records["body"]["body"].data)
         self._run.append(
             "history.jsonl",
             {
+                "at": now(),
                 "step": step,
                 "phase": phase,
                 "round": round_number,
                 "seconds": round(time.monotonic() - start, 4),
                 "answered": sorted(answered),
                 "absent": absent,
+                "lost": tally.lost,
                 "bytes_in": tally.received,
                 "bytes_out": {site: size for site in sites if site in self._nodes},
                 "metrics": dict(metrics(answered)) if metrics is not None and answered else {},
             },
         )
         if len(answered) < needed:
-            reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(absent.items()))
             raise RunError(
                 f"step {step!r}, {phase} {round_number}: {len(answered)} of {needed} needed sites answered",
-                value=reasons,
-                remedy="the run is kept: mend the sites and start it again with --resume",
+                value=_reasons(absent),
+                remedy="the run is kept: mend the sites and go on with it (resume)",
             )
         return Replies({site: answered[site] for site in sites if site in answered}, absent)
+
+    def _ask_until_enough(
+        self,
+        request: Request,
+        stage: str,
+        records: RecordDict,
+        sites: tuple[str, ...],
+        quorum: int | None,
+        accept: Accept | None,
+        tally: _Tally,
+    ) -> None:
+        """Ask all, then those that are missing, until the quorum has answered or nothing more is to be hoped for."""
+        deadline = time.monotonic() + self._study.federation.deadline_seconds
+        patience = time.monotonic() + self._manners.patience_seconds
+        retries, attempt, waiting = self._study.federation.retries, 0, False
+        while True:
+            missing = tuple(s for s in sites if s not in tally.answered and tally.absent.get(s) not in _FINAL)
+            needed = self._needed(sites, tally.absent, quorum)
+            self._collect(request, stage, records, missing, accept, tally, needed)
+            needed = self._needed(sites, tally.absent, quorum)
+            if len(tally.answered) >= needed:
+                break
+            attempt += 1
+            able = [s for s in sites if tally.absent.get(s) not in _FINAL]
+            passing = any(_will_pass(tally.absent.get(s, "")) for s in able)
+            patient = time.monotonic() < patience
+            if not (attempt <= retries or (passing and (patient or (self._lasting and time.monotonic() < deadline)))):
+                break
+            if attempt > retries and not waiting and patient and passing:
+                waiting = True
+                self._run.update(
+                    status="waiting",
+                    waiting_for=f"step {request.step!r}, {request.phase} {request.round}: {len(tally.answered)} of "
+                    f"{needed} needed sites answered ({_reasons(tally.absent)})",
+                )
+            self._pause(min(2.0**attempt * _POLL_SECONDS, _LONGEST_PAUSE_SECONDS))
+            self._nodes = {s: node for s, node in self._nodes.items() if s not in missing or s in tally.answered}
+            self._unapproved -= set(missing)
+        if waiting:
+            self._run.update(status="running", waiting_for=None)
+
+    @property
+    def _lasting(self) -> bool:
+        return self._manners.patience_seconds > 0
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._check_stopped()
+            time.sleep(min(left, 0.2))
+
+    def _check_stopped(self) -> None:
+        if self._manners.stopped():
+            raise Stopped("the coordinator stopped the run", remedy="resume it when you like")
 
     def _needed(self, sites: tuple[str, ...], absent: Mapping[str, str], quorum: int | None) -> int:
         able = sum(absent.get(site) not in _FINAL for site in sites)
@@ -151,17 +241,23 @@ class Federation:
         sites: tuple[str, ...],
         accept: Accept | None,
         tally: _Tally,
+        needed: int,
     ) -> None:
         """Send to ``sites`` and sort what comes back until all answered or the deadline is over."""
         deadline = self._study.federation.deadline_seconds
         end = time.monotonic() + deadline
-        self.connect(sites, min(deadline, 60.0))
+        self.connect(sites, min(deadline, 60.0), enough=max(needed - len(tally.answered), 1))
         tally.absent.update({site: "not-connected" for site in sites if site not in self._nodes})
         tally.absent.update({site: RefusalCode.STUDY_NOT_APPROVED for site in sites if site in self._unapproved})
         ready = [site for site in sites if site in self._nodes and site not in self._unapproved]
         messages = [Message(records, self._nodes[site], MESSAGE_TYPE_ASK, ttl=deadline + 60) for site in ready]
-        waiting = dict(zip(self._grid.push_messages(messages), ready, strict=True)) if ready else {}
+        pushed = self._grid.push_messages(messages) if ready else []
+        waiting = {message_id: site for message_id, site in zip(pushed, ready, strict=True) if message_id}
+        for site in set(ready) - set(waiting.values()):
+            tally.miss(site, "lost (not sent)")
+        self._tell(request, sites, waiting)
         while waiting and time.monotonic() < end:
+            self._check_stopped()
             replies = list(self._grid.pull_messages(list(waiting)))
             for reply in replies:
                 # An error reply may carry another source node: a site is known by the message it replies to.
@@ -170,23 +266,58 @@ class Federation:
                 if not isinstance(outcome, str):
                     outcome = _fault(outcome) or (accept(outcome) if accept is not None else None) or outcome
                 if isinstance(outcome, str):
-                    tally.absent[site] = outcome
+                    tally.miss(site, outcome)
                     continue
                 tally.absent.pop(site, None)
                 tally.answered[site] = outcome
                 self._run.append("releases.jsonl", _description(outcome, site, request, tally.received[site]))
-            if not replies:
+            if replies:
+                self._tell(request, sites, waiting)
+            else:
                 time.sleep(_POLL_SECONDS)
-        tally.absent.update(dict.fromkeys(waiting.values(), "deadline"))
+        for site in waiting.values():
+            tally.miss(site, "deadline")
+
+    def _tell(self, request: Request, sites: tuple[str, ...], waiting: Mapping[str, str]) -> None:
+        self._manners.tell(
+            {
+                "step": request.step,
+                "phase": request.phase,
+                "round": request.round,
+                "asked": list(sites),
+                "late": sorted(waiting.values()),
+                "since": now(),
+                "connected": sorted(self._nodes),
+            }
+        )
+
+
+class Stopped(RunError):
+    """The coordinator ended the run; its checkpoint is kept."""
+
+
+def _will_pass(reason: str) -> bool:
+    """Whether a reason of absence may be gone when the site is asked again later."""
+    return reason in _PASSING or reason in ("deadline", "not-connected") or reason.startswith("lost")
+
+
+def _reasons(absent: Mapping[str, str]) -> str:
+    return "; ".join(f"{site}: {reason}" for site, reason in sorted(absent.items()))
 
 
 @dataclass
 class _Tally:
-    """One request's outcome so far, by site: payloads, reasons of absence, bytes received."""
+    """One request's outcome so far, by site: payloads, reasons of absence, all that went wrong, bytes received."""
 
     answered: dict[str, Any] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, list[str]] = field(default_factory=dict)
     received: dict[str, int] = field(default_factory=dict)
+
+    def miss(self, site: str, reason: str) -> None:
+        """Note why a site has not answered, for now."""
+        self.absent[site] = reason
+        self.lost.setdefault(site, []).append(str(reason))
 
 
 def _read(reply: Message, site: str, request: Request, stage: str, tally: _Tally) -> Any:

@@ -4,6 +4,9 @@ run.json          what runs, with which versions, and how far it is
 study.yaml        the study as it was given
 history.jsonl     one line per request to the sites: who answered, who did not and why, seconds, bytes, metrics
 releases.jsonl    what left each site: kinds, fields, withheld cells, bytes
+events.jsonl      what befell the run from outside: submitted, submitted again and why (a federation of hospitals only)
+live.json         what is going on: step, round, who is late (the same)
+stop              there when the coordinator wants the run to end
 artefacts/        <step>.json and <step>.safetensors, written when a step is done
 steps/<step>/     checkpoints of a step in progress
 """
@@ -36,9 +39,10 @@ class RunFolder:
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path, self._lock = path, lock
+        self._live: dict[str, Any] = {}
 
     @classmethod
-    def create(cls, path: Path, study_file: Path, *, backend: str) -> RunFolder:
+    def create(cls, path: Path, study_file: Path, *, backend: str, status: str = "running") -> RunFolder:
         """Start a folder for a study; raise :class:`RunError` where a run stands already."""
         if (path / "run.json").exists():
             raise RunError(
@@ -56,7 +60,7 @@ class RunFolder:
             run=f"{study.name}-{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(4).hex()}",
             study=study.name,
             study_sha256=study.sha256,
-            status="running",
+            status=status,
             started=now(),
             ended=None,
             backend=backend,
@@ -101,6 +105,21 @@ class RunFolder:
         """Append one JSON line to ``history.jsonl`` or ``releases.jsonl``."""
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, sort_keys=True) + "\n")
+
+    def tell(self, what: dict[str, Any]) -> None:
+        """Write what is going on for whoever watches; unlike all else here it may be lost."""
+        self._live |= what
+        temporary = self.path / "live.json.part"
+        temporary.write_text(json.dumps({**self._live, "at": now()}), encoding="utf-8")
+        temporary.rename(self.path / "live.json")
+
+    def tell_progress(self, step: str, done: int, total: int, text: str) -> None:
+        """Write how far a step is."""
+        self.tell({"progress": {"step": step, "done": done, "total": total, "text": text}})
+
+    def stop_asked(self) -> bool:
+        """Whether the coordinator wants the run to end."""
+        return (self.path / "stop").exists()
 
     def step_folder(self, step: str) -> Path:
         """Return (and make) the folder of a step in progress."""
@@ -147,6 +166,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process works on the run in ``path``."""
+    try:
+        descriptor = _locked(path)
+    except RunError:
+        return True
+    os.close(descriptor)
+    return False
 
 
 def _locked(path: Path) -> int:

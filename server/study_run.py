@@ -14,25 +14,35 @@ from ecgshared.stages import room, shared_room
 from ecgshared.stages.protocol import StepConfig
 from ecgshared.study import Study
 from server.conduct import Accept, Artefact, Conduct, Metrics, Replies
-from server.rounds import Federation
+from server.rounds import Federation, Manners, Stopped
 from server.runs import RunFolder, now
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (step id, done, total, text)."""
 
 
-def run_study(grid: Grid, folder: RunFolder, progress: Progress) -> None:
-    """Run every unfinished step of the folder's study; raise what stops it after noting it in run.json."""
+def run_study(grid: Grid, folder: RunFolder, progress: Progress, manners: Manners | None = None) -> None:
+    """Run every unfinished step of the folder's study; raise what stops it after noting it in run.json.
+
+    ``status`` becomes "done"; "stopped" by the coordinator; "paused" by an error that somebody can mend;
+    "interrupted" where the process was told to end; "failed" by a fault of the software.
+    """
     study = folder.study
-    folder.update(status="running", stopped_by=None)
-    federation = Federation(grid, study, folder)
+    folder.update(status="running", stopped_by=None, waiting_for=None)
+    federation = Federation(grid, study, folder, manners)
     try:
         for step in study.steps:
             if folder.artefact(step.id) is None:
                 folder.save_artefact(_run_step(step, study, federation, folder, progress))
             progress(step.id, 1, 1, "done")
+    except Stopped as error:
+        folder.update(status="stopped", stopped_by=str(error), ended=now())
+        raise
     except EcgFedError as error:
         folder.update(status="paused", stopped_by=str(error), ended=now())
+        raise
+    except (KeyboardInterrupt, SystemExit) as error:
+        folder.update(status="interrupted", stopped_by=type(error).__name__, ended=now())
         raise
     except BaseException as error:
         folder.update(status="failed", stopped_by=type(error).__name__, ended=now())

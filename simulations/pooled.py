@@ -13,6 +13,7 @@ import yaml
 from client.app import hold_cohort
 from client.dataset import SiteData, open_site
 from client.settings import load_site
+from ecgshared.endpoints import EventTimes
 from ecgshared.study import load_study
 
 POOLED = "pooled"
@@ -75,6 +76,14 @@ def pool(sites: list[SiteData]) -> SiteData:
         flow=(("pooled from all sites", ecgs, patients),),
         descriptions={},
         follow_up_years=np.concatenate([s.follow_up_years for s in sites]),
+        event_times={
+            event: EventTimes(
+                np.concatenate([s.event_times[event].years for s in sites]),
+                np.concatenate([s.event_times[event].observed for s in sites]),
+            )
+            for event in first.event_times
+        },
+        chronology=None if first.chronology is None else np.concatenate([s.chronology for s in sites]),
     )
 
 

@@ -52,6 +52,17 @@ def fit(site: SiteContext, request: Request) -> Answer:
         if kept is not None:
             load_optimiser_state(optimiser, kept)
     plan = _privacy_plan(site, config, rows)
+    if plan is not None and site.ledger is not None:
+        site.ledger.charge(
+            study=site.study.sha256,
+            study_name=site.study.name,
+            run=request.run,
+            step=config.id,
+            round=request.round,
+            steps=config.local.steps or 0,
+            plan=plan,
+            cap=site.settings.privacy,
+        )
     step = _step(site, config, inputs, rows, model, optimiser, plan)
     result = train_locally(
         model,

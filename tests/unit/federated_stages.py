@@ -102,6 +102,7 @@ class Federation:
             state=Path("unused"),
             run="run",
             trains=site in self.study.sites.train,
+            ledger=None,
             rng=np.random.default_rng(0),
         )
 
