@@ -121,7 +121,7 @@ class FleetLink:
         )
         self._client._client.close()
         # Flower's own client takes no client certificate and would follow a redirect to anywhere.
-        self._client._client = httpx.Client(
+        self._client._client = _Client(
             verify=tls,
             timeout=_TIMEOUT,
             follow_redirects=False,
@@ -140,7 +140,7 @@ class FleetLink:
         request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=self._heartbeat_seconds)
         try:
             self.node_id = int(self._call(self._client.ActivateNode, request).node_id)
-        except NotAdmitted:
+        except NotAdmitted as refused:
             if remembered is None:
                 raise
             self.node_id = remembered
@@ -148,7 +148,7 @@ class FleetLink:
                 self.heartbeat()
             except NotAdmitted:
                 self.node_id = None
-                raise
+                raise refused from None
         return self.node_id
 
     def heartbeat(self) -> None:
@@ -268,6 +268,15 @@ class FleetLink:
 
     def _note_clock(self, response: httpx.Response) -> None:
         self.skew_seconds = clock_skew(response)
+
+
+class _Client(httpx.Client):
+    """A client whose responses are freed when they were read: httpx ties each to its stream in a ring."""
+
+    def send(self, *arguments: Any, **options: Any) -> httpx.Response:
+        response = super().send(*arguments, **options)
+        response.stream = httpx.ByteStream(b"")
+        return response
 
 
 class Head:
