@@ -11,7 +11,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir
 
-.PHONY: install demo test check bench
+.PHONY: install demo demo-network test check bench
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,10 @@ $(VENV)/.installed: pyproject.toml
 
 demo: install
 	$(BIN)/ecgfed simulate demo --out runs/demo --fresh
+
+# The same over the real network stack; nginx is the proxy where it is installed (apt install nginx-light).
+demo-network: install
+	$(BIN)/ecgfed demo-network --out runs/demo-network --fresh
 
 test: install
 	$(BIN)/python -m pytest
