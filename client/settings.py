@@ -25,7 +25,7 @@ REPAIRABLE_CODES = ("reversed-ra-la", "reversed-ra-ll", "reversed-la-ll")
 class RecordsConfig(Config):
     """Where the recordings lie. Paths are relative to the site file."""
 
-    folder: Path
+    folder: Path = Field(description="folder of the recordings")
     pattern: str = Field(default="**/*.hea", description="glob below the folder that finds every recording")
 
 
@@ -48,12 +48,12 @@ class MatchedLabel(Config):
 class TableConfig(Config):
     """The cohort table, one row per ECG, and how a row finds its file."""
 
-    path: Path
-    separator: Literal[",", ";", "\t", "|"] | None = Field(default=None, description="None guesses")
-    decimal: Literal[".", ","] | None = Field(default=None, description="None reads 0.35 and 0,35")
-    encoding: str | None = Field(default=None, description="None reads UTF-8, and what is not UTF-8 as Latin-1")
-    date_format: str | None = Field(default=None, description="strptime format; None accepts ISO and the usual ones")
-    day_first: bool = True
+    path: Path = Field(description="CSV or Parquet")
+    separator: Literal[",", ";", "\t", "|"] | None = Field(default=None, description="null guesses")
+    decimal: Literal[".", ","] | None = Field(default=None, description="null reads 0.35 and 0,35")
+    encoding: str | None = Field(default=None, description="null reads UTF-8, and what is not UTF-8 as Latin-1")
+    date_format: str | None = Field(default=None, description="strptime format; null accepts ISO and the usual ones")
+    day_first: bool = Field(default=True, description="read 03/04/2020 as the third of April")
     columns: dict[str, str] = Field(description="standard column: local column")
     labels: dict[str, str | MatchedLabel] = Field(
         default={}, description="name of a 0/1 label: local column of flags, or {column, matches}"
@@ -73,7 +73,7 @@ class TableConfig(Config):
 class QualityPolicy(Config):
     """What to do with a record that has a finding; codes are those of ecgshared.quality.CODES."""
 
-    default: Action = "flag"
+    default: Action = Field(default="flag", description="for findings not named below")
     actions: dict[str, RepairableAction] = Field(
         default={
             "checksum": "refuse",
@@ -81,7 +81,8 @@ class QualityPolicy(Config):
             "all-flat": "refuse",
             "fs-contradicts-length": "refuse",
             "too-short": "refuse",
-        }
+        },
+        description="finding: keep, flag, repair or refuse",
     )
 
     @field_validator("actions")
@@ -96,17 +97,17 @@ class QualityPolicy(Config):
 class PrivacyCap(Config):
     """The most privacy loss this site grants one study; it trains privately or not at all if `required`."""
 
-    required: bool = False
-    max_epsilon: float = Field(default=10.0, gt=0)
-    max_delta: float = Field(default=1e-4, gt=0, lt=1)
+    required: bool = Field(default=False, description="true: no training without differential privacy")
+    max_epsilon: float = Field(default=10.0, gt=0, description="over all runs of a study")
+    max_delta: float = Field(default=1e-4, gt=0, lt=1, description="chance that epsilon does not hold")
 
 
 class ComputeConfig(Config):
     """Where and how precisely this site computes."""
 
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?|auto)$")
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    threads: int | None = Field(default=None, ge=1)
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?|auto)$", description="cpu, cuda, cuda:1 or auto")
+    precision: Literal["fp32", "bf16", "fp64"] = Field(default="fp32", description="of the computation")
+    threads: int | None = Field(default=None, ge=1, description="of the processor; null takes all")
 
 
 class NetworkConfig(Config):
@@ -139,18 +140,22 @@ class NetworkConfig(Config):
 class SiteSettings(Config):
     """A site file."""
 
-    format_version: Literal[1] = 1
-    site: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")
+    format_version: Literal[1] = Field(default=1, description="of this file")
+    site: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="this site's name in studies and certificate")
     records: RecordsConfig
     table: TableConfig
     state: Path = Field(default=Path("state"), description="cache, ledger, outbox, logs: owner-only")
-    patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = "refuse"
+    patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = Field(
+        default="refuse", description="what becomes of rows without a patient id"
+    )
     exclude: Path | None = Field(default=None, description="text file of patient ids that opted out, one a line")
     quality: QualityPolicy = QualityPolicy()
     limits: DisclosureLimits = DisclosureLimits()
     privacy: PrivacyCap = PrivacyCap()
     compute: ComputeConfig = ComputeConfig()
-    studies: tuple[Path, ...] = Field(default=(), description="the studies this site approved and holds")
+    studies: tuple[Path, ...] = Field(
+        default=(), description="the studies of a simulation; on the network `ecgfed site approve` counts"
+    )
     consortium_key: Path | None = Field(default=None, description="shared split key where patients visit several sites")
     network: NetworkConfig | None = Field(
         default=None, description="the federation over the network; null where a site only simulates"

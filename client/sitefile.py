@@ -33,7 +33,11 @@ def site_template(site: str, network: dict[str, str]) -> str:
     """Return a site file with every key explained; it is valid, but for the data it names."""
     given = {**_EXAMPLES, "site": site, **{f"network.{key}": value for key, value in network.items()}}
     columns = ", ".join(STANDARD_COLUMNS)
-    notes = {"table.columns": f"standard columns: {columns}"}
+    notes = {
+        "table.columns": f"standard columns: {columns}",
+        "limits.min_patients": "no figure about fewer patients leaves",
+        "limits.min_events": "nor about fewer patients with the event, or without it",
+    }
     return _TOP + "\n".join(_lines(SiteSettings, "", given, notes, 0)) + "\n"
 
 
