@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,6 +77,8 @@ def generate(
     changes += [change for text in electrode or [] for change in electrode_change(text)]
     job = _Job(trained, changes, seed, out, plot)
     if reconstruct is not None:
+        job = replace(job, otherwise="age and sex are the recording's where it has them, the rest those of the average")
+    if reconstruct is not None:
         _edit(job, reconstruct, edit or [])
     elif sweep is not None:
         _sweep(job, sweep)
@@ -93,6 +95,7 @@ class _Job:
     seed: int
     out: Path
     plot: bool
+    otherwise: str = "they are those of the average person trained on"
 
     def latent(self, count: int) -> Any:
         import numpy as np
@@ -173,6 +176,10 @@ def _finish(
 
     for warning in dict.fromkeys(text for row in values for text in outside(job.checkpoint, row)):
         typer.echo(f"warning: {warning}", err=True)
+    given = {column for change in job.changes for column in change.columns}
+    usual = sum(name not in given for name in job.checkpoint.conditions)
+    if usual:
+        typer.echo(f"{usual} of {len(job.checkpoint.conditions)} conditions were not given: {job.otherwise}")
     write_beats(job.out, job.checkpoint, names, beats, values, note)
     typer.echo(f"wrote {len(names)} synthetic record{'s' if len(names) > 1 else ''} to {job.out}")
     if job.plot:

@@ -203,7 +203,9 @@ class LeadFieldCvae(Cvae):
 
     def coefficients(self, x: torch.Tensor) -> torch.Tensor:
         """Return the spline coefficients of the eight independent leads, shape = (B, 8, J)."""
-        return x[:, list(INDEPENDENT)] @ self._basis.to(x.device, x.dtype)
+        # What is to be matched is never rounded to bfloat16.
+        with torch.autocast(x.device.type, enabled=False):
+            return x[:, list(INDEPENDENT)] @ self._basis.to(x.device, x.dtype)
 
     def leads(self, z: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the coefficients that decode from a latent, and R's share of them, shape = (B, 8, J) each."""
@@ -247,6 +249,7 @@ class LeadFieldCvae(Cvae):
     def _error(self, missed: torch.Tensor) -> torch.Tensor:
         """Half the mean square over twelve leads and all samples, in units of the noise variance, shape = (B,)."""
         variance = (self.config.noise_uv / 1000) ** 2
+        missed = missed.to(torch.promote_types(missed.dtype, torch.float32))
         return self.twelve(missed).square().mean((1, 2)) * (self.functions / self.samples) / (2 * variance)
 
     def start(self) -> None:

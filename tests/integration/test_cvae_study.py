@@ -118,7 +118,7 @@ def test_posterior_means_are_the_models_own_and_stay_cached(run, hospitals):
     content = load_study(run / "study.yaml")
     path = hospitals / "sites/centre_south/site.yaml"
     settings = load_site(path)
-    context = open_context(path, settings, content, Request(content.sha256, "r", "judged", "judge", 0, {}))
+    context = open_context(path, settings, content, Request(content.sha256, "r", "judged", "judge", 0, {}), ledger=None)
     arrays = {f"beats.{name}": array for name, array in artefact(run, "beats").arrays.items()}
     rows = np.array([3, 0, 7])
     step = content.step("beats")
@@ -218,6 +218,27 @@ def test_a_run_that_stopped_ends_with_the_same_weights(run, hospitals, tmp_path,
     np.testing.assert_array_equal(
         artefact(tmp_path / "again", "beats").arrays["weights"], artefact(run, "beats").arrays["weights"]
     )
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"strategy": {"name": "fedprox"}, "local": {"epochs": 1, "prox_mu": 0.1}},
+        {"strategy": {"name": "fedadam"}},
+        {"strategy": {"name": "fedmedian"}},
+        {"strategy": {"name": "fedtrimmedavg"}},
+        {"strategy": {"name": "krum"}},
+        {"strategy": {"name": "fedbn"}, "model": {"name": "cvae", "paper_faithful": True}},
+        {"model": {"name": "cvae", "latent": 2, "hidden": 8, "survival": {"event": "death"}}},
+    ],
+    ids=["fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "krum", "fedbn, published net", "with a Cox head"],
+)
+def test_it_trains_by_every_strategy(hospitals, tmp_path, train):
+    content = study(rounds=1, **train)
+    del content["steps"][2]
+    result = artefact(run_study(hospitals, tmp_path / "run", content), "beats").result
+    assert [v["loss"] > 0 for v in result["validation"]] == [True, True]
+    assert result["validation"][0]["loss"] != result["validation"][1]["loss"]
 
 
 def test_it_trains_privately(hospitals, tmp_path):
