@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from ecgshared.errors import RefusalCode, Refused
 
 _TEXT = (".toml", ".md", ".yaml", ".yml", ".json")
-_FLOWERS_OWN = ".info"
-"""Flower's list of the files and their hashes, in the envelope's own folder of that name."""
+_WITHOUT_ENDING = (".info/CONTENT", "LICENSE")
+"""Flower's list of the files and their hashes; a licence."""
 
 
 def check_envelope(content: bytes, fab_hash: str) -> None:
@@ -24,7 +24,7 @@ def check_envelope(content: bytes, fab_hash: str) -> None:
     except (zipfile.BadZipFile, ValueError, OSError):
         raise _refused("the envelope is no archive") from None
     for name in names:
-        if name.suffix not in _TEXT and name.parts[0] != _FLOWERS_OWN and name.name != "LICENSE":
+        if name.suffix not in _TEXT and str(name) not in _WITHOUT_ENDING:
             raise _refused(f"the envelope holds a file that is no text: {name.suffix or 'without an ending'}")
 
 

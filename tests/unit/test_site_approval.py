@@ -225,7 +225,7 @@ def test_an_envelope_with_code_in_it_is_refused_by_any_hash():
     import io
     import zipfile
 
-    for name in ("client/app.py", "x.so", "setup.cfg", "run.sh", ".pth"):
+    for name in ("client/app.py", "x.so", "setup.cfg", "run.sh", ".pth", ".info/x.py", "sub/LICENSE"):
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as file:
             file.writestr("pyproject.toml", "")
