@@ -136,8 +136,9 @@ class CvaeConfig(Config):
     """A conditional variational autoencoder of median beats.
 
     ``paper_faithful`` is the published net (doi 10.3389/fdgth.2025.1558589): convolutions over time, then over leads,
-    10 latents, batch normalisation, MSE + KL. The default decodes a few sources in a fixed basis of time and mixes
-    them to the eight independent leads by a matrix that follows from the conditions, as a lead field does.
+    10 latents, batch normalisation, MSE + KL; ``hidden``, ``sources`` and ``noise_uv`` are not its own. The default
+    decodes a few sources in a fixed basis of time and mixes them to the eight independent leads by a matrix that
+    follows from the conditions, as a lead field does.
     """
 
     name: Literal["cvae"]

@@ -21,7 +21,8 @@ from simulations.generate_conditions import (
     quantity,
     sweep_of,
 )
-from simulations.generate_consistency import MOVES, compared, summary
+from simulations.generate_consistency import compared, summary
+from simulations.generate_forward import MOVES
 from simulations.generate_output import SYNTHETIC, header_lines, write_beats
 
 CONDITIONS = ("age", "male", "bmi", "heart_vertical_deg", "electrode_V1_superior_cm", "electrode_V2_superior_cm")
