@@ -22,6 +22,8 @@ FLEET_PATHS = (
     "push-object", "pull-object", "confirm-message-received",
 )  # fmt: skip
 NODE_KEY_HEADER = "flwr-public-key"
+LARGEST_REQUEST_MB = 8
+"""Flower sends objects in pieces of 5 MB."""
 
 _CONFIG = """\
 # Written by `ecgfed coordinator up`; changes are lost. What may be changed stands in coordinator.yaml.
@@ -57,19 +59,21 @@ http {{
         ssl_client_certificate {ca};
         ssl_verify_client on;
         ssl_verify_depth 1;
-        # Flower sends objects in pieces of 5 MB.
-        client_max_body_size 8m;
+        client_max_body_size {largest}m;
         client_body_timeout 60s; client_header_timeout 60s; send_timeout 60s;
         location / {{ return 404; }}
-        location ~ ^/v1/fleet/({paths})$ {{
+        location ~ ^/v1/fleet/(?<call>{paths})$ {{
             if ($request_method != POST) {{ return 404; }}
             if ($known_site = 0) {{ return 403; }}
-            proxy_pass https://superlink;
+            # Not the path as it was written: what was checked is what is asked.
+            proxy_pass https://superlink/v1/fleet/$call;
             proxy_ssl_verify on;
             proxy_ssl_trusted_certificate {ca};
             proxy_ssl_name localhost;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
+            # One key, the one that was held to the certificate, however many a request names.
+            proxy_set_header {header_name} $http_{header};
             proxy_request_buffering off; proxy_buffering off;
             proxy_connect_timeout 5s; proxy_read_timeout 60s; proxy_send_timeout 60s;
             proxy_next_upstream off;
@@ -94,12 +98,14 @@ def write_config(
         # Else the workers would be of a user that cannot read the folder.
         user="user root;\n" if os.name == "posix" and os.geteuid() == 0 else "",
         header=NODE_KEY_HEADER.replace("-", "_"),
+        header_name=NODE_KEY_HEADER,
         port=upstream_port,
         listen=listen,
         certificate=certificate,
         key=key,
         ca=ca,
         paths="|".join(FLEET_PATHS),
+        largest=LARGEST_REQUEST_MB,
     )
     write_atomically(folder / "nginx.conf", text.encode())
     write_sites(folder, sites)
