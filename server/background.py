@@ -22,6 +22,8 @@ from server.submission import GOING
 
 _UP_SECONDS, _DOWN_SECONDS = 60.0, 30.0
 _SOON_DAYS = 30
+_started: list[subprocess.Popen[bytes]] = []
+"""Supervisors this process started: kept so that their end is noticed."""
 _RUN_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,60}$")
 
 
@@ -46,6 +48,7 @@ def start(home: Home) -> None:
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             env={k: v for k, v in os.environ.items() if k != HOME_VARIABLE},
         )  # fmt: skip
+    _started.append(process)
     end = time.monotonic() + _UP_SECONDS
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -69,6 +72,7 @@ def stop(home: Home) -> bool:
     end = time.monotonic() + _DOWN_SECONDS
     while time.monotonic() < end:
         if not is_up(home):
+            _started[:] = [process for process in _started if process.poll() is None]
             return True
         time.sleep(0.1)
     raise RunError("the coordinator does not end", value=pid, remedy=f"kill -9 {pid}; the next `up` clears up")

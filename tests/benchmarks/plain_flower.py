@@ -15,8 +15,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
@@ -78,7 +79,7 @@ def run_plain_flower(folder: Path, *, width: int, layers: int, rounds: int) -> M
     if len(stamps) != rounds + 1:
         raise AssertionError(f"plain Flower did {len(stamps) - 1} of {rounds} rounds; logs in {folder}")
     # The first stamp is of the initial weights; the first round also waits for the nodes.
-    return Measured([b - a for a, b in zip(stamps[1:], stamps[2:], strict=False)], watch)
+    return Measured([b - a for a, b in pairwise(stamps[1:])], watch)
 
 
 def certificates(folder: Path) -> None:
@@ -116,10 +117,8 @@ def process(
 
 
 def _kill_group(group: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def wait_for(port: int, seconds: float = 60) -> None:
@@ -177,7 +176,8 @@ def _program(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return "gone"
-    return next((Path(w).name for w in words if "flwr-" in w or "flower-" in w or "ecgfed" in w), Path(words[0]).name)
+    telling = ("flwr-", "flower-", "client.worker", "ecgfed")
+    return next((Path(w).name for w in words[:4] if any(t in w for t in telling)), Path(words[0]).name.split(":")[0])
 
 
 def _resident_mb(pid: int) -> float:
@@ -191,6 +191,8 @@ def _resident_mb(pid: int) -> float:
 
 
 def _do(*command: object, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
-    done = subprocess.run([str(part) for part in command], env=env, cwd=cwd, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [str(part) for part in command], env=env, cwd=cwd, capture_output=True, text=True, timeout=120
+    )
     if done.returncode:
         raise AssertionError(f"{command[0]} failed:\n{done.stdout}\n{done.stderr}")
