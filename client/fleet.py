@@ -1,50 +1,34 @@
-"""The fleet API of Flower 1.41, spoken over HTTPS with a client certificate: the only module that knows its internals.
+"""The fleet API of Flower 1.41, spoken over HTTPS with a client certificate.
 
 Flower's own SuperNode presents no client certificate, ends on many failures and starts a process per message. Here the
 same calls are made with the same messages (``flwr.supernode.fleet_http_connection``), one at a time, and every
-failure is one of four that a daemon can act on. A contract test holds the used internals to what is expected of them.
+failure is one of four that a daemon can act on. Only this module, ``fleet_messages`` and ``fleet_failures`` know
+Flower's internals; a contract test holds them to what is expected.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import ssl
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from email.utils import parsedate_to_datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import httpx
-import numpy as np
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from flwr.app import Message, RecordDict
-from flwr.app.message import remove_content_from_message
-from flwr.common.serde import fab_from_proto, message_from_proto, message_to_proto, run_from_proto
+from flwr.common.serde import fab_from_proto, run_from_proto
 from flwr.proto.fab_pb2 import GetFabRequest
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
-    PullMessagesResponse,
     PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
-from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_body,
-    get_object_head_values_from_object_content,
     get_object_id,
-    get_object_tree,
-    iterate_object_tree,
-    no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
@@ -53,7 +37,6 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     ObjectPushError,
-    inflate_object_from_contents,
     pull_objects,
 )
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -61,43 +44,26 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from client.enrol import read_key
+from client.fleet_failures import (
+    LinkError,
+    NotAdmitted,
+    RunOver,
+    Unreachable,
+    answer_failure,
+    clock_skew,
+    transport_failure,
+)
+from client.fleet_messages import Head, Objects
 from client.settings import NetworkConfig
-from ecgshared.errors import ConfigError, EcgFedError
+from ecgshared.errors import ConfigError
 from ecgshared.wire import WireError
 
 _TIMEOUT = httpx.Timeout(15.0, write=60.0)
 """Seconds without a byte. A partition that swallows packets is noticed after the first of them."""
 _PULL_SECONDS = 600.0
 _MOVERS = 2
-_GATEWAY = (502, 503, 504)
-_RUN_OVER = (ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED, ApiErrorCode.FLEET_GET_RUN_FAILED)
 ResultT = TypeVar("ResultT")
-
-
-class LinkError(EcgFedError):
-    """A call to the coordinator failed; the text is plain words for the operator."""
-
-
-class Unreachable(LinkError):
-    """Nobody answered, or only a proxy did: try again soon."""
-
-
-class NotAdmitted(LinkError):
-    """The coordinator answers but does not know this site's key or node: activate again."""
-
-
-class CertificateRefused(LinkError):
-    """One side refused the other's certificate: only people can mend that."""
-
-
-class RunOver(LinkError):
-    """The run has ended or is not known any more."""
-
-
-class Objects(Protocol):
-    """Where the parts of a message lie, by the sha256 of their content."""
-
-    def __getitem__(self, object_id: str) -> bytes: ...
 
 
 class FleetLink:
@@ -110,7 +76,7 @@ class FleetLink:
     """
 
     def __init__(self, network: NetworkConfig) -> None:
-        key = _private_key(network)
+        key = read_key(network.key)
         self.node_id: int | None = None
         self.skew_seconds: float | None = None
         self._heartbeat_seconds = network.heartbeat_seconds
@@ -256,7 +222,7 @@ class FleetLink:
         try:
             return call(request)
         except httpx.HTTPStatusError as error:
-            failure = _failure(error.response)
+            failure = answer_failure(error.response)
         except httpx.TransportError as error:
             failure = transport_failure(error)
         except (ValueError, RuntimeError) as error:  # a body that is not protobuf, or a client that was closed
@@ -279,85 +245,6 @@ class _Client(httpx.Client):
         return response
 
 
-class Head:
-    """A message without its content: whose it is, what it answers, and the names of its parts."""
-
-    def __init__(self, data: bytes) -> None:
-        self.proto = PullMessagesResponse.FromString(data)
-        if len(self.proto.messages_list) != 1 or len(self.proto.message_object_trees) != 1:
-            raise WireError("not one message")
-        self.message = message_from_proto(self.proto.messages_list[0])
-        self.message_id = self.proto.message_object_trees[0].object_id
-        if self.message.metadata.message_id != self.message_id:
-            raise WireError("a message whose id is not that of its content")
-
-    @property
-    def run_id(self) -> int:
-        """The run, a number of Flower's."""
-        return int(self.message.metadata.run_id)
-
-    @property
-    def kind(self) -> str:
-        """The message's type: "query.hello", say."""
-        return str(self.message.metadata.message_type)
-
-    @property
-    def object_ids(self) -> list[str]:
-        """The names of all parts, children first."""
-        return list(dict.fromkeys(tree.object_id for tree in iterate_object_tree(self.proto.message_object_trees[0])))
-
-    @property
-    def seconds_left(self) -> float:
-        """How long an answer would still be wanted."""
-        metadata = self.message.metadata
-        return float(metadata.created_at + metadata.ttl - time.time())
-
-    def reply(self, records: RecordDict) -> tuple[bytes, dict[str, bytes]]:
-        """Return (head, parts) of the answer that holds ``records``."""
-        return deflate(Message(records, reply_to=self.message))
-
-
-def inflate(head: Head, objects: dict[str, bytes]) -> Message:
-    """Put a message together from its parts, which are taken out of ``objects`` as they are used."""
-    message = inflate_object_from_contents(head.message_id, objects)
-    if not isinstance(message, Message):
-        raise WireError("not a message")
-    # The id is no part of the content it is the hash of.
-    message.metadata.__dict__["_message_id"] = head.message_id
-    return message
-
-
-def deflate(message: Message) -> tuple[bytes, dict[str, bytes]]:
-    """Take a message apart: its head, and its parts by their names."""
-    message.metadata.__dict__["_message_id"] = message.object_id
-    with no_object_id_recompute():
-        tree: ObjectTree = get_object_tree(message)
-        proto = message_to_proto(remove_content_from_message(message))
-        head = PullMessagesResponse(messages_list=[proto], message_object_trees=[tree]).SerializeToString()
-        return head, {name: part.deflate() for name, part in get_all_nested_objects(message).items()}
-
-
-def peek(head: Head, objects: Objects) -> dict[str, Any]:
-    """Return the scalars of a request (study hash, run, step, phase, round) from its first part of data alone.
-
-    Nothing is put together and no app is loaded; what the app makes of the message later is checked there again.
-    """
-    try:
-        records = json.loads(get_object_body(objects[_children(objects, head.message_id)[0]], RecordDict))
-        record = json.loads(_body(objects[records["body"]]))
-        array = objects[record["body"]]
-        children = get_object_head_values_from_object_content(array)[1]
-        first = _body(objects[children[json.loads(_body(array))["arraychunk_ids"][0]]])
-        stream = io.BytesIO(first)
-        np.lib.format.read_magic(stream)
-        np.lib.format.read_array_header_1_0(stream)
-        size = int.from_bytes(stream.read(8), "little")
-        request = json.loads(json.loads(stream.read(min(size, len(first))))["__metadata__"]["header"])
-        return {key: request[key] for key in ("study_hash", "run", "step", "phase", "round")}
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, UnicodeDecodeError):
-        raise WireError("not a request") from None
-
-
 def tls_context(network: NetworkConfig) -> ssl.SSLContext:
     """Return what both sides' certificates are checked with: the kit's authority only, TLS 1.2 at least."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -375,78 +262,3 @@ def tls_context(network: NetworkConfig) -> ssl.SSLContext:
             remedy="they must be PEM files, and the certificate that of the key",
         ) from None
     return context
-
-
-def clock_skew(response: httpx.Response) -> float | None:
-    """Return this machine's clock minus the answering one's, seconds; None where the answer has no date."""
-    try:
-        return time.time() - parsedate_to_datetime(response.headers["date"]).timestamp()
-    except (KeyError, ValueError, TypeError):
-        return None
-
-
-def transport_failure(error: httpx.TransportError) -> LinkError:
-    """Say in plain words why a connection failed."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return CertificateRefused(
-                f"the coordinator's certificate is not accepted here: {cause.verify_message}",
-                remedy="is the address right, is the kit's authority the coordinator's, is a proxy in between?",
-            )
-        if isinstance(cause, ssl.SSLError) and "ALERT" in str(cause.reason or ""):
-            return CertificateRefused(
-                "the coordinator refuses this site's certificate", remedy="has it expired, or was it revoked?"
-            )
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, httpx.ProxyError):
-        return Unreachable("the proxy of HTTPS_PROXY does not let this site through", remedy="ask its administrators")
-    if isinstance(error, httpx.TimeoutException):
-        return Unreachable("the coordinator did not answer in time")
-    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
-        return Unreachable("the connection was cut; so does a coordinator that refuses this site's certificate")
-    return Unreachable(f"the coordinator cannot be reached ({type(error).__name__})")
-
-
-def _failure(response: httpx.Response) -> LinkError:
-    known = FlowerError.from_json(response.text)
-    if known is not None and known.code in _RUN_OVER:
-        return RunOver("the run has ended at the coordinator")
-    if known is not None and known.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
-        return NotAdmitted(
-            "the coordinator does not let this site in: its key is not registered, or it counts it as connected still",
-            remedy="a site that was just killed waits some seconds; else ask whether it was admitted or revoked",
-        )
-    if response.status_code == 401:
-        return NotAdmitted(
-            "the coordinator does not know this site's key, or the clocks differ by minutes",
-            remedy="was the site admitted? compare the clocks: `ecgfed site check`",
-        )
-    if response.status_code in (400, 403, 495, 496) and known is None:
-        return CertificateRefused(
-            "the coordinator refuses this site's certificate: revoked, expired, or not that of its key",
-            remedy="see its dates with `ecgfed site check`; ask the coordinator for a new one",
-        )
-    if response.status_code in _GATEWAY:
-        return Unreachable("the coordinator's proxy answers, the coordinator behind it does not")
-    return Unreachable(f"the coordinator answered with status {response.status_code}")
-
-
-def _children(objects: Objects, object_id: str) -> list[str]:
-    return list(get_object_head_values_from_object_content(objects[object_id])[1])
-
-
-def _body(content: bytes) -> bytes:
-    return content.partition(b"\x00")[2]
-
-
-def _private_key(network: NetworkConfig) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = load_pem_private_key(network.key.read_bytes(), password=None)
-    except FileNotFoundError:
-        raise ConfigError("there is no such key", where=network.key, remedy="see `ecgfed site init`") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"is no private key ({type(error).__name__})", where=network.key) from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError("is no elliptic-curve key", where=network.key, allowed="ECDSA P-384")
-    return key

@@ -49,6 +49,10 @@ class Parcel:
         """Write one part."""
         _write(self._path(object_id), content, sync=sync)
 
+    def sync(self) -> None:
+        """Wait until the names of all parts are on the disk, too."""
+        _sync_folder(self.folder)
+
     def lacks(self, object_ids: list[str]) -> list[str]:
         """Return the parts that are not here."""
         return [name for name in object_ids if not self._path(name).exists()]

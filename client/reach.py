@@ -10,7 +10,8 @@ from urllib.request import getproxies, proxy_bypass
 
 from client.approvals import in_force
 from client.enrol import certificate_faults, network_of, read_certificate
-from client.fleet import CertificateRefused, FleetLink, LinkError, NotAdmitted, RunOver
+from client.fleet import FleetLink
+from client.fleet_failures import CertificateRefused, LinkError, NotAdmitted, RunOver
 from client.settings import SiteSettings
 from client.status import remembered_node
 from ecgshared.errors import EcgFedError

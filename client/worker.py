@@ -34,12 +34,13 @@ class WorkerLost(EcgFedError):
 
 
 class Worker:
-    """A worker process as the daemon sees it. Not safe to be used by several threads, but for :meth:`kill`."""
+    """A worker process as the daemon sees it. For one thread; any other may call :meth:`kill` and :meth:`close`."""
 
     def __init__(self, site_file: Path, state: Path, threads: int | None) -> None:
         self._site_file, self._state, self._threads = site_file.resolve(), state, threads
         self._process: subprocess.Popen[str] | None = None
         self._code = ""
+        self._closed = False
 
     @property
     def pid(self) -> int | None:
@@ -67,6 +68,9 @@ class Worker:
                 text=True,
                 start_new_session=True,
             )
+        if self._closed:
+            self.kill()
+            raise WorkerLost("the daemon is ending")
         ready = self._read()
         self._code = str(ready.get("code", ""))
         return self._code
@@ -91,6 +95,11 @@ class Worker:
         except (OSError, ValueError):
             raise WorkerLost("the worker ended", value=process.poll()) from None
         return self._read()
+
+    def close(self) -> None:
+        """End the process for good: none is started any more."""
+        self._closed = True
+        self.kill()
 
     def kill(self) -> None:
         """End the process and whatever it started; any thread may call this."""
@@ -184,7 +193,7 @@ def _answer(site_file: Path, folder: str, node_id: int, max_bytes: int) -> dict[
     from flwr.supercore.task_identity import TaskIdentity
 
     from client.app import app
-    from client.fleet import Head, deflate, inflate, peek
+    from client.fleet_messages import Head, deflate, inflate, peek
     from client.inbox import Parcel, answer_of
     from ecgshared.wire import refusal_of
 

@@ -17,17 +17,9 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from site_network import Authority, Coordinator, join
 
 from client.envelope import check_envelope
-from client.fleet import (
-    CertificateRefused,
-    FleetLink,
-    Head,
-    NotAdmitted,
-    RunOver,
-    Unreachable,
-    deflate,
-    inflate,
-    peek,
-)
+from client.fleet import FleetLink
+from client.fleet_failures import CertificateRefused, NotAdmitted, RunOver, Unreachable
+from client.fleet_messages import Head, deflate, inflate, peek
 from client.settings import SiteSettings
 from ecgshared.errors import RefusalCode
 from ecgshared.stages.protocol import Request
@@ -232,6 +224,13 @@ def test_what_is_no_request_is_told_apart(spoil):
     assert peek(head, parts)["study_hash"] == STUDY
     with pytest.raises(WireError):
         peek(head, spoil(parts))
+
+
+@pytest.mark.parametrize("word", ["\x1b[2J", "two words", "p" * 81, "ä"])
+def test_words_of_a_request_cannot_reach_a_terminal(word):
+    data, parts = deflate(_message(to_records(encode_request(Request(STUDY, "r", "s", word, 0, {})))))
+    with pytest.raises(WireError):
+        peek(Head(data), parts)
 
 
 def _message(records):

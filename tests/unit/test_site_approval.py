@@ -18,9 +18,12 @@ from client.app import answer_bytes, app, forget_process_caches
 from client.cli import app as cli
 from client.egress import Release
 from client.envelope import check_envelope
+from client.fleet_messages import Head, deflate
+from client.inbox import Inbox, answer_of
 from client.outbox import Outbox
 from client.settings import SiteSettings
 from client.show import show_study
+from client.worker import _answer_or_refuse
 from ecgshared.errors import ConfigError, RefusalCode, Refused
 from ecgshared.fingerprint import code_sha256, folders_sha256
 from ecgshared.stages.protocol import Request
@@ -157,6 +160,25 @@ def test_flowers_own_clientapp_asks_for_the_approvals_too(site, study_file):
     assert ask_app(site_file, "query.hello", study.sha256).content.config_records["hello"]["study"] == study.sha256
     first = body_of(ask_app(site_file, "query.ask", study.sha256).content)
     assert body_of(ask_app(site_file, "query.ask", study.sha256).content) == first
+
+
+def test_an_answer_over_the_limit_is_not_kept_to_be_sent(site, study_file, tmp_path):
+    site_file, _ = site
+    approve(site_file, study_file)
+    approve(site_file, "code")
+    request = Request(load_study(study_file).sha256, "r", "table1", "counts", 0, {})
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    head, parts = deflate(Message(to_records(encode_request(request)), 2, "query.ask"))
+    parcel = Inbox(tmp_path / "inbox").open(Head(head).message_id, head)
+    for name, content in parts.items():
+        parcel.keep(name, content)
+    outcome = {limit: _answer_or_refuse(site_file, folder=str(parcel.folder), node_id=2, max_bytes=limit)
+               for limit in (1000, 100_000)}  # fmt: skip
+    assert outcome[1000] == {"made": False, "code": "gate-closed"}
+    assert (outcome[100_000]["made"], outcome[100_000]["code"], outcome[100_000]["stage"]) == (True, None, "describe")
+    assert 1000 < outcome[100_000]["bytes"] < 100_000
+    answer = answer_of(parcel)
+    assert not answer.lacks(Head(answer.head()).object_ids)
 
 
 def test_a_replayed_round_gives_the_kept_bytes_and_under_privacy_nothing_else(site, study_file, tmp_path):

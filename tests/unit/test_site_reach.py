@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from client import approvals
 from client.cli import app
-from client.fleet import CertificateRefused, FleetLink, NotAdmitted, RunOver, Unreachable, _failure, clock_skew
+from client.fleet import FleetLink
+from client.fleet_failures import CertificateRefused, NotAdmitted, RunOver, Unreachable, answer_failure, clock_skew
 from client.journal import Journal
 from client.reach import check_network
 from client.releases import as_table, read_releases
@@ -116,7 +117,7 @@ def answered(status: int, text: str = "", **headers: str) -> httpx.Response:
     ],
 )
 def test_every_answer_of_the_coordinators_proxy_has_its_plain_words(status, text, kind):
-    failure = _failure(answered(status, text))
+    failure = answer_failure(answered(status, text))
     assert type(failure) is kind
     assert failure.what
     assert "Traceback" not in str(failure)
