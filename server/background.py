@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,17 @@ def stop(home: Home) -> bool:
     end = time.monotonic() + _DOWN_SECONDS
     while time.monotonic() < end:
         if not is_up(home):
-            _started[:] = [process for process in _started if process.poll() is None]
+            _reap(pid)
             return True
         time.sleep(0.1)
     raise RunError("the coordinator does not end", value=pid, remedy=f"kill -9 {pid}; the next `up` clears up")
+
+
+def _reap(pid: int) -> None:
+    for process in [p for p in _started if p.pid == pid]:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+            _started.remove(process)
 
 
 def read_status(home: Home) -> dict[str, Any]:

@@ -58,9 +58,8 @@ def show(what: str, ours: Measured, plain: Measured) -> float:
     for name, measured in (("ours", ours), ("plain Flower", plain)):
         seconds = ", ".join(f"{s:.2f}" for s in measured.rounds)
         memory = ", ".join(f"{n} {mb:.0f}" for n, mb in sorted(measured.memory.items()) if mb > 20)
-        print(
-            f"\n{what}, {name}: {seconds} s a round\n    peak MB: {memory}\n    in all: {sum(measured.memory.values()):.0f} MB"
-        )
+        print(f"\n{what}, {name}: {seconds} s a round\n    peak MB: {memory}")
+        print(f"    in all: {sum(measured.memory.values()):.0f} MB")
     print(f"{what}: {ratio:.3f} of plain Flower's time (goal: at most {GOALS[what]})")
     return ratio
 
