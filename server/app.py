@@ -33,7 +33,10 @@ def main(grid: Grid, context: Context) -> None:
     tune(home.config.max_reply_mb)
     folder = RunFolder.reopen(_folder(home, context.run_id))
     manners = Manners(
-        patience_seconds=folder.study.federation.patience_seconds, tell=folder.tell, stopped=folder.stop_asked
+        patience_seconds=folder.study.federation.patience_seconds,
+        tell=folder.tell,
+        stopped=folder.stop_asked,
+        site_of=home.site_of,
     )
     try:
         run_study(grid, folder, lambda step, done, total, text: folder.tell_progress(step, done, total, text), manners)

@@ -9,7 +9,7 @@ studies/           a place for study files
 runs/NAME/         run folders
 flower-runs/       which run folder a run of Flower's works on
 proxy/ flower/     files of nginx and of Flower, made anew at every start
-logs/ status.json  of the supervisor
+logs/ status.json nodes.json   of the supervisor
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -217,6 +217,18 @@ class Home:
     def admitted(self) -> list[SiteEntry]:
         """Who is let in."""
         return [entry for entry in self.sites.values() if entry.status == "admitted"]
+
+    def note_nodes(self, nodes: Mapping[int, str]) -> None:
+        """Write which site each of Flower's nodes is, by the key it was let in with."""
+        write_atomically(self.path / "nodes.json", json.dumps({str(n): s for n, s in nodes.items()}).encode())
+
+    def site_of(self, node_id: int) -> str | None:
+        """Return which site a node of Flower's is; None where nobody let it in."""
+        try:
+            found = json.loads((self.path / "nodes.json").read_text(encoding="utf-8")).get(str(node_id))
+        except (OSError, ValueError, AttributeError):
+            return None
+        return found if isinstance(found, str) else None
 
     def run_folder(self, name: str) -> Path:
         """Return a run's folder by its name; raise :class:`ConfigError` where there is none."""

@@ -4,10 +4,11 @@ Flower's strategies wait without end for missing nodes and stop at a malformed r
 against its declared type, the study's hash and the site that gave it; one that fails is left out and named, and the
 site may answer the next request.
 
-A site that is lost on the way (its process died, the network broke, it is paused) is asked again as long as the
-deadline lasts; one that answers nonsense is asked again ``retries`` times. Below the quorum a simulation stops, where
-nothing will change by waiting; a federation of hospitals waits, and says for whom, until sites return or its patience
-is over.
+In a federation of hospitals a site that is lost on the way (its process died, the network broke, it is paused) is
+asked again while others are still at work, and one that answers nonsense is asked ``retries`` times more. Below the
+quorum a simulation stops, where nothing will change by waiting; hospitals are waited for, and it is said for whom,
+until they return or the patience is over. Which node is which site is the coordinator's registry's to say; a hello
+that claims another name is not heard.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ _PASSING = {
 
 _POLL_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 10.0
+_HELLO_AGAIN_SECONDS = 15.0
 _LATECOMERS_SECONDS = 3.0
 
 
@@ -73,11 +75,13 @@ class Manners:
     patience_seconds : how long it goes on asking below the quorum.
     tell : is given what is going on, whenever that changes.
     stopped : whether the coordinator wants the run to end.
+    site_of : which site a node is, by the key it was let in with; None where every node is believed.
     """
 
     patience_seconds: float = 0.0
     tell: Callable[[dict[str, Any]], None] = lambda _: None
     stopped: Callable[[], bool] = lambda: False
+    site_of: Callable[[int], str | None] | None = None
 
 
 class Federation:
@@ -89,31 +93,36 @@ class Federation:
         self._run_name = run.info["run"]
         self._nodes: dict[str, int] = {}
         self._unapproved: set[str] = set()
+        self._greeted: dict[int, float] = {}
+        self._hellos: dict[str, int] = {}
 
     def connect(self, wanted: tuple[str, ...], seconds: float, *, enough: int | None = None) -> None:
         """Learn which node is which site, until all of ``wanted`` are known or ``seconds`` are over.
 
         Once ``enough`` of them are known the others have a few seconds more.
         """
-        hello = Request(self._study.sha256, self._run_name, "", "hello", 0, {})
-        start = time.monotonic()
-        end = start + seconds
-        asked: set[int] = set()
-        pending: dict[str, int] = {}
+        end = time.monotonic() + seconds
         while not set(wanted) <= set(self._nodes) and time.monotonic() < end:
             self._check_stopped()
             if enough is not None and len(set(wanted) & set(self._nodes)) >= enough:
                 end, enough = min(end, time.monotonic() + _LATECOMERS_SECONDS), None
-            new = [node for node in self._grid.get_node_ids() if node not in asked]
-            asked.update(new)
-            records = to_records(encode_request(hello))
-            pushed = [Message(records, node, MESSAGE_TYPE_HELLO, ttl=seconds + 60) for node in new]
-            pending |= dict(zip(self._grid.push_messages(pushed), new, strict=True)) if new else {}
-            replies = list(self._grid.pull_messages(list(pending))) if pending else []
-            for reply in replies:
-                self._introduce(reply, pending.pop(reply.metadata.reply_to_message_id))
-            if not new and not replies:
+            if not self._greet():
                 time.sleep(_POLL_SECONDS)
+
+    def _greet(self) -> bool:
+        """Ask unknown nodes who they are, and hear those that answer; return whether there was any."""
+        at, known = time.monotonic(), set(self._nodes.values())
+        due = at - _HELLO_AGAIN_SECONDS
+        new = [n for n in self._grid.get_node_ids() if n not in known and self._greeted.get(n, due) <= due]
+        self._greeted |= dict.fromkeys(new, at)
+        if new:
+            hello = to_records(encode_request(Request(self._study.sha256, self._run_name, "", "hello", 0, {})))
+            pushed = self._grid.push_messages([Message(hello, node, MESSAGE_TYPE_HELLO, ttl=120.0) for node in new])
+            self._hellos |= {message_id: node for message_id, node in zip(pushed, new, strict=True) if message_id}
+        replies = list(self._grid.pull_messages(list(self._hellos))) if self._hellos else []
+        for reply in replies:
+            self._introduce(reply, self._hellos.pop(reply.metadata.reply_to_message_id))
+        return bool(new or replies)
 
     def _introduce(self, reply: Message, node: int) -> None:
         if not reply.has_content() or "hello" not in reply.content.config_records:
@@ -122,11 +131,22 @@ class Federation:
         site = str(hello.get("site", ""))
         if site not in self._study.sites.all:
             return
-        if self._nodes.get(site, node) != node:
+        if self._manners.site_of is not None:
+            if self._manners.site_of(node) != site:
+                return
+        elif self._nodes.get(site, node) != node:
             raise RunError(f"two nodes both say they are site {site!r}", remedy="give each site file a name of its own")
         self._nodes[site] = node
+        self._unapproved.discard(site)
         if hello.get("study") != self._study.sha256:
             self._unapproved.add(site)
+
+    def _part(self, site: str) -> None:
+        """Know no longer which node a site is: it may come back as another, or have approved more."""
+        node = self._nodes.pop(site, None)
+        self._unapproved.discard(site)
+        if node is not None:
+            self._greeted.pop(node, None)
 
     def ask(
         self,
@@ -187,7 +207,7 @@ class Federation:
         """Ask all, then those that are missing, until the quorum has answered or nothing more is to be hoped for."""
         deadline = time.monotonic() + self._study.federation.deadline_seconds
         patience = time.monotonic() + self._manners.patience_seconds
-        retries, attempt, waiting = self._study.federation.retries, 0, False
+        retries, attempt, waiting = self._study.federation.retries, 0, ""
         while True:
             missing = tuple(s for s in sites if s not in tally.answered and tally.absent.get(s) not in _FINAL)
             needed = self._needed(sites, tally.absent, quorum)
@@ -201,16 +221,17 @@ class Federation:
             patient = time.monotonic() < patience
             if not (attempt <= retries or (passing and (patient or (self._lasting and time.monotonic() < deadline)))):
                 break
-            if attempt > retries and not waiting and patient and passing:
-                waiting = True
-                self._run.update(
-                    status="waiting",
-                    waiting_for=f"step {request.step!r}, {request.phase} {request.round}: {len(tally.answered)} of "
-                    f"{needed} needed sites answered ({_reasons(tally.absent)})",
+            if attempt > retries and patient and passing:
+                told = (
+                    f"step {request.step!r}, {request.phase} {request.round}: {len(tally.answered)} of "
+                    f"{needed} needed sites answered ({_reasons(tally.absent)})"
                 )
-            self._pause(min(2.0**attempt * _POLL_SECONDS, _LONGEST_PAUSE_SECONDS))
-            self._nodes = {s: node for s, node in self._nodes.items() if s not in missing or s in tally.answered}
-            self._unapproved -= set(missing)
+                if told != waiting:
+                    self._run.update(status="waiting", waiting_for=told)
+                waiting = told
+            self._pause(_wait(attempt))
+            for site in set(missing) - set(tally.answered):
+                self._part(site)
         if waiting:
             self._run.update(status="running", waiting_for=None)
 
@@ -250,11 +271,9 @@ class Federation:
         tally.absent.update({site: "not-connected" for site in sites if site not in self._nodes})
         tally.absent.update({site: RefusalCode.STUDY_NOT_APPROVED for site in sites if site in self._unapproved})
         ready = [site for site in sites if site in self._nodes and site not in self._unapproved]
-        messages = [Message(records, self._nodes[site], MESSAGE_TYPE_ASK, ttl=deadline + 60) for site in ready]
-        pushed = self._grid.push_messages(messages) if ready else []
-        waiting = {message_id: site for message_id, site in zip(pushed, ready, strict=True) if message_id}
-        for site in set(ready) - set(waiting.values()):
-            tally.miss(site, "lost (not sent)")
+        waiting: dict[str, str] = {}
+        again: dict[str, float] = {}
+        self._send(records, ready, end, waiting, tally)
         self._tell(request, sites, waiting)
         while waiting and time.monotonic() < end:
             self._check_stopped()
@@ -267,16 +286,39 @@ class Federation:
                     outcome = _fault(outcome) or (accept(outcome) if accept is not None else None) or outcome
                 if isinstance(outcome, str):
                     tally.miss(site, outcome)
+                    if self._lasting and self._worth_asking_again(outcome, tally.lost[site]):
+                        self._part(site)
+                        again[site] = time.monotonic() + _wait(len(tally.lost[site]))
                     continue
                 tally.absent.pop(site, None)
                 tally.answered[site] = outcome
                 self._run.append("releases.jsonl", _description(outcome, site, request, tally.received[site]))
+            if again and waiting:
+                self._greet()
+                due = [site for site, at in again.items() if site in self._nodes and time.monotonic() >= at]
+                again = {site: at for site, at in again.items() if site not in due}
+                self._send(records, [site for site in due if site not in self._unapproved], end, waiting, tally)
             if replies:
                 self._tell(request, sites, waiting)
             else:
                 time.sleep(_POLL_SECONDS)
         for site in waiting.values():
             tally.miss(site, "deadline")
+
+    def _send(self, records: RecordDict, sites: list[str], end: float, waiting: dict[str, str], tally: _Tally) -> None:
+        """Send to ``sites``; add the messages to ``waiting``, and note those that could not be sent."""
+        if not sites:
+            return
+        ttl = max(end - time.monotonic(), 0.0) + 60.0
+        pushed = self._grid.push_messages([Message(records, self._nodes[s], MESSAGE_TYPE_ASK, ttl=ttl) for s in sites])
+        sent = {message_id: site for message_id, site in zip(pushed, sites, strict=False) if message_id}
+        waiting |= sent
+        for site in set(sites) - set(sent.values()):
+            tally.miss(site, "lost (not sent)")
+
+    def _worth_asking_again(self, reason: str, lost: list[str]) -> bool:
+        nonsense = [r for r in lost if not _will_pass(r) and r not in _FINAL]
+        return _will_pass(reason) or (reason not in _FINAL and len(nonsense) <= self._study.federation.retries)
 
     def _tell(self, request: Request, sites: tuple[str, ...], waiting: Mapping[str, str]) -> None:
         self._manners.tell(
@@ -299,6 +341,11 @@ class Stopped(RunError):
 def _will_pass(reason: str) -> bool:
     """Whether a reason of absence may be gone when the site is asked again later."""
     return reason in _PASSING or reason in ("deadline", "not-connected") or reason.startswith("lost")
+
+
+def _wait(attempt: int) -> float:
+    """Return the seconds before asking again: they grow, up to a limit."""
+    return min(2.0 ** min(attempt, 30) * _POLL_SECONDS, _LONGEST_PAUSE_SECONDS)
 
 
 def _reasons(absent: Mapping[str, str]) -> str:

@@ -35,6 +35,7 @@ _SETTLED_SECONDS = 30.0
 _NODES_SECONDS = 1.0
 _LOGS_SECONDS, _LOG_BYTES = 60.0, 20_000_000
 _PR_SET_PDEATHSIG = 1
+_PROGRAMS = {"flwr-serverapp", "flower-superlink", "flower-superexec", "nginx", "server.asgi_proxy"}
 
 
 @dataclass
@@ -66,6 +67,7 @@ class Supervisor:
         self._control: Control | None = None
         self._registered: dict[str, tuple[bytes, int]] = {}
         self._answers = False
+        self._noted: dict[int, str] | None = None
         self._nodes: dict[str, str] = {}
         self._nodes_due = self._logs_due = 0.0
         self._sites_seen = 0
@@ -155,6 +157,9 @@ class Supervisor:
                 self._submissions.forget("the SuperLink ended")
             if child.name in ("superlink", "superexec"):
                 end_orphans(self._home, named="flwr-serverapp")
+            if child.name == "proxy":
+                # Workers of a killed nginx go on serving, and would not hear who is revoked.
+                end_orphans(self._home, named="nginx")
         if time.monotonic() < child.not_before:
             return
         child.not_before = 0.0
@@ -197,6 +202,10 @@ class Supervisor:
         for site, entry in admitted.items():
             if site not in self._registered:
                 self._registered[site] = entry.node_key, control.register(entry.node_key, site)
+        nodes = {node: site for site, (_, node) in self._registered.items()}
+        if nodes != self._noted:
+            self._home.note_nodes(nodes)
+            self._noted = nodes
 
     def _write_status(self) -> None:
         if not self._answers:
@@ -261,29 +270,30 @@ def shorten_logs(home: Home) -> None:
 
 def end_orphans(home: Home, *, named: str | None = None, seconds: float = 3.0) -> None:
     """End processes of this home that a killed supervisor left behind, or those of one program."""
-    mark = f"{HOME_VARIABLE}={home.path}".encode()
-    found = [pid for pid in _processes() if pid != os.getpid() and _belongs(pid, mark, named)]
+    found = [pid for pid in _processes() if pid != os.getpid() and _belongs(pid, home.path, named)]
     for pid in found:
         _signal(pid, signal.SIGTERM)
     end = time.monotonic() + seconds
     while found and time.monotonic() < end:
         time.sleep(0.05)
-        found = [pid for pid in found if _belongs(pid, mark, named)]
+        found = [pid for pid in found if _belongs(pid, home.path, named)]
     for pid in found:
         _signal(pid, signal.SIGKILL)
 
 
-def _belongs(pid: int, mark: bytes, named: str | None) -> bool:
+def _belongs(pid: int, home: Path, named: str | None) -> bool:
     try:
         proc = Path("/proc") / str(pid)
-        if mark not in proc.joinpath("environ").read_bytes().split(b"\0"):
-            return False
         words = proc.joinpath("cmdline").read_bytes().decode(errors="replace").split("\0")
+        if words[0].startswith("nginx:"):
+            # nginx writes its title over its environment; where it was started is still to be seen.
+            names, ours = {"nginx"}, proc.joinpath("cwd").readlink() == home
+        else:
+            names = {Path(word).name for word in words[:4]}
+            ours = f"{HOME_VARIABLE}={home}".encode() in proc.joinpath("environ").read_bytes().split(b"\0")
     except OSError:
         return False
-    names = {Path(word).name for word in words[:3]}
-    programs = {"flwr-serverapp", "flower-superlink", "flower-superexec", "nginx", "nginx: master process"}
-    return named in names if named is not None else bool(names & programs) or words[0].startswith("nginx:")
+    return ours and (named in names if named is not None else bool(names & _PROGRAMS))
 
 
 def _processes() -> list[int]:

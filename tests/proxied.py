@@ -81,8 +81,8 @@ class Upstream:
     def __init__(self, key: Path, certificate: Path) -> None:
         self.port, self.seen = free_port(), []  # type: int, list[tuple[str, str]]
         config = uvicorn.Config(
-            self._answer, host="127.0.0.1", port=self.port, log_level="error", lifespan="off", ws="none", interface="asgi3",
-            ssl_certfile=str(certificate), ssl_keyfile=str(key),
+            self._answer, host="127.0.0.1", port=self.port, log_level="error", lifespan="off", ws="none",
+            interface="asgi3", ssl_certfile=str(certificate), ssl_keyfile=str(key),
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -71,7 +72,8 @@ def test_only_post_passes(door, method):
     [
         "/v1/fleet/pull-messages/../../control/start-run", "/v1/fleet/..%2fcontrol/start-run",
         "/v1/fleet/%2e%2e/control/start-run", "/v1/fleet/pull-messages%00", "/v1/fleet/pull-messages%0d%0aX:1",
-        "/v1/fleet/pull-messages;/../../control/start-run", "//v1/control/start-run", "/v1/control/start-run#/v1/fleet/",
+        "/v1/fleet/pull-messages;/../../control/start-run",
+        "//v1/control/start-run", "/v1/control/start-run#/v1/fleet/",
     ],
 )  # fmt: skip
 def test_no_path_is_walked_out_of(door, target):
@@ -178,10 +180,9 @@ def test_a_piece_of_a_model_passes_and_more_does_not(door):
     with door.client(door.members["north"]) as client:
         piece = os.urandom(6 << 20)
         assert client.post("/v1/fleet/push-object", content=piece).content == piece
-        try:
+        # It may close the connection while we are still sending.
+        with contextlib.suppress(httpx.WriteError):
             assert client.post("/v1/fleet/push-object", content=bytes(9 << 20)).status_code == 413
-        except httpx.WriteError:
-            pass  # it closed the connection while we were still sending
 
 
 def test_a_superlink_of_another_authority_is_not_spoken_to(tmp_path):
