@@ -130,6 +130,7 @@ def init(
 ) -> None:
     """Join a federation: make the site's private key, a request for its certificate, and a site file."""
     from client.enrol import start as enrol
+    from ecgshared.fingerprint import code_sha256
 
     done = enrol(kit, out)
     typer.echo(f"site:    {done.kit.site}, invited by {done.kit.coordinator}")
@@ -137,6 +138,10 @@ def init(
     typer.echo(f"request: {done.request}")
     typer.echo(
         f"file:    {done.site_file}, {'new, every key explained' if done.new_site_file else 'knows the network now'}"
+    )
+    same = code_sha256() == done.kit.code_sha256
+    typer.echo(
+        f"code:    {'the same as the coordinator runs' if same else 'ANOTHER than the coordinator runs: ask which'}"
     )
     typer.echo("")
     typer.echo(f"1. send {done.request} to the coordinator (it holds nothing secret)")

@@ -345,13 +345,20 @@ class DaemonProcess:
 class AskedSite:
     """One site with its daemon, and a coordinator to ask it."""
 
-    def __init__(self, hospitals: Path, folder: Path, coordinator: Coordinator, **environment: str) -> None:
+    def __init__(
+        self, hospitals: Path, folder: Path, coordinator: Coordinator, *, ports: bool = False, **environment: str
+    ) -> None:
         (folder / "twin").mkdir(parents=True)
         bench = Bench(hospitals, folder)
         study_file = bench.study()
         (self.file,) = bench.sites(("north",))
         self.coordinator = coordinator
         self.settings: SiteSettings = join(coordinator, self.file)
+        if ports:
+            data = yaml.safe_load(self.file.read_text())
+            data["network"] |= {"health_port": free_port(), "metrics_port": free_port()}
+            self.file.write_text(yaml.safe_dump(data))
+            self.settings = load_site(self.file)
         approve_all(self.settings, study_file)
         self.study: Study = load_study(study_file)
         self.node = coordinator.register(self.settings.network.key)

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from site_network import AskedSite, Coordinator
 
 from ecgshared.errors import RefusalCode
+from ecgshared.health import is_serving
 
 
 class ConnectProxy:
@@ -99,9 +101,8 @@ def coordinator(tmp_path_factory) -> Iterator[Coordinator]:
 @pytest.fixture(scope="module")
 def site(hospitals, tmp_path_factory, coordinator, proxy) -> Iterator[AskedSite]:
     address = f"http://127.0.0.1:{proxy.port}"
-    made = AskedSite(
-        hospitals, tmp_path_factory.mktemp("site"), coordinator, HTTPS_PROXY=address, https_proxy=address, NO_PROXY=""
-    )
+    proxied = {"HTTPS_PROXY": address, "https_proxy": address, "NO_PROXY": ""}
+    made = AskedSite(hospitals, tmp_path_factory.mktemp("site"), coordinator, ports=True, **proxied)
     made.start()
     yield made
     assert made.daemon.end() == 0
@@ -113,6 +114,13 @@ def test_everything_goes_through_the_proxy_of_the_environment(site, proxy, coord
     assert set(proxy.asked) == {f"CONNECT 127.0.0.1:{coordinator.port} HTTP/1.1"}
 
 
+def test_health_and_metrics_are_served_on_loopback(site):
+    assert is_serving(site.settings.network.health_port)
+    found = httpx.get(f"http://127.0.0.1:{site.settings.network.metrics_port}/metrics", trust_env=False).text
+    assert 'ecgfed_site_answer_seconds_count{phase="counts",stage="describe"} 1.0' in found
+    assert "ecgfed_site_connected 1.0" in found
+
+
 def test_a_partition_is_told_and_an_answer_waits_for_its_end(site, proxy, coordinator):
     run_id = coordinator.run()
     os.kill(site.worker(), signal.SIGSTOP)
@@ -121,6 +129,7 @@ def test_a_partition_is_told_and_an_answer_waits_for_its_end(site, proxy, coordi
     proxy.cut()
     os.kill(site.worker(), signal.SIGCONT)
     site.wait(lambda: site.status.get("connected_since") is None)
+    site.wait(lambda: not is_serving(site.settings.network.health_port))
     assert "proxy" in site.status["last_error"] or "cut" in site.status["last_error"]
     assert len(site.inbox()) == 1
     assert coordinator.peek(run_id, message) is None

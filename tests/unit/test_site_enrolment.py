@@ -49,6 +49,7 @@ def test_init_makes_an_owner_only_key_and_a_request_for_it(tmp_path, authority):
     site_file = tmp_path / "site.yaml"
     done = CliRunner().invoke(app, ["init", "--kit", str(write_kit(tmp_path, authority)), "--out", str(site_file)])
     assert done.exit_code == 0, done.output
+    assert "ANOTHER than the coordinator runs" in done.output
     network = load_site(site_file).network
     assert stat.S_IMODE(network.key.stat().st_mode) == 0o600
     assert stat.S_IMODE(network.key.parent.stat().st_mode) == 0o700
