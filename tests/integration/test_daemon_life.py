@@ -115,6 +115,19 @@ def test_a_worker_that_dies_is_started_again_and_asked_once_more(site, run_id):
     assert "the worker ended (status -9)" in site.log.read_text()
 
 
+def test_a_worker_that_dies_twice_is_a_refusal_and_the_next_question_finds_a_new_one(site, run_id):
+    first = site.worker()
+    os.kill(first, signal.SIGSTOP)
+    message = site.ask(run_id, 8)
+    site.wait(lambda: (site.status.get("work") or {}).get("round") == 8)
+    os.kill(first, signal.SIGKILL)
+    second = site.wait(lambda: _children(site.daemon.process.pid) - {first}).pop()
+    os.kill(second, signal.SIGKILL)
+    reply = site.coordinator.answer(run_id, message, 30)
+    assert refusal_of(reply.content) == ("north", RefusalCode.WORKER_LOST)
+    assert site.counts(run_id, 8)
+
+
 def test_a_daemon_killed_in_the_middle_answers_after_its_restart(site, run_id):
     worker = site.worker()
     os.kill(worker, signal.SIGSTOP)
@@ -168,6 +181,11 @@ def _listening(pid: int) -> list[str]:
             if cells[3] == "0A" and f"socket:[{cells[9]}]" in inodes:
                 found.append(cells[1])
     return found
+
+
+def _children(pid: int) -> set[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return {int(child) for task in tasks for child in (task / "children").read_text().split()}
 
 
 def _state(pid: int) -> str:
