@@ -53,9 +53,20 @@ class Authority:
 
     @classmethod
     def create(cls, folder: Path, name: str, *, days: float = 3650) -> Authority:
-        """Make an authority; its private key is readable by its owner only."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Make an authority; its private key is readable by its owner only.
+
+        Raises
+        ------
+        ConfigError : one stands there already; every certificate in use hangs on its key.
+        """
         made, key = cls(folder), ec.generate_private_key(_CURVE())
+        if made.key_file.exists():
+            raise ConfigError(
+                "an authority stands here already",
+                where=made.key_file,
+                remedy="choose another folder; remove this one only if no site was ever admitted",
+            )
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         subject = _named(f"{name} authority")
         usage = x509.KeyUsage(
             digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
@@ -64,6 +75,7 @@ class Authority:
         certificate = (
             _builder(subject, subject, key.public_key(), days)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
             .add_extension(usage, critical=True)
             .sign(key, hashes.SHA384())
         )
@@ -108,7 +120,14 @@ class Authority:
             ) from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ConfigError("the authority's key is of another kind", where=self.key_file, allowed="ECDSA P-384")
-        return builder.sign(key, hashes.SHA384())
+        if key.public_key() != self.certificate.public_key():
+            raise ConfigError(
+                "the authority's key is not that of its certificate",
+                where=self.key_file,
+                remedy="restore both from the same backup",
+            )
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+        return builder.add_extension(issuer, critical=False).sign(key, hashes.SHA384())
 
 
 def read_request(file: Path) -> SiteRequest:
@@ -164,6 +183,7 @@ def _builder(
     subject: x509.Name, issuer: x509.Name, key: CertificatePublicKeyTypes, days: float
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
+    # RFC 5280, 4.2.1.1 and 4.2.1.2: without both keys' identifiers strict clients (Python 3.13, say) refuse.
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -172,6 +192,7 @@ def _builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(min(now, now + timedelta(days=days)) - _CLOCKS_DIFFER_BY)
         .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 

@@ -25,7 +25,9 @@ _UP_SECONDS, _DOWN_SECONDS = 60.0, 30.0
 _SOON_DAYS = 30
 _started: list[subprocess.Popen[bytes]] = []
 """Supervisors this process started: kept so that their end is noticed."""
-_RUN_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,60}$")
+_BACKGROUND: list[subprocess.Popen[bytes]] = []
+"""Supervisors that this process started and that outlive the call."""
+_RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,59}$")
 
 
 def is_up(home: Home) -> bool:
@@ -49,6 +51,7 @@ def start(home: Home) -> None:
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             env={k: v for k, v in os.environ.items() if k != HOME_VARIABLE},
         )  # fmt: skip
+    _BACKGROUND.append(process)
     _started.append(process)
     end = time.monotonic() + _UP_SECONDS
     while time.monotonic() < end:
@@ -66,10 +69,15 @@ def stop(home: Home) -> bool:
     """End the supervisor and wait for its end; False where none worked."""
     if not is_up(home):
         return False
-    pid = read_status(home).get("pid")
-    if not isinstance(pid, int):
+    pid = _supervisor(home)
+    if pid is None:
         raise RunError("the coordinator has written no status yet", where=home.path, remedy="try again in a second")
-    os.kill(pid, signal.SIGTERM)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError:
+        raise RunError("the coordinator is another user's", value=pid, remedy="be the user who started it") from None
+    except ProcessLookupError:
+        pass  # it ended by itself meanwhile
     end = time.monotonic() + _DOWN_SECONDS
     while time.monotonic() < end:
         if not is_up(home):
@@ -94,6 +102,16 @@ def read_status(home: Home) -> dict[str, Any]:
         return {}
 
 
+def _supervisor(home: Home) -> int | None:
+    """Return the process that works on this home; None where the status is still that of an earlier life."""
+    pid = read_status(home).get("pid")
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    return pid if isinstance(pid, int) and b"coordinator" in words and b"up" in words else None
+
+
 def queue_run(home: Home, study_file: Path, name: str | None) -> str:
     """Make the folder of a new run, which a supervisor then submits; return its name.
 
@@ -114,10 +132,19 @@ def queue_run(home: Home, study_file: Path, name: str | None) -> str:
         )
     chosen = name or f"{study.name}-{time.strftime('%Y%m%dT%H%M%S')}"
     if not _RUN_NAME.match(chosen):
-        raise ConfigError("this cannot be a run's name", value=chosen, allowed="letters, digits, _ . -, at most 60")
+        raise ConfigError(
+            "this cannot be a run's name", value=chosen, allowed="letters, digits, then also _ . -, at most 60"
+        )
     if not is_up(home):
         raise RunError("the coordinator is not up", where=home.path, remedy="ecgfed coordinator up --detach")
-    RunFolder.create(home.path / "runs" / chosen, study_file, backend="flower", status="queued").close()
+    folder = home.path / "runs" / chosen
+    if folder.exists():
+        raise RunError(
+            f"there is a run {chosen} already",
+            where=folder,
+            remedy=f"another --name, or: ecgfed coordinator resume {chosen}",
+        )
+    RunFolder.create(folder, study_file, backend="flower", status="queued").close()
     return chosen
 
 
@@ -190,4 +217,7 @@ def describe(home: Home) -> tuple[dict[str, Any], list[str]]:
 
 
 def _status(folder: Path) -> str:
-    return str(json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"])
+    try:
+        return str(json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "damaged: run.json cannot be read"

@@ -29,9 +29,9 @@ from typing import Literal
 
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from ecgshared.config import Config, load
+from ecgshared.config import Config, load, validate
 from ecgshared.errors import ConfigError
 from ecgshared.fingerprint import code_sha256
 from server.authority import Authority, fingerprint, read_request
@@ -40,6 +40,7 @@ from server.runs import write_atomically
 
 HOME_VARIABLE = "ECGFED_COORDINATOR"
 ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
+_FOLDERS = ("kits", "admitted", "studies", "runs", "flower-runs", "logs", "flower", "proxy")
 _SITE = re.compile(r"^[a-z][a-z0-9_-]{0,39}$")
 
 
@@ -59,6 +60,19 @@ class CoordinatorConfig(Config):
     nginx: Path | None = Field(default=None, description="null looks for it in PATH and /usr/sbin")
     certificate_days: float = Field(default=365, gt=0, description="validity of a site's or the server's certificate")
     max_reply_mb: int = Field(default=1024, ge=1, le=1024, description="a larger answer of a site is not fetched (MiB)")
+
+    @field_validator("address", "listen")
+    @classmethod
+    def _port_exists(cls, address: str) -> str:
+        if not 1 <= port_of(address) <= 65535:
+            raise ValueError("a port is 1 to 65535")
+        return address
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> CoordinatorConfig:
+        if port_of(self.listen) == self.superlink_port:
+            raise ValueError(f"listen and superlink_port are both {self.superlink_port}; each needs a port of its own")
+        return self
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,7 @@ class Home:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        if not (self.path / "coordinator.yaml").exists():
+        if not _there(self.path / "coordinator.yaml"):
             raise ConfigError(
                 "no coordinator was set up here",
                 where=self.path,
@@ -97,29 +111,31 @@ class Home:
     def create(cls, path: Path, *, address: str, listen: str | None, name: str, superlink_port: int) -> Home:
         """Set a coordinator up; raise :class:`ConfigError` where one is."""
         path = path.resolve()
-        if (path / "coordinator.yaml").exists():
+        if _there(path / "coordinator.yaml"):
             raise ConfigError("a coordinator was set up here already", where=path, remedy="choose another --home")
-        port = address.rpartition(":")[2]
-        values = CoordinatorConfig(
-            name=name, address=address, listen=listen or f"0.0.0.0:{port}", superlink_port=superlink_port
-        )
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in ("kits", "admitted", "studies", "runs", "flower-runs", "logs", "flower", "proxy"):
-            (path / folder).mkdir(exist_ok=True, mode=0o700)
-        Authority.create(path / "authority", name)
+        given = {
+            "name": name,
+            "address": address,
+            "listen": listen or f"0.0.0.0:{address.rpartition(':')[2]}",
+            "superlink_port": superlink_port,
+        }
+        values = validate(CoordinatorConfig, given, where="ecgfed coordinator init")
+        for folder in (path, *(path / name for name in _FOLDERS)):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # An authority that sites trust is not made anew where only coordinator.yaml was lost.
+        if not Authority(path / "authority").key_file.exists():
+            Authority.create(path / "authority", name)
+        if not (path / "sites.json").exists():
+            write_atomically(path / "sites.json", b"{}\n")
         _write_secret(path / "superexec.secret")
-        write_atomically(path / "sites.json", b"{}\n")
+        _serve(Authority(path / "authority"), path / "tls", values)
+        # Last: what ended half-way is begun again.
         write_atomically(path / "coordinator.yaml", _commented(values).encode())
-        home = cls(path)
-        home.renew()
-        return home
+        return cls(path)
 
     def renew(self) -> None:
         """Make new server certificates, for the proxy and for the loopback."""
-        host = self.config.address.rpartition(":")[0].strip("[]")
-        days, tls = self.config.certificate_days, self.path / "tls"
-        self.authority.serve(tls / "server.key", tls / "server.crt", [host], days=days)
-        self.authority.serve(tls / "loopback.key", tls / "loopback.crt", ["localhost", "127.0.0.1"], days=days)
+        _serve(self.authority, self.path / "tls", self.config)
 
     def invite(self, site: str) -> Path:
         """Write the kit of a site and return its path.
@@ -232,11 +248,10 @@ class Home:
 
     def run_folder(self, name: str) -> Path:
         """Return a run's folder by its name; raise :class:`ConfigError` where there is none."""
-        path = self.path / "runs" / name
-        if not (path / "run.json").exists():
-            known = sorted(p.parent.name for p in (self.path / "runs").glob("*/run.json"))
+        known = sorted(p.parent.name for p in (self.path / "runs").glob("*/run.json"))
+        if name not in known:
             raise ConfigError("there is no such run", value=name, allowed=", ".join(known) or "there is none")
-        return path
+        return self.path / "runs" / name
 
     def latest_run(self) -> str:
         """Return the name of the newest run; raise :class:`ConfigError` where there is none."""
@@ -265,7 +280,28 @@ def _commented(config: CoordinatorConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
+def port_of(address: str) -> int:
+    """Return the port of a host:port."""
+    return int(address.rpartition(":")[2])
+
+
+def _serve(authority: Authority, tls: Path, config: CoordinatorConfig) -> None:
+    host, days = config.address.rpartition(":")[0].strip("[]"), config.certificate_days
+    authority.serve(tls / "server.key", tls / "server.crt", [host], days=days)
+    authority.serve(tls / "loopback.key", tls / "loopback.crt", ["localhost", "127.0.0.1"], days=days)
+
+
+def _there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except PermissionError:
+        raise ConfigError(
+            "this folder is another user's", where=file.parent, remedy="be the user who runs the coordinator"
+        ) from None
+
+
 def _write_secret(path: Path) -> None:
+    path.unlink(missing_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         os.write(handle, secrets.token_hex(32).encode())

@@ -53,10 +53,10 @@ http {{
     }}
     server {{
         listen {listen} ssl;
-        ssl_certificate {certificate};
-        ssl_certificate_key {key};
+        ssl_certificate "{certificate}";
+        ssl_certificate_key "{key}";
         ssl_protocols TLSv1.2 TLSv1.3;
-        ssl_client_certificate {ca};
+        ssl_client_certificate "{ca}";
         ssl_verify_client on;
         ssl_verify_depth 1;
         client_max_body_size {largest}m;
@@ -68,7 +68,7 @@ http {{
             # Not the path as it was written: what was checked is what is asked.
             proxy_pass https://superlink/v1/fleet/$call;
             proxy_ssl_verify on;
-            proxy_ssl_trusted_certificate {ca};
+            proxy_ssl_trusted_certificate "{ca}";
             proxy_ssl_name localhost;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
