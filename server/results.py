@@ -31,12 +31,15 @@ class RunInfo(Record):
     run: str = Field(description="identifier of the run")
     study: str = Field(description="name of the study")
     study_sha256: str = Field(description="hash of the study's canonical content; travels with every message")
-    status: Literal["running", "done", "failed", "paused"]
+    status: Literal["queued", "running", "waiting", "interrupted", "stopped", "paused", "failed", "done"] = Field(
+        description="waiting: for sites, below the quorum; interrupted: its process ended, it goes on by itself; "
+        "stopped and paused: by the coordinator, or by an error that can be mended, until it is resumed"
+    )
     started: str = Field(description="ISO 8601 time")
     ended: str | None = Field(default=None, description="ISO 8601 time; null while it runs")
     versions: dict[str, str | None] = Field(default={}, description="versions of the software that ran")
     sites: tuple[str, ...] = Field(default=(), description="sites of the study, those that train first")
-    backend: str | None = Field(default=None, description="the grid: inprocess, ray or superlink")
+    backend: str | None = Field(default=None, description="the grid: inprocess, ray or flower")
 
 
 class StepPlan(Record):

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from server.report.cells import byte_count, duration
-from server.report.folder import Absence, MessageSummary, Run, absences, summarise_releases
+from server.report.folder import Absence, Event, MessageSummary, Run, absences, spans, summarise_releases
 
 MAX_ROUNDS_DRAWN = 200
 
@@ -119,6 +119,47 @@ def presence(run: Run) -> Presence:
         by_site = tuple((site, tuple(rounds[n].get(site) for n in numbers)) for site in sites)
         strips.append(Strip(step, phase, numbers, by_site))
     return Presence(tuple(strips), absences(run.history), len(run.history))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What went wrong between the coordinator and one site for one reason; ``made_good``: in how many rounds it
+    answered all the same."""
+
+    site: str
+    step: str
+    phase: str
+    reason: str
+    times: int
+    rounds: str
+    made_good: int
+
+
+@dataclass(frozen=True)
+class Happenings:
+    """What befell the run: ``events`` from outside in their order, and what was lost on the way."""
+
+    events: tuple[Event, ...]
+    losses: tuple[Loss, ...]
+
+
+def happenings(run: Run) -> Happenings:
+    """Return restarts and resumptions, and the questions that had to be asked again."""
+    times: Counter[tuple[str, str, str, str]] = Counter()
+    rounds: dict[tuple[str, str, str, str], set[int]] = {}
+    good: dict[tuple[str, str, str, str], set[int]] = {}
+    for line in run.history:
+        for site, reasons in line.lost.items():
+            for reason in reasons:
+                key = (site, line.step, line.phase, reason)
+                times[key] += 1
+                rounds.setdefault(key, set()).add(line.round)
+                if site in line.answered:
+                    good.setdefault(key, set()).add(line.round)
+    losses = tuple(Loss(*key, times[key], spans(sorted(rounds[key])), len(good.get(key, ()))) for key in times)
+    # That a run was submitted once is no news.
+    events = run.events[1:] if run.events and run.events[0].what == "submitted" else run.events
+    return Happenings(events, losses)
 
 
 @dataclass(frozen=True)

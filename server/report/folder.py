@@ -29,9 +29,18 @@ class Round(Record):
     seconds: float = 0.0
     answered: tuple[str, ...] = ()
     absent: dict[str, str] = Field(default={})
+    lost: dict[str, tuple[str, ...]] = Field(default={}, description="all that went wrong, also where an answer came")
     bytes_in: dict[str, int] = Field(default={})
     bytes_out: dict[str, int] = Field(default={})
     metrics: dict[str, float | None] = Field(default={})
+
+
+class Event(Record):
+    """One line of ``events.jsonl``: something that befell the run from outside."""
+
+    at: str
+    what: str
+    why: str = ""
 
 
 class ReleasedField(Record):
@@ -69,6 +78,7 @@ class Run:
     study: Study | None
     history: tuple[Round, ...]
     releases: tuple[Release, ...]
+    events: tuple[Event, ...]
     notes: tuple[str, ...]
 
     def members(self, step: StepPlan) -> tuple[str, ...]:
@@ -103,10 +113,11 @@ def read_run(folder: Path) -> Run:
         )
     history, cut = _read_lines(folder / "history.jsonl", Round)
     releases, cut_too = _read_lines(folder / "releases.jsonl", Release)
-    if cut or cut_too:
+    events, cut_as_well = _read_lines(folder / "events.jsonl", Event)
+    if cut or cut_too or cut_as_well:
         notes.append("The last line of the run's record was cut off, as when a run is killed; it is left out.")
     about = str(load_yaml(folder / "study.yaml").get("about", ""))
-    return Run(folder, results, plan, about, study, history, releases, tuple(notes))
+    return Run(folder, results, plan, about, study, history, releases, events, tuple(notes))
 
 
 def _read_lines(path: Path, model: type[LineT]) -> tuple[tuple[LineT, ...], bool]:

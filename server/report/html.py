@@ -15,7 +15,7 @@ from markupsafe import Markup
 from ecgshared.stages import STAGES
 from server.conduct import Artefact
 from server.report import cells
-from server.report.accounts import departures, facts, graph_rows, presence
+from server.report.accounts import departures, facts, graph_rows, happenings, presence
 from server.report.curves import learning_curves
 from server.report.figures import figure_svg
 from server.report.folder import Run, read_run
@@ -90,6 +90,7 @@ def page(run: Run, lay_out: LayOut | None = None) -> str:
         step_rows=graph_rows(run),
         steps=steps,
         presence=presence(run),
+        happenings=happenings(run),
         departures=departures(run),
         reasons=REASONS,
         glossary=GLOSSARY,
