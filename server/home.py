@@ -3,6 +3,7 @@
 coordinator.yaml   what the coordinator may change, every key explained
 authority/ tls/    our authority; the certificates of the proxy and of the loopback
 superexec.secret   what lets our executor, and nobody else, take a run from the SuperLink
+control.secret     what lets the coordinator, and no other user of the machine, let sites in and start runs there
 sites.json         who was invited, admitted, revoked, with node keys and certificates' fingerprints
 kits/ admitted/    what was made for sites: invitations and certificates
 studies/           a place for study files
@@ -128,6 +129,7 @@ class Home:
         if not (path / "sites.json").exists():
             write_atomically(path / "sites.json", b"{}\n")
         _write_secret(path / "superexec.secret")
+        _write_secret(path / "control.secret")
         _serve(Authority(path / "authority"), path / "tls", values)
         # Last: what ended half-way is begun again.
         write_atomically(path / "coordinator.yaml", _commented(values).encode())
@@ -215,6 +217,18 @@ class Home:
             entry = sites[site]
             sites[site] = replace(entry, status="revoked", since=_now())
         return entry
+
+    @property
+    def control_secret(self) -> str:
+        """What the SuperLink's control API asks for."""
+        try:
+            return (self.path / "control.secret").read_text(encoding="ascii")
+        except OSError as error:
+            raise ConfigError(
+                f"the secret of the control API cannot be read ({type(error).__name__})",
+                where=self.path / "control.secret",
+                remedy="remove coordinator.yaml and run `ecgfed coordinator init` again: authority and sites are kept",
+            ) from None
 
     @property
     def sites(self) -> dict[str, SiteEntry]:

@@ -39,11 +39,12 @@ def admit(home: Home, folder: Path, site: str, **options: float):
 
 def test_only_the_owner_reads_a_new_home(home):
     assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
-    secrets = [*home.path.rglob("*.key"), home.path / "superexec.secret"]
-    assert len(secrets) == 4
+    secrets = [*home.path.rglob("*.key"), *home.path.rglob("*.secret")]
+    assert len(secrets) == 5
     for file in secrets:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert len((home.path / "superexec.secret").read_text()) == 64
+    assert len(home.control_secret) == 64
 
 
 def test_every_key_of_coordinator_yaml_is_there_explained_and_read_back(home):
