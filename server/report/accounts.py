@@ -136,11 +136,27 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Return:
+    """A site that was left out for some rounds, ``away``, and answered again in round ``back``."""
+
+    site: str
+    step: str
+    phase: str
+    away: str
+    back: int
+
+
+@dataclass(frozen=True)
 class Happenings:
-    """What befell the run: ``events`` from outside in their order, and what was lost on the way."""
+    """What befell the run: ``events`` from outside in their order, what was lost on the way, and who came back."""
 
     events: tuple[Event, ...]
     losses: tuple[Loss, ...]
+    returns: tuple[Return, ...]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to tell."""
+        return bool(self.events or self.losses or self.returns)
 
 
 def happenings(run: Run) -> Happenings:
@@ -159,7 +175,25 @@ def happenings(run: Run) -> Happenings:
     losses = tuple(Loss(*key, times[key], spans(sorted(rounds[key])), len(good.get(key, ()))) for key in times)
     # That a run was submitted once is no news.
     events = run.events[1:] if run.events and run.events[0].what == "submitted" else run.events
-    return Happenings(events, losses)
+    return Happenings(events, losses, _returns(run))
+
+
+def _returns(run: Run) -> tuple[Return, ...]:
+    present: dict[tuple[str, str, str], dict[int, bool]] = {}
+    for line in run.history:
+        # A round that was cut off stands twice; the second time counts.
+        for site in (*line.absent, *line.answered):
+            present.setdefault((site, line.step, line.phase), {})[line.round] = site in line.answered
+    found = []
+    for key, rounds in present.items():
+        away: list[int] = []
+        for number in sorted(rounds):
+            if not rounds[number]:
+                away.append(number)
+            elif away:
+                found.append(Return(*key, spans(away), number))
+                away = []
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,19 @@ def test_the_report_tells_them(tmp_path):
     assert "south risk fit 2 1 1 paused the site's operator paused it" in text
 
 
+def test_a_site_that_came_back_is_told(tmp_path):
+    away = [line(n, ["north"], {}, {"south": "deadline"}) for n in (4, 5)]
+    cut_off = line(6, ["north"], {}, {"south": "deadline"})
+    back = line(6, ["north", "south"], {}, {})
+    found = happenings(read_run(run_folder(tmp_path, history=[*HISTORY, *away, cut_off, back], events=None)))
+    assert [(r.site, r.step, r.phase, r.away, r.back) for r in found.returns] == [("south", "risk", "fit", "3 to 5", 6)]
+    assert "south was left out of risk, fit, rounds 3 to 5, and answered again in round 6." in text_of(tmp_path)
+
+
+def test_who_did_not_come_back_did_not(tmp_path):
+    assert happenings(read_run(run_folder(tmp_path))).returns == ()
+
+
 def test_an_undisturbed_run_has_no_such_section(tmp_path):
     assert "What happened" not in text_of(run_folder(tmp_path, history=HISTORY[:1], events=EVENTS[:1]))
 
