@@ -32,6 +32,8 @@ from ecgshared.study import Study, load_study
 from server.conduct import Artefact
 
 FORMAT_VERSION = 1
+_LOCK_PATIENCE_SECONDS = 0.5
+"""Whoever only looks whether a run is held holds it for an instant."""
 
 
 class RunFolder:
@@ -77,7 +79,7 @@ class RunFolder:
         """Open a run that stopped; raise :class:`RunError` where there is none, or another process holds it."""
         if not (path / "run.json").exists():
             raise RunError("there is no run here", where=path, remedy="start one without --resume")
-        folder = cls(path, _locked(path))
+        folder = cls(path, _locked(path, _LOCK_PATIENCE_SECONDS))
         if folder.study.sha256 != folder.info["study_sha256"]:
             raise RunError("the run's study.yaml was changed since the run began", where=path / "study.yaml")
         return folder
@@ -178,11 +180,18 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path, patience_seconds: float = 0.0) -> int:
     descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise RunError("another process is working on this run", where=path, remedy="wait for it, or stop it") from None
-    return descriptor
+    end = time.monotonic() + patience_seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() < end:
+                time.sleep(0.01)
+                continue
+            os.close(descriptor)
+            raise RunError(
+                "another process is working on this run", where=path, remedy="wait for it, or stop it"
+            ) from None
+        return descriptor

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import httpx
 import numpy as np
 from flwr.serverapp import Grid
+from flwr.supercore.run import RunNotRunningException
 from numpy.typing import NDArray
 
 from ecgshared.errors import EcgFedError
@@ -17,6 +19,9 @@ from server.conduct import Accept, Artefact, Conduct, Metrics, Replies
 from server.rounds import Federation, Manners, Stopped
 from server.runs import RunFolder, now
 
+_LINK_ERRORS = (httpx.HTTPError, RunNotRunningException)
+"""The SuperLink went away, or holds the run for dead: nothing that the study or a site did."""
+
 Progress = Callable[[str, int, int, str], None]
 """Called with (step id, done, total, text)."""
 
@@ -25,7 +30,7 @@ def run_study(grid: Grid, folder: RunFolder, progress: Progress, manners: Manner
     """Run every unfinished step of the folder's study; raise what stops it after noting it in run.json.
 
     ``status`` becomes "done"; "stopped" by the coordinator; "paused" by an error that somebody can mend;
-    "interrupted" where the process was told to end; "failed" by a fault of the software.
+    "interrupted" where the process was told to end or its SuperLink went away; "failed" by a fault of the software.
     """
     study = folder.study
     folder.update(status="running", stopped_by=None, waiting_for=None)
@@ -41,7 +46,7 @@ def run_study(grid: Grid, folder: RunFolder, progress: Progress, manners: Manner
     except EcgFedError as error:
         folder.update(status="paused", stopped_by=str(error), ended=now())
         raise
-    except (KeyboardInterrupt, SystemExit) as error:
+    except (KeyboardInterrupt, SystemExit, *_LINK_ERRORS) as error:
         folder.update(status="interrupted", stopped_by=type(error).__name__, ended=now())
         raise
     except BaseException as error:

@@ -26,6 +26,7 @@ class _Submitted:
     run_id: int
     at: float
     seen_at_work: bool = False
+    ended_by: str = ""
 
 
 class Submissions:
@@ -35,13 +36,16 @@ class Submissions:
         self._home, self._say = home, say
         self._current: dict[str, _Submitted] = {}
         self._vain: dict[str, tuple[int, int]] = {}
+        self._damaged: set[str] = set()
         self._why = "the coordinator came up"
 
     def keep(self, control: Control) -> None:
         """Submit what should be going on and is not."""
         for folder in sorted(path.parent for path in (self._home.path / "runs").glob("*/run.json")):
             name = folder.name
-            status = json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"]
+            status = self._status(folder)
+            if status is None:
+                continue
             held = is_held(folder)
             current = self._current.get(name)
             if current is not None and held:
@@ -65,14 +69,32 @@ class Submissions:
         self._current.clear()
         self._why = why
 
+    def excuse(self, why: str) -> None:
+        """Know that the processes of all runs were ended from outside: no fault of theirs."""
+        for current in self._current.values():
+            current.ended_by = why
+
     def described(self) -> dict[str, int]:
         """Return Flower's number of each run that was submitted."""
         return {name: current.run_id for name, current in self._current.items()}
+
+    def _status(self, folder: Path) -> str | None:
+        try:
+            status = str(json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"])
+        except (OSError, ValueError, KeyError, TypeError):
+            if folder.name not in self._damaged:
+                self._say(f"run {folder.name} is left alone: its run.json cannot be read")
+            self._damaged.add(folder.name)
+            return None
+        self._damaged.discard(folder.name)
+        return status
 
     def _why_again(self, current: _Submitted | None, control: Control) -> str | None:
         """Return why a run that nobody works on is to be submitted, or None where it may be starting."""
         if current is None:
             return self._why
+        if current.ended_by:
+            return current.ended_by
         if current.seen_at_work:
             return "its process ended"
         if time.monotonic() - current.at > _STARTING_SECONDS or control.run_is_over(current.run_id):
@@ -86,15 +108,17 @@ class Submissions:
         old = self._current.pop(name, None)
         if old is not None:
             control.stop_run(old.run_id)
-            attempts = attempts + 1 if done == before else 1
+        own_fault = old is not None and not old.ended_by
+        attempts = max(attempts + own_fault, 1) if done == before else 1
         self._vain[name] = attempts, done
         if attempts > _VAIN_ATTEMPTS:
             self._end(folder, "failed", f"{_VAIN_ATTEMPTS} attempts in a row came to nothing: {why}; see logs/")
             return
+        # Written before Flower is asked: on a full disk nothing is started that would find no folder.
+        note = self._home.path / "flower-runs" / f"{name}.next"
+        write_atomically(note, json.dumps({"run": name, "at": now()}).encode())
         run_id = control.start_run()
-        write_atomically(
-            self._home.path / "flower-runs" / f"{run_id}.json", json.dumps({"run": name, "at": now()}).encode()
-        )
+        note.rename(note.with_name(f"{run_id}.json"))
         self._current[name] = _Submitted(run_id, time.monotonic())
         first = not (folder / "events.jsonl").exists()
         note_event(folder, "submitted" if first else "submitted again", "" if first else why)

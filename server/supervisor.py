@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,13 @@ class Child:
         """Whether it runs."""
         return self.process is not None and self.process.poll() is None
 
+    def discard(self) -> None:
+        """End it; the next one is started as if there had been none."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.process, self.not_before = None, 0.0
+
 
 class Supervisor:
     """One coordinator's processes. :meth:`run` returns after SIGTERM or SIGINT, with all of them ended."""
@@ -72,6 +80,7 @@ class Supervisor:
         self._nodes_due = self._logs_due = 0.0
         self._sites_seen = 0
         self._known_status = ""
+        self._trouble: dict[str, str] = {}
         self._submissions = Submissions(home, say)
 
     def run(self) -> None:
@@ -129,17 +138,31 @@ class Supervisor:
             for child in self._children.values():
                 if not child.alive:
                     self._restart(child)
-            try:
-                if self._ready():
-                    self._keep_sites()
-                    self._submissions.keep(self._control_api())
-            except EcgFedError as error:
-                self._say(error.what)
-            self._write_status()
+            self._try(self._look_after)
+            self._try(self._write_status)
             if time.monotonic() > self._logs_due:
                 self._logs_due = time.monotonic() + _LOGS_SECONDS
                 shorten_logs(self._home)
             time.sleep(_TURN_SECONDS)
+
+    def _look_after(self) -> None:
+        if self._ready():
+            self._keep_sites()
+            self._submissions.keep(self._control_api())
+
+    def _try(self, what: Callable[[], None]) -> None:
+        """Do what is tried again at the next turn in any case; say once what hinders it."""
+        trouble = ""
+        try:
+            what()
+        except EcgFedError as error:
+            trouble = error.what
+        except OSError as error:
+            # A full disk, say: what runs goes on.
+            trouble = f"cannot read or write below {self._home.path}: {error.strerror}"
+        if trouble and trouble != self._trouble.get(what.__name__):
+            self._say(trouble)
+        self._trouble[what.__name__] = trouble
 
     def _restart(self, child: Child) -> None:
         if child.process is not None and child.not_before == 0.0:
@@ -155,6 +178,10 @@ class Supervisor:
                 self._registered.clear()
                 self._answers = False
                 self._submissions.forget("the SuperLink ended")
+                # It would wait longer and longer for the next SuperLink; a new one begins with short waits.
+                self._children["superexec"].discard()
+            if child.name == "superexec":
+                self._submissions.excuse("the executor ended")
             if child.name in ("superlink", "superexec"):
                 end_orphans(self._home, named="flwr-serverapp")
             if child.name == "proxy":
