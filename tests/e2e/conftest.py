@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trial import Trial, result, weights
+from trial import DEADLINE, Trial, result, weights
 
 from server.proxy import find_nginx
 
@@ -22,6 +22,8 @@ def nginx() -> None:
 def federation(nginx: None, hospitals: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     """Three hospitals and a coordinator, all connected."""
     with Trial(hospitals, tmp_path_factory.mktemp("federation")) as trial:
+        trial.study("two", rounds=12, quorum=2, deadline_seconds=DEADLINE)
+        trial.limit_replies(64)
         trial.up()
         yield trial
 

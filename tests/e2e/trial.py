@@ -8,12 +8,13 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import yaml
 from bench import SITES, Bench
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
@@ -27,6 +28,10 @@ TRAIN = SITES[:3]
 OVER = ("done", "failed", "paused", "stopped")
 KINDS = ("site", "worker", "serverapp", "superexec", "superlink", "supervisor", "proxy")
 """One name a kind of process. ``serverapp`` works on the run, ``superexec`` starts it."""
+
+
+DEADLINE = 10.0
+"""Seconds of a round of the study in which two sites are enough."""
 
 
 class Trial:
@@ -55,9 +60,7 @@ class Trial:
     ) -> None:
         self.network.close()
         left = self.processes()
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        send(left, signal.SIGKILL)
         if error is None:
             assert not left, "processes were left behind"
 
@@ -86,6 +89,11 @@ class Trial:
         """Enrol the sites with every study written so far, and start all processes."""
         self.network.enrol(self._studies)
         self.network.start_all()
+
+    def limit_replies(self, megabytes: int) -> None:
+        """Have the coordinator fetch no larger answers. Before :meth:`up`."""
+        config = self.network.home.path / "coordinator.yaml"
+        config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"max_reply_mb": megabytes}))
 
     # What is going on ------------------------------------------------------------------------------------------
 
@@ -158,19 +166,24 @@ class Trial:
         found = background.read_status(self.network.home)
         return [int(found["pid"] if kind == "supervisor" else found["processes"][kind]["pid"])]
 
-    def kill(self, kind: str, site: str = TRAIN[0]) -> None:
-        """Kill a process with -9; what an init system would start again is started again."""
+    def kill(self, kind: str, site: str = TRAIN[0], *, again: bool = True) -> None:
+        """Kill a process with -9; what an init system would start again is started again, if ``again``."""
         pids = self.pids(kind, site)
         assert pids, f"there is no {kind} to kill"
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        send(pids, signal.SIGKILL)
+        if not again:
+            return
         if kind == "site":
             self.network.daemons[site].wait()
             self.network.start(site)
         if kind == "supervisor":
             self.wait(lambda: not background.is_up(self.network.home))
             background.start(self.network.home)
+
+    def kill_machine(self) -> None:
+        """Kill all that the coordinator's machine runs at once, as a loss of power would, and wait until it is gone."""
+        send([*self.processes(), *self.pids("supervisor")], signal.SIGKILL)
+        self.wait(lambda: not background.is_up(self.network.home) and not self.processes())
 
     # What was done ---------------------------------------------------------------------------------------------
 
@@ -189,6 +202,13 @@ class Trial:
         for site in TRAIN:
             shutil.copytree(self.state(site) / "keys", folder / "state" / site / "keys")
         return simulate(study, files, folder / "run")
+
+
+def send(pids: Iterable[int], number: signal.Signals) -> None:
+    """Send a signal to processes, those that are gone aside."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -223,3 +243,31 @@ def fits(run: Path) -> Iterator[dict[str, Any]]:
 def events(run: Path) -> list[tuple[str, str]]:
     """Return (what, why) of the events of a run."""
     return [(line["what"], line["why"]) for line in lines(run / "events.jsonl")]
+
+
+def check_history(trial: Trial, run: Path, rounds: int, quorum: int) -> None:
+    """Hold a run's books to the sites' own: who is told to have taken part did, and with one answer a round.
+
+    A round may stand there twice where the process ended between history and checkpoint; it then tells the same.
+    """
+    name = read(run / "run.json")["run"]
+    sent: dict[str, dict[int, set[str]]] = {site: {} for site in TRAIN}
+    for site in TRAIN:
+        for line in lines(trial.state(site) / "releases.jsonl"):
+            if line["run"] == name and line["phase"] == "fit":
+                sent[site].setdefault(line["round"], set()).add(line["sha256"])
+    done = 0
+    for line in fits(run):
+        assert line["round"] in (done, done + 1), "rounds were lost or came out of order"
+        done = max(done, line["round"])
+        assert len(line["answered"]) >= quorum
+        assert not set(line["answered"]) & set(line["absent"])
+        assert set(line["answered"]) | set(line["absent"]) == set(TRAIN)
+        assert all(line["absent"].values())
+        for site in line["answered"]:
+            assert line["round"] in sent[site], f"{site} did not answer round {line['round']}"
+    assert done == rounds
+    received = {(line["site"], line["round"]) for line in lines(run / "releases.jsonl") if line["phase"] == "fit"}
+    assert received == {(site, line["round"]) for line in fits(run) for site in line["answered"]}
+    if quorum == len(TRAIN):
+        assert all(len(bodies) == 1 for of in sent.values() for bodies in of.values()), "answered in two ways"

@@ -29,7 +29,7 @@ def _lie() -> None:
         if KIND == "garbage":
             return b"\x80\x04garbage" * 1000
         if KIND == "huge":
-            return pack({"stamp": stamp, "scalars": {}}, {"update": np.zeros(1 << 27, dtype=np.float64)})
+            return pack({"stamp": stamp, "scalars": {}}, {"update": np.zeros(125_000_000, dtype=np.float64)})
         if KIND == "replay":
             return encode_payload(decode_payload(body, Update, stamp), stamp | {"round": request.round - 1})
         raise ValueError(f"ECGFED_ROGUE={KIND}")
