@@ -27,7 +27,7 @@ _started: list[subprocess.Popen[bytes]] = []
 """Supervisors this process started: kept so that their end is noticed."""
 _BACKGROUND: list[subprocess.Popen[bytes]] = []
 """Supervisors that this process started and that outlive the call."""
-_RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,59}$")
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
 
 
 def is_up(home: Home) -> bool:
@@ -97,9 +97,10 @@ def _reap(pid: int) -> None:
 def read_status(home: Home) -> dict[str, Any]:
     """Return what the supervisor last wrote."""
     try:
-        return dict(json.loads((home.path / "status.json").read_text(encoding="utf-8")))
+        found = json.loads((home.path / "status.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _supervisor(home: Home) -> int | None:
@@ -131,7 +132,7 @@ def queue_run(home: Home, study_file: Path, name: str | None) -> str:
             remedy="ecgfed coordinator invite SITE; then admit its request",
         )
     chosen = name or f"{study.name}-{time.strftime('%Y%m%dT%H%M%S')}"
-    if not _RUN_NAME.match(chosen):
+    if not _RUN_NAME.fullmatch(chosen):
         raise ConfigError(
             "this cannot be a run's name", value=chosen, allowed="letters, digits, then also _ . -, at most 60"
         )

@@ -42,7 +42,7 @@ from server.runs import write_atomically
 HOME_VARIABLE = "ECGFED_COORDINATOR"
 ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
 _FOLDERS = ("kits", "admitted", "studies", "runs", "flower-runs", "logs", "flower", "proxy")
-_SITE = re.compile(r"^[a-z][a-z0-9_-]{0,39}$")
+_SITE = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 
 class CoordinatorConfig(Config):
@@ -146,7 +146,7 @@ class Home:
         ------
         ConfigError : the name cannot be a site's, or is that of an admitted one.
         """
-        if not _SITE.match(site):
+        if not _SITE.fullmatch(site):
             raise ConfigError(
                 "this cannot be a site's name",
                 value=site,

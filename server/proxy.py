@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +25,8 @@ FLEET_PATHS = (
     "push-object", "pull-object", "confirm-message-received",
 )  # fmt: skip
 NODE_KEY_HEADER = "flwr-public-key"
+_PORT_SECONDS = 3.0
+"""How long whoever was ended a moment ago may hold its port."""
 LARGEST_REQUEST_MB = 8
 """Flower sends objects in pieces of 5 MB."""
 
@@ -123,10 +128,41 @@ def command(nginx: Path, folder: Path) -> list[str]:
 
 
 def check(nginx: Path, folder: Path) -> None:
-    """Have nginx read its configuration; raise :class:`ConfigError` with what it says."""
+    """Have nginx read its configuration, and see that its address is free.
+
+    Raises
+    ------
+    ConfigError : with what nginx says, or that something else listens there.
+    """
     done = subprocess.run([*command(nginx, folder), "-t"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError("nginx does not accept its configuration", where=folder / "nginx.conf", value=done.stderr)
+    # nginx passes over an address that is taken when it only reads its configuration.
+    found = re.search(r"^ *listen (\S+):(\d+) ssl;$", (folder / "nginx.conf").read_text(encoding="utf-8"), re.MULTILINE)
+    if found is not None:
+        require_free(found[1], int(found[2]), "coordinator.yaml: listen")
+
+
+def require_free(address: str, port: int, where: str) -> None:
+    """Raise :class:`ConfigError` where something listens on an address already."""
+    host = address.strip("[]")
+    family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    end = time.monotonic() + _PORT_SECONDS
+    while True:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(place)
+            except OSError as error:
+                if time.monotonic() < end:
+                    time.sleep(0.1)
+                    continue
+                raise ConfigError(
+                    f"cannot listen on {address}:{port} ({error.strerror})",
+                    where=where,
+                    remedy=f"see who does: ss -ltnp 'sport = :{port}'; or choose another port",
+                ) from None
+        return
 
 
 def reload(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.text import Text
 from server.submission import GOING
 
 _TURN_SECONDS = 0.5
+_REPORT_SECONDS = 60.0
 
 
 def watch_run(folder: Path, console: Console | None = None) -> str:
@@ -105,10 +107,11 @@ def _last_words(info: dict[str, Any], folder: Path, console: Console) -> None:
         console.print(str(info["stopped_by"]), highlight=False, soft_wrap=True)
     if info.get("status") == "done":
         report = folder / "report.html"
-        end = time.monotonic() + 60
+        end = time.monotonic() + _REPORT_SECONDS
         while not report.exists() and time.monotonic() < end:
             time.sleep(_TURN_SECONDS)
-        console.print(f"report: {report}", highlight=False, soft_wrap=True)
+        words = f"report: {report}" if report.exists() else f"there is no report yet; ecgfed report {folder}"
+        console.print(words, highlight=False, soft_wrap=True)
 
 
 def _size(by_site: dict[str, int]) -> str:
@@ -142,4 +145,9 @@ class _Tail:
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        found = []
+        for line in whole.splitlines():
+            # What was cut off by a full disk is passed over; the report names it.
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
