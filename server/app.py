@@ -30,7 +30,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run (or resume) the study of this run's folder, and write its report."""
     home = Home(Path(os.environ.get(HOME_VARIABLE, "")))
-    tune(home.config.max_reply_mb)
+    tune(grid, home.config.max_reply_mb)
     folder = RunFolder.reopen(_folder(home, context.run_id))
     manners = Manners(
         patience_seconds=folder.study.federation.patience_seconds,

@@ -39,6 +39,7 @@ from ecgshared.wire import (
     to_records,
 )
 from server.conduct import Accept, Metrics, Replies
+from server.grid import is_too_large
 from server.runs import RunFolder, now
 
 _FINAL = {
@@ -267,6 +268,7 @@ class Federation:
         """Send to ``sites`` and sort what comes back until all answered or the deadline is over."""
         deadline = self._study.federation.deadline_seconds
         end = time.monotonic() + deadline
+        self._tell(request, sites, {site: site for site in sites if site not in self._nodes})
         self.connect(sites, min(deadline, 60.0), enough=max(needed - len(tally.answered), 1))
         tally.absent.update({site: "not-connected" for site in sites if site not in self._nodes})
         tally.absent.update({site: RefusalCode.STUDY_NOT_APPROVED for site in sites if site in self._unapproved})
@@ -370,7 +372,7 @@ class _Tally:
 def _read(reply: Message, site: str, request: Request, stage: str, tally: _Tally) -> Any:
     """Return the payload of a reply, or (a string) why there is none."""
     if not reply.has_content():
-        return f"lost (Flower error {reply.error.code})"
+        return "too-large" if is_too_large(reply.error) else f"lost (Flower error {reply.error.code})"
     refusal = refusal_of(reply.content)
     if refusal is not None:
         return refusal[1].value
