@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-app = typer.Typer(no_args_is_help=True, help="The coordinator of a federation: its sites, its processes, its runs.")
+from ecgshared.errors import RunError
+
+
+class _Told(TyperGroup):
+    """What the machine refuses (a full disk, another user's file) is told as every other error, with no traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise RunError(error.strerror or type(error).__name__, where=error.filename) from None
+
+
+app = typer.Typer(
+    cls=_Told, no_args_is_help=True, help="The coordinator of a federation: its sites, its processes, its runs."
+)
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="ECGFED_COORDINATOR", help="the coordinator's folder", metavar="DIR")
@@ -37,7 +55,7 @@ def init(
 
 @app.command()
 def invite(site: Annotated[str, typer.Argument(metavar="SITE")], home: HomeOption = DEFAULT_HOME) -> None:
-    """Write the kit to send to a site; it holds nothing secret."""
+    """Write the kit to send to a site; it holds nothing secret. The site answers with a request: `admit` it."""
     from server.home import Home
 
     path = Home(home).invite(site)

@@ -114,6 +114,11 @@ class Home:
         path = path.resolve()
         if _there(path / "coordinator.yaml"):
             raise ConfigError("a coordinator was set up here already", where=path, remedy="choose another --home")
+        for given_address in filter(None, (address, listen)):
+            if not re.fullmatch(ADDRESS, given_address):
+                raise ConfigError(
+                    "this is no address", value=given_address, allowed="host:port, as ecg.example.org:443"
+                )
         given = {
             "name": name,
             "address": address,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 from proxied import request_of
 
 from client.enrol import Kit
+from ecgshared.cli import main
 from ecgshared.config import load
 from ecgshared.errors import ConfigError
 from server import proxy
@@ -87,6 +89,43 @@ def test_an_address_that_is_none_makes_nothing(tmp_path, address):
     with pytest.raises(ConfigError, match="address"):
         create(tmp_path / "c", address=address)
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("init", "--address", "nowhere"), "host:port, as ecg.example.org:443"),
+        (("init", "--address", "a:1", "--home", "{file}"), "{file}: File exists"),
+        (("init", "--address", "a:1", "--home", "/proc/nowhere"), "/proc/nowhere: No such file"),
+        (("init", "--address", "a:8000"), "both 8000"),
+        (("status",), "no coordinator was set up here"),
+    ],
+)
+def test_a_slip_at_the_keyboard_is_one_message(tmp_path, monkeypatch, capsys, words, told):
+    (tmp_path / "file").touch()
+    words = [word.format(file=tmp_path / "file") for word in words]
+    home = [] if "--home" in words else ["--home", str(tmp_path / "none")]
+    monkeypatch.setattr(sys, "argv", ["ecgfed", "coordinator", *words, *home])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert told.format(file=tmp_path / "file") in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_full_disk_leaves_the_registry_whole(home, monkeypatch, capsys):
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    home.invite("north")
+    before = (home.path / "sites.json").read_bytes()
+    monkeypatch.setattr("server.home.write_atomically", full)
+    monkeypatch.setattr(sys, "argv", ["ecgfed", "coordinator", "revoke", "north", "--home", str(home.path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "sites.json: No space left on device" in capsys.readouterr().err
+    assert (home.path / "sites.json").read_bytes() == before
 
 
 def test_a_home_is_made_once(home):
