@@ -187,6 +187,8 @@ class Supervisor:
             if child.name == "proxy":
                 # Workers of a killed nginx go on serving, and would not hear who is revoked.
                 end_orphans(self._home, named="nginx")
+        if child.name == "superexec" and not self._answers:
+            return  # beside a SuperLink that is only starting it would wait longer and longer
         if time.monotonic() < child.not_before:
             return
         child.not_before = 0.0
