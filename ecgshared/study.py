@@ -98,7 +98,9 @@ class FederationConfig(Config):
     deadline_seconds: float = Field(default=3600, gt=0)
     retries: int = Field(default=2, ge=0, le=20, description="times a round below quorum is asked again")
     patience_seconds: float = Field(
-        default=7 * 86_400, ge=0, description="how long hospitals below the quorum are waited for; never in a simulation"
+        default=7 * 86_400,
+        ge=0,
+        description="how long hospitals below the quorum are waited for; never in a simulation",
     )
 
 
