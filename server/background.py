@@ -25,8 +25,6 @@ _UP_SECONDS, _DOWN_SECONDS = 60.0, 30.0
 _SOON_DAYS = 30
 _started: list[subprocess.Popen[bytes]] = []
 """Supervisors this process started: kept so that their end is noticed."""
-_BACKGROUND: list[subprocess.Popen[bytes]] = []
-"""Supervisors that this process started and that outlive the call."""
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
 
 
@@ -51,8 +49,7 @@ def start(home: Home) -> None:
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             env={k: v for k, v in os.environ.items() if k != HOME_VARIABLE},
         )  # fmt: skip
-    _BACKGROUND.append(process)
-    _started.append(process)
+    _started[:] = [*(earlier for earlier in _started if earlier.poll() is None), process]
     end = time.monotonic() + _UP_SECONDS
     while time.monotonic() < end:
         if process.poll() is not None:
