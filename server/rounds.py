@@ -94,6 +94,7 @@ class Federation:
         self._run_name = run.info["run"]
         self._nodes: dict[str, int] = {}
         self._unapproved: set[str] = set()
+        self._refusing: dict[str, str] = {}
         self._greeted: dict[int, float] = {}
         self._hellos: dict[str, int] = {}
 
@@ -126,7 +127,16 @@ class Federation:
         return bool(new or replies)
 
     def _introduce(self, reply: Message, node: int) -> None:
-        if not reply.has_content() or "hello" not in reply.content.config_records:
+        if not reply.has_content():
+            return
+        refusal = refusal_of(reply.content)
+        if refusal is not None:
+            # A site that has not approved the code or the envelope says so instead of its name's study.
+            site, code = refusal
+            if self._manners.site_of is None or self._manners.site_of(node) == site:
+                self._refusing[site] = code.value
+            return
+        if "hello" not in reply.content.config_records:
             return
         hello = reply.content.config_records["hello"]
         site = str(hello.get("site", ""))
@@ -138,6 +148,7 @@ class Federation:
         elif self._nodes.get(site, node) != node:
             raise RunError(f"two nodes both say they are site {site!r}", remedy="give each site file a name of its own")
         self._nodes[site] = node
+        self._refusing.pop(site, None)
         self._unapproved.discard(site)
         if hello.get("study") != self._study.sha256:
             self._unapproved.add(site)
@@ -270,7 +281,8 @@ class Federation:
         end = time.monotonic() + deadline
         self._tell(request, sites, {site: site for site in sites if site not in self._nodes})
         self.connect(sites, min(deadline, 60.0), enough=max(needed - len(tally.answered), 1))
-        tally.absent.update({site: "not-connected" for site in sites if site not in self._nodes})
+        absent = {site: self._refusing.get(site, "not-connected") for site in sites if site not in self._nodes}
+        tally.absent.update(absent)
         tally.absent.update({site: RefusalCode.STUDY_NOT_APPROVED for site in sites if site in self._unapproved})
         ready = [site for site in sites if site in self._nodes and site not in self._unapproved]
         waiting: dict[str, str] = {}

@@ -57,6 +57,7 @@ class Hospitals(Grid):
         self.asked: list[str] = []
         self.answers: dict[str, Message] = {}
         self.late_until = 0.0
+        self.refuses_hello: dict[str, RefusalCode] = {}
         self.study, self._count = study, 0
         # Flower stamps messages with the task that sends them.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
@@ -87,7 +88,9 @@ class Hospitals(Grid):
                 continue
             site = self.nodes[node]
             if message.metadata.message_type == MESSAGE_TYPE_HELLO:
-                self.answers[name] = self._reply(name, hello_records(site, self.study, "1"))
+                hello = hello_records(site, self.study, "1")
+                refused = self.refuses_hello.get(site)
+                self.answers[name] = self._reply(name, hello if refused is None else refusal_records(site, refused))
                 continue
             self.asked.append(site)
             steps = self.script[site]
@@ -320,3 +323,9 @@ def test_who_is_late_is_told(hospitals):
     assert seen[0]["late"] == sorted(SITES)
     assert [told["late"] for told in seen][-2:] == [["valley"], []]
     assert seen[-1]["phase"] == "total"
+
+
+def test_a_site_that_refuses_to_greet_is_told_with_its_reason(hospitals):
+    asked = hospitals({}, HOSPITALS, quorum=2, deadline_seconds=0.5)
+    asked.hospitals.refuses_hello["valley"] = RefusalCode.CODE_NOT_APPROVED
+    assert asked.ask().absent == {"valley": "code-not-approved"}
