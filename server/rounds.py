@@ -39,7 +39,7 @@ from ecgshared.wire import (
     to_records,
 )
 from server.conduct import Accept, Metrics, Replies
-from server.grid import is_too_large
+from server.grid import fault_of
 from server.runs import RunFolder, now
 
 _FINAL = {
@@ -384,7 +384,7 @@ class _Tally:
 def _read(reply: Message, site: str, request: Request, stage: str, tally: _Tally) -> Any:
     """Return the payload of a reply, or (a string) why there is none."""
     if not reply.has_content():
-        return "too-large" if is_too_large(reply.error) else f"lost (Flower error {reply.error.code})"
+        return fault_of(reply.error) or f"lost (Flower error {reply.error.code})"
     refusal = refusal_of(reply.content)
     if refusal is not None:
         return refusal[1].value
