@@ -285,6 +285,8 @@ def test_another_envelope_is_refused_before_anything_is_loaded(federation, tmp_p
         for site in PRESENT:
             wait_for(lambda site=site: "refused: envelope-not-approved" in federation.log(site))
         assert not (run / "releases.jsonl").exists()
+        told = wait_for(lambda: json.loads((run / "run.json").read_text())["waiting_for"])
+        assert "envelope-not-approved" in told, "the coordinator is told the code, not that nobody is there"
     finally:
         (run / "stop").touch()
     wait_for(lambda: json.loads((run / "run.json").read_text())["status"] == "stopped")
