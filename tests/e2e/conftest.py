@@ -23,6 +23,7 @@ def federation(nginx: None, hospitals: Path, tmp_path_factory: pytest.TempPathFa
     """Three hospitals and a coordinator, all connected."""
     with Trial(hospitals, tmp_path_factory.mktemp("federation")) as trial:
         trial.study("two", rounds=12, quorum=2, deadline_seconds=DEADLINE)
+        trial.study("liars", rounds=3, quorum=2)
         trial.limit_replies(64)
         trial.up()
         yield trial

@@ -76,7 +76,6 @@ def _storm(trial: Trial, run: Path, seed: int, away: float) -> list[tuple[int, s
             continue
         if kind == "site" and away:
             trial.kill(kind, site, again=False)
-            trial.network.daemons[site].wait()
             time.sleep(chance.uniform(0, away))
             trial.network.start(site)
         else:

@@ -30,7 +30,7 @@ KINDS = ("site", "worker", "serverapp", "superexec", "superlink", "supervisor", 
 """One name a kind of process. ``serverapp`` works on the run, ``superexec`` starts it."""
 
 
-DEADLINE = 10.0
+DEADLINE = 15.0
 """Seconds of a round of the study in which two sites are enough."""
 
 
@@ -153,6 +153,12 @@ class Trial:
                         found.append(int(entry.name))
         return found
 
+    def peak_mb(self, kind: str) -> float:
+        """Return the most memory a process ever had, in MiB."""
+        (pid,) = self.pids(kind)
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return int(status["VmHWM"].split()[0]) / 1024
+
     # Blows -----------------------------------------------------------------------------------------------------
 
     def pids(self, kind: str, site: str = TRAIN[0]) -> list[int]:
@@ -171,10 +177,11 @@ class Trial:
         pids = self.pids(kind, site)
         assert pids, f"there is no {kind} to kill"
         send(pids, signal.SIGKILL)
+        if kind == "site":
+            self.network.daemons[site].wait()
         if not again:
             return
         if kind == "site":
-            self.network.daemons[site].wait()
             self.network.start(site)
         if kind == "supervisor":
             self.wait(lambda: not background.is_up(self.network.home))

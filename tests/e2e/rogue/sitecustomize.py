@@ -29,6 +29,9 @@ def _lie() -> None:
         if KIND == "garbage":
             return b"\x80\x04garbage" * 1000
         if KIND == "huge":
+            return pack({"stamp": stamp, "scalars": {}}, {"update": np.random.default_rng(1).random(125_000_000)})
+        if KIND == "folded":
+            # Flower sends a piece that stands in an array many times only once.
             return pack({"stamp": stamp, "scalars": {}}, {"update": np.zeros(125_000_000, dtype=np.float64)})
         if KIND == "replay":
             return encode_payload(decode_payload(body, Update, stamp), stamp | {"round": request.round - 1})
