@@ -31,6 +31,7 @@ from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpI
 from ecgshared.errors import RunError
 from server.envelope import envelope, envelope_sha256
 from server.home import HOME_VARIABLE, Home
+from server.superlink import GivesSecret
 
 AnswerT = TypeVar("AnswerT")
 
@@ -55,7 +56,7 @@ def superlink_command(home: Home) -> list[str]:
     """Return the SuperLink's command: TLS, node keys, executor's secret, no database, nothing installed at run time."""
     tls = home.path / "tls"
     return [
-        _program("flower-superlink"),
+        *(sys.executable, "-P", "-m", "server.superlink"),
         *("--host", "127.0.0.1", "--port", str(home.config.superlink_port)),
         *("--ssl-ca-certfile", str(home.authority.certificate_file)),
         *("--ssl-certfile", str(tls / "loopback.crt"), "--ssl-keyfile", str(tls / "loopback.key")),
@@ -86,7 +87,10 @@ class Control:
             f"127.0.0.1:{home.config.superlink_port}",
             False,
             home.authority.certificate_file.read_bytes(),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-cli")],
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="flwr-cli"),
+                GivesSecret(home.control_secret),
+            ],
         )
 
     def register(self, public_key: bytes, name: str) -> int:

@@ -94,7 +94,7 @@ class Federation:
         self._run_name = run.info["run"]
         self._nodes: dict[str, int] = {}
         self._unapproved: set[str] = set()
-        self._refusing: dict[str, str] = {}
+        self._refusing: dict[str, tuple[int, str]] = {}
         self._greeted: dict[int, float] = {}
         self._hellos: dict[str, int] = {}
 
@@ -104,7 +104,9 @@ class Federation:
         Once ``enough`` of them are known the others have a few seconds more.
         """
         end = time.monotonic() + seconds
-        while not set(wanted) <= set(self._nodes) and time.monotonic() < end:
+        for site in set(wanted) & set(self._refusing):
+            self._part(site)
+        while not set(wanted) <= {*self._nodes, *self._refusing} and time.monotonic() < end:
             self._check_stopped()
             if enough is not None and len(set(wanted) & set(self._nodes)) >= enough:
                 end, enough = min(end, time.monotonic() + _LATECOMERS_SECONDS), None
@@ -134,7 +136,7 @@ class Federation:
             # A site that has not approved the code or the envelope says so instead of its name's study.
             site, code = refusal
             if self._manners.site_of is None or self._manners.site_of(node) == site:
-                self._refusing[site] = code.value
+                self._refusing[site] = node, code.value
             return
         if "hello" not in reply.content.config_records:
             return
@@ -155,10 +157,10 @@ class Federation:
 
     def _part(self, site: str) -> None:
         """Know no longer which node a site is: it may come back as another, or have approved more."""
-        node = self._nodes.pop(site, None)
+        for node in (self._nodes.pop(site, None), self._refusing.pop(site, (None, ""))[0]):
+            if node is not None:
+                self._greeted.pop(node, None)
         self._unapproved.discard(site)
-        if node is not None:
-            self._greeted.pop(node, None)
 
     def ask(
         self,
@@ -219,7 +221,7 @@ class Federation:
         """Ask all, then those that are missing, until the quorum has answered or nothing more is to be hoped for."""
         deadline = time.monotonic() + self._study.federation.deadline_seconds
         patience = time.monotonic() + self._manners.patience_seconds
-        retries, attempt, waiting = self._study.federation.retries, 0, ""
+        retries, attempt, waiting, since = self._study.federation.retries, 0, "", 0.0
         while True:
             missing = tuple(s for s in sites if s not in tally.answered and tally.absent.get(s) not in _FINAL)
             needed = self._needed(sites, tally.absent, quorum)
@@ -238,6 +240,7 @@ class Federation:
                     f"step {request.step!r}, {request.phase} {request.round}: {len(tally.answered)} of "
                     f"{needed} needed sites answered ({_reasons(tally.absent)})"
                 )
+                since = since or time.monotonic()
                 if told != waiting:
                     self._run.update(status="waiting", waiting_for=told)
                 waiting = told
@@ -246,6 +249,8 @@ class Federation:
                 self._part(site)
         if waiting:
             self._run.update(status="running", waiting_for=None)
+            waited = f"waited {time.monotonic() - since:.0f} s"
+            self._run.append("events.jsonl", {"at": now(), "what": waited, "why": waiting})
 
     @property
     def _lasting(self) -> bool:
@@ -281,8 +286,8 @@ class Federation:
         end = time.monotonic() + deadline
         self._tell(request, sites, {site: site for site in sites if site not in self._nodes})
         self.connect(sites, min(deadline, 60.0), enough=max(needed - len(tally.answered), 1))
-        absent = {site: self._refusing.get(site, "not-connected") for site in sites if site not in self._nodes}
-        tally.absent.update(absent)
+        unheard = [site for site in sites if site not in self._nodes]
+        tally.absent.update({site: self._refusing.get(site, (0, "not-connected"))[1] for site in unheard})
         tally.absent.update({site: RefusalCode.STUDY_NOT_APPROVED for site in sites if site in self._unapproved})
         ready = [site for site in sites if site in self._nodes and site not in self._unapproved]
         waiting: dict[str, str] = {}

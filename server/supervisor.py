@@ -36,7 +36,7 @@ _SETTLED_SECONDS = 30.0
 _NODES_SECONDS = 1.0
 _LOGS_SECONDS, _LOG_BYTES = 60.0, 20_000_000
 _PR_SET_PDEATHSIG = 1
-_PROGRAMS = {"flwr-serverapp", "flower-superlink", "flower-superexec", "nginx", "server.asgi_proxy"}
+_PROGRAMS = {"flwr-serverapp", "server.superlink", "flower-superexec", "nginx", "server.asgi_proxy"}
 
 
 @dataclass
@@ -114,6 +114,7 @@ class Supervisor:
 
     def _planned(self) -> dict[str, Child]:
         home, config = self._home, self._home.config
+        proxy.require_free("127.0.0.1", config.superlink_port, "coordinator.yaml: superlink_port")
         nginx = proxy.find_nginx(config.nginx)
         proxy.write_config(
             home.path / "proxy",
@@ -268,6 +269,9 @@ class Supervisor:
             self._health.set(False)
         # The ServerApp first, while its SuperLink lives: it notes that it was interrupted.
         end_orphans(self._home, named="flwr-serverapp", seconds=5.0)
+        # A SuperLink waits for its connections to be closed at the other end too.
+        if self._control is not None:
+            self._control.close()
         for name in ("superexec", "superlink", "proxy"):
             child = self._children[name]
             if child.process is not None and child.alive:
@@ -281,8 +285,6 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 child.process.kill()
                 child.process.wait()
-        if self._control is not None:
-            self._control.close()
         if self._health is not None:
             self._health.close()
         write_atomically(self._home.path / "status.json", json.dumps({"at": now(), "serving": False}).encode())

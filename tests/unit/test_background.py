@@ -277,3 +277,15 @@ def test_a_taken_port_is_told(home):
                 background.start(home)
         finally:
             background.stop(home)
+
+
+def test_a_taken_port_of_the_superlink_is_told(home):
+    """Two coordinators on one machine have the same by default."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", home.config.superlink_port))
+        taken.listen()
+        try:
+            with pytest.raises(RunError, match=r"did not come up[\s\S]*superlink_port: cannot listen on"):
+                background.start(home)
+        finally:
+            background.stop(home)
