@@ -235,7 +235,7 @@ class Federation:
             patient = time.monotonic() < patience
             if not (attempt <= retries or (passing and (patient or (self._lasting and time.monotonic() < deadline)))):
                 break
-            if attempt > retries and patient and passing:
+            if patient and passing:
                 told = (
                     f"step {request.step!r}, {request.phase} {request.round}: {len(tally.answered)} of "
                     f"{needed} needed sites answered ({_reasons(tally.absent)})"
