@@ -29,6 +29,4 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     with torch.no_grad():
         loss = float(_load(message, context)(torch.ones(2, int(context.run_config["width"]))).square().mean())
-    return Message(
-        RecordDict({"metrics": MetricRecord({"loss": loss, "num-examples": 2})}), reply_to=message
-    )
+    return Message(RecordDict({"metrics": MetricRecord({"loss": loss, "num-examples": 2})}), reply_to=message)
