@@ -15,51 +15,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from ecgshared.errors import RefusalCode, RunError
-from ecgshared.stages.protocol import Request, Weights, field_kinds, payload_type
+from ecgshared.stages.protocol import Request
 from ecgshared.study import Study
-from ecgshared.wire import (
-    MESSAGE_TYPE_ASK,
-    MESSAGE_TYPE_HELLO,
-    WireError,
-    body_of,
-    decode_payload,
-    encode_request,
-    has_infinity,
-    refusal_of,
-    stamp_of,
-    to_records,
-)
+from ecgshared.wire import MESSAGE_TYPE_ASK, MESSAGE_TYPE_HELLO, encode_request, refusal_of, to_records
 from server.conduct import Accept, Metrics, Replies
-from server.grid import fault_of
+from server.replies import FINAL, Tally, description, fault_in, read_reply, reasons, will_pass
 from server.runs import RunFolder, now
-
-_FINAL = {
-    RefusalCode.TOO_FEW,
-    RefusalCode.BUDGET_SPENT,
-    RefusalCode.PRIVACY_REQUIRED,
-    RefusalCode.NOT_A_MEMBER,
-}
-"""Refusals that asking again cannot change; such a site does not count towards a quorum of all."""
-
-_PASSING = {
-    RefusalCode.PAUSED,
-    RefusalCode.WORKER_LOST,
-    RefusalCode.INTERNAL,
-    RefusalCode.DATA_UNAVAILABLE,
-    RefusalCode.STUDY_NOT_APPROVED,
-    RefusalCode.CODE_NOT_APPROVED,
-    RefusalCode.ENVELOPE_NOT_APPROVED,
-}
-"""Refusals that time or an operator can change: worth waiting for below the quorum."""
 
 _POLL_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 10.0
@@ -178,7 +147,7 @@ class Federation:
         """Ask ``sites`` one thing; see :class:`server.conduct.Ask`. Raise RunError below the quorum."""
         request = Request(self._study.sha256, self._run_name, step, phase, round_number, arrays)
         records = to_records(encode_request(request))
-        tally = _Tally()
+        tally = Tally()
         start = time.monotonic()
         self._ask_until_enough(request, stage, records, sites, quorum, accept, tally)
         answered, absent = tally.answered, tally.absent
@@ -203,7 +172,7 @@ class Federation:
         if len(answered) < needed:
             raise RunError(
                 f"step {step!r}, {phase} {round_number}: {len(answered)} of {needed} needed sites answered",
-                value=_reasons(absent),
+                value=reasons(absent),
                 remedy="the run is kept: mend the sites and go on with it (resume)",
             )
         return Replies({site: answered[site] for site in sites if site in answered}, absent)
@@ -216,29 +185,29 @@ class Federation:
         sites: tuple[str, ...],
         quorum: int | None,
         accept: Accept | None,
-        tally: _Tally,
+        tally: Tally,
     ) -> None:
         """Ask all, then those that are missing, until the quorum has answered or nothing more is to be hoped for."""
         deadline = time.monotonic() + self._study.federation.deadline_seconds
         patience = time.monotonic() + self._manners.patience_seconds
         retries, attempt, waiting, since = self._study.federation.retries, 0, "", 0.0
         while True:
-            missing = tuple(s for s in sites if s not in tally.answered and tally.absent.get(s) not in _FINAL)
+            missing = tuple(s for s in sites if s not in tally.answered and tally.absent.get(s) not in FINAL)
             needed = self._needed(sites, tally.absent, quorum)
             self._collect(request, stage, records, missing, accept, tally, needed)
             needed = self._needed(sites, tally.absent, quorum)
             if len(tally.answered) >= needed:
                 break
             attempt += 1
-            able = [s for s in sites if tally.absent.get(s) not in _FINAL]
-            passing = any(_will_pass(tally.absent.get(s, "")) for s in able)
+            able = [s for s in sites if tally.absent.get(s) not in FINAL]
+            passing = any(will_pass(tally.absent.get(s, "")) for s in able)
             patient = time.monotonic() < patience
             if not (attempt <= retries or (passing and (patient or (self._lasting and time.monotonic() < deadline)))):
                 break
             if patient and passing:
                 told = (
                     f"step {request.step!r}, {request.phase} {request.round}: {len(tally.answered)} of "
-                    f"{needed} needed sites answered ({_reasons(tally.absent)})"
+                    f"{needed} needed sites answered ({reasons(tally.absent)})"
                 )
                 since = since or time.monotonic()
                 if told != waiting:
@@ -267,7 +236,7 @@ class Federation:
             raise Stopped("the coordinator stopped the run", remedy="resume it when you like")
 
     def _needed(self, sites: tuple[str, ...], absent: Mapping[str, str], quorum: int | None) -> int:
-        able = sum(absent.get(site) not in _FINAL for site in sites)
+        able = sum(absent.get(site) not in FINAL for site in sites)
         wanted = self._study.federation.quorum if quorum is None else quorum
         return able if wanted == "all" else min(int(wanted), len(sites))
 
@@ -278,7 +247,7 @@ class Federation:
         records: RecordDict,
         sites: tuple[str, ...],
         accept: Accept | None,
-        tally: _Tally,
+        tally: Tally,
         needed: int,
     ) -> None:
         """Send to ``sites`` and sort what comes back until all answered or the deadline is over."""
@@ -300,9 +269,9 @@ class Federation:
             for reply in replies:
                 # An error reply may carry another source node: a site is known by the message it replies to.
                 site = waiting.pop(reply.metadata.reply_to_message_id)
-                outcome = _read(reply, site, request, stage, tally)
+                outcome = read_reply(reply, site, request, stage, tally)
                 if not isinstance(outcome, str):
-                    outcome = _fault(outcome) or (accept(outcome) if accept is not None else None) or outcome
+                    outcome = fault_in(outcome) or (accept(outcome) if accept is not None else None) or outcome
                 if isinstance(outcome, str):
                     tally.miss(site, outcome)
                     if self._lasting and self._worth_asking_again(outcome, tally.lost[site]):
@@ -311,7 +280,7 @@ class Federation:
                     continue
                 tally.absent.pop(site, None)
                 tally.answered[site] = outcome
-                self._run.append("releases.jsonl", _description(outcome, site, request, tally.received[site]))
+                self._run.append("releases.jsonl", description(outcome, site, request, tally.received[site]))
             if again and waiting:
                 self._greet()
                 due = [site for site, at in again.items() if site in self._nodes and time.monotonic() >= at]
@@ -324,7 +293,7 @@ class Federation:
         for site in waiting.values():
             tally.miss(site, "deadline")
 
-    def _send(self, records: RecordDict, sites: list[str], end: float, waiting: dict[str, str], tally: _Tally) -> None:
+    def _send(self, records: RecordDict, sites: list[str], end: float, waiting: dict[str, str], tally: Tally) -> None:
         """Send to ``sites``; add the messages to ``waiting``, and note those that could not be sent."""
         if not sites:
             return
@@ -336,8 +305,8 @@ class Federation:
             tally.miss(site, "lost (not sent)")
 
     def _worth_asking_again(self, reason: str, lost: list[str]) -> bool:
-        nonsense = [r for r in lost if not _will_pass(r) and r not in _FINAL]
-        return _will_pass(reason) or (reason not in _FINAL and len(nonsense) <= self._study.federation.retries)
+        nonsense = [r for r in lost if not will_pass(r) and r not in FINAL]
+        return will_pass(reason) or (reason not in FINAL and len(nonsense) <= self._study.federation.retries)
 
     def _tell(self, request: Request, sites: tuple[str, ...], waiting: Mapping[str, str]) -> None:
         self._manners.tell(
@@ -357,80 +326,6 @@ class Stopped(RunError):
     """The coordinator ended the run; its checkpoint is kept."""
 
 
-def _will_pass(reason: str) -> bool:
-    """Whether a reason of absence may be gone when the site is asked again later."""
-    return reason in _PASSING or reason in ("deadline", "not-connected") or reason.startswith("lost")
-
-
 def _wait(attempt: int) -> float:
     """Return the seconds before asking again: they grow, up to a limit."""
     return min(2.0 ** min(attempt, 30) * _POLL_SECONDS, _LONGEST_PAUSE_SECONDS)
-
-
-def _reasons(absent: Mapping[str, str]) -> str:
-    return "; ".join(f"{site}: {reason}" for site, reason in sorted(absent.items()))
-
-
-@dataclass
-class _Tally:
-    """One request's outcome so far, by site: payloads, reasons of absence, all that went wrong, bytes received."""
-
-    answered: dict[str, Any] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
-    lost: dict[str, list[str]] = field(default_factory=dict)
-    received: dict[str, int] = field(default_factory=dict)
-
-    def miss(self, site: str, reason: str) -> None:
-        """Note why a site has not answered, for now."""
-        self.absent[site] = reason
-        self.lost.setdefault(site, []).append(str(reason))
-
-
-def _read(reply: Message, site: str, request: Request, stage: str, tally: _Tally) -> Any:
-    """Return the payload of a reply, or (a string) why there is none."""
-    if not reply.has_content():
-        return fault_of(reply.error) or f"lost (Flower error {reply.error.code})"
-    refusal = refusal_of(reply.content)
-    if refusal is not None:
-        return refusal[1].value
-    try:
-        body = body_of(reply.content)
-        tally.received[site] = len(body)
-        cls = payload_type(stage, request.phase)
-        if cls is None:
-            raise WireError("no declared reply")
-        return decode_payload(body, cls, stamp_of(request, site))
-    except WireError as error:
-        return f"malformed: {error}"
-
-
-def _fault(payload: Any) -> str | None:
-    if has_infinity(payload):
-        return "not-finite"
-    for name, (_, kind) in field_kinds(type(payload)).items():
-        if isinstance(kind, Weights) and not np.isfinite(getattr(payload, name)).all():
-            return "not-finite"
-    return None
-
-
-def _description(payload: Any, site: str, request: Request, size: int) -> dict[str, Any]:
-    described = {}
-    kinds = field_kinds(type(payload))
-    for name in (f.name for f in fields(payload)):
-        value = getattr(payload, name)
-        array = np.asarray(value) if isinstance(value, np.ndarray | float) else None
-        described[name] = {
-            "kind": type(kinds[name][1]).__name__.lower(),
-            "type": type(value).__name__ if array is None else str(array.dtype),
-            "shape": list(np.shape(value)) if array is not None or not hasattr(value, "__len__") else [len(value)],
-            "withheld": 0 if array is None else int(np.isnan(array).sum()),
-        }
-    return {
-        "site": site,
-        "step": request.step,
-        "phase": request.phase,
-        "round": request.round,
-        "kind": type(payload).__name__,
-        "fields": described,
-        "bytes": size,
-    }
