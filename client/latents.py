@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.median_beats import MedianBeats
+from client.remembered import Remembered
 from client.rows import ModelRows
 from client.site import SiteContext
 from client.training import load_model
@@ -19,9 +18,7 @@ from ecgshared.learning.loop import predict
 from ecgshared.models import CvaeConfig
 from ecgshared.stages.train import Config as TrainConfig
 
-_KEPT = 4
-_means: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
-"""Posterior means by what determines them: phases of one step ask for the same rows again and again."""
+_means = Remembered(4)
 
 
 def posterior_means(
@@ -49,18 +46,9 @@ def posterior_means(
         raise Refused(RefusalCode.BAD_REQUEST, f"the request lacks {error}") from None
     if standardise.shape != (2 + len(site.study.covariates), 2):
         raise Refused(RefusalCode.BAD_REQUEST, "totals of another shape than the study's")
-    key = hashlib.sha256()
-    for part in (site.settings.site, site.study.sha256, config.id, str(site.step.opens_lockbox), site.run):
-        key.update(part.encode() + b"\0")
-    for array in (weights, standardise, rows):
-        key.update(np.ascontiguousarray(array).tobytes())
-    name = key.hexdigest()
-    if name not in _means:
-        _means[name] = _encode(site, config, weights, standardise, rows)
-        while len(_means) > _KEPT:
-            _means.popitem(last=False)
-    _means.move_to_end(name)
-    return _means[name]
+    return _means.get(
+        site, config.id, (weights, standardise, rows), lambda: _encode(site, config, weights, standardise, rows)
+    )
 
 
 def _encode(

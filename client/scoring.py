@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.remembered import Remembered
 from client.rows import ModelRows
 from client.site import SiteContext
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.stages.train import Config as TrainConfig
 
-_KEPT = 16
-_logits: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
-"""Logits by what determines them: phases of one step ask for the same rows again and again."""
+_logits = Remembered(16)
 
 
 def feature_matrix(
@@ -47,18 +44,9 @@ def head_logits(
 ) -> NDArray[np.float64]:
     """Return the logits of a trained step's heads for ``rows``, shape = (len(rows), H)."""
     weights, standardise = arrays[f"{config.id}.weights"], arrays[f"{config.id}.standardise"]
-    key = hashlib.sha256()
-    for part in (site.settings.site, site.study.sha256, config.id, str(site.step.opens_lockbox), site.run):
-        key.update(part.encode() + b"\0")
-    for array in (weights, standardise, rows):
-        key.update(np.ascontiguousarray(array).tobytes())
-    name = key.hexdigest()
-    if name not in _logits:
-        _logits[name] = _predict(site, config, weights, standardise, rows)
-        while len(_logits) > _KEPT:
-            _logits.popitem(last=False)
-    _logits.move_to_end(name)
-    return _logits[name]
+    return _logits.get(
+        site, config.id, (weights, standardise, rows), lambda: _predict(site, config, weights, standardise, rows)
+    )
 
 
 def _predict(
