@@ -24,7 +24,11 @@ class Remembered:
         self._kept: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
 
     def get(
-        self, site: SiteContext, model: str, arrays: tuple[NDArray[Any], ...], compute: Callable[[], NDArray[np.float64]]
+        self,
+        site: SiteContext,
+        model: str,
+        arrays: tuple[NDArray[Any], ...],
+        compute: Callable[[], NDArray[np.float64]],
     ) -> NDArray[np.float64]:
         """Return the kept result, or compute and keep it.
 
