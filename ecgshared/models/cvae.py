@@ -12,6 +12,7 @@ published net is trained privately), and no constant stands among the weights th
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,7 +59,7 @@ def time_basis(samples: int) -> NDArray[np.float64]:
     return basis
 
 
-class Cvae(nn.Module):
+class Cvae(nn.Module, ABC):
     """What both nets share: the objective, the figures, masks.
 
     A subclass gives ``encode`` and ``decode``.
@@ -101,16 +102,17 @@ class Cvae(nn.Module):
             both = both * kept
         return both.flatten(1)
 
+    @abstractmethod
     def encode(self, x: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and log variance of the latent, shape = (B, latent) each, of beats (B, 12, T) and masks."""
-        raise NotImplementedError
 
     def decode(self, z: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
         """Return beats (B, 12, T), mV, of latents (B, latent) and standardised conditions (B, C)."""
         return self._decode(z, self.masked(conditions))
 
+    @abstractmethod
     def _decode(self, z: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """Return beats (B, 12, T), mV, of latents (B, latent) and masked conditions (B, 2 C)."""
 
     def forward(self, x: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
         """Return the posterior means, shape = (B, latent), of beats x (B, 12, T), mV, and conditions (B, C)."""
@@ -138,9 +140,9 @@ class Cvae(nn.Module):
             hazards = cox_items(self.hazard(mean)[:, 0], labels[:, 0], labels[:, 1])
         return losses + head.weight * hazards
 
+    @abstractmethod
     def bound(self, x: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the objective (B,), and the latent's mean and the one drawn (B, latent)."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Set what the initial weights do not draw."""

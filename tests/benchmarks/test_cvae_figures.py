@@ -86,6 +86,6 @@ def test_what_privacy_costs(hospitals, tmp_path):
         step["model"] |= {"hidden": 24, "latent": 6}
 
     for name, changes in (("epsilon 8", private), ("the same net without", same_net)):
-        run, seconds = run_study(hospitals, tmp_path / "run", changes)
+        run, seconds = run_study(hospitals, tmp_path / name.replace(" ", "-"), changes)
         judged, _ = figures(run, moves=False)
         print(f"\n{name}, {seconds:.0f} s: {json.dumps(judged)}")

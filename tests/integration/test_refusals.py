@@ -306,7 +306,7 @@ def test_a_run_with_overrides_is_refused(federation, tmp_path):
     wait_for(lambda: json.loads((run / "run.json").read_text())["status"] == "stopped")
 
 
-def test_a_site_that_withdrew_the_code_says_so_and_comes_back(federation):
+def test_a_site_that_withdrew_the_code_says_so(federation):
     """Approval is asked at every message: taken back while the daemon runs, it holds from the next question."""
     settings = federation.settings("coast")
     code = read_status(settings.state)["code_sha256"]

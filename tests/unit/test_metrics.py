@@ -111,4 +111,6 @@ def test_a_port_that_cannot_be_had(metrics):
 def test_closing_frees_the_port():
     first = SiteMetrics(0)
     first.close()
-    SiteMetrics(first.port).close()
+    second = SiteMetrics(first.port)
+    second.close()
+    assert second.port == first.port
