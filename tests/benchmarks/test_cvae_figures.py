@@ -73,6 +73,7 @@ def test_the_published_net_beside_it(hospitals, tmp_path):
     run, seconds = run_study(hospitals, tmp_path / "run", published)
     judged, moved = figures(run)
     print(f"\npublished net, {seconds:.0f} s: {json.dumps(judged)}\nmoves: {json.dumps(moved)}")
+    assert judged and moved, "both nets are judged by the same figures"
 
 
 def test_what_privacy_costs(hospitals, tmp_path):
@@ -89,3 +90,4 @@ def test_what_privacy_costs(hospitals, tmp_path):
         run, seconds = run_study(hospitals, tmp_path / name.replace(" ", "-"), changes)
         judged, _ = figures(run, moves=False)
         print(f"\n{name}, {seconds:.0f} s: {json.dumps(judged)}")
+        assert judged, name
