@@ -15,11 +15,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from ecgshared.errors import RunError
-from server.grid import tune
-from server.home import HOME_VARIABLE, Home
-from server.rounds import Manners
-from server.runs import RunFolder
-from server.study_run import run_study
+from server.coordinator.home import HOME_VARIABLE, Home
+from server.rounds.federation import Manners
+from server.rounds.grid import tune
+from server.rounds.run_folder import RunFolder
+from server.rounds.study_run import run_study
 
 _WAIT_SECONDS = 30.0
 
@@ -41,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         run_study(grid, folder, lambda step, done, total, text: folder.tell_progress(step, done, total, text), manners)
         # Imported late: figures are heavy, and a run should begin soon.
-        from server.report_cli import rebuild
+        from server.report.cli import rebuild
 
         rebuild(folder.path)
     finally:

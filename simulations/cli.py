@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from simulations.make_cli import make
+from simulations.hospitals.make_cli import make
 
 app = typer.Typer(no_args_is_help=True, help="In-silico hospitals, and federations on one machine.")
 app.command()(make)
@@ -24,7 +24,7 @@ def realism(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Compare made ECGs with PTB-XL's normal ones: a distance for each feature, beside two floors."""
-    from simulations.realism import compare
+    from simulations.judging.realism import compare
 
     compare(ptbxl, records=records, copies=copies, delineated=delineated, seed=seed)
 
@@ -47,7 +47,7 @@ def run(
     ] = Backend.inprocess,
 ) -> None:
     """Run a study over site files on this machine, and write its report."""
-    from simulations.run import simulate
+    from simulations.federation.run import simulate
 
     finish(simulate(study, sites, out, backend=backend.value, resume=resume))
 
@@ -59,8 +59,8 @@ def demo(
     seed: Annotated[int | None, typer.Option(help="Seed of the hospitals.")] = None,
 ) -> None:
     """Make four hospitals, train on three, evaluate zero-shot on the fourth, and report. About four minutes."""
-    from simulations.demo import prepare
-    from simulations.run import simulate
+    from simulations.federation.run import simulate
+    from simulations.hospitals.demo import prepare
 
     if fresh and (out / "hospitals").is_dir():
         shutil.rmtree(out)
@@ -70,7 +70,7 @@ def demo(
 
 def finish(folder: Path) -> None:
     """Write report, results and event files of a finished run, and say where they are."""
-    from server.report_cli import rebuild
+    from server.report.cli import rebuild
 
     for path in rebuild(folder):
         typer.echo(f"wrote {path}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bench import Bench
+from federation import SmallFederation
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
@@ -21,8 +21,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``sites/<name>/site.yaml`` of the demo's four hospitals, a tenth of their size."""
-    from simulations.make import make_hospitals
-    from simulations.scenario import load_scenario
+    from simulations.hospitals.make import make_hospitals
+    from simulations.patients.scenario import load_scenario
 
     out = tmp_path_factory.mktemp("hospitals")
     make_hospitals(load_scenario("demo"), out, 3, 0.1, None)
@@ -30,9 +30,9 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bench(hospitals: Path, tmp_path: Path) -> Bench:
+def federation(hospitals: Path, tmp_path: Path) -> SmallFederation:
     from client.app import forget_process_caches
 
     forget_process_caches()
     (tmp_path / "twin").mkdir()
-    return Bench(hospitals, tmp_path)
+    return SmallFederation(hospitals, tmp_path)

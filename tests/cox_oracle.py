@@ -9,7 +9,7 @@ import pandas as pd
 from lifelines import CoxPHFitter
 
 from ecgshared.stats.cox_fit import CoxFit
-from simulations.survival_tables import SiteTable
+from ecgshared.tables.tables import SiteTable
 
 # lifelines stops at 1e-7 by default; this leaves only rounding.
 CONVERGED = {"precision": 1e-22, "r_precision": 1e-300, "step_size": 1.0}

@@ -24,8 +24,8 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server import proxy
-from server.authority import Authority, fingerprint, read_request
+from server.coordinator import proxy
+from server.coordinator.authority import Authority, fingerprint, read_request
 
 
 def request_of(
@@ -135,7 +135,7 @@ class Proxied:
             command = proxy.command(nginx, self.proxy_folder)
         else:
             program = (
-                "import sys, uvicorn; from pathlib import Path; from server.asgi_proxy import configured;"
+                "import sys, uvicorn; from pathlib import Path; from server.coordinator.asgi_proxy import configured;"
                 "f = Path(sys.argv[1]);"
                 "uvicorn.Server(configured(sys.argv[2], certificate=f/'server.crt', key=f/'server.key',"
                 " ca=f/'authority'/'ca.crt', sites=f/'proxy'/'sites.map', upstream_port=int(sys.argv[3]))).run()"

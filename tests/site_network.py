@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import yaml
-from bench import Bench
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from federation import SmallFederation
 from flwr.app import Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
@@ -38,15 +38,16 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.task_identity import TaskIdentity
 
-from client import approvals, enrol
-from client.settings import SiteSettings, load_site
-from client.status import read_status
+from client.approval import register as approvals
+from client.network import enrol
+from client.network.status import read_status
+from client.site.settings import SiteSettings, load_site
 from ecgshared.errors import RefusalCode
-from ecgshared.fingerprint import code_sha256
-from ecgshared.stages.protocol import Request
-from ecgshared.study import Study, load_study
-from ecgshared.wire import body_of, encode_request, refusal_of, to_records
-from server.envelope import envelope
+from ecgshared.service.fingerprint import code_sha256
+from ecgshared.study.study import Study, load_study
+from ecgshared.wire.bytes import body_of, encode_request, refusal_of, to_records
+from ecgshared.wire.protocol import Request
+from server.coordinator.envelope import envelope
 
 _DAY = datetime.timedelta(days=1)
 
@@ -349,9 +350,9 @@ class AskedSite:
         self, hospitals: Path, folder: Path, coordinator: Coordinator, *, ports: bool = False, **environment: str
     ) -> None:
         (folder / "twin").mkdir(parents=True)
-        bench = Bench(hospitals, folder)
-        study_file = bench.study()
-        (self.file,) = bench.sites(("north",))
+        federation = SmallFederation(hospitals, folder)
+        study_file = federation.study()
+        (self.file,) = federation.sites(("north",))
         self.coordinator = coordinator
         self.settings: SiteSettings = join(coordinator, self.file)
         if ports:

@@ -18,8 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
+from ecgshared.ecg.record import EcgRecord
 from ecgshared.errors import EcgReadError
-from ecgshared.record import EcgRecord
 
 HEAD_BYTES = 4096
 """How much of a file :func:`read` shows to every ``sniff``."""

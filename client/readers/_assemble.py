@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.readers._calibration import signal_samples
+from ecgshared.ecg.leads import LEADS, standard_name, to_standard_order
+from ecgshared.ecg.record import EcgRecord, Finding, Sex
 from ecgshared.errors import EcgReadError
-from ecgshared.leads import LEADS, standard_name, to_standard_order
-from ecgshared.record import EcgRecord, Finding, Sex
 
 FS_HZ = (20.0, 32_000.0)
 """Rates a recording may declare."""

@@ -10,7 +10,7 @@ import math
 import re
 from datetime import date, datetime, time
 
-from ecgshared.record import Finding, Sex
+from ecgshared.ecg.record import Finding, Sex
 
 MAX_AGE_YEARS = 130.0
 

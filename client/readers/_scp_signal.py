@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from client.readers._assemble import MAX_SAMPLES, check_length
 from client.readers._huffman import Table, decode, parse_tables
 from client.readers._scp_compression import interpolate, stored_samples, undo_differences
+from ecgshared.ecg.leads import LEADS
+from ecgshared.ecg.record import Finding
 from ecgshared.errors import EcgReadError
-from ecgshared.leads import LEADS
-from ecgshared.record import Finding
 
 _LEAD_BY_NUMBER = dict(zip((1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8), LEADS, strict=True))
 _MAX_LEADS = 85

@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
+from ecgshared.ecg.record import Finding, Sex
 from ecgshared.errors import EcgReadError
-from ecgshared.record import Finding, Sex
 
 MAX_SIGNALS = 256
 FS_HZ = (20.0, 32_000.0)

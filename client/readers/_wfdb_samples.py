@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.readers._wfdb_header import Header, Signal
+from ecgshared.ecg.record import Finding
 from ecgshared.errors import EcgReadError
-from ecgshared.record import Finding
 
 MAX_VALUES = 32_000_000
 """Most samples, all signals together: five times 12 leads of 60 s at 8 kHz. Bounds the memory of a read."""

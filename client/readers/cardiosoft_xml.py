@@ -19,7 +19,7 @@ from client.readers import _person
 from client.readers._assemble import MAX_SAMPLES, assemble, check_rate, twelve_leads
 from client.readers._source import filter_label, label
 from client.readers._xml import fail, number, numbers, optional_number, parse, root_name, text_of
-from ecgshared.record import EcgRecord, Finding
+from ecgshared.ecg.record import EcgRecord, Finding
 
 _MV_PER_STEP = {"uvperlsb": 1e-3, "mvperlsb": 1.0, "nvperlsb": 1e-6}
 

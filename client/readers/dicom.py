@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from client.readers import _person
 from client.readers._assemble import assemble, check_length, check_rate, mv_per_unit
 from client.readers._source import filter_label, label, read_bytes
+from ecgshared.ecg.leads import LEADS, standard_name
+from ecgshared.ecg.record import EcgRecord
 from ecgshared.errors import EcgReadError
-from ecgshared.leads import LEADS, standard_name
-from ecgshared.record import EcgRecord
 
 MAX_CHANNELS, MAX_GROUPS, MAX_TEXT = 64, 32, 200
 

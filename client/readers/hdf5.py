@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.readers._assemble import MAX_SAMPLES, assemble, check_length, check_rate, mv_per_unit
+from ecgshared.ecg.leads import LEADS
+from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
-from ecgshared.leads import LEADS
-from ecgshared.record import EcgRecord, Finding
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 FS_HZ, PADDED_SAMPLES = 400.0, 4096

@@ -19,9 +19,9 @@ from client.readers import _person
 from client.readers._assemble import MAX_SAMPLES, assemble, check_rate, mv_per_unit
 from client.readers._source import filter_label, label
 from client.readers._xml import fail, number, numbers, optional_number, parse, root_name, text_of
+from ecgshared.ecg.leads import standard_name
+from ecgshared.ecg.record import EcgRecord
 from ecgshared.errors import EcgReadError
-from ecgshared.leads import standard_name
-from ecgshared.record import EcgRecord
 
 _SECONDS_PER = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _FILTER = "MDC_ECG_CTL_VBL_ATTR_FILTER_"

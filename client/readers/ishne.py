@@ -15,9 +15,9 @@ import numpy as np
 from client.readers import _person
 from client.readers._assemble import MAX_SAMPLES, assemble, check_length, check_rate
 from client.readers._source import label, read_bytes
+from ecgshared.ecg.leads import LEADS
+from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
-from ecgshared.leads import LEADS
-from ecgshared.record import EcgRecord, Finding
 
 MAGIC = b"ISHNE1.0"
 HEADER_BYTES = 522

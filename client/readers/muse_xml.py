@@ -23,9 +23,9 @@ from client.readers import _person
 from client.readers._assemble import MAX_SAMPLES, assemble, check_rate, mv_per_unit, twelve_leads
 from client.readers._source import filter_label, label
 from client.readers._xml import fail, number, optional_number, parse, root_name, text_of
+from ecgshared.ecg.leads import standard_name
+from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
-from ecgshared.leads import standard_name
-from ecgshared.record import EcgRecord, Finding
 
 MEASUREMENTS = (
     "VentricularRate",

@@ -25,9 +25,9 @@ from client.readers import _person
 from client.readers._assemble import MAX_SAMPLES, assemble, check_length, check_rate
 from client.readers._source import filter_label, label
 from client.readers._xml import fail, number, optional_number, parse, root_name, text_of
+from ecgshared.ecg.leads import LEADS
+from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
-from ecgshared.leads import LEADS
-from ecgshared.record import EcgRecord, Finding
 
 TYPES = ("SierraECG", "PhilipsECG")
 VERSIONS = ("1.03", "1.04", "1.04.01", "1.04.02")

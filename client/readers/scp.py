@@ -19,8 +19,8 @@ from client.readers import _person
 from client.readers._assemble import assemble, check_rate
 from client.readers._scp_signal import read_leads, rhythm_millivolts
 from client.readers._source import filter_label, label, read_bytes
+from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
-from ecgshared.record import EcgRecord, Finding
 
 MAX_BYTES = 8 << 20
 """Twelve leads of the longest form a section can hold take under 1 MB."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from client.readers._wfdb_header import Header, Signal, parse_header
 from client.readers._wfdb_samples import Digital, read_digital
+from ecgshared.ecg.leads import LEADS, standard_name, to_standard_order
+from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
-from ecgshared.leads import LEADS, standard_name, to_standard_order
-from ecgshared.record import EcgRecord, Finding
 
 MAX_HEADER_BYTES = 1 << 20
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.scoring import feature_matrix
-from client.site import SiteContext
-from client.stages.risk_score import label_column, received, rows_under
+from client.rows.context import SiteContext
+from client.rows.logits import feature_matrix
+from client.rows.risk import label_column, received, rows_under
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.privacy.disclosure import group_size
 from ecgshared.stages.calibrate import (
@@ -21,9 +21,9 @@ from ecgshared.stages.calibrate import (
     standardised_design,
     sums_evidence,
 )
-from ecgshared.stages.protocol import Answer, Evidence, Request
-from ecgshared.stages.risk_score import calibrate_inputs
 from ecgshared.stats.calibration import logistic_sums, score_meat
+from ecgshared.study.score import calibrate_inputs
+from ecgshared.wire.protocol import Answer, Evidence, Request
 
 
 @dataclass(frozen=True)

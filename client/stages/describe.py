@@ -7,11 +7,11 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from client.dataset import SiteData
-from client.site import SiteContext
-from ecgshared.columns import FLAGS
+from client.dataset.data import SiteData
+from client.rows.context import SiteContext
 from ecgshared.stages.describe import VARIABLES, YES_NO, SiteCounts
-from ecgshared.stages.protocol import SPLITS, Answer, Evidence, Request
+from ecgshared.study.columns import FLAGS
+from ecgshared.wire.protocol import SPLITS, Answer, Evidence, Request
 
 _MAX_NAMES = 12
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.site import SiteContext
-from client.stages.risk_score import Scored, received, rows_under, score_rows, with_outcome
+from client.rows.context import SiteContext
+from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits, MergedBins, group_size
 from ecgshared.stages.calibrate import effective_patients, sums_evidence
@@ -25,11 +25,11 @@ from ecgshared.stages.evaluate import (
     subgroup_index,
     subgroup_names,
 )
-from ecgshared.stages.protocol import Answer, Evidence, Request
 from ecgshared.stats.calibration import logistic_sums, score_meat
 from ecgshared.stats.histogram import N_BINS, ScoreHistogram, bin_of_risk, logit, score_histogram
 from ecgshared.stats.influence import auc_sums, ratio_square_sum, top_group_square_sum
 from ecgshared.stats.performance import Performance, performance
+from ecgshared.wire.protocol import Answer, Evidence, Request
 
 Floats = NDArray[np.float64]
 

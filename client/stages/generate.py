@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.latents import posterior_means
-from client.median_beats import MedianBeats
-from client.rows import ModelRows
-from client.site import SiteContext
-from client.training import load_model
+from client.dataset.median_beats import MedianBeats
+from client.rows.context import SiteContext
+from client.rows.inputs import ModelRows
+from client.rows.latents import posterior_means
+from client.rows.model import load_model
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.models.config import CvaeConfig
 from ecgshared.models.cvae import Cvae, decode_beats
 from ecgshared.stages.generate import AXES, FEATURES, Config, Judged, measured, trained_cvae
-from ecgshared.stages.protocol import Answer, Evidence, Request
 from ecgshared.stats.generative import (
     adjusted_r2,
     median_distance,
@@ -28,6 +27,7 @@ from ecgshared.stats.generative import (
     principal_axes,
     standardised_slopes,
 )
+from ecgshared.wire.protocol import Answer, Evidence, Request
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

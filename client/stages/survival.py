@@ -6,14 +6,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from client.questions import spend
-from client.site import SiteContext
-from client.stages.risk_score import received
-from client.survival_question import on_grid, read_question, survival_step, too_small
-from client.survival_rows import followed_rows
+from client.rows.allowance import spend
+from client.rows.context import SiteContext
+from client.rows.followed import followed_rows
+from client.rows.question import on_grid, read_question, survival_step, too_small
+from client.rows.risk import received
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
 from ecgshared.privacy.disclosure import group_size
-from ecgshared.stages.protocol import Answer, Evidence, Request
 from ecgshared.stages.survival import (
     SPREAD_EDGES,
     BaselineSums,
@@ -31,6 +30,7 @@ from ecgshared.stats.cox_disclosure import servable
 from ecgshared.stats.cox_fit import Moments, newton_fit
 from ecgshared.stats.cox_residuals import ResidualTerms, residual_terms, schoenfeld_sums, score_meat, score_residuals
 from ecgshared.stats.kaplan_meier import kaplan_meier, releasable_times
+from ecgshared.wire.protocol import Answer, Evidence, Request
 
 Floats = NDArray[np.float64]
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.questions import spend
-from client.site import SiteContext
-from client.stages.risk_score import received
-from client.survival_rows import FollowedRows, followed_rows
+from client.rows.allowance import spend
+from client.rows.context import SiteContext
+from client.rows.followed import FollowedRows, followed_rows
+from client.rows.risk import received
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits, GroupSize, group_size, release_partition
-from ecgshared.stages.protocol import Answer, Evidence, Request
 from ecgshared.stages.survival import Config as FitConfig
 from ecgshared.stages.survival import cox_limits, model_columns
 from ecgshared.stages.survival_evaluate import (
@@ -38,6 +37,7 @@ from ecgshared.stats.survival_performance import (
     integrated_brier,
     observed_risk,
 )
+from ecgshared.wire.protocol import Answer, Evidence, Request
 
 Floats = NDArray[np.float64]
 

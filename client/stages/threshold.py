@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from client.site import SiteContext
-from client.stages.risk_score import Scored, received, rows_under, score_rows, with_outcome
+from client.rows.context import SiteContext
+from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
-from ecgshared.stages.protocol import Answer, Evidence, Request
 from ecgshared.stages.threshold import Config, EdgeVariance, Histogram, target_of
 from ecgshared.stats.histogram import N_BINS, bin_of_risk, score_histogram
 from ecgshared.stats.influence import top_group_square_sum
+from ecgshared.wire.protocol import Answer, Evidence, Request
 
 
 def histogram(site: SiteContext, request: Request) -> Answer:

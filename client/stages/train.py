@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.median_beats import MedianBeats
-from client.rows import ModelRows
-from client.site import SiteContext
-from client.training import SiteState, load_model
+from client.dataset.median_beats import MedianBeats
+from client.rows.context import SiteContext
+from client.rows.inputs import ModelRows
+from client.rows.model import SiteState, load_model
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
 from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import PlainStep, TrainStep, predict
@@ -26,9 +26,9 @@ from ecgshared.models import CvaeConfig
 from ecgshared.models.cvae import Cvae
 from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privacy
 from ecgshared.privacy.patient_sgd import PrivateStep
-from ecgshared.stages.protocol import Answer, Evidence, Request, Split
 from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector
 from ecgshared.stats.roc import auc
+from ecgshared.wire.protocol import Answer, Evidence, Request, Split
 
 
 def fit(site: SiteContext, request: Request) -> Answer:

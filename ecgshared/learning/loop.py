@@ -21,9 +21,9 @@ from torch import nn
 
 from ecgshared.errors import ConfigError, ModelError
 from ecgshared.learning.augment import augment
+from ecgshared.learning.draws import seed_draws
 from ecgshared.learning.losses import objective, site_loss
 from ecgshared.learning.plan import AugmentConfig, LocalWork, Precision
-from ecgshared.models.dropout import seed_draws
 
 Rows = NDArray[np.int64]
 

@@ -45,7 +45,7 @@ def build(
     A model that has no heads brings its own objective: ``item_losses(x, covariates, labels)`` gives the loss of each
     item, shape (B,), ``judged(x, covariates)`` the figures named by ``config.figures``, shape (B, F), and ``forward``
     what later steps take from it (a latent). ``begin_round(number, rounds)`` is told of each global round. What an
-    item's loss draws comes from the modules that :func:`ecgshared.models.dropout.seed_draws` seeds.
+    item's loss draws comes from the modules that :func:`ecgshared.learning.draws.seed_draws` seeds.
     """
     if config.name not in MODELS:
         raise ModelError("there is no such model", value=config.name, allowed=", ".join(MODELS))

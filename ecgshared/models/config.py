@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from ecgshared.columns import COVARIATES
 from ecgshared.config import Config
-from ecgshared.endpoints import Event
+from ecgshared.study.columns import COVARIATES
+from ecgshared.study.endpoints import Event
 
 Preset = Literal["paper64", "low_lvef", "beat", "small"]
 Norm = Literal["group", "batch"]

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from ecgshared.errors import ModelError
 from ecgshared.learning.cox_loss import cox_items, published_cox_items
+from ecgshared.learning.draws import Dropout, GaussianDraw
 from ecgshared.models.config import BEAT_WINDOW_S, CvaeConfig, HeadSpec
-from ecgshared.models.dropout import Dropout, GaussianDraw
 
 INDEPENDENT = (0, 1, 6, 7, 8, 9, 10, 11)
 """I, II, V1..V6 among the twelve leads."""

@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ecgshared.errors import ModelError
+from ecgshared.learning.draws import Dropout
 from ecgshared.models.config import HeadSpec, Resnet1dConfig
-from ecgshared.models.dropout import Dropout
 from ecgshared.models.heads import MonotoneHeads
 
 TYPICAL_RMS_MV = 0.2

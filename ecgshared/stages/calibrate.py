@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import expit
 
-from ecgshared.stages.protocol import Count, Evidence, Public, StepConfig, Sums, payload
-from ecgshared.stages.risk_score import calibrate_inputs, require_shared_model, trained_heads
 from ecgshared.stats.influence import by_patient
+from ecgshared.study.score import calibrate_inputs, require_shared_model, trained_heads
+from ecgshared.wire.protocol import Count, Evidence, Public, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
-    from ecgshared.study import Study
+    from ecgshared.study.study import Study
 
 Floats = NDArray[np.float64]
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgshared.stages.protocol import Count, Public, Statistic, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
 
 VARIABLES = ("age", "male", "lvef", "bmi", "heart_failure", "diabetes", "hypertension", "previous_mi")
 YES_NO = ("male", "heart_failure", "diabetes", "hypertension", "previous_mi")

@@ -40,11 +40,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from ecgshared.stages.protocol import Count, Public, Statistic, StepConfig, Sums, payload
-from ecgshared.stages.risk_score import require_shared_model, risk_score
+from ecgshared.study.score import require_shared_model, risk_score
+from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
-    from ecgshared.study import Study
+    from ecgshared.study.study import Study
 
 Floats = NDArray[np.float64]
 CALIBRATION_GROUPS = 10

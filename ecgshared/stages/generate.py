@@ -27,14 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ecgshared.beats import MedianBeat
-from ecgshared.features import NAMES, measure
+from ecgshared.ecg.beats import MedianBeat
+from ecgshared.ecg.features import NAMES, measure
 from ecgshared.models.config import BEAT_WINDOW_S, CvaeConfig
-from ecgshared.stages.protocol import Count, Public, Statistic, StepConfig, payload
 from ecgshared.stages.train import Config as TrainConfig
+from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, payload
 
 if TYPE_CHECKING:
-    from ecgshared.study import Study
+    from ecgshared.study.study import Study
 
 F64 = NDArray[np.float64]
 
@@ -42,7 +42,7 @@ FEATURES = (
     *("qrs_axis_deg", "pr_ms", "qrs_ms", "qt_ms"),
     *("r_I_mv", "r_aVF_mv", "r_V2_mv", "s_V2_mv", "r_V5_mv", "t_V2_mv", "t_V5_mv"),
 )
-"""What is measured on a beat; names of :data:`ecgshared.features.NAMES`."""
+"""What is measured on a beat; names of :data:`ecgshared.ecg.features.NAMES`."""
 
 PUBLISHED_MAE_UV = (15.7, 3.2)
 """Reconstruction of representative beats, mean and SD (Harvey 2024)."""

@@ -43,14 +43,14 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.config import Config as BaseConfig
-from ecgshared.endpoints import Event
 from ecgshared.privacy.disclosure import DisclosureLimits
-from ecgshared.stages.protocol import Count, Public, Statistic, StepConfig, Sums, payload
-from ecgshared.stages.risk_score import require_shared_model
 from ecgshared.stats.cox_disclosure import NO_LIMITS, CoxLimits
+from ecgshared.study.endpoints import Event
+from ecgshared.study.score import require_shared_model
+from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
-    from ecgshared.study import Study
+    from ecgshared.study.study import Study
 
 Floats = NDArray[np.float64]
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]

@@ -38,12 +38,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ecgshared.stages.protocol import Count, Public, Statistic, StepConfig, Sums, payload
-from ecgshared.stages.risk_score import require_shared_model
 from ecgshared.stages.survival import Config as FitConfig
+from ecgshared.study.score import require_shared_model
+from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
-    from ecgshared.study import Study
+    from ecgshared.study.study import Study
 
 Floats = NDArray[np.float64]
 FIGURES = ("harrell", "uno", "auc", "brier", "integrated_brier", "expected_over_observed", "slope")

@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.config import Config as BaseConfig
-from ecgshared.endpoints import BinaryEndpoint, Event, TimeToEventEndpoint
 from ecgshared.learning.plan import AugmentConfig, LocalWork, OptimiserConfig
 from ecgshared.models.config import CvaeConfig, HeadSpec, ModelConfig, Resnet1dConfig, input_samples
 from ecgshared.privacy.config import PrivacyConfig
-from ecgshared.stages.protocol import Public, Statistic, StepConfig, Weights, payload
+from ecgshared.study.endpoints import BinaryEndpoint, Event, TimeToEventEndpoint
+from ecgshared.wire.protocol import Public, Statistic, StepConfig, Weights, payload
 
 if TYPE_CHECKING:
-    from ecgshared.study import Study
+    from ecgshared.study.study import Study
 
 
 class StrategyConfig(BaseConfig):

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from ecgshared.config import load_yaml
 from ecgshared.errors import ConfigError, RunError
-from ecgshared.study import Study, load_study
-from server.results import Record, Results, StepPlan, checked, read_plan, read_results
+from ecgshared.study.study import Study, load_study
+from server.report.results import Record, Results, StepPlan, checked, read_plan, read_results
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from ecgshared.stages import STAGES
-from server.conduct import Artefact
+from ecgshared.service.files import write_atomically
+from ecgshared.study.registry import STAGES
 from server.report import cells
 from server.report.accounts import departures, facts, graph_rows, happenings, presence
 from server.report.curves import learning_curves
@@ -23,9 +23,9 @@ from server.report.forest import Forest, forest_svg
 from server.report.generic import generic_sections
 from server.report.glossary import GLOSSARY, REASONS
 from server.report.graph import NODE_HEIGHT, NODE_WIDTH, layout
+from server.report.results import StepResult
 from server.report.sections import Figure, Flow, FlowRow, Key, Section, Table, Text
-from server.results import StepResult
-from server.runs import write_atomically
+from server.rounds.conduct import Artefact
 
 REPORT_NAME = "report.html"
 _HERE = Path(__file__).parent

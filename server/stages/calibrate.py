@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from ecgshared.errors import RunError, StatisticsError
 from ecgshared.stages.calibrate import Config, Moments
-from ecgshared.stages.protocol import StepConfig
-from ecgshared.stages.risk_score import calibrate_inputs
 from ecgshared.stats.calibration import LogisticSums, sandwich, to_raw_scale
-from server.conduct import Artefact, Conduct
+from ecgshared.study.score import calibrate_inputs
+from ecgshared.wire.protocol import StepConfig
+from server.pooling.combine import absences, federated_newton, number, numbers, quorum, released
 from server.report.sections import Section, Table, Text
-from server.stages.combine import absences, federated_newton, number, numbers, quorum, released
+from server.rounds.conduct import Artefact, Conduct
 
 Floats = NDArray[np.float64]
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgshared.stages.describe import VARIABLES, YES_NO, SiteCounts, moments, training_totals
-from ecgshared.stages.protocol import SPLITS, StepConfig
-from server.conduct import Artefact, Conduct
+from ecgshared.wire.protocol import SPLITS, StepConfig
 from server.report.sections import Cell, Flow, FlowRow, Section, Table, Text
+from server.rounds.conduct import Artefact, Conduct
 
 
 def run(step: StepConfig, conduct: Conduct) -> Artefact:

@@ -21,23 +21,16 @@ from ecgshared.stages.evaluate import (
     heads_of,
     subgroup_names,
 )
-from ecgshared.stages.protocol import StepConfig
-from ecgshared.stages.risk_score import risk_score
 from ecgshared.stats.calibration import LogisticSums, sandwich
 from ecgshared.stats.histogram import N_BINS, ScoreHistogram
 from ecgshared.stats.influence import UNDEFINED, estimate
-from server.conduct import Artefact, Conduct
+from ecgshared.study.score import risk_score
+from ecgshared.wire.protocol import StepConfig
+from server.pooling.combine import absences, est, federated_newton, histogram_of, inside_bins, number, quorum, released
+from server.pooling.evaluation import HeadInfluence, PooledHead, pooled_head, pooled_json, request_arrays, site_roc
+from server.report.evaluation import sections
 from server.report.sections import Section
-from server.stages.combine import absences, est, federated_newton, histogram_of, inside_bins, number, quorum, released
-from server.stages.evaluate_report import sections
-from server.stages.pooled_evaluation import (
-    HeadInfluence,
-    PooledHead,
-    pooled_head,
-    pooled_json,
-    request_arrays,
-    site_roc,
-)
+from server.rounds.conduct import Artefact, Conduct
 
 Floats = NDArray[np.float64]
 _ESTIMATES = {

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgshared.leads import LEADS
+from ecgshared.ecg.leads import LEADS
 from ecgshared.stages.generate import FEATURES, PUBLISHED_MAE_UV, Config, Judged, trained_cvae
-from ecgshared.stages.protocol import StepConfig
-from server.conduct import Artefact, Conduct
+from ecgshared.wire.protocol import StepConfig
+from server.pooling.combine import absences, number, numbers, quorum
 from server.report.sections import Cell, Figure, Key, Section, Series, Table, Text
-from server.stages.combine import absences, number, numbers, quorum
+from server.rounds.conduct import Artefact, Conduct
 
 _POOLED = ("reconstruction_uv", "conditions_only_uv", "precision", "recall", "precision_real", "recall_real")
 

@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from ecgshared.errors import RunError, StatisticsError
-from ecgshared.stages.protocol import StepConfig
 from ecgshared.stages.survival import SPREAD_EDGES, Cohort, Config, columns_of, model_columns
 from ecgshared.stats.cox_disclosure import common_grid
 from ecgshared.stats.cox_fit import CoxFit, Moments
 from ecgshared.stats.cox_residuals import ProportionalHazards
 from ecgshared.stats.influence import estimate
 from ecgshared.stats.meta_analysis import meta_analysis
-from server.conduct import Artefact, Conduct
+from ecgshared.wire.protocol import StepConfig
+from server.pooling.combine import absences, est, number, numbers, quorum, released
+from server.pooling.cox import Question, errors_and_hazards, fit_over_sites
 from server.report.sections import Section
-from server.stages.combine import absences, est, number, numbers, quorum, released
-from server.stages.survival_fit import Question, errors_and_hazards, fit_over_sites
-from server.stages.survival_report import fit_sections
+from server.report.survival import fit_sections
+from server.rounds.conduct import Artefact, Conduct
 
 Floats = NDArray[np.float64]
 

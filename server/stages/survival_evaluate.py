@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from ecgshared.stages.protocol import StepConfig
 from ecgshared.stages.survival import Config as FitConfig
 from ecgshared.stages.survival import columns_of
 from ecgshared.stages.survival_evaluate import COMPARED, FIGURES, Config, LocalResults, curve_times, fit_step
 from ecgshared.stats.influence import UNDEFINED, Estimate, estimate
 from ecgshared.stats.kaplan_meier import LogRank, log_log_interval
 from ecgshared.stats.meta_analysis import meta_analysis
-from server.conduct import Artefact, Conduct
+from ecgshared.wire.protocol import StepConfig
+from server.pooling.combine import absences, est, number, numbers, quorum, released
 from server.report.sections import Section
-from server.stages.combine import absences, est, number, numbers, quorum, released
-from server.stages.survival_evaluate_report import evaluation_sections
+from server.report.survival_evaluation import evaluation_sections
+from server.rounds.conduct import Artefact, Conduct
 
 Floats = NDArray[np.float64]
 _BY_EVENTS, _BY_ECGS = ("harrell", "uno", "auc"), ("brier", "integrated_brier")

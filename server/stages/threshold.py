@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from ecgshared.errors import RunError, StatisticsError
-from ecgshared.stages.protocol import StepConfig
 from ecgshared.stages.threshold import Config, EdgeVariance, Histogram, at_edges, largest_group, target_of
 from ecgshared.stats.histogram import N_BINS, ScoreHistogram, edge_risk, pool
-from server.conduct import Artefact, Conduct
+from ecgshared.wire.protocol import StepConfig
+from server.pooling.combine import absences, est, histogram_of, inside_bins, number, numbers, quorum
 from server.report.sections import Figure, Key, Section, Series, Table, Text
-from server.stages.combine import absences, est, histogram_of, inside_bins, number, numbers, quorum
+from server.rounds.conduct import Artefact, Conduct
 
 
 def run(step: StepConfig, conduct: Conduct) -> Artefact:

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgshared.checkpoint import load_checkpoint, save_checkpoint
 from ecgshared.errors import RunError
 from ecgshared.learning.plan import learning_rate
-from ecgshared.stages.protocol import StepConfig
 from ecgshared.stages.train import Config, describe_step, initial_weights
-from ecgshared.study import Study
-from server.conduct import Artefact, Conduct, Replies
+from ecgshared.study.study import Study
+from ecgshared.wire.checkpoint import load_checkpoint, save_checkpoint
+from ecgshared.wire.protocol import StepConfig
+from server.pooling.weights import Aggregator
 from server.report.sections import Cell, Figure, Key, Section, Series, Table, Text
-from server.strategy import Aggregator
+from server.rounds.conduct import Artefact, Conduct, Replies
 
 CHECKPOINT = "checkpoint.bin"
 

@@ -176,7 +176,7 @@ def _program(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return "gone"
-    telling = ("flwr-", "flower-", "client.worker", "ecgfed")
+    telling = ("flwr-", "flower-", "client.network.worker", "ecgfed")
     return next((Path(w).name for w in words[:4] if any(t in w for t in telling)), Path(words[0]).name.split(":")[0])
 
 

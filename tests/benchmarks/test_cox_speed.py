@@ -26,8 +26,8 @@ def rows(per_site: int, days: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 def ours(per_site: int, days: bool) -> tuple[float, np.ndarray]:
-    from simulations.survival_fit import Options, fit_sites
-    from simulations.survival_tables import SiteTable
+    from ecgshared.tables.fit import Options, fit_sites
+    from ecgshared.tables.tables import SiteTable
 
     x, at, event, site = rows(per_site, days)
     sites = [

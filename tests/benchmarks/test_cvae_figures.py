@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from client.app import forget_process_caches
-from server.runs import RunFolder
-from simulations.generate_consistency import compare, summary
-from simulations.make import make_hospitals
-from simulations.run import simulate
-from simulations.scenario import SCENARIOS, load_scenario
+from server.rounds.run_folder import RunFolder
+from simulations.federation.run import simulate
+from simulations.generation.consistency import compare, summary
+from simulations.hospitals.make import make_hospitals
+from simulations.patients.scenario import SCENARIOS, load_scenario
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
 

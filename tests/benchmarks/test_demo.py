@@ -2,8 +2,8 @@
 
 All is judged on the same ECGs: those of the hospital that never trained whose outcome is known, as the demo's study
 selects them. `true` is the AUC there of the event probability that the simulation planted; no model can be expected to
-do better. `amplitudes` is :func:`simulations.baselines.amplitude_regression`. `pooled` is the same study with the
-training hospitals' ECGs under one roof, on the same split.
+do better. `amplitudes` is :func:`simulations.judging.baselines.amplitude_regression`. `pooled` is the same study
+with the training hospitals' ECGs under one roof, on the same split.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
 from client.app import forget_process_caches
-from client.settings import load_site
-from ecgshared.study import load_study
-from server.results import read_json, write_results
-from simulations.baselines import amplitude_regression, true_risk
-from simulations.demo import prepare
-from simulations.make import true_hazard_auc, truth_table
-from simulations.pooled import pooled_twin
-from simulations.run import simulate
+from client.site.settings import load_site
+from ecgshared.study.study import load_study
+from server.report.results import read_json, write_results
+from simulations.federation.pooled import pooled_twin
+from simulations.federation.run import simulate
+from simulations.hospitals.demo import prepare
+from simulations.hospitals.make import true_hazard_auc, truth_table
+from simulations.judging.baselines import amplitude_regression, true_risk
 
 SEEDS = (1, 2, 3, 4, 5)
 UNSEEN, HEAD = "island", "scd_2y"

@@ -25,16 +25,18 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from client.app import app, forget_process_caches, hold_cohort
-from client.dataset import UNITS_PER_MV, CachedSignals, SiteData
+from client.answer import hold_cohort
+from client.app import app, forget_process_caches
+from client.cache.entries import UNITS_PER_MV
+from client.dataset.data import CachedSignals, SiteData
 from ecgshared.models import build
-from ecgshared.stages.protocol import SPLITS
 from ecgshared.stages.train import Config, head_specs
 from ecgshared.stats.roc import auc
-from ecgshared.study import Study, load_study
-from server.runs import RunFolder
-from server.study_run import run_study
-from simulations.grid import InProcessGrid
+from ecgshared.study.study import Study, load_study
+from ecgshared.wire.protocol import SPLITS
+from server.rounds.run_folder import RunFolder
+from server.rounds.study_run import run_study
+from simulations.federation.grid import InProcessGrid
 
 pytestmark = pytest.mark.benchmark
 
@@ -216,8 +218,8 @@ def seconds_to_first_request(study: Path, sites: list[Path], out: Path) -> float
 
 
 def test_start_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from simulations.make import make_hospitals
-    from simulations.scenario import load_scenario
+    from simulations.hospitals.make import make_hospitals
+    from simulations.patients.scenario import load_scenario
 
     make_hospitals(load_scenario("demo"), tmp_path, 1, 0.03, None)
     content: dict[str, Any] = {

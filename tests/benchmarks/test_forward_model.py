@@ -7,13 +7,13 @@ import time
 import numpy as np
 import pytest
 
-from simulations.body import anatomy_of, heart_of
-from simulations.disease import WaveformEffects
-from simulations.heart import dipole, draw_rhythm
-from simulations.make import make_hospitals
-from simulations.people import draw_people
-from simulations.scenario import PopulationConfig, load_scenario
-from simulations.torso import project, reference_electrodes, twelve
+from simulations.hospitals.make import make_hospitals
+from simulations.patients.people import draw_people
+from simulations.patients.scenario import PopulationConfig, load_scenario
+from simulations.physics.body import anatomy_of, heart_of
+from simulations.physics.disease import WaveformEffects
+from simulations.physics.heart import dipole, draw_rhythm
+from simulations.physics.torso import project, reference_electrodes, twelve
 
 pytestmark = pytest.mark.benchmark
 

@@ -18,12 +18,12 @@ import pytest
 import wfdb
 import yaml
 
-from client.cache import opened
-from client.cache_entries import STORED
-from client.ingest import Job, Recipe, ingest
-from client.settings import QualityPolicy
-from ecgshared.leads import LEADS
-from ecgshared.study import InputConfig
+from client.cache.entries import STORED
+from client.cache.signals import opened
+from client.ingest.reading import Job, Recipe, ingest
+from client.site.settings import QualityPolicy
+from ecgshared.ecg.input import InputConfig
+from ecgshared.ecg.leads import LEADS
 
 pytestmark = pytest.mark.benchmark
 
@@ -115,9 +115,9 @@ def test_wfdb_from_file_to_cache(headers: list[Path], tmp_path: Path, capsys: py
 _CHILD = """
 import json, resource, sys
 from pathlib import Path
-from client.ingestion import ingest_site
-from client.settings import load_site
-from ecgshared.study import load_study
+from client.ingest.run import ingest_site
+from client.site.settings import load_site
+from ecgshared.study.study import load_study
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
@@ -137,8 +137,8 @@ if __name__ == "__main__":
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
 def test_memory_stays_flat_while_ten_thousand_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In-silico recordings of one hospital, written once and linked under other names with headers of their own."""
-    from simulations.make import make_hospitals
-    from simulations.scenario import load_scenario
+    from simulations.hospitals.make import make_hospitals
+    from simulations.patients.scenario import load_scenario
 
     made = make_hospitals(load_scenario("demo"), tmp_path / "made", 3, 0.1, None)
     source = made.out / "sites" / "north" / "records"

@@ -12,13 +12,13 @@ import statistics
 from typing import Any
 
 import pytest
-from bench import SITES, Bench
+from federation import SITES, SmallFederation
 from plain_flower import Measured, memory_of, run_plain_flower
 
-from server import proxy
-from server.background import read_status
-from server.watch import watch_run
-from simulations.network import LocalNetwork
+from server.coordinator import proxy
+from server.coordinator.background import read_status
+from server.coordinator.watch import watch_run
+from simulations.federation.network import LocalNetwork
 
 pytestmark = [
     pytest.mark.benchmark,
@@ -30,17 +30,17 @@ ROUNDS = 4
 GOALS = {"27 kB": 0.25, "70 MB": 0.5}
 
 
-def run_ours(bench: Bench, model: dict[str, Any]) -> Measured:
+def run_ours(federation: SmallFederation, model: dict[str, Any]) -> Measured:
     """Run describe and ``ROUNDS`` rounds of ``model`` over two sites."""
-    train = bench.train(model=model, rounds=ROUNDS, local={"steps": 1, "batch_size": 2})
+    train = federation.train(model=model, rounds=ROUNDS, local={"steps": 1, "batch_size": 2})
     names = SITES[:2]
-    study = bench.study(
+    study = federation.study(
         sites={"train": list(names)},
         split={"train": 0.8, "validation": 0.1, "lockbox": 0.1},
         steps=[{"id": "cohorts", "stage": "describe"}, train],
     )
-    files = dict(zip(names, bench.sites(names, studies=[str(study)]), strict=True))
-    with LocalNetwork(bench.folder, files) as network:
+    files = dict(zip(names, federation.sites(names, studies=[str(study)]), strict=True))
+    with LocalNetwork(federation.folder, files) as network:
         network.enrol([study])
         network.start_all()
         supervisor = read_status(network.home)["pid"]
@@ -64,18 +64,19 @@ def show(what: str, ours: Measured, plain: Measured) -> float:
     return ratio
 
 
-def test_a_tiny_net(bench: Bench) -> None:
-    plain = run_plain_flower(bench.folder / "plain", width=56, layers=2, rounds=ROUNDS)
-    ours = run_ours(bench, {"blocks": 1, "width": 16, "groups": 2, "hidden": 16, "dropout": 0.0})
+def test_a_tiny_net(federation: SmallFederation) -> None:
+    plain = run_plain_flower(federation.folder / "plain", width=56, layers=2, rounds=ROUNDS)
+    ours = run_ours(federation, {"blocks": 1, "width": 16, "groups": 2, "hidden": 16, "dropout": 0.0})
     assert len(ours.rounds) == ROUNDS - 1
     show("27 kB", ours, plain)
 
 
-def test_a_net_of_70_mb(bench: Bench) -> None:
-    plain = run_plain_flower(bench.folder / "plain", width=1322, layers=10, rounds=ROUNDS)
+def test_a_net_of_70_mb(federation: SmallFederation) -> None:
+    plain = run_plain_flower(federation.folder / "plain", width=1322, layers=10, rounds=ROUNDS)
     # Nearly all of it one wide layer: many weights, little arithmetic.
     ours = run_ours(
-        bench, {"blocks": 1, "width": 8, "groups": 2, "hidden": 11000, "pool": "none", "stem_stride": 1, "dropout": 0.0}
+        federation,
+        {"blocks": 1, "width": 8, "groups": 2, "hidden": 11000, "pool": "none", "stem_stride": 1, "dropout": 0.0},
     )
     assert len(ours.rounds) == ROUNDS - 1
     show("70 MB", ours, plain)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from client.rows.risk import Scored
 from client.stages.evaluate import histogram_answer, influence_answer, pooled_curves
-from client.stages.risk_score import Scored
 from ecgshared.privacy.disclosure import DisclosureLimits
-from ecgshared.stages.protocol import Request
 from ecgshared.stats.histogram import bin_of_risk, pool, pooled_auc, score_histogram
 from ecgshared.stats.influence import AucSums, clustered_auc, estimate
-from server.stages.combine import histogram_of
-from server.stages.pooled_evaluation import pooled_head, request_arrays
+from ecgshared.wire.protocol import Request
+from server.pooling.combine import histogram_of
+from server.pooling.evaluation import pooled_head, request_arrays
 
 ECGS, PATIENTS, BASE_RATE, SITES = 113_072, 35_417, 0.006, 3
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import wfdb
 
-from client.dataset import UNITS_PER_MV
+from client.cache.entries import UNITS_PER_MV
 from client.readers import read
-from ecgshared.leads import LEADS
-from ecgshared.preprocess import preprocess, preprocess_record
-from ecgshared.quality import assess
-from ecgshared.record import EcgRecord
-from ecgshared.study import InputConfig
+from ecgshared.ecg.input import InputConfig
+from ecgshared.ecg.leads import LEADS
+from ecgshared.ecg.preprocess import preprocess, preprocess_record
+from ecgshared.ecg.quality import assess
+from ecgshared.ecg.record import EcgRecord
 
 pytestmark = pytest.mark.benchmark
 

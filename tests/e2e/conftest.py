@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from trial import DEADLINE, Trial, result, weights
 
-from server.proxy import find_nginx
+from server.coordinator.proxy import find_nginx
 
 
 @pytest.fixture(scope="session")

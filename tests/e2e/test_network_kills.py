@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from trial import KINDS, TRAIN, Trial, check_history, events, result, weights
 
-from server import background
+from server.coordinator import background
 
 AGAIN = {"serverapp", "superexec", "superlink", "supervisor"}
 """Whose death ends the process that works on the run."""

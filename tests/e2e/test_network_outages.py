@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from trial import DEADLINE, TRAIN, Trial, check_history, events, fits, read, result, send, weights
 
-from server import background, proxy
-from server.runs import is_held
+from server.coordinator import background, proxy
+from server.rounds.run_folder import is_held
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

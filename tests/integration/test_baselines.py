@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from client.dataset import open_site
-from client.settings import load_site
+from client.dataset.opening import open_site
+from client.site.settings import load_site
 from ecgshared.errors import ConfigError
-from ecgshared.study import load_study
-from simulations.baselines import amplitude_regression, amplitudes, true_risk
+from ecgshared.study.study import load_study
+from simulations.judging.baselines import amplitude_regression, amplitudes, true_risk
 
 
 def test_amplitudes_are_those_of_a_known_signal():
@@ -32,15 +32,15 @@ def test_one_artefact_moves_r_and_s_little():
     assert np.abs(after - before).max() < 0.05
 
 
-def test_the_truth_is_that_of_the_selected_ecgs(bench):
+def test_the_truth_is_that_of_the_selected_ecgs(federation):
     """A study of patients under 70 selects fewer; outcome and truth still belong together, row by row."""
     study = load_study(
-        bench.study(covariates=["bmi"], eligibility={"max_age": 70, "known_age": True, "known_sex": True})
+        federation.study(covariates=["bmi"], eligibility={"max_age": 70, "known_age": True, "known_sex": True})
     )
-    site = bench.sites(("island",))[0]
-    found = true_risk(study, bench.hospitals, site, "scd_2y")
-    truth = pd.read_csv(bench.hospitals / "truth" / "island.csv")
-    table = pd.read_csv(bench.hospitals / "sites" / "island" / "cohort.csv", sep=";")
+    site = federation.sites(("island",))[0]
+    found = true_risk(study, federation.hospitals, site, "scd_2y")
+    truth = pd.read_csv(federation.hospitals / "truth" / "island.csv")
+    table = pd.read_csv(federation.hospitals / "sites" / "island" / "cohort.csv", sep=";")
     young = truth[(table["years"] < 70).to_numpy()]
     assert 20 < len(found.risk) < len(truth)
     planted = young["true_scd_probability"].to_numpy()
@@ -52,15 +52,15 @@ def test_the_truth_is_that_of_the_selected_ecgs(bench):
     assert roc_auc_score(found.event, found.risk) > 0.6
 
 
-def test_a_study_without_the_carrying_covariate_is_told_so(bench):
-    study = load_study(bench.study())
+def test_a_study_without_the_carrying_covariate_is_told_so(federation):
+    study = load_study(federation.study())
     with pytest.raises(ConfigError, match="covariate"):
-        true_risk(study, bench.hospitals, bench.sites(("island",))[0], "scd_2y")
+        true_risk(study, federation.hospitals, federation.sites(("island",))[0], "scd_2y")
 
 
-def test_the_regression_ranks_the_planted_sex(bench):
+def test_the_regression_ranks_the_planted_sex(federation):
     """The label `male` is among its own inputs: a regression that fits must find it."""
-    study = load_study(bench.study())
-    files = bench.sites()
+    study = load_study(federation.study())
+    files = federation.sites()
     found = amplitude_regression(study, files[:3], files[3], "male")
     assert roc_auc_score(found.event, found.risk) > 0.99

@@ -18,8 +18,8 @@ from ecgshared.stats.concordance import harrell
 from ecgshared.stats.cox import coarsen
 from ecgshared.stats.cox_disclosure import CoxLimits, common_grid, require_grid, servable
 from ecgshared.stats.cox_fit import Penalty
-from simulations.survival_fit import Options, fit_sites
-from simulations.survival_tables import SiteTable
+from ecgshared.tables.fit import Options, fit_sites
+from ecgshared.tables.tables import SiteTable
 
 AGE_SEX_ECG = ["age", "is_male", "nn_predicted_age"]
 

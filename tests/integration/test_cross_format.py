@@ -15,9 +15,9 @@ import pytest
 import sierraecg
 
 from client.readers import muse_xml, read
-from ecgshared.beats import median_beat
+from ecgshared.ecg.beats import median_beat
+from ecgshared.ecg.pulse import pulse
 from ecgshared.errors import EcgReadError
-from ecgshared.pulse import pulse
 
 FILES = {
     "scp/Example.scp": (500.0, 5000, 49.0, "M"),

@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 import yaml
 
-from client.app import forget_process_caches, open_context
-from client.latents import posterior_means
-from client.settings import load_site
+from client.answer import open_context
+from client.app import forget_process_caches
+from client.rows.latents import posterior_means
+from client.site.settings import load_site
 from ecgshared import cli
 from ecgshared.errors import Refused, RunError
-from ecgshared.stages.protocol import Request
-from ecgshared.study import load_study
-from server.report_cli import rebuild
-from server.runs import RunFolder
-from simulations.generate_checkpoint import load_checkpoint
-from simulations.make import make_hospitals
-from simulations.run import simulate
-from simulations.scenario import load_scenario
+from ecgshared.study.study import load_study
+from ecgshared.wire.protocol import Request
+from server.report.cli import rebuild
+from server.rounds.run_folder import RunFolder
+from simulations.federation.run import simulate
+from simulations.generation.checkpoint import load_checkpoint
+from simulations.hospitals.make import make_hospitals
+from simulations.patients.scenario import load_scenario
 
 CONDITIONS = ["age", "male", "bmi", "heart_vertical_deg", "heart_left_cm", "lv_mass_g"]
 ROUNDS = 4
@@ -128,7 +129,7 @@ def test_posterior_means_are_the_models_own_and_stay_cached(run, hospitals):
     np.testing.assert_allclose(posterior_means(context, step, arrays, rows[1:]), z[1:], atol=1e-5)
     checkpoint = load_checkpoint(run)
     data = context.data
-    from client.median_beats import MedianBeats
+    from client.dataset.median_beats import MedianBeats
 
     values = np.column_stack([data.age, data.male, *data.covariates.values()])[rows].astype(np.float64)
     np.testing.assert_allclose(checkpoint.encode(MedianBeats(data).batch(rows), values), z, atol=1e-4)

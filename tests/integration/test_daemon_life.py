@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from site_network import AskedSite, Coordinator
 
-from client import approvals
-from client.status import pause, running_pid
+from client.approval import register as approvals
+from client.network.status import pause, running_pid
 from ecgshared.errors import RefusalCode
-from ecgshared.fingerprint import code_sha256
-from ecgshared.wire import body_of, refusal_of
+from ecgshared.service.fingerprint import code_sha256
+from ecgshared.wire.bytes import body_of, refusal_of
 
 
 @pytest.fixture(scope="module")

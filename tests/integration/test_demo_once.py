@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from ecgshared.study import load_study
-from server.results import read_json, write_results
-from simulations.baselines import amplitude_regression, true_risk
-from simulations.demo import prepare
-from simulations.make import true_hazard_auc, truth_table
-from simulations.run import simulate
+from ecgshared.study.study import load_study
+from server.report.results import read_json, write_results
+from simulations.federation.run import simulate
+from simulations.hospitals.demo import prepare
+from simulations.hospitals.make import true_hazard_auc, truth_table
+from simulations.judging.baselines import amplitude_regression, true_risk
 
 HEAD = "scd_2y"
 

@@ -17,12 +17,12 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from client.app import app
 from ecgshared.errors import ConfigError, RunError
-from ecgshared.wire import body_of, pack, to_records, unpack
-from server.runs import RunFolder
-from server.study_run import run_study
-from simulations.grid import InProcessGrid
-from simulations.pooled import pooled_twin
-from simulations.run import simulate
+from ecgshared.wire.bytes import body_of, pack, to_records, unpack
+from server.rounds.run_folder import RunFolder
+from server.rounds.study_run import run_study
+from simulations.federation.grid import InProcessGrid
+from simulations.federation.pooled import pooled_twin
+from simulations.federation.run import simulate
 
 
 def weights(run: Path, step: str = "risk") -> np.ndarray:
@@ -52,18 +52,18 @@ ONE_FULL_BATCH_STEP = {
 }
 
 
-def test_one_full_batch_step_over_sites_equals_the_pooled_step(bench):
+def test_one_full_batch_step_over_sites_equals_the_pooled_step(federation):
     """fp64, SGD, no dropout, heads masked differently by site, through the real apps: equal to 1e-10.
 
     `coast` knows no deaths and so offers only `male`; `valley` knows no causes of death and so not `scd_2y`.
     """
-    study = bench.study(steps=[{"id": "cohorts", "stage": "describe"}, bench.train(**ONE_FULL_BATCH_STEP)])
+    study = federation.study(steps=[{"id": "cohorts", "stage": "describe"}, federation.train(**ONE_FULL_BATCH_STEP)])
     lacks = {"coast": ("death_date", "death_cause", "data_end"), "valley": ("death_cause",)}
-    sites = bench.sites(lacks=lacks, compute={"precision": "fp64"})
-    twin, twin_sites = pooled_twin(study, sites, bench.folder / "twin")
-    federated = weights(simulate(study, sites, bench.folder / "federated"))
-    pooled = weights(simulate(twin, twin_sites, bench.folder / "pooled"))
-    offered = _reopened(bench.folder / "federated").artefact("cohorts").result["sites"]
+    sites = federation.sites(lacks=lacks, compute={"precision": "fp64"})
+    twin, twin_sites = pooled_twin(study, sites, federation.folder / "twin")
+    federated = weights(simulate(study, sites, federation.folder / "federated"))
+    pooled = weights(simulate(twin, twin_sites, federation.folder / "pooled"))
+    offered = _reopened(federation.folder / "federated").artefact("cohorts").result["sites"]
     assert {site: sorted(offered[site]["heads_offered"]) for site in ("north", "coast", "valley")} == {
         "north": ["death_2y", "male", "scd_2y"],
         "coast": ["male"],
@@ -76,7 +76,7 @@ def test_one_full_batch_step_over_sites_equals_the_pooled_step(bench):
 
 def _start(study: Path) -> np.ndarray:
     from ecgshared.stages.train import Config, initial_weights
-    from ecgshared.study import load_study
+    from ecgshared.study.study import load_study
 
     loaded = load_study(study)
     step = loaded.step("risk")
@@ -85,15 +85,15 @@ def _start(study: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("strategy", ["fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "krum", "fedbn"])
-def test_every_strategy_runs_by_name(bench, strategy):
+def test_every_strategy_runs_by_name(federation, strategy):
     local = {"steps": 1, "batch_size": 16, "prox_mu": 0.1 if strategy == "fedprox" else 0.0}
-    step = bench.train(
-        rounds=1, local=local, strategy={"name": strategy}, model={**bench.train()["model"], "norm": "batch"}
+    step = federation.train(
+        rounds=1, local=local, strategy={"name": strategy}, model={**federation.train()["model"], "norm": "batch"}
     )
-    study = bench.study(
+    study = federation.study(
         steps=[{"id": "cohorts", "stage": "describe"}, step], sites={"train": ["north", "coast", "valley"]}
     )
-    run = simulate(study, bench.sites(("north", "coast", "valley")), bench.folder / "run")
+    run = simulate(study, federation.sites(("north", "coast", "valley")), federation.folder / "run")
     assert np.isfinite(weights(run)).all()
 
 
@@ -140,10 +140,10 @@ def _garbage(header, arrays):
     ("spoil", "reason"),
     [(_nan, "not-finite"), (_short, "wrong-shape"), (_other_study, "something else"), (_garbage, "malformed")],
 )
-def test_a_spoiled_reply_is_left_out_and_named(bench, spoil, reason):
-    study = bench.study(federation={"quorum": 2, "deadline_seconds": 60, "retries": 0})
-    sites = bench.sites()
-    folder = RunFolder.create(bench.folder / "run", study, backend="inprocess")
+def test_a_spoiled_reply_is_left_out_and_named(federation, spoil, reason):
+    study = federation.study(federation={"quorum": 2, "deadline_seconds": 60, "retries": 0})
+    sites = federation.sites()
+    folder = RunFolder.create(federation.folder / "run", study, backend="inprocess")
     run_study(Corrupting(sites, 3, spoil), folder, lambda *_: None)
     folder.close()
     artefact = folder.artefact("risk")
@@ -152,22 +152,22 @@ def test_a_spoiled_reply_is_left_out_and_named(bench, spoil, reason):
     assert np.isfinite(artefact.arrays["weights"]).all()
 
 
-def test_below_quorum_the_run_pauses_with_a_reason_and_goes_on_when_the_site_is_back(bench):
-    study, sites = bench.study(), bench.sites()
-    folder = RunFolder.create(bench.folder / "run", study, backend="inprocess")
+def test_below_quorum_the_run_pauses_with_a_reason_and_goes_on_when_the_site_is_back(federation):
+    study, sites = federation.study(), federation.sites()
+    folder = RunFolder.create(federation.folder / "run", study, backend="inprocess")
     with pytest.raises(RunError, match="2 of 3 needed sites"):
         run_study(Corrupting(sites, 3, _nan), folder, lambda *_: None)
     assert folder.info["status"] == "paused"
     folder.close()
-    simulate(study, sites, bench.folder / "run", resume=True)
-    assert _reopened(bench.folder / "run").info["status"] == "done"
+    simulate(study, sites, federation.folder / "run", resume=True)
+    assert _reopened(federation.folder / "run").info["status"] == "done"
 
 
-def test_a_run_killed_and_resumed_ends_with_the_same_weights(bench):
-    steps = [{"id": "cohorts", "stage": "describe"}, bench.train(rounds=6, optimiser={"name": "adam", "lr": 0.01})]
-    study, sites = bench.study(steps=steps), bench.sites(seed=None)
-    whole = weights(simulate(study, sites, bench.folder / "whole"))
-    out = bench.folder / "killed"
+def test_a_run_killed_and_resumed_ends_with_the_same_weights(federation):
+    steps = [{"id": "cohorts", "stage": "describe"}, federation.train(rounds=6, optimiser={"name": "adam", "lr": 0.01})]
+    study, sites = federation.study(steps=steps), federation.sites(seed=None)
+    whole = weights(simulate(study, sites, federation.folder / "whole"))
+    out = federation.folder / "killed"
     command = [sys.executable, "-m", "ecgshared", "simulate", "run", str(study), *map(str, sites), "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -190,24 +190,24 @@ def _wait_for_rounds(out: Path, rounds: int, process: subprocess.Popen) -> None:
     raise AssertionError("the run never came so far")
 
 
-def test_optimiser_state_kept_at_the_site_changes_the_outcome_and_survives_a_repeated_round(bench):
+def test_optimiser_state_kept_at_the_site_changes_the_outcome_and_survives_a_repeated_round(federation):
     keep = {"name": "adam", "lr": 0.01, "between_rounds": "keep"}
-    steps = [{"id": "cohorts", "stage": "describe"}, bench.train(rounds=3, optimiser=keep)]
-    kept = weights(simulate(bench.study(steps=steps), bench.sites(), bench.folder / "kept"))
-    again = weights(simulate(bench.study(steps=steps), bench.sites(), bench.folder / "again"))
+    steps = [{"id": "cohorts", "stage": "describe"}, federation.train(rounds=3, optimiser=keep)]
+    kept = weights(simulate(federation.study(steps=steps), federation.sites(), federation.folder / "kept"))
+    again = weights(simulate(federation.study(steps=steps), federation.sites(), federation.folder / "again"))
     np.testing.assert_array_equal(kept, again)
     steps = [
         {"id": "cohorts", "stage": "describe"},
-        bench.train(rounds=3, optimiser=keep | {"between_rounds": "reset"}),
+        federation.train(rounds=3, optimiser=keep | {"between_rounds": "reset"}),
     ]
-    reset = weights(simulate(bench.study(steps=steps), bench.sites(), bench.folder / "reset"))
+    reset = weights(simulate(federation.study(steps=steps), federation.sites(), federation.folder / "reset"))
     assert np.abs(kept - reset).max() > 1e-5
 
 
-def test_small_groups_are_withheld_and_the_run_goes_on(bench):
-    study = bench.study()
-    sites = bench.sites(limits={"min_patients": 40, "min_events": 2})
-    run = simulate(study, sites, bench.folder / "run")
+def test_small_groups_are_withheld_and_the_run_goes_on(federation):
+    study = federation.study()
+    sites = federation.sites(limits={"min_patients": 40, "min_events": 2})
+    run = simulate(study, sites, federation.folder / "run")
     artefact = _reopened(run).artefact("cohorts")
     assert artefact is not None
     labelled = artefact.result["sites"]["north"]["labelled"]["male"]
@@ -215,27 +215,27 @@ def test_small_groups_are_withheld_and_the_run_goes_on(bench):
     assert labelled["train"] is not None
 
 
-def test_a_site_that_did_not_approve_the_study_is_named_before_anything_runs(bench):
-    study, sites = bench.study(), bench.sites()
-    changed = bench.folder / "changed.yaml"
+def test_a_site_that_did_not_approve_the_study_is_named_before_anything_runs(federation):
+    study, sites = federation.study(), federation.sites()
+    changed = federation.folder / "changed.yaml"
     changed.write_text(study.read_text().replace("seed: 5", "seed: 6"))
     with pytest.raises(ConfigError, match="has not approved"):
-        simulate(changed, sites, bench.folder / "run")
-    assert not (bench.folder / "run").exists()
+        simulate(changed, sites, federation.folder / "run")
+    assert not (federation.folder / "run").exists()
 
 
-def test_the_lockbox_is_not_read_before_a_step_that_opens_it(bench):
-    simulate(bench.study(), bench.sites(), bench.folder / "run")
-    assert not (bench.folder / "state" / "north" / "lockbox.jsonl").exists()
+def test_the_lockbox_is_not_read_before_a_step_that_opens_it(federation):
+    simulate(federation.study(), federation.sites(), federation.folder / "run")
+    assert not (federation.folder / "state" / "north" / "lockbox.jsonl").exists()
 
 
-def test_no_identifier_of_a_patient_or_a_file_is_in_a_run_folder_or_a_log(bench):
-    run = simulate(bench.study(), bench.sites(), bench.folder / "run")
-    table = (bench.hospitals / "sites" / "north" / "cohort.csv").read_text().splitlines()
+def test_no_identifier_of_a_patient_or_a_file_is_in_a_run_folder_or_a_log(federation):
+    run = simulate(federation.study(), federation.sites(), federation.folder / "run")
+    table = (federation.hospitals / "sites" / "north" / "cohort.csv").read_text().splitlines()
     words = {cell for line in table[1:40] for cell in line.split(",")[:3] if len(cell) >= 5}
     assert len(words) > 20
     outside = [p for p in run.rglob("*") if p.is_file()]
-    logs = list((bench.folder / "state").rglob("*.log")) + list((bench.folder / "state").rglob("*.jsonl"))
+    logs = list((federation.folder / "state").rglob("*.log")) + list((federation.folder / "state").rglob("*.jsonl"))
     for path in outside + logs:
         content = path.read_bytes()
         assert not [word for word in words if word.encode() in content], path

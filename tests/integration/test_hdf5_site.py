@@ -6,11 +6,11 @@ import h5py
 import numpy as np
 import yaml
 
-from client.dataset import open_site
-from client.ingestion import ingest_site
-from client.settings import load_site
-from ecgshared.study import load_study
-from simulations.heart import dipole, draw_rhythm, reference_heart
+from client.dataset.opening import open_site
+from client.ingest.run import ingest_site
+from client.site.settings import load_site
+from ecgshared.study.study import load_study
+from simulations.physics.heart import dipole, draw_rhythm, reference_heart
 
 EXAMS = [1000 + 7 * i for i in range(6)]
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from client.readers import read
-from client.settings import QualityPolicy
-from ecgshared.quality import assess, decide
-from ecgshared.record import EcgRecord
-from ecgshared.reversals import ARM_LEG, EXCHANGES, exchange
+from client.site.settings import QualityPolicy
+from ecgshared.ecg.quality import assess, decide
+from ecgshared.ecg.record import EcgRecord
+from ecgshared.ecg.reversals import ARM_LEG, EXCHANGES, exchange
 
 EACH = 200
 MARGIN = 0.04

@@ -11,30 +11,30 @@ import textwrap
 import pytest
 import yaml
 
-from client.ledger import Ledger
-from client.preview import preview_study
-from client.settings import load_site
+from client.egress.ledger import Ledger
+from client.operator.preview import preview_study
+from client.site.settings import load_site
 from ecgshared.errors import RunError
-from ecgshared.study import load_study
-from server.runs import RunFolder
-from simulations.run import simulate
+from ecgshared.study.study import load_study
+from server.rounds.run_folder import RunFolder
+from simulations.federation.run import simulate
 
 PRIVACY = {"epsilon": 8.0, "delta": 1e-3, "max_grad_norm": 1.0, "expected_batch_size": 16}
 
 
-def private_study(bench, **changes):
-    step = bench.train(local={"steps": 3, "batch_size": None}, privacy=PRIVACY)
-    return bench.study(steps=[{"id": "cohorts", "stage": "describe"}, step], **changes)
+def private_study(federation, **changes):
+    step = federation.train(local={"steps": 3, "batch_size": None}, privacy=PRIVACY)
+    return federation.study(steps=[{"id": "cohorts", "stage": "describe"}, step], **changes)
 
 
 def ledger_of(site):
     return Ledger(load_site(site).state)
 
 
-def test_every_round_is_charged_once_and_a_second_run_only_while_the_cap_lasts(bench):
-    study, sites = private_study(bench, federation={"quorum": 3, "retries": 0}), bench.sites()
-    simulate(study, sites, bench.folder / "one")
-    folder = RunFolder.reopen(bench.folder / "one")
+def test_every_round_is_charged_once_and_a_second_run_only_while_the_cap_lasts(federation):
+    study, sites = private_study(federation, federation={"quorum": 3, "retries": 0}), federation.sites()
+    simulate(study, sites, federation.folder / "one")
+    folder = RunFolder.reopen(federation.folder / "one")
     folder.close()
     told = folder.artefact("risk").result["privacy"]["sites"]
     trained = [site for site in sites if ledger_of(site).entries()]
@@ -44,12 +44,12 @@ def test_every_round_is_charged_once_and_a_second_run_only_while_the_cap_lasts(b
         assert [(c.step, c.round, c.answered) for c in entries] == [("risk", 1, True), ("risk", 2, True)]
         assert entries[-1].epsilon == pytest.approx(told[yaml.safe_load(site.read_text())["site"]]["epsilon_spent"])
     with pytest.raises(RunError, match="budget-spent"):
-        simulate(study, sites, bench.folder / "two")
+        simulate(study, sites, federation.folder / "two")
     assert all(ledger_of(site).entries()[-1].epsilon <= 10.0 for site in trained)
 
 
-def test_a_preview_costs_nothing(bench):
-    study, sites = private_study(bench), bench.sites()
+def test_a_preview_costs_nothing(federation):
+    study, sites = private_study(federation), federation.sites()
     messages = preview_study(sites[0], load_site(sites[0]), load_study(study))
     assert any(message.phase == "fit" and message.computed for message in messages)
     assert ledger_of(sites[0]).entries() == []
@@ -59,7 +59,7 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     import {module} as module
-    from simulations.run import simulate
+    from simulations.federation.run import simulate
 
     def armed(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -74,11 +74,15 @@ KILLED = """
     [
         pytest.param("client.stages.train", "train_locally", 2, marks=pytest.mark.slow),
         # The answer may have left for all the ledger knows: counted again, rather than not.
-        ("client.app", "Outbox.keep", 3),
+        ("client.answer", "Outbox.keep", 3),
     ],
 )
-def test_killed_and_resumed(bench, module, name, charges):
-    study, sites, out = private_study(bench), bench.sites(privacy={"max_epsilon": 50, "max_delta": 1e-3}), bench.folder
+def test_killed_and_resumed(federation, module, name, charges):
+    study, sites, out = (
+        private_study(federation),
+        federation.sites(privacy={"max_epsilon": 50, "max_delta": 1e-3}),
+        federation.folder,
+    )
     script = textwrap.dedent(KILLED).format(module=module, name=name)
     if name == "Outbox.keep":
         script = script.replace(
@@ -97,12 +101,12 @@ def test_killed_and_resumed(bench, module, name, charges):
 
 
 @pytest.mark.slow
-def test_a_lost_outbox_is_paid_for(bench):
-    study, sites = private_study(bench), bench.sites(privacy={"max_epsilon": 50, "max_delta": 1e-3})
-    simulate(study, sites, bench.folder / "run")
+def test_a_lost_outbox_is_paid_for(federation):
+    study, sites = private_study(federation), federation.sites(privacy={"max_epsilon": 50, "max_delta": 1e-3})
+    simulate(study, sites, federation.folder / "run")
     before = {site: len(ledger_of(site).entries()) for site in sites}
     for site in sites:
         shutil.rmtree(load_site(site).state / "outbox")
-    shutil.rmtree(bench.folder / "run")
-    simulate(study, sites, bench.folder / "run")
+    shutil.rmtree(federation.folder / "run")
+    simulate(study, sites, federation.folder / "run")
     assert {site: len(ledger_of(site).entries()) for site in sites} == {site: 2 * n for site, n in before.items()}

@@ -13,15 +13,15 @@ import pytest
 
 from ecgshared.errors import RunError
 from ecgshared.privacy.accounting import Spent, epsilon_spent
-from server.report_cli import rebuild
-from server.runs import RunFolder
-from simulations.run import simulate
+from server.report.cli import rebuild
+from server.rounds.run_folder import RunFolder
+from simulations.federation.run import simulate
 
 PRIVACY = {"epsilon": 8.0, "delta": 1e-3, "max_grad_norm": 1.0, "expected_batch_size": 16}
 
 
-def private_steps(bench, **changes):
-    step = bench.train(local={"steps": 3, "batch_size": None}, privacy=PRIVACY, **changes)
+def private_steps(federation, **changes):
+    step = federation.train(local={"steps": 3, "batch_size": None}, privacy=PRIVACY, **changes)
     return [{"id": "cohorts", "stage": "describe"}, step]
 
 
@@ -31,8 +31,8 @@ def artefact(run, step="risk"):
     return folder.artefact(step)
 
 
-def test_a_private_run_tells_epsilon_over_all_rounds_and_no_exact_figure_of_a_round(bench):
-    run = simulate(bench.study(steps=private_steps(bench)), bench.sites(), bench.folder / "run")
+def test_a_private_run_tells_epsilon_over_all_rounds_and_no_exact_figure_of_a_round(federation):
+    run = simulate(federation.study(steps=private_steps(federation)), federation.sites(), federation.folder / "run")
     result = artefact(run).result
     assert all(v["loss"] is None and set(v["auc"].values()) == {None} for v in result["validation"])
     assert all(t["loss"] is None for t in result["training_loss"])
@@ -46,23 +46,25 @@ def test_a_private_run_tells_epsilon_over_all_rounds_and_no_exact_figure_of_a_ro
     assert "Covered:" in rebuild(run)[0].read_text()
 
 
-def test_the_site_caps_epsilon(bench):
-    sites = bench.sites(privacy={"max_epsilon": 2.0, "max_delta": 1e-3})
-    result = artefact(simulate(bench.study(steps=private_steps(bench)), sites, bench.folder / "run")).result
+def test_the_site_caps_epsilon(federation):
+    sites = federation.sites(privacy={"max_epsilon": 2.0, "max_delta": 1e-3})
+    result = artefact(
+        simulate(federation.study(steps=private_steps(federation)), sites, federation.folder / "run")
+    ).result
     assert all(account["epsilon_spent"] <= 2.0 for account in result["privacy"]["sites"].values())
 
 
-def test_a_site_that_demands_privacy_refuses_plain_training(bench):
-    sites = bench.sites(privacy={"required": True})
+def test_a_site_that_demands_privacy_refuses_plain_training(federation):
+    sites = federation.sites(privacy={"required": True})
     with pytest.raises(RunError, match="privacy-required"):
-        simulate(bench.study(federation={"quorum": 3, "retries": 0}), sites, bench.folder / "run")
+        simulate(federation.study(federation={"quorum": 3, "retries": 0}), sites, federation.folder / "run")
 
 
 KILLED_BEFORE_SENDING = """
     import os, signal, sys
     from pathlib import Path
     import client.app as site
-    from simulations.run import simulate
+    from simulations.federation.run import simulate
 
     log = site.log_release
 
@@ -77,22 +79,24 @@ KILLED_BEFORE_SENDING = """
 """
 
 
-def test_killed_between_noising_and_sending_a_site_sends_the_same_bytes_again(bench):
-    study, sites, out = bench.study(steps=private_steps(bench)), bench.sites(), bench.folder / "run"
+def test_killed_between_noising_and_sending_a_site_sends_the_same_bytes_again(federation):
+    study, sites, out = federation.study(steps=private_steps(federation)), federation.sites(), federation.folder / "run"
     command = [sys.executable, "-c", textwrap.dedent(KILLED_BEFORE_SENDING), str(study), str(out), *map(str, sites)]
     killed = subprocess.run(command, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
-    (answer,) = (bench.folder / "state" / "north" / "outbox").rglob("fit-1.answer")
+    (answer,) = (federation.folder / "state" / "north" / "outbox").rglob("fit-1.answer")
     noised = answer.read_bytes().partition(b"\n")[2]
     simulate(study, sites, out, resume=True)
-    log = [json.loads(line) for line in (bench.folder / "state" / "north" / "releases.jsonl").read_text().splitlines()]
+    log = [
+        json.loads(line) for line in (federation.folder / "state" / "north" / "releases.jsonl").read_text().splitlines()
+    ]
     first = next(line for line in log if line["phase"] == "fit")
     assert first["replayed"]
     assert answer.read_bytes().partition(b"\n")[2] == noised
 
 
-def test_noise_is_never_the_same_in_two_runs_though_the_site_seed_is(bench):
-    sites = bench.sites(privacy={"max_epsilon": 50})
-    one = artefact(simulate(bench.study(steps=private_steps(bench)), sites, bench.folder / "one"))
-    two = artefact(simulate(bench.study(steps=private_steps(bench)), sites, bench.folder / "two"))
+def test_noise_is_never_the_same_in_two_runs_though_the_site_seed_is(federation):
+    sites = federation.sites(privacy={"max_epsilon": 50})
+    one = artefact(simulate(federation.study(steps=private_steps(federation)), sites, federation.folder / "one"))
+    two = artefact(simulate(federation.study(steps=private_steps(federation)), sites, federation.folder / "two"))
     assert np.abs(one.arrays["weights"] - two.arrays["weights"]).max() > 1e-6

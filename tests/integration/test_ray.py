@@ -8,16 +8,16 @@ import sys
 import numpy as np
 import pytest
 
-from server.runs import RunFolder
-from simulations.run import simulate
+from server.rounds.run_folder import RunFolder
+from simulations.federation.run import simulate
 
 
 @pytest.mark.slow
-def test_ray_gives_the_weights_of_the_in_process_run(bench):
+def test_ray_gives_the_weights_of_the_in_process_run(federation):
     pytest.importorskip("ray", reason="the extra ecgfed[ray] is not installed")
-    study, sites = bench.study(), bench.sites()
-    here = simulate(study, sites, bench.folder / "here")
-    out = bench.folder / "ray"
+    study, sites = federation.study(), federation.sites()
+    here = simulate(study, sites, federation.folder / "here")
+    out = federation.folder / "ray"
     command = [sys.executable, "-m", "ecgshared", "simulate", "run", str(study), *map(str, sites), "--out", str(out)]
     done = subprocess.run([*command, "--backend", "ray"], capture_output=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr.decode()[-3000:]

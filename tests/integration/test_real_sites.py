@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.check import check_site
-from client.dataset import open_site
+from client.dataset.opening import open_site
+from client.operator.check import check_site
 from client.readers import read
-from client.settings import QualityPolicy, load_site
+from client.site.settings import QualityPolicy, load_site
+from ecgshared.ecg.quality import assess, decide
 from ecgshared.errors import EcgReadError
-from ecgshared.quality import assess, decide
-from ecgshared.study import load_study
+from ecgshared.study.study import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "deploy" / "examples" / "real"
@@ -75,7 +75,7 @@ def test_example_sites_have_nothing_to_mend(shared_data, tmp_path, monkeypatch, 
     def elsewhere(path):
         return load_site(path).model_copy(update={"state": tmp_path})
 
-    monkeypatch.setattr("client.check.load_site", elsewhere)
+    monkeypatch.setattr("client.operator.check.load_site", elsewhere)
     found = check_site(EXAMPLES / f"{site}.yaml")
     assert found.faults == []
     assert "recordings without a row: 0" in found.notes

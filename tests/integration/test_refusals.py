@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-from bench import Bench
+from federation import SmallFederation
 from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
@@ -26,17 +26,19 @@ from flwr.supercore.constant import FLEET_HTTP_SIGNATURE_HEADER, NOOP_FEDERATION
 from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric import sign_message
 
-from client import approvals, enrol
-from client.fleet import FleetLink, tls_context
-from client.settings import SiteSettings, load_site
-from client.status import describe, read_status, running_pid
-from server import background, proxy
-from server.authority import Authority, read_request
-from server.envelope import FOLDER, envelope
-from server.flower import Control
-from server.home import Home
-from server.runs import RunFolder, write_atomically
-from simulations.network import LocalNetwork
+from client.approval import register as approvals
+from client.network import enrol
+from client.network.fleet import FleetLink, tls_context
+from client.network.status import describe, read_status, running_pid
+from client.site.settings import SiteSettings, load_site
+from ecgshared.service.files import write_atomically
+from server.coordinator import background, proxy
+from server.coordinator.authority import Authority, read_request
+from server.coordinator.envelope import FOLDER, envelope
+from server.coordinator.flower import Control
+from server.coordinator.home import Home
+from server.rounds.run_folder import RunFolder
+from simulations.federation.network import LocalNetwork
 
 pytestmark = pytest.mark.skipif(proxy.find_nginx(None) is None, reason="nginx is not installed")
 PRESENT, LEAVING = ("north", "coast"), "valley"
@@ -49,14 +51,14 @@ class Federation:
 
     def __init__(self, hospitals: Path, folder: Path) -> None:
         (folder / "twin").mkdir()
-        self.folder, self.bench = folder, Bench(hospitals, folder)
+        self.folder, self.federation = folder, SmallFederation(hospitals, folder)
         names = (*PRESENT, LEAVING)
-        self.study = self.bench.study(
+        self.study = self.federation.study(
             sites={"train": list(names)},
-            steps=[{"id": "cohorts", "stage": "describe"}, self.bench.train(rounds=4)],
+            steps=[{"id": "cohorts", "stage": "describe"}, self.federation.train(rounds=4)],
             federation={"quorum": 2, "deadline_seconds": 10},
         )
-        self.network = LocalNetwork(folder, dict(zip(names, self.bench.sites(names), strict=True)))
+        self.network = LocalNetwork(folder, dict(zip(names, self.federation.sites(names), strict=True)))
         self.home: Home = self.network.home
         self.network.enrol([self.study])
         self.foreign = Authority.create(folder / "foreign", "somebody else")
@@ -347,7 +349,9 @@ def test_one_supervisor_to_a_home(federation):
 
 def test_a_run_of_sites_that_are_not_admitted(federation, tmp_path):
     (tmp_path / "twin").mkdir()
-    study = Bench(federation.bench.hospitals, tmp_path).study(sites={"train": ["north", "atlantis", "stranger"]})
+    study = SmallFederation(federation.federation.hospitals, tmp_path).study(
+        sites={"train": ["north", "atlantis", "stranger"]}
+    )
     done = command("coordinator", "run", study, "--home", federation.home.path, "--name", "never", "--detach")
     assert done.returncode == 2
     assert "the study names sites that are not admitted" in done.stderr
@@ -363,7 +367,7 @@ def test_a_coordinator_that_is_down_or_elsewhere(federation, tmp_path):
     assert made.returncode == 0, made.stderr
     shutil.copyfile(federation.home.path / "sites.json", home / "sites.json")
     Home(home)
-    sites = command("coordinator", "run", federation.bench.study(sites={"train": ["north"]}), "--home", home)
+    sites = command("coordinator", "run", federation.federation.study(sites={"train": ["north"]}), "--home", home)
     assert sites.returncode == 2
     assert "the coordinator is not up" in sites.stderr
     assert "ecgfed coordinator up --detach" in sites.stderr

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from client import enrol
-from client.settings import load_site
-from server import proxy
-from simulations.network import LocalNetwork, free_port
+from client.network import enrol
+from client.site.settings import load_site
+from server.coordinator import proxy
+from simulations.federation.network import LocalNetwork, free_port
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "deploy" / "site-nginx.conf"
 SUPERNODE = Path(sys.executable).with_name("flower-supernode")
@@ -39,13 +39,13 @@ def documented(start: str) -> str:
 
 
 @pytest.fixture
-def network(bench, tmp_path):
-    study = bench.study(
+def network(federation, tmp_path):
+    study = federation.study(
         sites={"train": ["north", "coast"]},
-        steps=[{"id": "cohorts", "stage": "describe"}, bench.train(rounds=1)],
+        steps=[{"id": "cohorts", "stage": "describe"}, federation.train(rounds=1)],
         federation={"quorum": "all", "deadline_seconds": 120},
     )
-    made = LocalNetwork(tmp_path, dict(zip(("north", "coast"), bench.sites(("north", "coast")), strict=True)))
+    made = LocalNetwork(tmp_path, dict(zip(("north", "coast"), federation.sites(("north", "coast")), strict=True)))
     tls = made.home.path / "tls"
     # nginx holds a server to a name, not to a number.
     made.home.authority.serve(tls / "server.key", tls / "server.crt", ["localhost", "127.0.0.1"], days=1)

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from lifelines import CoxPHFitter
 
-from client.dataset import open_site
-from client.settings import load_site
-from ecgshared.study import load_study
+from client.dataset.opening import open_site
+from client.site.settings import load_site
+from ecgshared.study.study import load_study
 from server.report.html import render
-from server.runs import RunFolder
-from simulations.run import simulate
+from server.rounds.run_folder import RunFolder
+from simulations.federation.run import simulate
 
 FIT = {
     "id": "hazard",
@@ -42,14 +42,14 @@ def results(run: Path, step: str) -> dict[str, Any]:
     return found.result
 
 
-def a_study(bench: Any, *, train: bool = False, **changes: Any) -> Path:
+def a_study(federation: Any, *, train: bool = False, **changes: Any) -> Path:
     """A survival study; without ``train`` only of what the tables hold."""
     if train:
-        steps = [{"id": "cohorts", "stage": "describe"}, bench.train(rounds=1), {**FIT, **changes}, JUDGE]
+        steps = [{"id": "cohorts", "stage": "describe"}, federation.train(rounds=1), {**FIT, **changes}, JUDGE]
     else:
         tabled = {"uses": [], "models": [{"name": "covariates", "inputs": ["age", "male", "heart_failure"]}]}
         steps = [{**FIT, **tabled, **changes}, JUDGE]
-    return bench.study(steps=steps, covariates=["heart_failure"])
+    return federation.study(steps=steps, covariates=["heart_failure"])
 
 
 def pooled_rows(study_file: Path, files: list[Path]) -> pd.DataFrame:
@@ -75,9 +75,9 @@ def pooled_rows(study_file: Path, files: list[Path]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def test_a_study_from_files_to_report_equals_lifelines_on_the_pooled_rows(bench):
-    study, files = a_study(bench, train=True), bench.sites()
-    run = simulate(study, files, bench.folder / "run")
+def test_a_study_from_files_to_report_equals_lifelines_on_the_pooled_rows(federation):
+    study, files = a_study(federation, train=True), federation.sites()
+    run = simulate(study, files, federation.folder / "run")
     fitted, judged = results(run, "hazard"), results(run, "judged")
     frame = pooled_rows(study, files)
     fit = CoxPHFitter().fit(
@@ -97,7 +97,7 @@ def test_a_study_from_files_to_report_equals_lifelines_on_the_pooled_rows(bench)
     # Coefficients came from training rows: no lockbox was opened by the fit, and the evaluation's is on record.
     opened = [
         json.loads(line)["step"]
-        for line in (bench.folder / "state" / "north" / "lockbox.jsonl").read_text().splitlines()
+        for line in (federation.folder / "state" / "north" / "lockbox.jsonl").read_text().splitlines()
     ]
     assert set(opened) == {"judged"}
     page = render(run).read_text(encoding="utf-8")
@@ -106,11 +106,11 @@ def test_a_study_from_files_to_report_equals_lifelines_on_the_pooled_rows(bench)
     assert "Survival by risk group, both" in page
 
 
-def test_exact_mode_runs_and_a_site_without_the_input_is_named(bench):
+def test_exact_mode_runs_and_a_site_without_the_input_is_named(federation):
     study = a_study(
-        bench, mode="exact", grid_years=0.5, models=[{"name": "covariates", "inputs": ["age", "heart_failure"]}]
+        federation, mode="exact", grid_years=0.5, models=[{"name": "covariates", "inputs": ["age", "heart_failure"]}]
     )
-    run = simulate(study, bench.sites(lacks={"coast": ("heart_failure",)}), bench.folder / "run")
+    run = simulate(study, federation.sites(lacks={"coast": ("heart_failure",)}), federation.folder / "run")
     fitted = results(run, "hazard")
     assert fitted["models"]["covariates"]["sites"] == ["north", "valley"]
     assert fitted["sites"]["coast"]["reason"] == "lacks heart_failure"
@@ -118,12 +118,12 @@ def test_exact_mode_runs_and_a_site_without_the_input_is_named(bench):
     assert "lacks heart_failure" in render(run).read_text(encoding="utf-8")
 
 
-def test_resuming_after_a_finished_fit_asks_no_site_a_new_question(bench):
-    study, files = a_study(bench), bench.sites()
-    first = results(simulate(study, files, bench.folder / "one"), "hazard")
-    asked = [path.read_text() for path in sorted(bench.folder.glob("state/*/questions/*"))]
+def test_resuming_after_a_finished_fit_asks_no_site_a_new_question(federation):
+    study, files = a_study(federation), federation.sites()
+    first = results(simulate(study, files, federation.folder / "one"), "hazard")
+    asked = [path.read_text() for path in sorted(federation.folder.glob("state/*/questions/*"))]
     assert asked
     # The same study under another run name: the same questions, which cost nothing.
-    second = results(simulate(study, files, bench.folder / "two"), "hazard")
-    assert [path.read_text() for path in sorted(bench.folder.glob("state/*/questions/*"))] == asked
+    second = results(simulate(study, files, federation.folder / "two"), "hazard")
+    assert [path.read_text() for path in sorted(federation.folder.glob("state/*/questions/*"))] == asked
     assert first == second

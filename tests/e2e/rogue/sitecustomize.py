@@ -13,7 +13,7 @@ def _lie() -> None:
 
     import client.app as site
     from ecgshared.stages.train import Update
-    from ecgshared.wire import decode_payload, encode_payload, pack, stamp_of
+    from ecgshared.wire.bytes import decode_payload, encode_payload, pack, stamp_of
 
     honest = site.answer_bytes
 

@@ -1,0 +1,125 @@
+"""What this site approved to run, on its disk: one line for each approval or withdrawal, the last one counts."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from ecgshared.errors import ConfigError
+from ecgshared.service.files import append_line, private_folder
+from ecgshared.study.study import Study, load_study
+
+Kind = Literal["study", "code", "envelope"]
+FILE = "approvals.jsonl"
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+
+
+@dataclass(frozen=True)
+class Approval:
+    """One approval in force.
+
+    Attributes
+    ----------
+    at : when, ISO 8601 in UTC.
+    by : the operating system's name of who approved.
+    what : a study's name, or the version of the software, for people.
+    """
+
+    kind: Kind
+    sha256: str
+    at: str
+    by: str
+    what: str
+
+
+def in_force(state: Path) -> dict[tuple[str, str], Approval]:
+    """Return the approvals in force by (kind, sha256).
+
+    Raises
+    ------
+    ConfigError : the file is damaged. It may be a withdrawal that cannot be read, so nothing counts as approved.
+    """
+    path = state / FILE
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the approvals cannot be read ({type(error).__name__})", where=path) from None
+    found: dict[tuple[str, str], Approval] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            approval = Approval(*(str(entry[key]) for key in ("kind", "sha256", "at", "by", "what")))  # type: ignore[arg-type]
+            withdrawn = entry.get("withdrawn", False)
+            if approval.kind not in get_args(Kind) or not _SHA256.match(approval.sha256) or type(withdrawn) is not bool:
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ConfigError(
+                "a line of the approvals is damaged; until it is mended nothing is approved",
+                where=f"{path}, line {number}",
+                remedy="restore the file, or remove it and approve again",
+            ) from None
+        key = (approval.kind, approval.sha256)
+        if withdrawn:
+            found.pop(key, None)
+        else:
+            found[key] = approval
+    return found
+
+
+def record(state: Path, kind: Kind, sha256: str, what: str, *, withdrawn: bool = False) -> None:
+    """Write down an approval, or its withdrawal, and wait until it is on the disk."""
+    line = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "kind": kind,
+        "sha256": sha256,
+        "by": _user(),
+        "what": what,
+    }
+    append_line(state / FILE, json.dumps(line | ({"withdrawn": True} if withdrawn else {}), sort_keys=True))
+
+
+def study_path(state: Path, sha256: str) -> Path:
+    """Return where the site keeps its own copy of an approved study."""
+    return state / "studies" / f"{sha256}.yaml"
+
+
+def approve_study(state: Path, path: Path) -> Study:
+    """Keep the site's own copy of a study, then record its approval; return the study of that copy."""
+    study = load_study(path)
+    kept = study_path(state, study.sha256)
+    private_folder(kept.parent)
+    draft = kept.with_suffix(f".{os.getpid()}.draft")
+    shutil.copyfile(path, draft)
+    draft.chmod(0o600)
+    draft.replace(kept)
+    record(state, "study", load_copy(state, study.sha256).sha256, study.name)
+    return study
+
+
+def load_copy(state: Path, sha256: str) -> Study:
+    """Read the site's own copy of a study; raise :class:`ConfigError` where it is not what was approved."""
+    path = study_path(state, sha256)
+    study = load_study(path)
+    if study.sha256 != sha256:
+        raise ConfigError(
+            "the site's copy of the study was changed since it was approved",
+            where=path,
+            remedy="approve the study's file again",
+        )
+    return study
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"

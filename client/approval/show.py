@@ -1,0 +1,136 @@
+"""A study in plain words: what it would run at this site, what would leave at each step, and under which limits.
+
+Nothing here knows a stage: its sentence, its settings and the kinds of its fields are read from the stage itself, so
+what an operator is shown is what the egress gate will hold the stage to.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from client.approval.register import in_force, load_copy, study_path
+from client.site.settings import SiteSettings
+from ecgshared.errors import ConfigError
+from ecgshared.study.registry import shared_room
+from ecgshared.study.study import Study, load_study
+from ecgshared.wire.protocol import StepConfig, field_kinds, payload_type, phases
+
+_KINDS = {
+    "weights": "model weights, one vector",
+    "count": "counts of people or ECGs, small groups withheld",
+    "statistic": "figures about groups, small groups withheld",
+    "sums": "sums over people of groups that are large enough",
+    "public": "nothing about people",
+}
+_TOLD_APART = {"id", "stage", "uses", "sites", "privacy"}
+
+
+def named_study(settings: SiteSettings, what: str) -> Study:
+    """Return the study of a file, or of a hash of which the site holds a copy."""
+    if len(what) == 64 and not Path(what).exists():
+        if not study_path(settings.state, what).exists():
+            raise ConfigError("the site holds no study of this hash", value=what, remedy="give the study's file")
+        return load_copy(settings.state, what)
+    return load_study(Path(what))
+
+
+def show_study(settings: SiteSettings, study: Study) -> list[str]:
+    """Return the lines to be read before a study is approved."""
+    trains, takes_part = settings.site in study.sites.train, settings.site in study.sites.all
+    role = "trains" if trains else "is only evaluated" if takes_part else "is NOT NAMED by this study"
+    lines = [
+        f"study {study.name}",
+        f"  hash:     {study.sha256}",
+        *([f"  about:    {study.about}"] if study.about else []),
+        f"  trains:   {', '.join(study.sites.train)}",
+        f"  judged:   {', '.join(study.sites.zero_shot) or 'no further site'}",
+        f"  here:     {settings.site} {role}; {_approval(settings, study)}",
+        f"  ECGs:     {study.input.seconds:g} s at {study.input.fs_hz:g} Hz, 12 leads",
+        f"  predicts: {', '.join(study.endpoints)}",
+    ]
+    if trains:
+        split = study.split
+        shares = f"{split.train:.0%} train, {split.validation:.0%} validate, {split.lockbox:.0%} stay in the lockbox"
+        lines.append(f"  patients: {shares}")
+    elif takes_part:
+        lines.append("  patients: all are used to judge, none to train")
+    if study.covariates:
+        lines.append(f"  columns:  age, sex, {', '.join(study.covariates)}")
+    for number, step in enumerate(study.steps, start=1):
+        lines += ["", *_step(settings, study, step, number)]
+    return [*lines, "", *_limits(settings), *_lockbox(settings, study)]
+
+
+def _approval(settings: SiteSettings, study: Study) -> str:
+    if settings.network is None:
+        return "the site file has no `network:` section; `studies:` there are its approvals"
+    try:
+        found = in_force(settings.state).get(("study", study.sha256))
+    except ConfigError as error:
+        return f"nothing is approved: {error.what}"
+    return "not approved" if found is None else f"approved on {found.at} by {found.by}"
+
+
+def _step(settings: SiteSettings, study: Study, step: StepConfig, number: int) -> list[str]:
+    room, members = shared_room(step.stage), study.members(step)
+    sentence = (room.__doc__ or step.stage).strip().split("\n")[0]
+    lines = [f"{number}. {step.id} - {sentence}", f"     sites: {', '.join(members)}"]
+    if settings.site not in members:
+        return [*lines, "     this site takes no part in it: nothing leaves"]
+    for name in type(step).model_fields:
+        value = getattr(step, name)
+        if name not in _TOLD_APART and value not in (None, (), {}, ""):
+            lines.append(f"     {name}: {_value(value)}")
+    if "privacy" in type(step).model_fields:
+        private = getattr(step, "privacy", None)
+        without = "none: the weights that leave are those of plain training"
+        lines.append(f"     differential privacy: {without if private is None else _value(private)}")
+    for phase in phases(step.stage):
+        lines.append(f"     leaves when asked for {phase!r}:")
+        lines += [f"       {text}" for text in _leaves(step.stage, phase)]
+    return lines
+
+
+def _leaves(stage: str, phase: str) -> list[str]:
+    declared = payload_type(stage, phase)
+    assert declared is not None
+    by_kind: dict[str, list[str]] = {}
+    for name, (_, kind) in field_kinds(declared).items():
+        by_kind.setdefault(type(kind).__name__.lower(), []).append(name.replace("_", " "))
+    return [f"{_KINDS[kind]}: {', '.join(by_kind[kind])}" for kind in _KINDS if kind in by_kind]
+
+
+def _limits(settings: SiteSettings) -> list[str]:
+    limits, cap = settings.limits, settings.privacy
+    must = "private training only" if cap.required else "training without differential privacy is permitted"
+    return [
+        "limits of this site, whatever a study asks:",
+        f"  withheld: groups of fewer than {limits.min_patients} patients, or {limits.min_events} with the event",
+        f"  privacy:  {must}; a study may spend epsilon {cap.max_epsilon:g} at delta {cap.max_delta:g}",
+        "  nothing about a single person leaves, and every answer is in state/releases.jsonl before it goes",
+    ]
+
+
+def _lockbox(settings: SiteSettings, study: Study) -> list[str]:
+    opening = [step.id for step in study.steps if step.opens_lockbox and settings.site in study.members(step)]
+    if settings.site not in study.sites.train:
+        return ["lockbox: this site trains nothing, so it has none"]
+    if not opening:
+        return ["lockbox: stays closed"]
+    return [f"LOCKBOX: opened by {', '.join(opening)}; recorded, and not to be used to choose a model afterwards"]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        set_fields = {name: getattr(value, name) for name in type(value).model_fields}
+        return ", ".join(f"{name} {_value(v)}" for name, v in set_fields.items() if v not in (None, (), {}, ""))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(v)}" for key, v in value.items())
+    if isinstance(value, tuple | list):
+        return ", ".join(_value(v) for v in value)
+    return (
+        "yes" if value is True else "no" if value is False else f"{value:g}" if isinstance(value, float) else str(value)
+    )

@@ -1,0 +1,1 @@
+"""Preprocessed signals and median beats on disk, by slot."""

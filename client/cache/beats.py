@@ -1,0 +1,133 @@
+"""The file of median beats in a cache folder."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import zlib
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FILE = "median-beats.i16"
+
+
+_MAGIC = b"ecgfed beats 1\0\0"
+
+
+_HEADER = np.dtype([("magic", "S16"), ("place", "<u4"), ("samples", "<u4")])
+
+
+_UNITS_PER_MV = 1000.0
+
+
+_NONE, _KNOWN, _ABSENT = 0, 1, 2
+
+
+Compute = Callable[[int], NDArray[np.float32] | None]
+"""From a slot to its median beat, (12, W) mV, or None where the recording has none."""
+
+
+class BeatStore:
+    """The file of one cache folder."""
+
+    def __init__(self, folder: Path, samples: int) -> None:
+        self._path, self._samples = folder / FILE, samples
+        self._place = _place_of(samples)
+        # What each slot holds now, by the cache's own index.
+        with closing(sqlite3.connect(f"{(folder / 'index.sqlite').as_uri()}?mode=ro", uri=True)) as index:
+            self._crc = dict(index.execute("SELECT slot, crc FROM entry WHERE slot IS NOT NULL").fetchall())
+        self._sound: dict[int, bool] = {}
+        if not _fits(self._path, self._place, samples):
+            self._path.unlink(missing_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            with os.fdopen(descriptor, "r+b") as file:
+                file.write(np.array([(_MAGIC, self._place.itemsize, samples)], dtype=_HEADER).tobytes())
+
+    def fill(self, slots: NDArray[np.int64], compute: Compute) -> None:
+        """Make the beats of ``slots`` that are not here, or not of the signal that is there now."""
+        unseen = [int(slot) for slot in slots if int(slot) not in self._sound]
+        if not unseen:
+            return
+        self._grow(max(unseen) + 1)
+        places = self._map("r+")
+        for slot in unseen:
+            place = places[slot]
+            if place["signal"] != self._crc[slot] or place["check"] != _check(place):
+                beat = compute(slot)
+                place["state"] = _ABSENT if beat is None else _KNOWN
+                place["beat"] = 0 if beat is None else np.clip(np.rint(beat * _UNITS_PER_MV), -32767, 32767)
+                place["signal"] = self._crc[slot]
+                place["check"] = _check(place)
+            self._sound[slot] = bool(place["state"] == _KNOWN)
+        places.flush()
+
+    def known(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Mark the slots with a beat, of those filled."""
+        return np.array([self._sound[int(slot)] for slot in slots], dtype=bool)
+
+    def read(self, slots: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the beats of filled slots, shape = (len(slots), 12, W), mV."""
+        if not len(slots):
+            return np.empty((0, 12, self._samples), dtype=np.float32)
+        units = self._map("r")["beat"][slots]
+        return units.astype(np.float32) / np.float32(_UNITS_PER_MV)
+
+    def _grow(self, places: int) -> None:
+        size = _HEADER.itemsize + places * self._place.itemsize
+        if self._path.stat().st_size < size:
+            os.truncate(self._path, size)
+
+    def _map(self, mode: Any) -> np.memmap[Any, Any]:
+        places = (self._path.stat().st_size - _HEADER.itemsize) // self._place.itemsize
+        return np.memmap(self._path, dtype=self._place, mode=mode, offset=_HEADER.itemsize, shape=(places,))
+
+
+def wipe(folder: Path, slots: list[int]) -> None:
+    """Overwrite the beats of ``slots`` of a cache whose recordings are forgotten; nothing where there are none."""
+    path = folder / FILE
+    if not slots or not path.is_file():
+        return
+    header = _header(path)
+    if header is None:
+        path.unlink()
+        return
+    size, total = int(header["place"]), path.stat().st_size
+    with path.open("r+b") as file:
+        for slot in slots:
+            start = _HEADER.itemsize + slot * size
+            if start + size <= total:
+                file.seek(start)
+                file.write(bytes(size))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _place_of(samples: int) -> np.dtype[Any]:
+    return np.dtype([("signal", "<u4"), ("check", "<u4"), ("state", "<u4"), ("beat", "<i2", (12, samples))])
+
+
+def _check(place: Any) -> int:
+    """Checksum of a place; never that of one that was never written or was wiped."""
+    start = zlib.crc32(np.array([place["signal"], place["state"]], dtype="<u4").tobytes(), 1)
+    return zlib.crc32(np.ascontiguousarray(place["beat"]).tobytes(), start) if place["state"] != _NONE else -1
+
+
+def _header(path: Path) -> Any:
+    with path.open("rb") as file:
+        data = file.read(_HEADER.itemsize)
+    if len(data) < _HEADER.itemsize:
+        return None
+    header = np.frombuffer(data, dtype=_HEADER)[0]
+    return header if header["magic"] == _MAGIC.rstrip(b"\0") else None
+
+
+def _fits(path: Path, place: np.dtype[Any], samples: int) -> bool:
+    if not path.is_file():
+        return False
+    header = _header(path)
+    return header is not None and header["place"] == place.itemsize and header["samples"] == samples

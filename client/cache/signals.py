@@ -1,0 +1,316 @@
+"""Preprocessed signals on disk: one growing file of int16 microvolts, and an index that names nobody.
+
+``state/cache/<fingerprint>/`` holds ``signals.i16`` (slots of 12 x T samples) and ``index.sqlite``, whose rows go
+by keyed pseudonyms of recording and patient. The signals of a batch are on the disk before the index speaks of
+them, and the index remembers size and time of the file it speaks of: where they differ, every slot is checked
+against its checksum, and what does not agree is dropped and read again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.cache.beats import FILE as BEATS
+from client.cache.beats import wipe as wipe_beats
+from client.cache.entries import Entry, Found, nothing, row_of
+from ecgshared.errors import RunError
+from ecgshared.service.files import private_folder
+
+ALWAYS_CHECKED_BYTES = 2**28
+"""Caches up to this size are checked at every opening: it takes less than a second."""
+
+_FORMAT = 1
+_SPARE_BYTES = 64 * 2**20
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entry (
+    record BLOB PRIMARY KEY, patient BLOB NOT NULL, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    version INTEGER NOT NULL, status INTEGER NOT NULL, slot INTEGER UNIQUE, crc INTEGER, content BLOB,
+    findings TEXT NOT NULL, age REAL, sex TEXT NOT NULL, recorded_at INTEGER, fs REAL, seconds REAL,
+    device TEXT NOT NULL, format TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_patient ON entry (patient);
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
+"""
+
+
+class SignalCache:
+    """The cache of one fingerprint; use :func:`opened`."""
+
+    def __init__(self, folder: Path, samples: int, database: sqlite3.Connection) -> None:
+        self.folder, self.samples, self._db = folder, samples, database
+        self._file = folder / "signals.i16"
+        self.dropped = 0
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one signal on disk."""
+        return 12 * self.samples * 2
+
+    def lookup(self, records: Sequence[bytes], signatures: Sequence[tuple[int, int]], version: int) -> Found:
+        """Return what is kept of ``records``; what another file or other code made is not found."""
+        n = len(records)
+        found = nothing(n)
+        self._db.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (row INTEGER, record BLOB, bytes, mtime_ns)")
+        self._db.execute("DELETE FROM temp.wanted")
+        rows = ((i, record, *signatures[i]) for i, record in enumerate(records))
+        self._db.executemany("INSERT INTO temp.wanted VALUES (?, ?, ?, ?)", rows)
+        query = """SELECT row, status, slot, content, findings, age, sex, recorded_at, fs, seconds, device
+            FROM temp.wanted AS w JOIN entry AS e
+            ON e.record = w.record AND e.bytes = w.bytes AND e.mtime_ns = w.mtime_ns WHERE e.version = ?"""
+        texts: dict[str, str] = {}
+        for i, status, slot, content, findings, age, sex, at, fs, seconds, device in self._db.execute(
+            query, (version,)
+        ):
+            found.status[i], found.slot[i] = status, -1 if slot is None else slot
+            found.content[i] = content or b""
+            found.findings[i] = texts.setdefault(findings, findings)
+            found.age[i] = np.nan if age is None else age
+            found.sex[i], found.device[i] = sex, texts.setdefault(device, device)
+            found.recorded_at[i] = np.datetime64("NaT") if at is None else np.datetime64(at, "s")
+            found.fs[i] = np.nan if fs is None else fs
+            found.seconds[i] = np.nan if seconds is None else seconds
+        return found
+
+    def stored(self) -> int:
+        """Return how many signals are here."""
+        return int(self._db.execute("SELECT count(slot) FROM entry").fetchone()[0])
+
+    def missing_bytes(self, new_signals: int) -> int:
+        """Return the disk space that ``new_signals`` more need."""
+        return new_signals * (self.slot_bytes + 512)
+
+    def require_room(self, new_signals: int) -> None:
+        """Raise RunError where the disk has no room for ``new_signals`` more."""
+        need, free = self.missing_bytes(new_signals) + _SPARE_BYTES, shutil.disk_usage(self.folder).free
+        if need > free:
+            raise RunError(
+                f"the cache needs {need / 2**20:,.0f} MiB for {new_signals:,} ECGs, the disk has {free / 2**20:,.0f}",
+                where=self.folder,
+                remedy="free some space, or set `state` to a folder on a larger disk",
+            )
+
+    def store(self, entries: Sequence[Entry]) -> None:
+        """Write a batch: first the signals, then, in one transaction, what the index says of them."""
+        old = dict(
+            self._db.execute(
+                f"SELECT record, slot FROM entry WHERE slot IS NOT NULL AND record IN ({_marks(entries)})",
+                [entry.record for entry in entries],
+            )
+        )
+        following = self._slots()
+        rows: list[tuple[Any, ...]] = []
+        try:
+            with self._writable() as file:
+                for entry in entries:
+                    slot, crc = old.pop(entry.record, None), None
+                    if entry.signal is None:
+                        if slot is not None:
+                            self._wipe(file, slot)
+                        slot = None
+                    else:
+                        if slot is None:
+                            slot, following = following, following + 1
+                        data = np.ascontiguousarray(entry.signal, dtype="<i2").tobytes()
+                        if len(data) != self.slot_bytes:
+                            raise RunError(
+                                "a signal has the wrong shape",
+                                value=entry.signal.shape,
+                                allowed=str((12, self.samples)),
+                            )
+                        file.seek(slot * self.slot_bytes)
+                        file.write(data)
+                        crc = zlib.crc32(data)
+                    rows.append(row_of(entry, slot, crc))
+        except OSError as error:
+            raise RunError(
+                f"the cache cannot be written ({error.strerror})", where=self.folder, remedy="free some space"
+            ) from None
+        with self._transaction():
+            self._db.executemany(f"INSERT OR REPLACE INTO entry VALUES ({', '.join('?' * 17)})", rows)
+            self._remember_file()
+
+    def reassign(self, records: Sequence[bytes], patients: Sequence[bytes]) -> None:
+        """Note whose each recording is by today's table: :meth:`forget` finds all of a person's."""
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE entry SET patient = ?1 WHERE record = ?2 AND patient <> ?1",
+                zip(patients, records, strict=True),
+            )
+
+    def forget(self, patients: Sequence[bytes]) -> int:
+        """Overwrite and drop every recording of ``patients``; return how many there were."""
+        found: list[tuple[bytes, int | None]] = []
+        for patient in patients:
+            found += self._db.execute("SELECT record, slot FROM entry WHERE patient = ?", (patient,))
+        self._drop(found)
+        return len(found)
+
+    def signals(self) -> NDArray[np.int16]:
+        """Return all slots as a read-only memory map, shape = (slots, 12, T)."""
+        slots = self._slots()
+        if slots == 0:
+            return np.zeros((0, 12, self.samples), dtype=np.int16)
+        return np.memmap(self._file, dtype="<i2", mode="r", shape=(slots, 12, self.samples))
+
+    def check(self) -> int:
+        """Compare every slot with its checksum unless the file is as the index left it; drop what differs."""
+        stat = self._file.stat()
+        remembered = dict(self._db.execute("SELECT name, value FROM meta"))
+        same = remembered.get("bytes") == stat.st_size and remembered.get("mtime_ns") == stat.st_mtime_ns
+        if same and stat.st_size > ALWAYS_CHECKED_BYTES:
+            return 0
+        bad: list[tuple[bytes, int | None]] = []
+        with self._file.open("rb") as file:
+            for record, slot, crc in self._db.execute(
+                "SELECT record, slot, crc FROM entry WHERE slot IS NOT NULL ORDER BY slot"
+            ):
+                file.seek(slot * self.slot_bytes)
+                data = file.read(self.slot_bytes)
+                if len(data) != self.slot_bytes or zlib.crc32(data) != crc:
+                    bad.append((record, slot))
+        self._drop(bad)
+        self.dropped += len(bad)
+        return len(bad)
+
+    def prepare(self) -> None:
+        """Create file and tables on first use; raise ``sqlite3.DatabaseError`` where the index is damaged."""
+        os.close(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600))
+        self._db.executescript("PRAGMA secure_delete = ON; PRAGMA synchronous = FULL;" + _SCHEMA)
+        made = dict(self._db.execute("SELECT name, value FROM meta WHERE name IN ('format', 'samples')"))
+        if not made:
+            rows = [("format", _FORMAT), ("samples", self.samples)]
+            self._db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+        elif made != {"format": _FORMAT, "samples": self.samples}:
+            raise sqlite3.DatabaseError("another format")
+
+    def _slots(self) -> int:
+        return int(self._db.execute("SELECT coalesce(max(slot) + 1, 0) FROM entry").fetchone()[0])
+
+    def _drop(self, entries: Sequence[tuple[bytes, int | None]]) -> None:
+        with self._writable() as file:
+            size = self._file.stat().st_size
+            for _, slot in entries:
+                if slot is not None and slot * self.slot_bytes < size:
+                    self._wipe(file, slot)
+        with self._transaction():
+            self._db.executemany("DELETE FROM entry WHERE record = ?", ((record,) for record, _ in entries))
+            self._remember_file()
+
+    def _wipe(self, file: Any, slot: int) -> None:
+        file.seek(slot * self.slot_bytes)
+        file.write(bytes(self.slot_bytes))
+        wipe_beats(self.folder, [slot])
+
+    def _remember_file(self) -> None:
+        stat = self._file.stat()
+        values = [("bytes", stat.st_size), ("mtime_ns", stat.st_mtime_ns)]
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
+
+    @contextmanager
+    def _writable(self) -> Iterator[Any]:
+        with self._file.open("r+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+
+@contextmanager
+def opened(folder: Path, samples: int, *, waiting: Callable[[], None] | None = None) -> Iterator[SignalCache]:
+    """Open a cache alone, checked and ready; a damaged index is made anew.
+
+    ``waiting`` is called about once a second while another process of this site holds it.
+    """
+    private_folder(folder.parent)
+    private_folder(folder)
+    with _alone(folder, waiting):
+        index = folder / "index.sqlite"
+        for attempt in (0, 1):
+            os.close(os.open(index, os.O_RDWR | os.O_CREAT, 0o600))
+            database = sqlite3.connect(index, isolation_level=None)
+            cache = SignalCache(folder, samples, database)
+            try:
+                cache.prepare()
+                cache.check()
+            except sqlite3.DatabaseError:
+                database.close()
+                if attempt:
+                    raise
+                # All of it can be read again from the recordings.
+                _discard(folder)
+                continue
+            break
+        try:
+            yield cache
+        finally:
+            database.close()
+
+
+def forget_everywhere(root: Path, patients: Sequence[bytes]) -> list[int]:
+    """Forget ``patients`` in every cache below ``root``; return the recordings removed from each.
+
+    A cache whose index is damaged is emptied: nobody can say who is in it.
+    """
+    removed = []
+    for index in sorted(root.glob("*/index.sqlite")):
+        with _alone(index.parent, None):
+            samples = None
+            with closing(sqlite3.connect(index)) as database, suppress(sqlite3.DatabaseError):
+                samples = database.execute("SELECT value FROM meta WHERE name = 'samples'").fetchone()
+            if samples is None:
+                _discard(index.parent)
+                continue
+        with opened(index.parent, int(samples[0])) as cache:
+            removed.append(cache.forget(patients))
+    return removed
+
+
+def _discard(folder: Path) -> None:
+    for name in ("index.sqlite", "index.sqlite-journal", "signals.i16", BEATS):
+        (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(folder: Path, waiting: Callable[[], None] | None) -> Iterator[None]:
+    """Hold the folder's lock: SQLite's, which works on every system and dies with its holder."""
+    path = folder / "lock.sqlite"
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    lock = sqlite3.connect(path, isolation_level=None, timeout=0)
+    try:
+        while True:
+            try:
+                lock.execute("BEGIN EXCLUSIVE")
+                break
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise
+                if waiting is not None:
+                    waiting()
+                time.sleep(1)
+        yield
+    finally:
+        lock.close()
+
+
+def _marks(entries: Sequence[Entry]) -> str:
+    return ", ".join("?" * len(entries))

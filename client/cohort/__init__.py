@@ -1,0 +1,1 @@
+"""A hospital's table: cells, columns, rows, and the recordings they name."""

@@ -1,0 +1,237 @@
+"""The recordings on disk, and which one a row of the table means.
+
+A folder may hold a million files. :func:`walk` gives them one by one as the disk lists them; where the pattern ends
+in one fixed ending, a row's file is known without any listing (:func:`named`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.site.settings import RecordsConfig
+from ecgshared.errors import CohortError, EcgReadError
+
+_COMPANIONS = (".dat", ".mat")
+"""Where a header's samples lie: a change there is a change of the recording."""
+_CONTAINERS = (".hdf5", ".h5")
+"""Files of many exams; a row means one of them as ``exams.hdf5#1234``."""
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Recordings below ``folder``; ``paths`` are relative to it, with slashes."""
+
+    folder: Path
+    paths: tuple[str, ...]
+
+    def full(self, index: int) -> Path:
+        """Return where a recording lies."""
+        return self.folder / self.paths[index]
+
+    def signature(self, index: int) -> tuple[int, int]:
+        """Return (bytes, newest modification time in ns) of a recording and its companions.
+
+        Raises
+        ------
+        OSError : the recording itself cannot be looked at.
+        """
+        path = os.path.join(self.folder, _file_of(self.paths[index]))  # noqa: PTH118 (a million: Path is slow)
+        stem, ending = os.path.splitext(path)  # noqa: PTH122
+        found = os.stat(path)  # noqa: PTH116
+        size, newest = found.st_size, found.st_mtime_ns
+        for companion in _COMPANIONS:
+            if companion == ending:
+                continue
+            try:
+                beside = os.stat(stem + companion)  # noqa: PTH116
+            except OSError:
+                continue  # most formats have none
+            size, newest = size + beside.st_size, max(newest, beside.st_mtime_ns)
+        return size, newest
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Rows against files.
+
+    ``file`` : int64 array, shape = (n,): index into ``Recordings.paths``, -1 where the row has none.
+    ``ambiguous`` : names that fit several files once their endings are left off; they match none.
+    """
+
+    file: NDArray[np.int64]
+    ambiguous: tuple[str, ...]
+
+
+def find_recordings(config: RecordsConfig) -> Recordings:
+    """List the recordings below the site's folder, sorted.
+
+    Raises
+    ------
+    CohortError : there is no such folder, or nothing in it fits the pattern.
+    """
+    found = sorted(one for path in walk(config) for one in _exams_of(config.folder, path))
+    if not found:
+        raise CohortError(
+            "no file fits records.pattern",
+            where=config.folder,
+            value=config.pattern,
+            allowed="a pattern such as **/*.hea",
+        )
+    return Recordings(config.folder, tuple(found))
+
+
+def walk(config: RecordsConfig) -> Iterator[str]:
+    """Give the recordings below the site's folder one by one, in the disk's order, each folder listed once.
+
+    As with :meth:`pathlib.Path.glob`, ``**`` does not follow linked folders, and a folder that may not be entered
+    is passed over: rows that name a file in it are told as having none.
+
+    Raises
+    ------
+    CohortError : there is no such folder, or the pattern is none.
+    """
+    if not config.folder.is_dir():
+        raise CohortError("there is no such folder", where=config.folder, remedy="check records.folder")
+    return _walk(os.fspath(config.folder), "", frozenset(_tails(_parts(config.pattern))))
+
+
+def named(config: RecordsConfig, wanted: Sequence[str]) -> tuple[Recordings, Matches] | None:
+    """Return the files the rows mean without asking the disk; None where only a listing can tell.
+
+    That is so where the pattern's last part is ``*`` and an ending: a name with the ending is the file, a name
+    without it can mean but the one file that has it. Whether the file is there is not known yet.
+    """
+    if not config.folder.is_dir():
+        raise CohortError("there is no such folder", where=config.folder, remedy="check records.folder")
+    parts = _parts(config.pattern)
+    ending = PurePosixPath(parts[-1]).suffix
+    if parts[-1] != f"*{ending}" or not ending or any(mark in ending for mark in "*?["):
+        return None
+    if ending in _CONTAINERS:
+        return None  # which exams a file holds, only the file can tell
+    index: dict[str, int] = {}
+    file = np.full(len(wanted), -1, dtype=np.int64)
+    for row, name in enumerate(wanted):
+        path = name if name.endswith(ending) else name + ending
+        if name and _fits(tuple(path.split("/")), parts):
+            file[row] = index.setdefault(path, len(index))
+    return Recordings(config.folder, tuple(index)), Matches(file, ())
+
+
+def _exams_of(folder: Path, path: str) -> Iterator[str]:
+    """Give a file's exams by their addresses, and a file of one recording as itself."""
+    if not path.endswith(_CONTAINERS):
+        yield path
+        return
+    from client.readers.hdf5 import exams
+
+    try:
+        for address in exams(folder / path):
+            yield str(PurePosixPath(path).with_name(address.name))
+    except EcgReadError:
+        yield path  # reading it will name the fault
+
+
+def _file_of(path: str) -> str:
+    """Return the file of a recording's path or address."""
+    base, mark, _ = path.rpartition("#")
+    return base if mark and base.endswith(_CONTAINERS) else path
+
+
+def match(recordings: Recordings, wanted: Sequence[str]) -> Matches:
+    """Find each row's file: by its path, or by its path without the ending where only one file has it."""
+    exact = {path: index for index, path in enumerate(recordings.paths)}
+    bare: dict[str, int] = {}
+    several: set[str] = set()
+    for index, path in enumerate(recordings.paths):
+        stem = path[: len(path) - len(PurePosixPath(path).suffix)]
+        if bare.setdefault(stem, index) != index:
+            several.add(stem)
+    for stem in several:
+        del bare[stem]
+    file = np.fromiter((exact.get(name, bare.get(name, -1)) for name in wanted), dtype=np.int64, count=len(wanted))
+    unclear = sorted({name for name in wanted if name in several and name not in exact})
+    return Matches(file, tuple(unclear))
+
+
+def _parts(pattern: str) -> tuple[str, ...]:
+    path = PurePosixPath(pattern)
+    parts = path.parts
+    fault = None
+    if not parts:
+        fault = "it is empty"
+    elif path.is_absolute() or ".." in parts:
+        fault = "it must stay below records.folder"
+    elif any("**" in part and part != "**" for part in parts):
+        fault = "** stands for whole folders"
+    elif parts[-1] == "**":
+        fault = "it names folders, not files"
+    if fault is not None:
+        raise CohortError(
+            f"records.pattern is no pattern: {fault}", value=pattern, allowed="a pattern such as **/*.hea"
+        )
+    return parts
+
+
+def _tails(parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Give what may still be matched here: ``**`` stands for no folder, too."""
+    yield parts
+    while parts[0] == "**":
+        parts = parts[1:]
+        yield parts
+
+
+def _walk(folder: str, prefix: str, tails: frozenset[tuple[str, ...]]) -> Iterator[str]:
+    below: list[tuple[str, frozenset[tuple[str, ...]]]] = []
+    try:
+        entries = os.scandir(folder)
+    except PermissionError:
+        return
+    with entries:
+        for entry in entries:
+            further = _further(entry, tails)
+            if further:
+                below.append((entry.name, further))
+            if any(len(tail) == 1 and fnmatchcase(entry.name, tail[0]) for tail in tails) and entry.is_file():
+                yield prefix + entry.name
+    for name, further in below:
+        yield from _walk(f"{folder}/{name}", f"{prefix}{name}/", further)
+
+
+def _further(entry: os.DirEntry[str], tails: frozenset[tuple[str, ...]]) -> frozenset[tuple[str, ...]]:
+    """Return what is to be matched inside an entry; nothing where it is no folder to enter."""
+    if not entry.is_dir():
+        return frozenset()
+    found: set[tuple[str, ...]] = set()
+    for tail in tails:
+        if tail[0] == "**":
+            if not entry.is_symlink():
+                found.update(_tails(tail))
+        elif len(tail) > 1 and fnmatchcase(entry.name, tail[0]):
+            found.update(_tails(tail[1:]))
+    return frozenset(found)
+
+
+@lru_cache(maxsize=1 << 16)
+def _enters(folders: tuple[str, ...], parts: tuple[str, ...]) -> bool:
+    """Tell whether a chain of folders fits the pattern's leading parts."""
+    if not parts:
+        return not folders
+    if parts[0] == "**":
+        return any(_enters(folders[k:], parts[1:]) for k in range(len(folders) + 1))
+    return bool(folders) and fnmatchcase(folders[0], parts[0]) and _enters(folders[1:], parts[1:])
+
+
+def _fits(path: tuple[str, ...], parts: tuple[str, ...]) -> bool:
+    """Tell whether a relative path fits the pattern and stays below the folder."""
+    if any(part in ("", ".", "..") for part in path):
+        return False
+    return fnmatchcase(path[-1], parts[-1]) and _enters(path[:-1], parts[:-1])

@@ -1,0 +1,1 @@
+"""The opened cohort: rows linked, selected, read and assembled."""

@@ -1,0 +1,1 @@
+"""The only door out: gate, outbox, log of what left, privacy ledger."""

@@ -1,0 +1,80 @@
+"""What a site is about to send, kept on its disk: asked again, it sends the same bytes and spends nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from client.egress.gate import Release
+from ecgshared.errors import RefusalCode, Refused
+from ecgshared.wire.bytes import encode_request
+from ecgshared.wire.protocol import Request
+
+_KEPT_ROUNDS = 3
+
+
+class Outbox:
+    """Answers by (run, step, phase, round), each bound to the digest of the request it answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, request: Request, *, once: bool) -> Release | None:
+        """Return the answer already given to this very request, or None.
+
+        Parameters
+        ----------
+        once : under differential privacy a round is paid for once: the same round with OTHER content, or one whose
+            answer was dropped since, is refused. Elsewhere it is a new question (a step begun again after a site was
+            lost asks other ones), and is answered anew.
+        """
+        path = self._path(request)
+        if not path.exists():
+            return None
+        line, _, body = path.read_bytes().partition(b"\n")
+        if not once and (not line or json.loads(line)["request"] != _digest(request)):
+            return None
+        if not line:
+            raise Refused(RefusalCode.BAD_REQUEST, f"round {request.round} was answered long ago")
+        head = json.loads(line)
+        if head["request"] != _digest(request):
+            raise Refused(RefusalCode.BAD_REQUEST, "this round was answered to a request of other content")
+        return Release(body, head["log"])
+
+    def keep(self, request: Request, release: Release) -> None:
+        """Write and sync an answer before it leaves; drop those of rounds long past."""
+        path = self._path(request)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        head = json.dumps({"request": _digest(request), "log": release.log_line}).encode()
+        temporary = path.with_suffix(".part")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.write(head + b"\n" + release.body)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.rename(path)
+        _sync_folder(path.parent)
+        for old in path.parent.glob(f"{request.phase}-*.answer"):
+            number = int(old.stem.rpartition("-")[2])
+            if number <= request.round - _KEPT_ROUNDS:
+                old.write_bytes(b"")  # an empty file still says that the round was answered
+
+    def _path(self, request: Request) -> Path:
+        run = hashlib.sha256(f"{request.study_hash}/{request.run}".encode()).hexdigest()[:24]
+        return self._folder / run / request.step / f"{request.phase}-{request.round}.answer"
+
+
+def _digest(request: Request) -> str:
+    return hashlib.sha256(encode_request(request)).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Recordings read once: quality, preprocessing, register of files, quality report."""

@@ -1,0 +1,188 @@
+"""``ecgfed site ingest``: every recording the studies need, read once into the cache, with a ledger and a report.
+
+Everything flows: rows in chunks, recordings in batches, each batch on the disk before the next is asked for. Memory
+holds the table and the names of the files it means, never signals of more than a few batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.cache.entries import STORED, UNREADABLE
+from client.cache.signals import SignalCache, opened
+from client.cohort.link import Linked, candidates, link
+from client.cohort.recordings import match, named, walk
+from client.cohort.table import usable_table
+from client.ingest.quality_report import write_report
+from client.ingest.reading import BATCH, READING_VERSION, Job, Progress, Recipe, must_be_read, read_in_order
+from client.ingest.register import IngestLedger, opened_ledger
+from client.site.keys import SiteKeys, load_keys
+from client.site.settings import SiteSettings
+from ecgshared.ecg.preprocess import fingerprint
+from ecgshared.errors import ConfigError
+from ecgshared.service.files import private_folder
+from ecgshared.study.study import Study
+
+CHUNK_BATCHES = 32
+"""Batches looked up at once. Batches always begin at the same rows: what is computed together stays together."""
+
+
+@dataclass
+class Ingested:
+    """What a run did: files read, files the caches held already, and the ledger's counts at its end."""
+
+    read: int = 0
+    kept: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    report: str = ""
+
+
+def ingest_site(
+    settings: SiteSettings, studies: Sequence[Study], *, features: bool = False, progress: Progress | None = None
+) -> Ingested:
+    """Read what the studies need of a site into its caches; write ledger and report.
+
+    Cut short anywhere and run again, it goes on where it stopped: the same caches, no file of a stored batch read
+    twice. Reading begins before the records folder is listed, where the pattern allows.
+
+    Raises
+    ------
+    ConfigError : no study. CohortError : the site's table or folder cannot be used. RunError : no room.
+    """
+    if not studies:
+        raise ConfigError("no study to ingest for", remedy="list studies in the site file, or give --study")
+    private_folder(settings.state)
+    keys, table = load_keys(settings), usable_table(settings)
+    unlisted = named(settings.records, table.file)
+    linked = link(settings, table, keys, unlisted=unlisted)
+    done = Ingested()
+    # Studies that see the recordings the same way share a cache: a recording both need is read once.
+    needs: dict[str, tuple[Study, NDArray[np.bool_]]] = {}
+    for study in studies:
+        mark = fingerprint(study.input)
+        usable = candidates(table, linked, study)[0]
+        needs[mark] = (study, usable | needs[mark][1] if mark in needs else usable)
+    with opened_ledger(settings.state) as ledger:
+        gone = [linked.pseudonyms[i] for i in np.unique(linked.unit[linked.opted_out])]
+        ledger.forget(gone)
+        for mark, (study, usable) in needs.items():
+            folder = settings.state / "cache" / mark
+            waiting = None if progress is None else (lambda: progress(0, 0, "waiting for another process of this site"))
+            with opened(folder, study.input.samples, waiting=waiting) as cache:
+                cache.forget(gone)
+                recipe = Recipe(study.input, settings.quality, keys.content, features)
+                run = _Run(settings, keys, linked, cache, ledger, recipe)
+                run.all(np.flatnonzero(usable), done, progress)
+        if progress is not None:
+            progress(0, 0, "listing the folder")
+        _list_the_rest(settings, linked, table.other_files, ledger)
+        ledger.finish()
+        done.outcomes = {str(outcome): int(files or 0) for outcome, files in ledger.counts("outcome")}
+        done.report = str(write_report(settings, ledger))
+    return done
+
+
+class _Run:
+    """One cache being filled."""
+
+    def __init__(
+        self,
+        settings: SiteSettings,
+        keys: SiteKeys,
+        linked: Linked,
+        cache: SignalCache,
+        ledger: IngestLedger,
+        recipe: Recipe,
+    ) -> None:
+        self.settings, self.keys, self.linked = settings, keys, linked
+        self.cache, self.ledger, self.recipe = cache, ledger, recipe
+        self.passed = 0
+
+    def all(self, wanted: NDArray[np.int64], done: Ingested, progress: Progress | None) -> None:
+        """Read what is lacking of ``wanted`` rows, in their order."""
+        self.cache.require_room(max(0, len(wanted) - self.cache.stored()))
+        kept_before = done.kept
+        for jobs, entries in read_in_order(self._batches(wanted, done), self.recipe, self.settings.compute.threads):
+            # The ledger first: a line too many is written again, a line too few would be lost.
+            self.ledger.note([self._name(job) for job in jobs], entries)
+            self.cache.store(entries)
+            done.read += len(entries)
+            self.passed += len(entries)
+            if progress is not None:
+                progress(min(len(wanted), self.passed + done.kept - kept_before), len(wanted), "reading recordings")
+
+    def _name(self, job: Job) -> str:
+        return job.path.relative_to(self.settings.records.folder).as_posix()
+
+    def _batches(self, wanted: NDArray[np.int64], done: Ingested) -> Iterator[list[Job]]:
+        for start in range(0, len(wanted), CHUNK_BATCHES * BATCH):
+            rows = wanted[start : start + CHUNK_BATCHES * BATCH]
+            jobs = self._jobs(rows, done)
+            for first in range(0, len(rows), BATCH):
+                batch = [job for job in jobs[first : first + BATCH] if job is not None]
+                if batch:
+                    yield batch
+
+    def _jobs(self, rows: NDArray[np.int64], done: Ingested) -> list[Job | None]:
+        """Return for each row what must be read; None where the cache has it or the file is not there."""
+        linked, recordings = self.linked, self.linked.recordings
+        files = linked.file[rows]
+        signatures: list[tuple[int, int] | None] = []
+        for file in files.tolist():
+            try:
+                signatures.append(recordings.signature(file))
+            except OSError:
+                signatures.append(None)
+        self.ledger.mark([recordings.paths[f] for f, s in zip(files, signatures, strict=True) if s is None], "missing")
+        here = [i for i, signature in enumerate(signatures) if signature is not None]
+        known = [signature for signature in signatures if signature is not None]
+        names = [recordings.paths[files[i]] for i in here]
+        records = [self.keys.record(name) for name in names]
+        patients = [linked.pseudonyms[linked.unit[rows[i]]] for i in here]
+        found = self.cache.lookup(records, known, READING_VERSION)
+        policy = self.settings.quality
+        read = {k for k in range(len(here)) if must_be_read(int(found.status[k]), found.findings[k], policy)}
+        # Why a file could not be read only the ledger knows; and features may be asked for later.
+        unread = [k for k in range(len(here)) if found.status[k] == UNREADABLE]
+        told = self.ledger.explained([names[k] for k in unread], [known[k] for k in unread], READING_VERSION)
+        read |= {k for k in unread if names[k] not in told}
+        if self.recipe.features:
+            stored = [k for k in range(len(here)) if found.status[k] == STORED]
+            lacking = self.ledger.without_features(
+                [records[k] for k in stored], [known[k] for k in stored], READING_VERSION
+            )
+            read |= {stored[i] for i in lacking}
+        kept = [k for k in range(len(here)) if k not in read]
+        self.ledger.keep(
+            [names[k] for k in kept],
+            [records[k] for k in kept],
+            [patients[k] for k in kept],
+            [known[k] for k in kept],
+            found.take(np.asarray(kept, dtype=np.int64)),
+            READING_VERSION,
+        )
+        self.cache.reassign([records[k] for k in kept], [patients[k] for k in kept])
+        done.kept += len(kept)
+        jobs: list[Job | None] = [None] * len(rows)
+        for k in read:
+            jobs[here[k]] = Job(recordings.folder / names[k], records[k], patients[k], known[k])
+        return jobs
+
+
+def _list_the_rest(settings: SiteSettings, linked: Linked, others: frozenset[str], ledger: IngestLedger) -> None:
+    """Note the files that nothing needed, as the disk lists them."""
+    paths = linked.recordings.paths
+    meant = {paths[i] for i in np.unique(linked.file[linked.file >= 0])}
+    if others:
+        elsewhere = named(settings.records, sorted(others))
+        recordings, matches = elsewhere or (linked.recordings, match(linked.recordings, sorted(others)))
+        meant.update(recordings.paths[i] for i in matches.file[matches.file >= 0])
+    listing = walk(settings.records)
+    while part := list(islice(listing, 10_000)):
+        ledger.mark([path for path in part if path in meant], "not needed")
+        ledger.mark([path for path in part if path not in meant], "without a row")

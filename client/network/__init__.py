@@ -1,0 +1,1 @@
+"""A hospital's SuperNode: connection, messages on disk, the process that computes."""

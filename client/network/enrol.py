@@ -1,0 +1,211 @@
+"""How a site joins: a private key that is made here and never leaves, a signed request, and the certificate for it.
+
+One ECDSA P-384 key serves both as the client certificate's and as Flower's node key, so that the coordinator's proxy
+can hold the one to the other.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+from pydantic import Field
+
+from client.network.status import write_whole
+from client.site.settings import NetworkConfig, SiteSettings, load_site, network_of
+from client.site.sitefile import network_lines, site_template
+from ecgshared.config import Config, load
+from ecgshared.errors import ConfigError
+from ecgshared.service.files import private_folder
+
+FOLDER = "network"
+"""Beside the site file: key, request, certificate, and the authority's certificate."""
+
+
+class Kit(Config):
+    """What the coordinator sends to invite a site; it holds nothing secret."""
+
+    format_version: int = Field(ge=1, le=1)
+    site: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")
+    coordinator: str = Field(pattern=NetworkConfig.model_fields["coordinator"].metadata[0].pattern)
+    ca: str
+    envelope_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    code_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    invited: str
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """What ``site init`` made."""
+
+    kit: Kit
+    request: Path
+    site_file: Path
+    new_site_file: bool
+    new_key: bool
+
+
+def start(kit_file: Path, site_file: Path) -> Enrolled:
+    """Make key and request for a kit, and a site file where there is none; a key that is there is kept.
+
+    Raises
+    ------
+    ConfigError : the kit is not valid, or the site file is that of another site or federation.
+    """
+    kit = load(Kit, kit_file)
+    try:
+        authority = x509.load_pem_x509_certificate(kit.ca.encode())
+    except ValueError:
+        raise ConfigError("the kit's `ca` is no certificate", where=kit_file) from None
+    folder = private_folder(site_file.resolve().parent / FOLDER)
+    key_file, request_file = folder / f"{kit.site}.key", folder / f"{kit.site}.csr"
+    network = {
+        "coordinator": kit.coordinator,
+        "ca": f"{FOLDER}/ca.crt",
+        "certificate": f"{FOLDER}/{kit.site}.crt",
+        "key": f"{FOLDER}/{kit.site}.key",
+        "envelope": kit.envelope_sha256,
+    }
+    new_file = not site_file.exists()
+    if new_file:
+        write_whole(site_file, site_template(kit.site, network), quietly=False)
+    else:
+        _join(site_file, kit, network)
+    new_key = not key_file.exists()
+    if new_key:
+        _write_key(key_file)
+    write_whole(folder / "ca.crt", authority.public_bytes(Encoding.PEM).decode(), quietly=False)
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, kit.site)]))
+        .sign(read_key(key_file), hashes.SHA384())
+    )
+    write_whole(request_file, request.public_bytes(Encoding.PEM).decode(), quietly=False)
+    return Enrolled(kit, request_file, site_file, new_file, new_key)
+
+
+def install_certificate(settings: SiteSettings, file: Path) -> x509.Certificate:
+    """Check the certificate the coordinator sent, and put it in its place.
+
+    Raises
+    ------
+    ConfigError : it is another key's, another authority's, another site's, or not valid now.
+    """
+    network = network_of(settings)
+    certificate = read_certificate(file)
+    faults = certificate_faults(settings, certificate)
+    if faults:
+        raise ConfigError(
+            "this certificate cannot be used:\n  " + "\n  ".join(faults),
+            where=file,
+            remedy="send the coordinator the request made by `ecgfed site init`, and ask for its certificate",
+        )
+    private_folder(network.certificate.parent)
+    write_whole(network.certificate, certificate.public_bytes(Encoding.PEM).decode(), quietly=False)
+    return certificate
+
+
+def certificate_faults(settings: SiteSettings, certificate: x509.Certificate) -> list[str]:
+    """Return what is wrong with a certificate for this site, in plain words; empty where nothing is."""
+    network, faults = network_of(settings), []
+    authority = read_certificate(network.ca)
+    if _public(certificate) != _public(read_key(network.key)):
+        faults.append(f"it is not that of this site's key ({network.key})")
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        faults.append("it was not issued by the authority of the kit")
+    names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if names != [settings.site]:
+        faults.append(f"it is for {', '.join(names) or 'nobody'}, this site is {settings.site!r}")
+    now = datetime.now(UTC)
+    if certificate.not_valid_after_utc < now:
+        faults.append(f"it expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    if certificate.not_valid_before_utc > now:
+        faults.append(
+            f"it is valid only from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; is the clock right?"
+        )
+    return faults
+
+
+def read_certificate(file: Path) -> x509.Certificate:
+    """Read a PEM certificate."""
+    try:
+        return x509.load_pem_x509_certificate(file.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(
+            "there is no such certificate", where=file, remedy="ecgfed site certificate SITE.yaml SITE.crt installs it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"is no certificate ({type(error).__name__})", where=file, allowed="a PEM file") from None
+
+
+def read_key(file: Path) -> ec.EllipticCurvePrivateKey:
+    """Read the site's private key; raise :class:`ConfigError` where it is none, or open to other users."""
+    try:
+        if os.name == "posix" and file.stat().st_mode & 0o077:
+            raise ConfigError("other users can read this key", where=file, remedy=f"chmod 600 {file}")
+        key = load_pem_private_key(file.read_bytes(), password=None)
+    except FileNotFoundError:
+        raise ConfigError("there is no such key", where=file, remedy="ecgfed site init makes it") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"is no private key ({type(error).__name__})", where=file, allowed="a PEM file") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise ConfigError("is a key of another kind", where=file, allowed="ECDSA P-384")
+    return key
+
+
+def not_after(file: Path) -> float | None:
+    """Return when a certificate expires, seconds since 1970; None where there is none."""
+    try:
+        return read_certificate(file).not_valid_after_utc.timestamp()
+    except ConfigError:
+        return None
+
+
+def _join(site_file: Path, kit: Kit, network: dict[str, str]) -> None:
+    settings = load_site(site_file)
+    if settings.site != kit.site:
+        raise ConfigError(
+            f"the kit is for site {kit.site!r}, the file is of {settings.site!r}",
+            where=site_file,
+            remedy="give another file by --out, or ask for a kit of this site's name",
+        )
+    if settings.network is None:
+        with site_file.open("a", encoding="utf-8") as file:
+            file.write("\n" + network_lines(network))
+    elif settings.network.coordinator != kit.coordinator or settings.network.envelope != kit.envelope_sha256:
+        raise ConfigError(
+            "the file names another coordinator or envelope than the kit",
+            where=site_file,
+            remedy="edit its `network:` section if that is intended",
+        )
+
+
+def _write_key(path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(handle, data)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _public(holder: x509.Certificate | ec.EllipticCurvePrivateKey) -> bytes:
+    return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -1,0 +1,264 @@
+"""The fleet API of Flower 1.41, spoken over HTTPS with a client certificate.
+
+Flower's own SuperNode presents no client certificate, ends on many failures and starts a process per message. Here the
+same calls are made with the same messages (``flwr.supernode.fleet_http_connection``), one at a time, and every
+failure is one of four that a daemon can act on. Only this module, ``fleet_messages`` and ``fleet_failures`` know
+Flower's internals; a contract test holds them to what is expected.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import httpx
+from flwr.common.serde import fab_from_proto, run_from_proto
+from flwr.proto.fab_pb2 import GetFabRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_id,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    pull_objects,
+)
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from client.network.enrol import read_key
+from client.network.fleet_failures import (
+    LinkError,
+    NotAdmitted,
+    RunOver,
+    Unreachable,
+    answer_failure,
+    clock_skew,
+    transport_failure,
+)
+from client.network.fleet_messages import Head, Objects
+from client.site.settings import NetworkConfig
+from ecgshared.errors import ConfigError
+from ecgshared.wire.bytes import WireError
+
+_TIMEOUT = httpx.Timeout(15.0, write=60.0)
+"""Seconds without a byte. A partition that swallows packets is noticed after the first of them."""
+_PULL_SECONDS = 600.0
+_MOVERS = 2
+ResultT = TypeVar("ResultT")
+
+
+class FleetLink:
+    """One site's calls to one coordinator. Safe to be used by several threads.
+
+    Attributes
+    ----------
+    node_id : the number Flower gave this site, or None before :meth:`activate`.
+    skew_seconds : this machine's clock minus the coordinator's at the last answer, or None.
+    """
+
+    def __init__(self, network: NetworkConfig) -> None:
+        key = read_key(network.key)
+        self.node_id: int | None = None
+        self.skew_seconds: float | None = None
+        self._heartbeat_seconds = network.heartbeat_seconds
+        self._public_key = public_key_to_bytes(key.public_key())
+        tls = tls_context(network)
+        self._client = FleetHttpClient(
+            f"https://{network.coordinator}", interceptors=[NodeAuthHttpInterceptor(key, key.public_key())], verify=tls
+        )
+        self._client._client.close()
+        # Flower's own client takes no client certificate and would follow a redirect to anywhere.
+        self._client._client = _Client(
+            verify=tls,
+            timeout=_TIMEOUT,
+            follow_redirects=False,
+            headers=dict(RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata()),
+            event_hooks={"response": [self._note_clock]},
+        )
+
+    def activate(self, remembered: int | None) -> int:
+        """Tell the coordinator that this site is there; return the node's id.
+
+        Parameters
+        ----------
+        remembered : the id of an earlier life. A node that was killed is "online" for a while and cannot be activated
+            again; if the id is still this key's, the site goes on with it.
+        """
+        request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=self._heartbeat_seconds)
+        try:
+            self.node_id = int(self._call(self._client.ActivateNode, request).node_id)
+        except NotAdmitted as refused:
+            if remembered is None:
+                raise
+            self.node_id = remembered
+            try:
+                self.heartbeat()
+            except NotAdmitted:
+                self.node_id = None
+                raise refused from None
+        return self.node_id
+
+    def heartbeat(self) -> None:
+        """Say that this site is alive."""
+        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=self._heartbeat_seconds)
+        if not self._call(self._client.SendNodeHeartbeat, request).success:
+            raise NotAdmitted("the coordinator does not know this site any more")
+
+    def deactivate(self) -> None:
+        """Say goodbye; a coordinator that cannot be reached will miss the heartbeats."""
+        if self.node_id is None:
+            return
+        with suppress(LinkError):
+            self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=self.node_id))
+        self.node_id = None
+
+    def pull(self) -> bytes | None:
+        """Return the head of the next message, its content still at the coordinator, or None where none waits."""
+        response = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        return response.SerializeToString() if response.messages_list else None
+
+    def pull_objects(self, head: Head, wanted: Iterable[str], keep: Callable[[str, bytes], None]) -> None:
+        """Fetch parts of a message, two at a time, and hand each to ``keep`` as it comes, its hash checked."""
+        fetch = make_pull_object_fn_protobuf(
+            lambda request: self._call(self._client.PullObject, request, run_id=head.run_id), self._node, head.run_id
+        )
+
+        def fetch_and_keep(object_id: str) -> bytes:
+            content = fetch(object_id)
+            if get_object_id(content) != object_id:
+                raise WireError("a part of a message that is not what its name says")
+            keep(object_id, content)
+            return b""
+
+        try:
+            # Parts are announced before they are uploaded: without a short first wait every message costs a second.
+            pull_objects(
+                list(wanted),
+                fetch_and_keep,
+                max_concurrent_pulls=_MOVERS,
+                max_time=_PULL_SECONDS,
+                max_tries_per_object=None,
+                initial_backoff=0.05,
+                backoff_cap=1.0,
+            )
+        except ObjectPullError:
+            raise RunOver("the coordinator no longer holds this message") from None
+
+    def confirm(self, head: Head) -> None:
+        """Tell the coordinator that the message is safely here; it forgets the content."""
+        request = ConfirmMessageReceivedRequest(node=self._node, run_id=head.run_id, message_object_id=head.message_id)
+        self._call(self._client.ConfirmMessageReceived, request, run_id=head.run_id)
+
+    def run(self, run_id: int) -> tuple[str, dict[str, Any]]:
+        """Return (hash of the run's envelope, its overridden configuration)."""
+        request = GetRunRequest(node=self._node, run_id=run_id)
+        run = run_from_proto(self._call(self._client.GetRun, request, run_id=run_id, probe=False).run)
+        return run.fab_hash, dict(run.override_config)
+
+    def envelope(self, run_id: int, fab_hash: str) -> bytes:
+        """Return the bytes of a run's envelope (a zip)."""
+        request = GetFabRequest(node=self._node, hash_str=fab_hash, run_id=run_id)
+        return bytes(fab_from_proto(self._call(self._client.GetFab, request, run_id=run_id).fab).content)
+
+    def push(self, head: Head, objects: Objects, seconds: float) -> bool:
+        """Send an answer; repeat it as often as it takes, the parts already there are not sent again.
+
+        Returns False where the coordinator has no use for it (it gave up on the question, or has an answer).
+        """
+        request = PushMessagesRequest(
+            node=self._node,
+            messages_list=[head.proto.messages_list[0]],
+            message_object_trees=[head.proto.message_object_trees[0]],
+            clientapp_runtime_list=[seconds],
+        )
+        response = self._call(self._client.PushMessages, request, run_id=head.run_id)
+        wanted = list(response.objects_to_push)
+        send = make_push_object_fn_protobuf(
+            lambda part: self._call(self._client.PushObject, part, run_id=head.run_id),
+            self._node,
+            head.run_id,
+            response.session_id,
+        )
+        try:
+            with ThreadPoolExecutor(_MOVERS) as movers:
+                # Each mover reads its part when it sends it, so that few parts are in memory at once.
+                list(movers.map(lambda object_id: send(object_id, objects[object_id]), wanted))
+        except ObjectPushError:
+            raise Unreachable("the coordinator did not keep a part of the answer") from None
+        return bool(wanted)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client._client.close()
+
+    @property
+    def _node(self) -> Node:
+        if self.node_id is None:
+            raise NotAdmitted("this site is not connected")
+        return Node(node_id=self.node_id)
+
+    def _call(
+        self, call: Callable[[Any], ResultT], request: Any, *, run_id: int | None = None, probe: bool = True
+    ) -> ResultT:
+        try:
+            return call(request)
+        except httpx.HTTPStatusError as error:
+            failure = answer_failure(error.response)
+        except httpx.TransportError as error:
+            failure = transport_failure(error)
+        except (ValueError, RuntimeError) as error:  # a body that is not protobuf, or a client that was closed
+            failure = Unreachable(f"the coordinator's answer could not be read ({type(error).__name__})")
+        if run_id is not None and probe and type(failure) is Unreachable:
+            # Flower answers 500 about a run it has forgotten; about the run itself it says so.
+            self.run(run_id)
+        raise failure
+
+    def _note_clock(self, response: httpx.Response) -> None:
+        self.skew_seconds = clock_skew(response)
+
+
+class _Client(httpx.Client):
+    """A client whose responses are freed when they were read: httpx ties each to its stream in a ring."""
+
+    def send(self, *arguments: Any, **options: Any) -> httpx.Response:
+        response = super().send(*arguments, **options)
+        response.stream = httpx.ByteStream(b"")
+        return response
+
+
+def tls_context(network: NetworkConfig) -> ssl.SSLContext:
+    """Return what both sides' certificates are checked with: the kit's authority only, TLS 1.2 at least."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cafile=network.ca)
+        context.load_cert_chain(network.certificate, network.key)
+    except (OSError, ssl.SSLError) as error:
+        missing = next((p for p in (network.ca, network.certificate, network.key) if not p.exists()), None)
+        if missing is not None:
+            raise ConfigError("there is no such file", where=missing, remedy="see `ecgfed site init`") from None
+        raise ConfigError(
+            f"certificate and key cannot be used ({type(error).__name__})",
+            where=network.certificate,
+            remedy="they must be PEM files, and the certificate that of the key",
+        ) from None
+    return context

@@ -1,0 +1,76 @@
+"""``ecgfed site``: what an operator at a hospital does. Values of patients show on this terminal only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.operator.ingest_cli import ingest
+from client.operator.network_cli import COMMANDS
+
+app = typer.Typer(no_args_is_help=True)
+app.command()(ingest)
+for command in COMMANDS:
+    app.command()(command)
+
+SiteFile = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="the site's file")]
+
+
+@app.callback()
+def site() -> None:
+    """At a hospital: check files and table, read the recordings, see what would leave, forget a patient."""
+
+
+@app.command()
+def check(
+    site_file: SiteFile,
+    study: Annotated[
+        list[Path] | None, typer.Option(help="study file to check against; default: those the site names")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="leave the way to the coordinator out")] = False,
+) -> None:
+    """Say everything that is wrong with a site's file, data, keys and connection; exit 2 if anything is."""
+    from client.operator.check import check_site
+
+    found = check_site(site_file, tuple(study or ()), offline=offline)
+    for note in found.notes:
+        typer.echo(note)
+    for fault in found.faults:
+        typer.echo(f"WRONG {fault}")
+    if found.faults:
+        typer.echo(f"{len(found.faults)} thing(s) to mend in {site_file} and what it names")
+        raise SystemExit(2)
+    typer.echo("all is well")
+
+
+@app.command()
+def preview(
+    site_file: SiteFile,
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="one of the studies the site holds")],
+    as_json: Annotated[bool, typer.Option("--json", help="every value, as JSON")] = False,
+) -> None:
+    """Show the exact payloads a study would make this site send. Nothing is sent."""
+    from client.operator.preview import as_lines, preview_json, preview_study
+    from client.site.settings import load_site
+    from ecgshared.study.study import load_study
+
+    messages = preview_study(site_file, load_site(site_file), load_study(study))
+    typer.echo(preview_json(messages) if as_json else "\n".join(as_lines(messages)))
+
+
+@app.command()
+def forget(
+    site_file: SiteFile,
+    patient: Annotated[str, typer.Argument(metavar="PATIENT", help="the patient id, as in the table")],
+) -> None:
+    """Remove a patient from every cache and index of this site, and from all cohorts to come."""
+    from client.operator.forget import forget_patient
+    from client.site.settings import load_site
+
+    settings = load_site(site_file)
+    done = forget_patient(settings, patient)
+    typer.echo(f"{done.ecgs} ECG(s) overwritten and removed from {done.caches} cache(s) of {settings.site}")
+    typer.echo("was on the opt-out list already" if done.known_before else "added to the opt-out list")
+    typer.echo("the site's own table and recordings are untouched: remove the person there as your rules ask")

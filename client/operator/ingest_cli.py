@@ -1,0 +1,72 @@
+"""``ecgfed site ingest``: the terminal of :mod:`client.ingest.run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def ingest(
+    site_file: Annotated[Path, typer.Argument(metavar="SITE.yaml", help="the site's file")],
+    study: Annotated[
+        list[Path] | None, typer.Option(help="study file to ingest for; default: every study the site approved")
+    ] = None,
+    features: Annotated[bool, typer.Option("--features", help="also measure intervals, axes and amplitudes")] = False,
+) -> None:
+    """Read all recordings the studies need, once, into the cache; write a ledger of every file and a quality report.
+
+    Interrupt it whenever you like and run it again: it goes on where it stopped.
+    """
+    from client.ingest.register import OUTCOMES
+    from client.ingest.run import ingest_site
+    from client.site.settings import load_site
+    from ecgshared.errors import ConfigError
+    from ecgshared.study.study import load_study
+
+    settings = load_site(site_file)
+    studies = [load_study(path) for path in study or settings.studies]
+    for path, loaded in zip(study or settings.studies, studies, strict=True):
+        if settings.site not in loaded.sites.all:
+            raise ConfigError(
+                "the study does not name this site",
+                where=path,
+                value=settings.site,
+                allowed=", ".join(loaded.sites.all),
+            )
+    try:
+        with _bar() as progress:
+            done = ingest_site(settings, studies, features=features, progress=progress)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what was read is kept: run it again to go on", err=True)
+        raise SystemExit(130) from None
+    typer.echo(f"{done.read:,} recording(s) read now, {done.kept:,} read before")
+    for outcome, meaning in OUTCOMES.items():
+        if done.outcomes.get(outcome):
+            typer.echo(f"{done.outcomes[outcome]:>10,}  {meaning}")
+    typer.echo(f"quality report: {done.report}")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int, str], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("looking over the table", total=None)
+
+        def progress(done: int, total: int, text: str) -> None:
+            bar.update(task, completed=done, total=total or None, description=text)
+
+        yield progress

@@ -1,0 +1,186 @@
+"""``ecgfed site``, the part that joins a federation: keys, approvals, and the daemon."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SiteFile = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="the site's file")]
+
+
+def start(
+    site_file: SiteFile,
+    json_logs: Annotated[bool, typer.Option("--json-logs", help="JSON lines on standard output")] = False,
+) -> None:
+    """Run the daemon in the foreground until SIGTERM or Ctrl-C: it connects, and answers what was approved."""
+    import os
+
+    # Read by Flower and by tensor libraries when they are first imported, here and in the worker.
+    os.environ.update({"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"})
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    from importlib.metadata import version
+
+    from client.network.daemon import Daemon
+    from client.network.journal import Journal
+    from client.network.status import DaemonLock
+    from client.site.settings import load_site
+
+    settings = load_site(site_file)
+    with DaemonLock(settings.state):
+        journal = Journal(settings.state, as_json=json_logs)
+        try:
+            Daemon(site_file, settings, journal, version("ecgfed")).run()
+        finally:
+            journal.close()
+
+
+def stop(
+    site_file: SiteFile,
+    seconds: Annotated[float, typer.Option(help="how long to wait for its end")] = 60.0,
+) -> None:
+    """End the daemon: what it had accepted is answered when it is started again."""
+    from client.network.status import stop_daemon
+    from client.site.settings import load_site
+
+    typer.echo("stopped" if stop_daemon(load_site(site_file).state, seconds) else "no daemon is running")
+
+
+def pause(site_file: SiteFile) -> None:
+    """Refuse every question with the code `paused`; the site stays connected."""
+    from client.network.status import pause as set_paused
+    from client.site.settings import load_site
+
+    settings = load_site(site_file)
+    set_paused(settings.state, True)
+    typer.echo(f"{settings.site} is paused; `ecgfed site resume` lets it go on")
+
+
+def resume(site_file: SiteFile) -> None:
+    """Answer questions again after `pause`."""
+    from client.network.status import pause as set_paused
+    from client.site.settings import load_site
+
+    settings = load_site(site_file)
+    set_paused(settings.state, False)
+    typer.echo(f"{settings.site} goes on")
+
+
+def show(
+    site_file: SiteFile,
+    what: Annotated[str, typer.Argument(metavar="STUDY", help="STUDY.yaml, or the hash of one the site holds")],
+) -> None:
+    """Say in plain words what a study would run here, and what would leave at each step."""
+    from client.approval.show import named_study, show_study
+    from client.site.settings import load_site
+
+    settings = load_site(site_file)
+    typer.echo("\n".join(show_study(settings, named_study(settings, what))))
+
+
+def approve(
+    site_file: SiteFile,
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="STUDY.yaml, `code`, `envelope`, or a code's sha256")],
+    yes: Annotated[bool, typer.Option("--yes", help="ask nothing")] = False,
+) -> None:
+    """Approve a study, the installed software, or the coordinator's envelope; nothing else is ever run."""
+    from client.approval.decision import approve as approve_it
+    from client.site.settings import load_site
+
+    def confirmed(lines: list[str], word: str) -> bool:
+        for line in lines:
+            typer.echo(line)
+        return yes or typer.prompt(f"type {word} to approve") == word
+
+    typer.echo(approve_it(load_site(site_file), what, confirmed))
+
+
+def withdraw(
+    site_file: SiteFile,
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="STUDY.yaml, `code`, `envelope`, or a sha256")],
+) -> None:
+    """Take an approval back; a question that comes later is refused."""
+    from client.approval.decision import withdraw as withdraw_it
+    from client.site.settings import load_site
+
+    typer.echo(withdraw_it(load_site(site_file), what))
+
+
+def certificate(
+    site_file: SiteFile,
+    file: Annotated[Path, typer.Argument(metavar="SITE.crt", help="what the coordinator sent")],
+) -> None:
+    """Check the certificate the coordinator sent, and install it."""
+    from client.network.enrol import install_certificate
+    from client.site.settings import load_site
+
+    found = install_certificate(load_site(site_file), file)
+    typer.echo(f"installed; valid until {found.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    typer.echo(
+        f"next: ecgfed site approve {site_file} code; ... envelope; ... STUDY.yaml; ecgfed site check {site_file}"
+    )
+
+
+def init(
+    kit: Annotated[Path, typer.Option(help="the kit the coordinator sent", metavar="KIT.yaml")],
+    out: Annotated[Path, typer.Option(help="the site's file", metavar="SITE.yaml")] = Path("site.yaml"),
+) -> None:
+    """Join a federation: make the site's private key, a request for its certificate, and a site file."""
+    from client.network.enrol import start as enrol
+    from ecgshared.service.fingerprint import code_sha256
+
+    done = enrol(kit, out)
+    typer.echo(f"site:    {done.kit.site}, invited by {done.kit.coordinator}")
+    typer.echo(f"key:     {'made' if done.new_key else 'kept as it was'}; it never leaves this machine")
+    typer.echo(f"request: {done.request}")
+    typer.echo(
+        f"file:    {done.site_file}, {'new, every key explained' if done.new_site_file else 'knows the network now'}"
+    )
+    same = code_sha256() == done.kit.code_sha256
+    typer.echo(
+        f"code:    {'the same as the coordinator runs' if same else 'ANOTHER than the coordinator runs: ask which'}"
+    )
+    typer.echo("")
+    typer.echo(f"1. send {done.request} to the coordinator (it holds nothing secret)")
+    typer.echo(f"2. when {done.kit.site}.crt comes back: ecgfed site certificate {done.site_file} {done.kit.site}.crt")
+    typer.echo(f"3. fill in records and table: ecgfed site check {done.site_file}")
+
+
+def status(
+    site_file: SiteFile,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """Say whether the daemon runs, and what it does; exit 1 if it does not run."""
+    from client.network.status import describe, read_status, running_pid
+    from client.site.settings import load_site
+
+    settings = load_site(site_file)
+    pid, found = running_pid(settings.state), read_status(settings.state)
+    typer.echo(json.dumps({"running": pid is not None, **found}) if as_json else "\n".join(describe(pid, found)))
+    raise SystemExit(0 if pid is not None else 1)
+
+
+def releases(
+    site_file: SiteFile,
+    as_json: Annotated[bool, typer.Option("--json", help="every line in full, as JSON")] = False,
+) -> None:
+    """List all that ever left this site."""
+    from client.operator.releases import as_table, read_releases
+    from client.site.settings import load_site
+
+    found = read_releases(load_site(site_file).state)
+    typer.echo("\n".join(json.dumps(line, sort_keys=True) for line in found) if as_json else "\n".join(as_table(found)))
+
+
+def budget(site_file: SiteFile) -> None:
+    """Say what private training has cost this site's patients, and how much each study may still spend."""
+    from client.operator.releases import budget_lines
+    from client.site.settings import load_site
+
+    typer.echo("\n".join(budget_lines(load_site(site_file))))
+
+
+COMMANDS = (init, certificate, show, approve, withdraw, start, status, pause, resume, stop, releases, budget)

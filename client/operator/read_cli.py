@@ -1,0 +1,170 @@
+"""``ecgfed read PATH``: header, quality and the 12-lead sheet of one recording."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ecgshared.ecg.quality import Decision
+    from ecgshared.ecg.record import EcgRecord, Finding
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def read(
+    path: Annotated[Path, typer.Argument(help="the recording; for WFDB its .hea, .dat, .mat or bare name")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="write the 12-lead sheet here (.png, .pdf, .svg)")] = None,
+    features: Annotated[bool, typer.Option("--features", help="measure intervals, axes and amplitudes")] = False,
+) -> None:
+    """Show a recording's header and quality, and draw it at 25 mm/s and 10 mm/mV."""
+    from client.readers import read as read_record
+    from client.site.settings import QualityPolicy
+    from ecgshared.ecg.quality import assess, decide
+
+    record = read_record(path)
+    findings = assess(record)
+    policy = QualityPolicy()
+    action = decide(findings, policy.actions, policy.default)
+    if plot is not None:
+        _save_sheet(record, path, plot)
+    measured = _measured(record) if features else None
+    if as_json:
+        facts = summary(path, record, findings, action)
+        if measured is not None:
+            facts["features"] = measured
+        typer.echo(json.dumps(facts, indent=2, allow_nan=False))
+    else:
+        _show(path, record, findings, action, plot)
+        if measured is not None:
+            _show_features(measured)
+
+
+def summary(path: Path, record: EcgRecord, findings: tuple[Finding, ...], action: Decision) -> dict[str, Any]:
+    """Return what the command prints as plain values; a lead without signal has no amplitudes."""
+    import numpy as np
+
+    from ecgshared.ecg.leads import LEADS
+
+    leads: dict[str, dict[str, float] | None] = {}
+    for lead, row in zip(LEADS, record.p_signal, strict=True):
+        values = row[np.isfinite(row)]
+        leads[lead] = (
+            {"min_mv": round(float(values.min()), 4), "max_mv": round(float(values.max()), 4)} if values.size else None
+        )
+    return {
+        "path": str(path),
+        "format": record.source_format,
+        "fs_hz": record.fs,
+        "samples": record.p_signal.shape[1],
+        "seconds": record.seconds,
+        "age_years": record.age_years,
+        "age_capped": record.age_capped,
+        "sex": record.sex,
+        "recorded_at": None if record.recorded_at is None else record.recorded_at.isoformat(),
+        "device": record.device,
+        "manufacturer": record.manufacturer,
+        "filters": record.filters,
+        "adc_units_per_mv": record.adc_units_per_mv,
+        "leads": leads,
+        "findings": [
+            {"code": f.code, "lead": f.lead, "value": _number(f.value), "message": f.message} for f in findings
+        ],
+        "action_by_default": action,
+    }
+
+
+def _measured(record: EcgRecord) -> dict[str, float | None]:
+    from ecgshared.ecg.features import NAMES, feature_row
+
+    return {name: _number(round(float(value), 4)) for name, value in zip(NAMES, feature_row(record), strict=True)}
+
+
+def _show_features(measured: dict[str, float | None]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ecgshared.ecg.features import AMPLITUDES
+    from ecgshared.ecg.leads import LEADS
+
+    def shown(name: str, digits: int = 0) -> str:
+        value = measured[name]
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    console = Console()
+    console.print(
+        f"rate {shown('rate_bpm')} per minute, PR {shown('pr_ms')} ms, QRS {shown('qrs_ms')} ms, "
+        f"QT {shown('qt_ms')} ms, QTc {shown('qtc_bazett_ms')} ms (Bazett) {shown('qtc_fridericia_ms')} ms (Fridericia)"
+    )
+    axes = ", ".join(f"{name} {shown(f'{name.lower()}_axis_deg')}" for name in ("P", "QRS", "T"))
+    console.print(f"frontal axes, degrees: {axes}")
+    table = Table("mV", *LEADS, title="Amplitudes of the median beat")
+    for wave in AMPLITUDES:
+        table.add_row(wave.upper(), *(shown(f"{wave}_{lead}_mv", 2) for lead in LEADS))
+    console.print(table)
+
+
+def _number(value: float | None) -> float | None:
+    import math
+
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _show(path: Path, record: EcgRecord, findings: tuple[Finding, ...], action: Decision, plot: Path | None) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ecgshared.ecg.quality import CODES
+
+    console = Console()
+    facts = summary(path, record, findings, action)
+    header = Table.grid(padding=(0, 2))
+    age = "unknown" if record.age_years is None else f"{record.age_years:g}"
+    rows = {
+        "recording": str(path),
+        "format": record.source_format,
+        "signal": f"{facts['samples']} samples at {record.fs:g} Hz, {record.seconds:.3f} s",
+        "resolution": "unknown" if record.adc_units_per_mv is None else f"{record.adc_units_per_mv:g} per mV",
+        "age": "over 89" if record.age_capped else age,
+        "sex": {"F": "female", "M": "male", None: "unknown"}[record.sex],
+        "recorded at": facts["recorded_at"],
+        "device": record.device,
+        "manufacturer": record.manufacturer,
+        "filters": record.filters,
+    }
+    for name, value in rows.items():
+        if value is not None:
+            header.add_row(f"[bold]{name}[/bold]", escape(str(value)))
+    console.print(header)
+    if findings:
+        table = Table("lead", "finding", "what it means", "in this recording", title="Quality")
+        for finding in findings:
+            meaning = CODES.get(finding.code, "")
+            table.add_row(finding.lead or "all", finding.code, meaning, escape(finding.message))
+        console.print(table)
+    else:
+        console.print("Quality: nothing found.")
+    console.print(f"A site's default policy would [bold]{action}[/bold] it.")
+    if plot is not None:
+        console.print(f"12-lead sheet: {escape(str(plot))}")
+
+
+def _save_sheet(record: EcgRecord, path: Path, plot: Path) -> None:
+    from ecgshared.ecg.plot import twelve_lead_sheet
+    from ecgshared.errors import EcgReadError
+
+    try:
+        twelve_lead_sheet(record, title=path.stem).savefig(plot)
+    except (OSError, ValueError) as error:
+        raise EcgReadError(
+            f"the sheet cannot be written ({error})",
+            where=plot,
+            allowed="a writable .png, .pdf or .svg",
+            remedy="choose another name or folder",
+        ) from error

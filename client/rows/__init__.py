@@ -1,0 +1,1 @@
+"""What a stage's handler computes on: a context, inputs, logits, latents, risks, followed people."""

@@ -1,0 +1,49 @@
+"""How many different questions a site answers about one fit: counted by what is asked, whatever the run is called.
+
+Each answer is a sum over the same people under other weights. Enough of them could be solved for those people, and a
+coordinator could ask for ever under new run names. A question asked again, word for word, is free: it tells nothing
+new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from client.rows.context import SiteContext
+from ecgshared.errors import RefusalCode, Refused
+from ecgshared.service.files import append_line
+from ecgshared.wire.protocol import Request
+
+FOLDER = "questions"
+
+
+def spend(site: SiteContext, request: Request, topic: str, *, cap: int) -> None:
+    """Count a question before it is answered; refuse the one past ``cap``.
+
+    Parameters
+    ----------
+    topic : what the cap holds for (phase and model, say).
+
+    Raises
+    ------
+    Refused : ``BUDGET_SPENT``. Only another study, which the site approves anew, starts a new count.
+    """
+    digest = hashlib.sha256(topic.encode() + b"\0")
+    for name in sorted(request.arrays):
+        digest.update(name.encode() + b"\0" + np.ascontiguousarray(request.arrays[name]).tobytes())
+    path = site.settings.state / FOLDER / f"{request.study_hash[:32]}-{request.step}.log"
+    asked = set(path.read_text(encoding="ascii").split("\n")) if path.exists() else set()
+    head = hashlib.sha256(topic.encode()).hexdigest()[:16]
+    line = f"{head} {digest.hexdigest()}"
+    if line in asked:
+        return
+    if sum(known.startswith(head) for known in asked) >= cap:
+        raise Refused(
+            RefusalCode.BUDGET_SPENT,
+            "the questions of this study about this fit are spent",
+            value=topic,
+            allowed=f"{cap} different ones",
+        )
+    append_line(path, line)

@@ -1,0 +1,61 @@
+"""A site's rows as the training loop and the scores see them: signals, standardised covariates, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.dataset.data import SiteData
+
+
+class ModelRows:
+    """Rows of a cohort, renumbered from 0.
+
+    Parameters
+    ----------
+    rows : row numbers of ``data``, shape = (n,).
+    covariates : of ``age``, ``male`` and the study's covariates, in the model's order.
+    standardise : mean and SD of age (years), of male and of the study's covariates, shape = (2 + C, 2).
+    heads : names of the heads to label, in the model's order.
+    signals : from row numbers of ``data`` to what the model sees, (B, 12, T) mV; the recordings unless told.
+    event : its time (years) and status are the labels instead of heads.
+    """
+
+    def __init__(
+        self,
+        data: SiteData,
+        rows: NDArray[np.int64],
+        *,
+        covariates: tuple[str, ...],
+        standardise: NDArray[np.float64],
+        heads: tuple[str, ...],
+        signals: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
+        event: str | None = None,
+    ) -> None:
+        self._rows, self._signals = rows, data.batch if signals is None else signals
+        columns = {"age": data.age, "male": data.male, **data.covariates}
+        order = {name: i for i, name in enumerate(columns)}
+        scaled = [(columns[c][rows] - standardise[i, 0]) / standardise[i, 1] for c in covariates for i in [order[c]]]
+        self._covariates = np.stack(scaled, axis=1) if scaled else np.empty((len(rows), 0))
+        self._labels = data.labels[rows][:, [data.heads.index(head) for head in heads]]
+        if event is not None:
+            times = data.event_times[event].take(rows)
+            status = np.where(np.isnan(times.years), np.nan, times.observed)
+            self._labels = np.stack([times.years, status], axis=1).astype(np.float32)
+        # Patients renumbered, as a private step draws from 0 to n - 1 without gaps.
+        self.patient: NDArray[np.int64] = np.unique(data.patient[rows], return_inverse=True)[1].astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def labels(self) -> NDArray[np.float32]:
+        """Labels, shape = (n, H), NaN where not known."""
+        return self._labels
+
+    def fetch(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return ECGs (B, 12, T) in mV, covariates (B, C), labels (B, H)."""
+        return self._signals(self._rows[rows]), self._covariates[rows], self._labels[rows]

@@ -1,0 +1,75 @@
+"""Latents of this site's ECGs: posterior means of a trained conditional VAE. They never leave the site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.dataset.median_beats import MedianBeats
+from client.rows.context import SiteContext
+from client.rows.inputs import ModelRows
+from client.rows.model import load_model
+from client.rows.remembered import Remembered
+from ecgshared.errors import RefusalCode, Refused
+from ecgshared.learning.loop import predict
+from ecgshared.models import CvaeConfig
+from ecgshared.stages.train import Config as TrainConfig
+
+_means = Remembered(4)
+
+
+def posterior_means(
+    site: SiteContext, config: TrainConfig, arrays: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the posterior mean of the latent of each row's median beat, shape = (len(rows), latent).
+
+    NaN where the recording has no median beat.
+
+    Parameters
+    ----------
+    config : of a train step whose model is a cvae.
+    arrays : of the request: ``"<step>.weights"`` and ``"<step>.standardise"``.
+    rows : row numbers of ``site.data``.
+
+    Raises
+    ------
+    Refused : the step trains another model, or its arrays are missing or do not fit.
+    """
+    if not isinstance(config.model, CvaeConfig):
+        raise Refused(RefusalCode.BAD_REQUEST, "this step's model has no latent", value=config.id)
+    try:
+        weights, standardise = arrays[f"{config.id}.weights"], arrays[f"{config.id}.standardise"]
+    except KeyError as error:
+        raise Refused(RefusalCode.BAD_REQUEST, f"the request lacks {error}") from None
+    if standardise.shape != (2 + len(site.study.covariates), 2):
+        raise Refused(RefusalCode.BAD_REQUEST, "totals of another shape than the study's")
+    return _means.get(
+        site, config.id, (weights, standardise, rows), lambda: _encode(site, config, weights, standardise, rows)
+    )
+
+
+def _encode(
+    site: SiteContext,
+    config: TrainConfig,
+    weights: NDArray[Any],
+    standardise: NDArray[Any],
+    rows: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    beats = MedianBeats(site.data)
+    model = load_model(site, config, weights)
+    means = np.full((len(rows), config.model.latent), np.nan)  # type: ignore[union-attr]
+    known = np.flatnonzero(beats.known(rows))
+    if len(known):
+        data = ModelRows(
+            site.data,
+            rows[known],
+            covariates=config.model.covariates,
+            standardise=standardise,
+            heads=(),
+            signals=beats.batch,
+        )
+        means[known] = predict(model, data, np.arange(len(known)))
+    return means

@@ -1,0 +1,64 @@
+"""Scores of this site's ECGs: logits of trained heads, and the calibrated risk. They never leave the site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.rows.context import SiteContext
+from client.rows.inputs import ModelRows
+from client.rows.remembered import Remembered
+from ecgshared.errors import RefusalCode, Refused
+from ecgshared.stages.train import Config as TrainConfig
+
+_logits = Remembered(16)
+
+
+def feature_matrix(
+    site: SiteContext, inputs: tuple[str, ...], arrays: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return score inputs for ``rows``, shape = (len(rows), len(inputs)).
+
+    ``inputs`` names ``"<train step>.<head>"`` (a logit, from ``arrays["<train step>.weights"]``), ``"age"``
+    (years) or ``"male"`` (1/0) or a covariate of the study; NaN where unknown.
+    """
+    columns: dict[str, NDArray[Any]] = {"age": site.data.age, "male": site.data.male, **site.data.covariates}
+    matrix = np.empty((len(rows), len(inputs)))
+    for i, name in enumerate(inputs):
+        step, dot, head = name.partition(".")
+        if dot:
+            config = site.study.step(step)
+            if not isinstance(config, TrainConfig) or head not in config.heads:
+                raise Refused(RefusalCode.BAD_REQUEST, "no such trained head", value=name)
+            matrix[:, i] = head_logits(site, config, arrays, rows)[:, config.heads.index(head)]
+        else:
+            matrix[:, i] = columns[name][rows]
+    return matrix
+
+
+def head_logits(
+    site: SiteContext, config: TrainConfig, arrays: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the logits of a trained step's heads for ``rows``, shape = (len(rows), H)."""
+    weights, standardise = arrays[f"{config.id}.weights"], arrays[f"{config.id}.standardise"]
+    return _logits.get(
+        site, config.id, (weights, standardise, rows), lambda: _predict(site, config, weights, standardise, rows)
+    )
+
+
+def _predict(
+    site: SiteContext,
+    config: TrainConfig,
+    weights: NDArray[Any],
+    standardise: NDArray[Any],
+    rows: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    from client.rows.model import load_model
+    from ecgshared.learning.loop import predict
+
+    model = load_model(site, config, weights)
+    data = ModelRows(site.data, rows, covariates=config.model.covariates, standardise=standardise, heads=config.heads)
+    return predict(model, data, np.arange(len(rows)))

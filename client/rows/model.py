@@ -1,0 +1,82 @@
+"""A site's model: built from the study, loaded with the weights received, and what stays at the site between rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from client.rows.context import SiteContext
+from ecgshared.errors import ModelError, RefusalCode, Refused
+from ecgshared.learning.layout import Layout
+from ecgshared.learning.loop import place
+from ecgshared.models import build
+from ecgshared.models.config import input_samples
+from ecgshared.service.files import private_folder
+from ecgshared.stages.train import Config, head_specs
+
+_KEPT_ROUNDS = 3
+
+
+def load_model(site: SiteContext, config: Config, weights: NDArray[Any]) -> nn.Module:
+    """Return the step's model on the site's device, with the weights received (and the site's own normalisation)."""
+    compute = site.settings.compute
+    if compute.threads is not None:
+        torch.set_num_threads(compute.threads)
+    precision = "fp64" if config.precision == "fp64" else compute.precision
+    dtype = torch.float64 if precision == "fp64" else torch.float32
+    study = site.study
+    samples = input_samples(config.model, study.input.fs_hz, study.input.seconds)
+    model = build(config.model, head_specs(config, study), samples, study.seed, dtype)
+    layout = Layout.of(model, config.layout_mode)
+    try:
+        layout.load(model, weights)
+    except ModelError as error:
+        raise Refused(RefusalCode.BAD_REQUEST, f"the weights received do not fit: {error.what}") from error
+    if layout.local:
+        own = SiteState(site, config).latest("normalisation")
+        if own is not None:
+            layout.load_local_state(model, own)
+    return place(model, device=compute.device, precision=precision)
+
+
+class SiteState:
+    """Tensors a step keeps at the site from round to round (optimiser moments, FedBN's normalisation).
+
+    Each is stored under the round that made it, so that a round asked for again starts where it started before.
+    """
+
+    def __init__(self, site: SiteContext, config: Config) -> None:
+        self._folder = site.state / config.id
+
+    def before(self, name: str, round_number: int) -> dict[str, torch.Tensor] | None:
+        """Return what the newest round before ``round_number`` left, or None."""
+        rounds = [r for r in self._rounds(name) if r < round_number]
+        return load_file(self._path(name, max(rounds))) if rounds else None
+
+    def latest(self, name: str) -> dict[str, torch.Tensor] | None:
+        """Return what the newest round left, or None."""
+        rounds = self._rounds(name)
+        return load_file(self._path(name, max(rounds))) if rounds else None
+
+    def keep(self, name: str, round_number: int, tensors: dict[str, torch.Tensor]) -> None:
+        """Store what this round leaves, owner-only; drop what is older than the last few."""
+        private_folder(self._folder)
+        path = self._path(name, round_number)
+        temporary = path.with_suffix(".part")
+        save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
+        temporary.chmod(0o600)
+        temporary.rename(path)
+        for old in self._rounds(name):
+            if old <= round_number - _KEPT_ROUNDS:
+                self._path(name, old).unlink()
+
+    def _rounds(self, name: str) -> list[int]:
+        return [int(p.stem.rpartition("-")[2]) for p in self._folder.glob(f"{name}-*.safetensors")]
+
+    def _path(self, name: str, round_number: int) -> Path:
+        return self._folder / f"{name}-{round_number}.safetensors"

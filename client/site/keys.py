@@ -1,0 +1,114 @@
+"""The site's lasting secret: it draws the split and the pseudonyms, and no study changes it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.site.settings import SiteSettings
+from ecgshared.errors import PrivacyError
+from ecgshared.service.files import private_folder
+
+PSEUDONYM_BYTES = 16
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class SiteKeys:
+    """Keyed functions of identifiers. Each purpose has its own key: none can be turned against another."""
+
+    own: bytes = field(repr=False)
+    split: bytes = field(repr=False)
+
+    def patient(self, patient_id: str) -> bytes:
+        """Return a patient's pseudonym in caches and opt-out lists, 16 bytes."""
+        return _keyed(self.own, "patient", patient_id)[:PSEUDONYM_BYTES]
+
+    def record(self, path: str) -> bytes:
+        """Return the pseudonym of a recording, from its path below the records folder, 16 bytes."""
+        return _keyed(self.own, "record", path)[:PSEUDONYM_BYTES]
+
+    @property
+    def content(self) -> bytes:
+        """Key of the hashes by which equal signals are found, 32 bytes."""
+        return _keyed(self.own, "content", "")
+
+    def split_positions(self, patient_ids: Iterable[str]) -> NDArray[np.float64]:
+        """Return each patient's place in [0, 1), shape = (n,): uniform, and the same for ever.
+
+        The lockbox is the lowest places: a larger share keeps whom a smaller one held.
+        """
+        digests = b"".join(_keyed(self.split, "split", patient_id)[:8] for patient_id in patient_ids)
+        # 53 bits, so that the quotient is exact and never 1.
+        return (np.frombuffer(digests, dtype=">u8") >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def load_keys(settings: SiteSettings) -> SiteKeys:
+    """Read the site's key (made on first use: ``state/keys/site.key``, owner-only) and the consortium's.
+
+    Raises
+    ------
+    PrivacyError : a key is damaged, too short, or open to other users of the machine.
+    """
+    own = _own_key(settings.state)
+    return SiteKeys(own, own if settings.consortium_key is None else _read(settings.consortium_key))
+
+
+def ledger_key(state: Path) -> bytes:
+    """Return the key of the chain over the privacy ledger, 32 bytes; raises as :func:`load_keys` does."""
+    return _keyed(_own_key(state), "privacy ledger", "")
+
+
+def _own_key(state: Path) -> bytes:
+    path = state / "keys" / "site.key"
+    if not path.exists():
+        _create(path)
+    return _read(path)
+
+
+def _create(path: Path) -> None:
+    private_folder(path.parent)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(handle, secrets.token_bytes(_KEY_BYTES).hex().encode() + b"\n")
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    try:
+        # A link, unlike a rename, never replaces the key another process made meanwhile.
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise PrivacyError("other users can read this key", where=path, remedy=f"chmod 600 {path}")
+        text = path.read_text(encoding="ascii").strip()
+        key = bytes.fromhex(text)
+    except FileNotFoundError:
+        raise PrivacyError("there is no such key", where=path, remedy="check consortium_key") from None
+    except (OSError, ValueError) as error:
+        raise PrivacyError(
+            f"is no key ({type(error).__name__})", where=path, allowed="hexadecimal digits, at least 64"
+        ) from None
+    if len(key) < _KEY_BYTES:
+        raise PrivacyError("the key is too short", where=path, allowed="at least 64 hexadecimal digits")
+    return key
+
+
+def _keyed(key: bytes, purpose: str, text: str) -> bytes:
+    return hmac.digest(key, f"ecgfed {purpose} v1\0{text}".encode(), hashlib.sha256)

@@ -1,0 +1,226 @@
+"""The site's own YAML: where its records are, how its columns map, what it permits. It never leaves."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ecgshared.config import Config, load_yaml, validate
+from ecgshared.errors import ConfigError
+from ecgshared.privacy.disclosure import DisclosureLimits
+from ecgshared.study.columns import STANDARD_COLUMNS
+from ecgshared.study.endpoints import BUILT_IN_LABELS
+
+Action = Literal["keep", "flag", "refuse"]
+RepairableAction = Literal["keep", "flag", "repair", "refuse"]
+
+
+REPAIRABLE_CODES = ("reversed-ra-la", "reversed-ra-ll", "reversed-la-ll")
+"""Findings whose cause can be undone exactly; named here, as the rules themselves are heavy to load."""
+
+
+class RecordsConfig(Config):
+    """Where the recordings lie. Paths are relative to the site file."""
+
+    folder: Path = Field(description="folder of the recordings")
+    pattern: str = Field(default="**/*.hea", description="glob below the folder that finds every recording")
+
+
+class MatchedLabel(Config):
+    """A label that is 1 where a regular expression is found in a local column, 0 where not."""
+
+    column: str
+    matches: str
+
+    @field_validator("matches")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return pattern
+
+
+class TableConfig(Config):
+    """The cohort table, one row per ECG, and how a row finds its file."""
+
+    path: Path = Field(description="CSV or Parquet")
+    separator: Literal[",", ";", "\t", "|"] | None = Field(default=None, description="null guesses")
+    decimal: Literal[".", ","] | None = Field(default=None, description="null reads 0.35 and 0,35")
+    encoding: str | None = Field(default=None, description="null reads UTF-8, and what is not UTF-8 as Latin-1")
+    date_format: str | None = Field(default=None, description="strptime format; null accepts ISO and the usual ones")
+    day_first: bool = Field(default=True, description="read 03/04/2020 as the third of April")
+    columns: dict[str, str] = Field(description="standard column: local column")
+    labels: dict[str, str | MatchedLabel] = Field(
+        default={}, description="name of a 0/1 label: local column of flags, or {column, matches}"
+    )
+    values: dict[str, dict[str, str]] = Field(
+        default={}, description="standard column or label: {local value: standard value}"
+    )
+    rows: dict[str, str] = Field(
+        default={}, description="local column: value, * and ? allowed; only these rows are its own"
+    )
+    join: str = Field(
+        default="{file}",
+        description="a row's file below the records folder, from local columns in braces: 'wfdb/{ExamID}'",
+    )
+
+
+class QualityPolicy(Config):
+    """What to do with a record that has a finding; codes are those of ecgshared.ecg.quality.CODES."""
+
+    default: Action = Field(default="flag", description="for findings not named below")
+    actions: dict[str, RepairableAction] = Field(
+        default={
+            "checksum": "refuse",
+            "truncated": "refuse",
+            "all-flat": "refuse",
+            "fs-contradicts-length": "refuse",
+            "too-short": "refuse",
+        },
+        description="finding: keep, flag, repair or refuse",
+    )
+
+    @field_validator("actions")
+    @classmethod
+    def _can_be_repaired(cls, actions: dict[str, RepairableAction]) -> dict[str, RepairableAction]:
+        faults = [code for code, action in actions.items() if action == "repair" and code not in REPAIRABLE_CODES]
+        if faults:
+            raise ValueError(f"{', '.join(faults)} cannot be repaired; only {', '.join(REPAIRABLE_CODES)} can")
+        return actions
+
+
+class PrivacyCap(Config):
+    """The most privacy loss this site grants one study; it trains privately or not at all if `required`."""
+
+    required: bool = Field(default=False, description="true: no training without differential privacy")
+    max_epsilon: float = Field(default=10.0, gt=0, description="over all runs of a study")
+    max_delta: float = Field(default=1e-4, gt=0, lt=1, description="chance that epsilon does not hold")
+
+
+class ComputeConfig(Config):
+    """Where and how precisely this site computes."""
+
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?|auto)$", description="cpu, cuda, cuda:1 or auto")
+    precision: Literal["fp32", "bf16", "fp64"] = Field(default="fp32", description="of the computation")
+    threads: int | None = Field(default=None, ge=1, description="of the processor; null takes all")
+
+
+class NetworkConfig(Config):
+    """How this site joins a federation of hospitals. Where it is given, only what was approved is run."""
+
+    coordinator: str = Field(
+        pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$",
+        description="host:port of the coordinator, from the kit; the site connects to nothing else",
+    )
+    ca: Path = Field(description="certificate of the coordinator's authority, from the kit")
+    certificate: Path = Field(description="this site's certificate, once the coordinator has sent it")
+    key: Path = Field(description="this site's private key, made here; it never leaves")
+    envelope: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="sha256 of the envelope the coordinator ships, from the kit"
+    )
+    health_port: int | None = Field(
+        default=None, ge=0, le=65535, description="gRPC health on 127.0.0.1; null serves none, 0 picks a free port"
+    )
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Prometheus on 127.0.0.1; null serves none, 0 picks a free port"
+    )
+    heartbeat_seconds: float = Field(
+        default=10, ge=10, le=1800, description="the coordinator counts the site as gone after two missed heartbeats"
+    )
+    max_message_mb: int = Field(
+        default=1024, ge=1, le=1024, description="a larger request is refused, a larger answer is never sent (MiB)"
+    )
+
+
+class SiteSettings(Config):
+    """A site file."""
+
+    format_version: Literal[1] = Field(default=1, description="of this file")
+    site: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="this site's name in studies and certificate")
+    records: RecordsConfig
+    table: TableConfig
+    state: Path = Field(default=Path("state"), description="cache, ledger, outbox, logs: owner-only")
+    patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = Field(
+        default="refuse", description="what becomes of rows without a patient id"
+    )
+    exclude: Path | None = Field(default=None, description="text file of patient ids that opted out, one a line")
+    quality: QualityPolicy = QualityPolicy()
+    limits: DisclosureLimits = DisclosureLimits()
+    privacy: PrivacyCap = PrivacyCap()
+    compute: ComputeConfig = ComputeConfig()
+    studies: tuple[Path, ...] = Field(
+        default=(), description="the studies of a simulation; on the network `ecgfed site approve` counts"
+    )
+    consortium_key: Path | None = Field(default=None, description="shared split key where patients visit several sites")
+    network: NetworkConfig | None = Field(
+        default=None, description="the federation over the network; null where a site only simulates"
+    )
+    seed: int | None = Field(default=None, description="fixes what happens inside the site; for tests only")
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> SiteSettings:
+        columns, labels = self.table.columns, self.table.labels
+        faults = []
+        for name in columns:
+            if name not in STANDARD_COLUMNS:
+                close = get_close_matches(name, list(STANDARD_COLUMNS), n=1)
+                hint = f"did you mean '{close[0]}'?" if close else f"allowed: {', '.join(STANDARD_COLUMNS)}"
+                faults.append(f"table.columns.{name}: no standard column; {hint}")
+        for name in labels:
+            if name in STANDARD_COLUMNS or name in BUILT_IN_LABELS:
+                faults.append(f"table.labels.{name}: the name is taken; choose another")
+        faults += [
+            f"table.values.{name}: neither in table.columns nor in table.labels"
+            for name in self.table.values
+            if name not in columns and name not in labels
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _needs_a_join(self) -> SiteSettings:
+        if self.table.join == "{file}" and "file" not in self.table.columns:
+            raise ValueError("table.columns must map `file`, or table.join must say how a row finds its recording")
+        return self
+
+
+def load_site(path: Path) -> SiteSettings:
+    """Read a site file; its relative paths become absolute, seen from the file's own folder."""
+    data = load_yaml(path)
+    settings = validate(SiteSettings, data, where=path)
+    base = path.resolve().parent
+
+    def absolute(p: Path) -> Path:
+        return (p if p.is_absolute() else base / p).resolve()
+
+    return settings.model_copy(
+        update={
+            "records": settings.records.model_copy(update={"folder": absolute(settings.records.folder)}),
+            "table": settings.table.model_copy(update={"path": absolute(settings.table.path)}),
+            "state": absolute(settings.state),
+            "exclude": None if settings.exclude is None else absolute(settings.exclude),
+            "studies": tuple(absolute(p) for p in settings.studies),
+            "consortium_key": None if settings.consortium_key is None else absolute(settings.consortium_key),
+            "network": None
+            if settings.network is None
+            else settings.network.model_copy(
+                update={key: absolute(getattr(settings.network, key)) for key in ("ca", "certificate", "key")}
+            ),
+        }
+    )
+
+
+def network_of(settings: SiteSettings) -> NetworkConfig:
+    """Return how the site joins the network; raise :class:`ConfigError` where its file does not say."""
+    if settings.network is None:
+        raise ConfigError(
+            "the site file has no `network:` section", remedy="ecgfed site init --kit KIT.yaml --out SITE.yaml"
+        )
+    return settings.network

@@ -1,0 +1,1 @@
+"""A recording: leads, quality, preprocessing, beats, intervals, plot."""

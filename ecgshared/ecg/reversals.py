@@ -1,0 +1,215 @@
+"""Exchanged electrodes: which arrangement of the leads looks most like an ECG, and undoing an exchange.
+
+After an exchange Einthoven's law still holds: only what hearts usually look like can show it. Each candidate
+arrangement is undone and the result scored; the score is linear in the first and second moments of the median
+beat's P, QRS and T windows over the eight independent leads. In it are the polarity of lead I and of P, the
+frontal axes, lead I against V6, and R-wave progression, with weights learnt from public records by a conditional
+logit (McFadden 1974) over each record's true arrangement and all exchanges of it (:mod:`ecgshared.ecg.reversal_fit`).
+That redundancy among leads betrays an exchange: Kors and van Herpen 2001 (doi 10.1016/s0022-0736(01)90013-9).
+
+An arm electrode exchanged with the right leg's is another matter: both legs are at nearly one potential, so one
+limb lead goes nearly flat and the true ones are lost.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgshared.ecg.beats import MedianBeat
+from ecgshared.ecg.leads import LEADS
+from ecgshared.ecg.record import Finding
+
+F64 = NDArray[np.float64]
+
+INDEPENDENT: tuple[int, ...] = (0, 1, 6, 7, 8, 9, 10, 11)
+"""I, II, V1..V6 in :data:`ecgshared.ecg.leads.LEADS`."""
+
+_LIMB: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+    "ra-la": ((-1, 0), (-1, 1)),
+    "ra-ll": ((1, -1), (0, -1)),
+    "la-ll": ((0, 1), (1, 0)),
+}
+"""What lead I and II become when two limb electrodes are exchanged, as combinations of I and II; each is its own
+inverse."""
+
+_CHEST: dict[str, tuple[int, int]] = {
+    "v1-v2": (0, 1),
+    "v2-v3": (1, 2),
+    "v3-v4": (2, 3),
+    "v4-v5": (3, 4),
+    "v5-v6": (4, 5),
+    "v1-v3": (0, 2),
+}
+
+EXCHANGES: tuple[str, ...] = (*_LIMB, *_CHEST)
+"""Every exchange that is looked for by score, by its electrodes."""
+
+REPAIRABLE: dict[str, str] = {f"reversed-{kind}": kind for kind in _LIMB}
+"""Finding codes that a site's policy may answer with `repair`, and the exchange that is undone."""
+
+ARM_LEG = "reversed-arm-leg"
+
+_LEAD_SWAPS: dict[str, tuple[tuple[str, str], ...]] = {
+    "ra-la": (("II", "III"), ("aVR", "aVL")),
+    "ra-ll": (("I", "III"), ("aVR", "aVF")),
+    "la-ll": (("I", "II"), ("aVL", "aVF")),
+}
+_LEADS_TURNED: dict[str, tuple[str, ...]] = {"ra-la": ("I",), "ra-ll": ("I", "II", "III"), "la-ll": ("III",)}
+
+_SMALLEST_MV2 = (0.00025, 0.00004, 0.00025)
+"""Added to the mean square of QRS, P and T: a window without a wave must not become a loud one."""
+
+FLAT_SHARE, FLAT_MV = 0.12, 0.12
+"""A limb lead is nearly flat if its swing is at most this share of the other two's, and at most this many mV."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the score weighs: ``theta``, shape = (132,); ``limits``: log odds from which an exchange is told."""
+
+    theta: F64
+    limits: dict[str, float]
+
+
+def reversals(beat: MedianBeat) -> list[Finding]:
+    """Return the exchange of electrodes that the median beat betrays, if any: at most one finding."""
+    arm_leg = _arm_leg(beat)
+    if arm_leg is not None:
+        return [arm_leg]
+    x = beat.signal[list(INDEPENDENT)]
+    if not (np.ptp(x, axis=1) > 0.02).all():
+        return []  # an absent or dead lead: nothing to compare the others with
+    weights = committed_weights()
+    odds = log_odds(moments(beat), weights.theta)
+    over = [kind for i, kind in enumerate(EXCHANGES) if odds[i] > weights.limits[kind]]
+    if not over:
+        return []
+    best = max(over, key=lambda kind: odds[EXCHANGES.index(kind)])
+    value = float(odds[EXCHANGES.index(best)])
+    one, other = best.upper().split("-")
+    told = f"more like an ECG with {one} and {other} exchanged back (log odds {value:.1f})"
+    if best in _LIMB:
+        return [Finding(f"reversed-{best}", f"{told}; {_polarity(beat)}", value=value)]
+    return [Finding(f"swapped-{best}", told, f"V{_CHEST[best][0] + 1}", value)]
+
+
+def exchange(p_signal: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
+    """Return the record as it is with two electrodes exchanged; done twice it is the record again, exactly.
+
+    Parameters
+    ----------
+    p_signal : array, shape = (12, T). kind : one of :data:`EXCHANGES`.
+    """
+    out = p_signal.copy()
+    pairs = _LEAD_SWAPS[kind] if kind in _LIMB else (tuple(f"V{i + 1}" for i in _CHEST[kind]),)
+    for one, other in pairs:
+        i, j = LEADS.index(one), LEADS.index(other)
+        out[[i, j]] = out[[j, i]]
+    for lead in _LEADS_TURNED.get(kind, ()):
+        out[LEADS.index(lead)] *= -1
+    return out
+
+
+def moments(beat: MedianBeat) -> F64:
+    """Return first and second moments of QRS, P and T windows, shape = (132,); scale-free, the same at any rate.
+
+    Limb leads are scaled by their own mean power (of I, II, III: no exchange changes it), chest leads by theirs.
+    """
+    rr_s = float(np.median(beat.rr_s)) if len(beat.rr_s) else 0.8
+    spans = ((-0.06, 0.08), (-min(0.26, 0.5 * rr_s), -0.07), (0.12, min(0.42, 0.62 * rr_s)))
+    upper = np.triu_indices(8)
+    parts = []
+    for number, (start, stop) in enumerate(spans):
+        first = max(0, beat.centre + round(start * beat.fs))
+        last = max(first + 2, beat.centre + round(stop * beat.fs))
+        x = beat.signal[list(INDEPENDENT), first:last].astype(np.float64)
+        if number == 1:
+            x = _levelled(x)
+        second, mean = x @ x.T / x.shape[1], x.mean(axis=1)
+        third_limb = second[0, 0] + second[1, 1] - 2 * second[0, 1]
+        limb = (second[0, 0] + second[1, 1] + third_limb) / 3 + _SMALLEST_MV2[number]
+        chest = np.trace(second[2:, 2:]) / 6 + _SMALLEST_MV2[number]
+        scale = 1 / np.sqrt(np.array([limb] * 2 + [chest] * 6))
+        parts += [(second * np.outer(scale, scale))[upper], 2 * mean * scale]
+    return np.concatenate(parts)
+
+
+def log_odds(moments: F64, theta: F64) -> F64:
+    """Return for each of :data:`EXCHANGES` the log odds that it happened, against none; shape = (..., 9)."""
+    scores = moments @ _turned(theta.tobytes())
+    return np.asarray(scores[..., 1:] - scores[..., :1])
+
+
+def matrices() -> F64:
+    """Return what no exchange and each of :data:`EXCHANGES` does to the eight leads, shape = (10, 8, 8)."""
+    out = np.repeat(np.eye(8)[None], 1 + len(EXCHANGES), axis=0)
+    for number, kind in enumerate(EXCHANGES, start=1):
+        if kind in _LIMB:
+            out[number, :2, :2] = _LIMB[kind]
+        else:
+            i, j = (place + 2 for place in _CHEST[kind])
+            out[number, [i, j]] = out[number, [j, i]]
+    return out
+
+
+def moved(moments: F64, matrix: F64) -> F64:
+    """Return the moments of the record that ``matrix`` makes of the one with ``moments``, shape = (..., 132)."""
+    upper = np.triu_indices(8)
+    out = np.empty_like(moments)
+    for start in range(0, 132, 44):
+        second = np.zeros((*moments.shape[:-1], 8, 8))
+        second[..., upper[0], upper[1]] = moments[..., start : start + 36]
+        second[..., upper[1], upper[0]] = moments[..., start : start + 36]
+        out[..., start : start + 36] = (matrix @ second @ matrix.T)[..., upper[0], upper[1]]
+        out[..., start + 36 : start + 44] = moments[..., start + 36 : start + 44] @ matrix.T
+    return out
+
+
+@cache
+def committed_weights() -> Weights:
+    """Return the weights that come with this version; their file says how they were made."""
+    stored = json.loads((files("ecgshared") / "reversals.json").read_text(encoding="utf-8"))
+    return Weights(np.asarray(stored["theta"], dtype=np.float64), stored["limits"])
+
+
+@cache
+def _turned(theta: bytes) -> F64:
+    """Return the weights as seen through each exchange, shape = (132, 10): one product scores them all."""
+    every = np.stack([moved(np.eye(132), matrix) for matrix in matrices()])  # (10, 132, 132)
+    return np.asarray((every @ np.frombuffer(theta, dtype=np.float64)).T)
+
+
+def _levelled(x: F64) -> F64:
+    """Take out the line between the window's ends, so that wander beneath a P wave is no P wave."""
+    n = max(1, x.shape[1] // 10)
+    start, stop = x[:, :n].mean(axis=1, keepdims=True), x[:, -n:].mean(axis=1, keepdims=True)
+    return np.asarray(x - (start + (stop - start) * np.linspace(0, 1, x.shape[1])))
+
+
+def _arm_leg(beat: MedianBeat) -> Finding | None:
+    first, last = (max(0, beat.centre + round(s * beat.fs)) for s in (-0.25, 0.4))
+    swing = np.ptp(beat.signal[:3, first:last], axis=1)
+    lead = int(swing.argmin())
+    rest = float(np.delete(swing, lead).min())
+    if rest < 0.2 or swing[lead] > min(FLAT_MV, FLAT_SHARE * rest) or not swing[lead] > 0:
+        return None
+    which = {0: "both arms with the legs", 1: "RA with RL", 2: "LA with RL"}[lead]
+    message = f"nearly flat ({swing[lead]:.3f} mV), the other two alike: as with {which} exchanged"
+    return Finding(ARM_LEG, message, LEADS[lead], float(swing[lead]))
+
+
+def _polarity(beat: MedianBeat) -> str:
+    """Say what a person would look at first."""
+    half = round(0.05 * beat.fs)
+    qrs = beat.signal[:, max(0, beat.centre - half) : beat.centre + half + 1]
+    tallest = qrs[np.arange(12), np.abs(qrs).argmax(axis=1)]
+    one, six = qrs[0] - qrs[0].mean(), qrs[11] - qrs[11].mean()
+    alike = float((one * six).sum() / max(1e-9, np.sqrt((one**2).sum() * (six**2).sum())))
+    signs = ", ".join(f"{lead} {tallest[LEADS.index(lead)]:+.2f} mV" for lead in ("I", "II", "aVR"))
+    return f"QRS {signs}, I against V6 {alike:+.2f}"

@@ -1,0 +1,1 @@
+"""What every long-lived process needs: logs, fingerprints, files that last."""

@@ -1,0 +1,1 @@
+"""The study file: steps, endpoints, columns, the registry of stages."""

@@ -1,0 +1,184 @@
+"""The study file: which steps run, on which endpoints, with which model. No path, row or limit of a hospital."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from ecgshared.config import Config, load_yaml, validate
+from ecgshared.ecg.input import InputConfig
+from ecgshared.errors import ConfigError
+from ecgshared.study.columns import COVARIATES
+from ecgshared.study.endpoints import Endpoint
+from ecgshared.study.registry import STAGES, shared_room
+from ecgshared.wire.protocol import StepConfig
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+
+
+class EligibilityConfig(Config):
+    """Who and which ECG counts. Applied in this order; the flow of exclusions follows it."""
+
+    min_age: float | None = None
+    max_age: float | None = Field(default=None, description="age under this, years")
+    known_age: bool = False
+    known_sex: bool = False
+    exclude_defibrillator: bool = Field(default=False, description="drop ECGs on or after implantation")
+    min_days_before_index: float | None = Field(default=None, description="ECG at least so many days before index_date")
+    max_days_before_index: float | None = None
+    most_recent_only: bool = Field(default=False, description="the last eligible ECG of each patient")
+
+
+class SplitConfig(Config):
+    """Shares of PATIENTS. Sites that never train put every patient into the lockbox."""
+
+    train: float = Field(default=0.3, ge=0, le=1)
+    validation: float = Field(default=0.3, ge=0, le=1)
+    lockbox: float = Field(default=0.4, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> SplitConfig:
+        if abs(self.train + self.validation + self.lockbox - 1) > 1e-9:
+            raise ValueError("train + validation + lockbox must be 1")
+        return self
+
+
+class SitesConfig(Config):
+    """Which sites train, and which are only ever evaluated."""
+
+    train: tuple[Name, ...] = Field(min_length=1)
+    zero_shot: tuple[Name, ...] = ()
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> SitesConfig:
+        both = set(self.train) & set(self.zero_shot)
+        if both:
+            raise ValueError(f"{', '.join(sorted(both))} cannot both train and be zero-shot")
+        return self
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Training sites first."""
+        return self.train + self.zero_shot
+
+
+class FederationConfig(Config):
+    """When a round counts."""
+
+    quorum: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
+    deadline_seconds: float = Field(default=3600, gt=0)
+    retries: int = Field(default=2, ge=0, le=20, description="times a round below quorum is asked again")
+    patience_seconds: float = Field(
+        default=7 * 86_400,
+        ge=0,
+        description="how long hospitals below the quorum are waited for; never in a simulation",
+    )
+
+
+class Study(Config):
+    """A study. ``sha256`` travels with every message."""
+
+    format_version: Literal[1] = 1
+    name: Name
+    about: str = ""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    sites: SitesConfig
+    input: InputConfig = InputConfig()
+    endpoints: dict[Name, Endpoint] = Field(min_length=1)
+    censoring: Literal["strict", "paper_faithful"] = "strict"
+    covariates: tuple[str, ...] = Field(default=(), description="standard columns that steps may use, beside age, sex")
+    eligibility: EligibilityConfig = EligibilityConfig()
+    split: SplitConfig = SplitConfig()
+    federation: FederationConfig = FederationConfig()
+    steps: tuple[SerializeAsAny[StepConfig], ...] = Field(min_length=1)
+
+    @field_validator("covariates")
+    @classmethod
+    def _covariates_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in COVARIATES:
+                close = get_close_matches(name, COVARIATES, n=3)
+                hint = f"did you mean {', '.join(close)}?" if close else f"allowed: {', '.join(COVARIATES)}"
+                raise ValueError(f"{name!r} is no covariate; {hint}")
+        if len(set(names)) != len(names):
+            raise ValueError("covariates names one twice")
+        return names
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _steps_by_stage(cls, steps: Any) -> Any:
+        if not isinstance(steps, list | tuple):
+            raise ValueError("must be a list of steps")
+        parsed, faults = [], []
+        for i, step in enumerate(steps):
+            if isinstance(step, StepConfig):
+                parsed.append(step)
+            elif not isinstance(step, dict) or step.get("stage") not in STAGES:
+                found = step.get("stage") if isinstance(step, dict) else step
+                faults.append(f"step {i}: stage {found!r} is not one of {', '.join(STAGES)}")
+            else:
+                try:
+                    parsed.append(validate(shared_room(step["stage"]).Config, step, where=step.get("id", f"step {i}")))
+                except ConfigError as error:
+                    faults.append(str(error))
+        if faults:
+            raise ValueError("\n    ".join(faults))
+        return tuple(parsed)
+
+    @model_validator(mode="after")
+    def _graph_holds(self) -> Study:
+        seen: dict[str, StepConfig] = {}
+        for step in self.steps:
+            if step.id in seen:
+                raise ValueError(f"two steps are called {step.id!r}")
+            for used in step.uses:
+                if used not in seen:
+                    raise ValueError(f"step {step.id!r} uses {used!r}, which is no earlier step")
+            self.members(step)
+            check = getattr(shared_room(step.stage), "check", None)
+            seen[step.id] = step
+            if check is not None:
+                check(step, self, seen)
+        return self
+
+    def step(self, step_id: str) -> StepConfig:
+        """Return a step by its id; raise KeyError where there is none."""
+        return next(step for step in self.steps if step.id == step_id)
+
+    def members(self, step: StepConfig) -> tuple[str, ...]:
+        """Return the sites a step is run on."""
+        wanted = step.sites if step.sites is not None else step.default_sites
+        groups = {"train": self.sites.train, "zero_shot": self.sites.zero_shot, "all": self.sites.all}
+        names = groups.get(wanted, (wanted,)) if isinstance(wanted, str) else wanted
+        unknown = [name for name in names if name not in self.sites.all]
+        if unknown or not names:
+            raise ValueError(f"step {step.id!r}: {unknown or wanted!r} names no site of the study")
+        return tuple(names)
+
+    def used(self, step: StepConfig, stage: str) -> StepConfig | None:
+        """Return the nearest step of ``stage`` that ``step`` uses, directly or through others; None where none."""
+        for name in step.uses:
+            found = self.step(name)
+            if found.stage == stage:
+                return found
+        for name in step.uses:
+            deeper = self.used(self.step(name), stage)
+            if deeper is not None:
+                return deeper
+        return None
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical content: comments and key order don't matter, every value does."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def load_study(path: Path) -> Study:
+    """Read and validate a study file."""
+    return validate(Study, load_yaml(path), where=path)

@@ -1,0 +1,1 @@
+"""Cox models on anybody's tables."""

@@ -1,0 +1,1 @@
+"""Messages: their types, their bytes, and checkpoints."""

@@ -1,0 +1,148 @@
+"""What every stage is made of: its step's configuration, requests, and payloads whose fields say what they release.
+
+A payload is a frozen dataclass registered under (stage, phase). Each field is annotated with its kind; the
+egress gate (``client/egress/gate.py``) knows nothing but these kinds. A handler answers with an :class:`Answer`:
+the payload and, for every field that speaks about people, the size of the group behind each of its cells.
+The gate blanks (NaN) every cell whose group is below the site's limits; a field without evidence closes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ecgshared.config import Config
+
+Array = NDArray[Any]
+
+
+class StepConfig(Config):
+    """What every step of a study has; a stage's ``Config`` adds its own keys."""
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")
+    stage: str
+    uses: tuple[str, ...] = ()
+    sites: str | tuple[str, ...] | None = Field(
+        default=None, description="a group of the study's `sites` (train, zero_shot, all) or site names"
+    )
+    default_sites: ClassVar[str] = "train"
+    opens_lockbox: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """All a coordinator can say to a site. The configuration is the site's own copy of the study."""
+
+    study_hash: str
+    run: str
+    step: str
+    phase: str
+    round: int
+    arrays: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One flat vector of model parameters; ``layout`` in the payload names their order."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """Numbers of patients, ECGs or events, one group per cell."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Means, AUCs, slopes, rates and their errors: one group per cell (of the leading axes)."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over one group of many (gradients, Hessians, histograms that were merged to the limits)."""
+
+
+@dataclass(frozen=True)
+class Public:
+    """Says nothing about a person: a layout hash, a version, the names of heads a site offers, a duration."""
+
+
+Kind = Weights | Count | Statistic | Sums | Public
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The size of the group behind each released cell, never sent.
+
+    Attributes
+    ----------
+    patients : int array, broadcastable to the leading axes of the field: distinct patients in the group.
+    events : the same for patients with the event; None where the statistic concerns no event.
+        For a 0/1 label give ``min(events, patients - events)``: the complement is as telling.
+    """
+
+    patients: Array
+    events: Array | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a client handler returns: a payload and the evidence for its fields (keyed by field name)."""
+
+    payload: Any
+    evidence: Mapping[str, Evidence]
+
+
+PayloadT = TypeVar("PayloadT")
+_PAYLOADS: dict[tuple[str, str], type[Any]] = {}
+
+
+def payload(stage: str, phase: str) -> Callable[[type[PayloadT]], type[PayloadT]]:
+    """Register a frozen dataclass as the reply of ``stage`` to ``phase``; every field must declare its kind."""
+
+    def register(cls: type[PayloadT]) -> type[PayloadT]:
+        if not is_dataclass(cls):
+            raise TypeError(f"{cls.__name__} must be a frozen dataclass")
+        field_kinds(cls)
+        _PAYLOADS[stage, phase] = cls
+        return cls
+
+    return register
+
+
+def payload_type(stage: str, phase: str) -> type[Any] | None:
+    """Return the declared reply of a stage to a phase, or None where there is none."""
+    return _PAYLOADS.get((stage, phase))
+
+
+def phases(stage: str) -> tuple[str, ...]:
+    """Return the phases a stage declares, in order of declaration."""
+    return tuple(phase for name, phase in _PAYLOADS if name == stage)
+
+
+def field_kinds(cls: type[Any]) -> dict[str, tuple[type[Any], Kind]]:
+    """Return ``{field: (python type, kind)}``; raise TypeError for a field that declares none."""
+    hints = get_type_hints(cls, include_extras=True)
+    kinds: dict[str, tuple[type[Any], Kind]] = {}
+    for field in fields(cls):
+        hint = hints[field.name]
+        found = (
+            [a for a in get_args(hint)[1:] if isinstance(a, get_args(Kind))] if get_origin(hint) is Annotated else []
+        )
+        if len(found) != 1:
+            raise TypeError(f"{cls.__name__}.{field.name} declares no kind of release")
+        kinds[field.name] = (get_args(hint)[0], found[0])
+    return kinds
+
+
+def finite_or_withheld(values: Array) -> NDArray[np.bool_]:
+    """Mark the cells that were released: True where a number, False where NaN (withheld)."""
+    return ~np.isnan(np.asarray(values, dtype=np.float64))
+
+
+Split = Literal["train", "validation", "lockbox"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "lockbox")

@@ -1,0 +1,215 @@
+"""``ecgfed coordinator``: set up, invite, admit, keep up, run, watch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ecgshared.errors import RunError
+
+
+class _Told(TyperGroup):
+    """What the machine refuses (a full disk, another user's file) is told as every other error, with no traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise RunError(error.strerror or type(error).__name__, where=error.filename) from None
+
+
+app = typer.Typer(
+    cls=_Told, no_args_is_help=True, help="The coordinator of a federation: its sites, its processes, its runs."
+)
+
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="ECGFED_COORDINATOR", help="the coordinator's folder", metavar="DIR")
+]
+DEFAULT_HOME = Path("coordinator")
+Run = Annotated[str | None, typer.Argument(metavar="RUN", help="name of the run; default: the newest")]
+
+
+@app.command()
+def init(
+    address: Annotated[str, typer.Option(help="host:port that the sites connect to", metavar="HOST:PORT")],
+    home: HomeOption = DEFAULT_HOME,
+    listen: Annotated[
+        str | None, typer.Option(help="address:port the proxy listens on", metavar="ADDRESS:PORT")
+    ] = None,
+    name: Annotated[str, typer.Option(help="of the federation")] = "ecgfed",
+    superlink_port: Annotated[int, typer.Option(help="of Flower's SuperLink, on 127.0.0.1 only")] = 8000,
+) -> None:
+    """Make the folder: an authority of its own, server certificates, secrets, configuration."""
+    from server.coordinator.home import Home
+
+    made = Home.create(home, address=address, listen=listen, name=name, superlink_port=superlink_port)
+    typer.echo(f"made {made.path}: keep a copy of authority/ and sites.json in a safe place")
+    typer.echo("next: ecgfed coordinator invite SITE, and ecgfed coordinator up --detach")
+
+
+@app.command()
+def invite(site: Annotated[str, typer.Argument(metavar="SITE")], home: HomeOption = DEFAULT_HOME) -> None:
+    """Write the kit to send to a site; it holds nothing secret. The site answers with a request: `admit` it."""
+    from server.coordinator.home import Home
+
+    path = Home(home).invite(site)
+    typer.echo(f"wrote {path}")
+    typer.echo(f"send it to {site}; there: ecgfed site init --kit {path.name}; it answers with {site}.csr")
+
+
+@app.command()
+def admit(
+    request: Annotated[Path, typer.Argument(metavar="SITE.csr", help="the request that the site sent")],
+    home: HomeOption = DEFAULT_HOME,
+    days: Annotated[float | None, typer.Option(min=0.01, help="validity of the certificate")] = None,
+) -> None:
+    """Let a site in: sign its request, and write the certificate to send back. Again with the same key renews it."""
+    from server.coordinator.home import Home
+
+    entry, path = Home(home).admit(request, days=days)
+    typer.echo(f"admitted {entry.site} until {entry.not_after}")
+    typer.echo(f"send {path} to the site; there: ecgfed site certificate SITE.yaml {path.name}")
+
+
+@app.command()
+def revoke(site: Annotated[str, typer.Argument(metavar="SITE")], home: HomeOption = DEFAULT_HOME) -> None:
+    """Let a site in no more, from this second if the coordinator is up."""
+    from server.coordinator.home import Home
+
+    Home(home).revoke(site)
+    typer.echo(f"{site} is revoked; to let it in again: invite it, and admit a request of a new or its old key")
+
+
+@app.command()
+def renew(home: HomeOption = DEFAULT_HOME) -> None:
+    """Make new certificates for the coordinator's own servers; take effect at the next `up`."""
+    from server.coordinator.home import Home
+
+    Home(home).renew()
+    typer.echo("renewed; now: ecgfed coordinator down; ecgfed coordinator up --detach")
+
+
+@app.command()
+def up(
+    home: HomeOption = DEFAULT_HOME,
+    detach: Annotated[bool, typer.Option("--detach", help="in the background, until `down`")] = False,
+) -> None:
+    """Keep proxy, SuperLink and executor running, and every run that should be going on."""
+    from server.coordinator.home import Home
+
+    found = Home(home)
+    if detach:
+        from server.coordinator.background import start
+
+        start(found)
+        typer.echo("the coordinator is up; ecgfed coordinator status")
+        return
+    from server.coordinator.supervisor import Supervisor
+
+    Supervisor(found, lambda text: typer.echo(text)).run()
+
+
+@app.command()
+def down(home: HomeOption = DEFAULT_HOME) -> None:
+    """End the coordinator's processes; runs go on at the next `up`."""
+    from server.coordinator.background import stop
+    from server.coordinator.home import Home
+
+    typer.echo("the coordinator is down" if stop(Home(home)) else "the coordinator was not up")
+
+
+@app.command()
+def status(
+    home: HomeOption = DEFAULT_HOME, as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False
+) -> None:
+    """Say what runs, who is connected, and which certificates end soon; exit 1 if the coordinator is down."""
+    from server.coordinator.background import describe, is_up
+    from server.coordinator.home import Home
+
+    found = Home(home)
+    content, lines = describe(found)
+    typer.echo(json.dumps(content, indent=1) if as_json else "\n".join(lines))
+    raise SystemExit(0 if is_up(found) else 1)
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml")],
+    home: HomeOption = DEFAULT_HOME,
+    name: Annotated[str | None, typer.Option(help="of the run; default: the study's name and the time")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="do not watch")] = False,
+) -> None:
+    """Start a study over the admitted sites, and watch it. Ctrl-C leaves it running."""
+    from server.coordinator.background import queue_run
+    from server.coordinator.home import Home
+
+    found = Home(home)
+    run_name = queue_run(found, study, name)
+    typer.echo(f"run {run_name}: {found.path / 'runs' / run_name}")
+    if not detach:
+        _watch(found, run_name)
+
+
+@app.command()
+def watch(run: Run = None, home: HomeOption = DEFAULT_HOME) -> None:
+    """Show a run as it goes: sites, rounds, figures, bytes, who is late. Ctrl-C leaves it running."""
+    from server.coordinator.home import Home
+
+    found = Home(home)
+    _watch(found, run or found.latest_run())
+
+
+@app.command()
+def stop(run: Run = None, home: HomeOption = DEFAULT_HOME) -> None:
+    """End a run after its last checkpoint; `resume` goes on with it."""
+    from server.coordinator.background import stop_run
+    from server.coordinator.home import Home
+
+    found = Home(home)
+    typer.echo(stop_run(found, run or found.latest_run()))
+
+
+@app.command()
+def resume(
+    run: Run = None,
+    home: HomeOption = DEFAULT_HOME,
+    detach: Annotated[bool, typer.Option("--detach", help="do not watch")] = False,
+) -> None:
+    """Go on with a run that was stopped, paused by an error, or failed, from its last checkpoint."""
+    from server.coordinator.background import resume_run
+    from server.coordinator.home import Home
+
+    found = Home(home)
+    chosen = run or found.latest_run()
+    resume_run(found, chosen)
+    typer.echo(f"run {chosen} goes on")
+    if not detach:
+        _watch(found, chosen)
+
+
+@app.command()
+def report(run: Run = None, home: HomeOption = DEFAULT_HOME) -> None:
+    """Write a run's report, results.json and event files anew."""
+    from server.coordinator.home import Home
+    from server.report.cli import rebuild
+
+    found = Home(home)
+    for path in rebuild(found.run_folder(run or found.latest_run())):
+        typer.echo(f"wrote {path}")
+
+
+def _watch(home, run_name: str) -> None:  # type: ignore[no-untyped-def]
+    from server.coordinator.watch import watch_run
+
+    try:
+        ended = watch_run(home.run_folder(run_name))
+    except KeyboardInterrupt:
+        typer.echo(f"left running; ecgfed coordinator watch {run_name}")
+        return
+    raise SystemExit(0 if ended == "done" else 1)

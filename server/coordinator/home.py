@@ -1,0 +1,332 @@
+"""The coordinator's folder: configuration, authority, the registry of sites, runs. All that lasts lies here.
+
+coordinator.yaml   what the coordinator may change, every key explained
+authority/ tls/    our authority; the certificates of the proxy and of the loopback
+superexec.secret   what lets our executor, and nobody else, take a run from the SuperLink
+control.secret     what lets the coordinator, and no other user of the machine, let sites in and start runs there
+sites.json         who was invited, admitted, revoked, with node keys and certificates' fingerprints
+kits/ admitted/    what was made for sites: invitations and certificates
+studies/           a place for study files
+runs/NAME/         run folders
+flower-runs/       which run folder a run of Flower's works on
+proxy/ flower/     files of nginx and of Flower, made anew at every start
+logs/ status.json nodes.json   of the supervisor
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import Field, field_validator, model_validator
+
+from ecgshared.config import Config, load, validate
+from ecgshared.errors import ConfigError
+from ecgshared.service.files import write_atomically
+from ecgshared.service.fingerprint import code_sha256
+from server.coordinator.authority import Authority, fingerprint, read_request
+from server.coordinator.envelope import envelope_sha256
+
+HOME_VARIABLE = "ECGFED_COORDINATOR"
+ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
+_FOLDERS = ("kits", "admitted", "studies", "runs", "flower-runs", "logs", "flower", "proxy")
+_SITE = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+
+
+class CoordinatorConfig(Config):
+    """``coordinator.yaml``."""
+
+    format_version: Literal[1] = 1
+    name: str = Field(default="ecgfed", pattern=r"^[A-Za-z0-9 ._-]{1,60}$", description="of the federation")
+    address: str = Field(pattern=ADDRESS, description="host:port that the sites connect to; it stands in every kit")
+    listen: str = Field(
+        pattern=ADDRESS, description="address:port the proxy listens on; the only one that is reachable"
+    )
+    superlink_port: int = Field(ge=1, le=65535, description="of Flower's SuperLink, on 127.0.0.1 only")
+    health_port: int | None = Field(
+        default=None, ge=0, le=65535, description="gRPC health on 127.0.0.1; null serves none, 0 picks a free port"
+    )
+    nginx: Path | None = Field(default=None, description="null looks for it in PATH and /usr/sbin")
+    certificate_days: float = Field(default=365, gt=0, description="validity of a site's or the server's certificate")
+    max_reply_mb: int = Field(default=1024, ge=1, le=1024, description="a larger answer of a site is not fetched (MiB)")
+
+    @field_validator("address", "listen")
+    @classmethod
+    def _port_exists(cls, address: str) -> str:
+        if not 1 <= port_of(address) <= 65535:
+            raise ValueError("a port is 1 to 65535")
+        return address
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> CoordinatorConfig:
+        if port_of(self.listen) == self.superlink_port:
+            raise ValueError(f"listen and superlink_port are both {self.superlink_port}; each needs a port of its own")
+        return self
+
+
+@dataclass(frozen=True)
+class SiteEntry:
+    """One site in the registry. ``public_key`` is base64 of the bytes Flower registers a node by."""
+
+    site: str
+    status: Literal["invited", "admitted", "revoked"]
+    since: str
+    public_key: str = ""
+    fingerprint: str = ""
+    serial: str = ""
+    not_after: str = ""
+
+    @property
+    def node_key(self) -> bytes:
+        """The key as bytes."""
+        return base64.b64decode(self.public_key)
+
+
+class Home:
+    """A coordinator's folder that was made by :meth:`create`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        if not _there(self.path / "coordinator.yaml"):
+            raise ConfigError(
+                "no coordinator was set up here",
+                where=self.path,
+                remedy="ecgfed coordinator init --home DIR --address HOST:PORT, or name the folder by --home",
+            )
+        self.config = load(CoordinatorConfig, self.path / "coordinator.yaml")
+        self.authority = Authority(self.path / "authority")
+
+    @classmethod
+    def create(cls, path: Path, *, address: str, listen: str | None, name: str, superlink_port: int) -> Home:
+        """Set a coordinator up; raise :class:`ConfigError` where one is."""
+        path = path.resolve()
+        if _there(path / "coordinator.yaml"):
+            raise ConfigError("a coordinator was set up here already", where=path, remedy="choose another --home")
+        for given_address in filter(None, (address, listen)):
+            if not re.fullmatch(ADDRESS, given_address):
+                raise ConfigError(
+                    "this is no address", value=given_address, allowed="host:port, as ecg.example.org:443"
+                )
+        given = {
+            "name": name,
+            "address": address,
+            "listen": listen or f"0.0.0.0:{address.rpartition(':')[2]}",
+            "superlink_port": superlink_port,
+        }
+        values = validate(CoordinatorConfig, given, where="ecgfed coordinator init")
+        for folder in (path, *(path / name for name in _FOLDERS)):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # An authority that sites trust is not made anew where only coordinator.yaml was lost.
+        if not Authority(path / "authority").key_file.exists():
+            Authority.create(path / "authority", name)
+        if not (path / "sites.json").exists():
+            write_atomically(path / "sites.json", b"{}\n")
+        _write_secret(path / "superexec.secret")
+        _write_secret(path / "control.secret")
+        _serve(Authority(path / "authority"), path / "tls", values)
+        # Last: what ended half-way is begun again.
+        write_atomically(path / "coordinator.yaml", _commented(values).encode())
+        return cls(path)
+
+    def renew(self) -> None:
+        """Make new server certificates, for the proxy and for the loopback."""
+        _serve(self.authority, self.path / "tls", self.config)
+
+    def invite(self, site: str) -> Path:
+        """Write the kit of a site and return its path.
+
+        Raises
+        ------
+        ConfigError : the name cannot be a site's, or is that of an admitted one.
+        """
+        if not _SITE.fullmatch(site):
+            raise ConfigError(
+                "this cannot be a site's name",
+                value=site,
+                allowed="a small letter, then small letters, digits, - and _, at most 40",
+            )
+        with self._registry() as sites:
+            if site in sites and sites[site].status == "admitted":
+                raise ConfigError(
+                    f"site {site!r} is admitted already", remedy="its old kit still holds; or revoke it first"
+                )
+            sites[site] = SiteEntry(site, "invited", _now())
+        kit = {
+            "format_version": 1,
+            "site": site,
+            "coordinator": self.config.address,
+            "ca": self.authority.certificate_file.read_text(encoding="ascii"),
+            "envelope_sha256": envelope_sha256(),
+            "code_sha256": code_sha256(),
+            "invited": _now(),
+        }
+        path = self.path / "kits" / f"{site}.kit.yaml"
+        write_atomically(path, yaml.safe_dump(kit, sort_keys=False).encode())
+        return path
+
+    def admit(self, request_file: Path, *, days: float | None = None) -> tuple[SiteEntry, Path]:
+        """Sign an invited site's request; return its entry and the certificate to send back.
+
+        A site that is admitted may be admitted again with the same key, which renews its certificate.
+        """
+        request = read_request(request_file)
+        with self._registry() as sites:
+            known = sites.get(request.site)
+            if known is None or known.status == "revoked":
+                raise ConfigError(
+                    f"site {request.site!r} was {'revoked' if known else 'never invited'}",
+                    where=request_file,
+                    allowed=", ".join(s for s, e in sites.items() if e.status == "invited") or "nobody is invited",
+                    remedy=f"ecgfed coordinator invite {request.site}",
+                )
+            key = base64.b64encode(request.public_key).decode()
+            if known.status == "admitted" and known.public_key != key:
+                raise ConfigError(
+                    f"site {request.site!r} is admitted with another key",
+                    where=request_file,
+                    remedy="if it lost its key: revoke it, invite it again, then admit this request",
+                )
+            others = [e.site for e in sites.values() if e.public_key == key and e.site != request.site]
+            if others:
+                raise ConfigError("this key is that of another site", where=request_file, value=others[0])
+            certificate = self.authority.admit(request, days=days or self.config.certificate_days)
+            entry = SiteEntry(
+                request.site, "admitted", _now(), key, fingerprint(certificate),
+                f"{certificate.serial_number:x}", certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            )  # fmt: skip
+            sites[request.site] = entry
+        path = self.path / "admitted" / f"{request.site}.crt"
+        write_atomically(path, certificate.public_bytes(Encoding.PEM))
+        return entry, path
+
+    def revoke(self, site: str) -> SiteEntry:
+        """Let a site in no more; return its last entry."""
+        with self._registry() as sites:
+            if site not in sites or sites[site].status == "revoked":
+                raise ConfigError(
+                    f"there is no such site, or it is revoked: {site!r}",
+                    allowed=", ".join(s for s, e in sorted(sites.items()) if e.status != "revoked") or "there is none",
+                )
+            entry = sites[site]
+            sites[site] = replace(entry, status="revoked", since=_now())
+        return entry
+
+    @property
+    def control_secret(self) -> str:
+        """What the SuperLink's control API asks for."""
+        try:
+            return (self.path / "control.secret").read_text(encoding="ascii")
+        except OSError as error:
+            raise ConfigError(
+                f"the secret of the control API cannot be read ({type(error).__name__})",
+                where=self.path / "control.secret",
+                remedy="remove coordinator.yaml and run `ecgfed coordinator init` again: authority and sites are kept",
+            ) from None
+
+    @property
+    def sites(self) -> dict[str, SiteEntry]:
+        """The registry, by site."""
+        try:
+            content = json.loads((self.path / "sites.json").read_text(encoding="utf-8"))
+            return {site: SiteEntry(site=site, **entry) for site, entry in sorted(content.items())}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"the registry of sites cannot be read ({type(error).__name__})",
+                where=self.path / "sites.json",
+                remedy="restore it from your backup",
+            ) from None
+
+    @property
+    def admitted(self) -> list[SiteEntry]:
+        """Who is let in."""
+        return [entry for entry in self.sites.values() if entry.status == "admitted"]
+
+    def note_nodes(self, nodes: Mapping[int, str]) -> None:
+        """Write which site each of Flower's nodes is, by the key it was let in with."""
+        write_atomically(self.path / "nodes.json", json.dumps({str(n): s for n, s in nodes.items()}).encode())
+
+    def site_of(self, node_id: int) -> str | None:
+        """Return which site a node of Flower's is; None where nobody let it in."""
+        try:
+            found = json.loads((self.path / "nodes.json").read_text(encoding="utf-8")).get(str(node_id))
+        except (OSError, ValueError, AttributeError):
+            return None
+        return found if isinstance(found, str) else None
+
+    def run_folder(self, name: str) -> Path:
+        """Return a run's folder by its name; raise :class:`ConfigError` where there is none."""
+        known = sorted(p.parent.name for p in (self.path / "runs").glob("*/run.json"))
+        if name not in known:
+            raise ConfigError("there is no such run", value=name, allowed=", ".join(known) or "there is none")
+        return self.path / "runs" / name
+
+    def latest_run(self) -> str:
+        """Return the name of the newest run; raise :class:`ConfigError` where there is none."""
+        found = list((self.path / "runs").glob("*/run.json"))
+        if not found:
+            raise ConfigError("there is no run yet", where=self.path, remedy="ecgfed coordinator run STUDY.yaml")
+        newest = max(found, key=lambda p: (p.parent / "study.yaml").stat().st_mtime_ns)
+        return newest.parent.name
+
+    @contextmanager
+    def _registry(self) -> Iterator[dict[str, SiteEntry]]:
+        with (self.path / ".sites.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            sites = self.sites
+            yield sites
+            content = {s: {k: v for k, v in asdict(e).items() if k != "site"} for s, e in sites.items()}
+            write_atomically(self.path / "sites.json", json.dumps(content, indent=1, sort_keys=True).encode())
+
+
+def _commented(config: CoordinatorConfig) -> str:
+    lines = ["# A coordinator of ecgfed. After a change: ecgfed coordinator down; ecgfed coordinator up --detach", ""]
+    for name, field in CoordinatorConfig.model_fields.items():
+        if field.description:
+            lines.append(f"# {field.description}")
+        lines.append(yaml.safe_dump({name: config.model_dump(mode="json")[name]}).strip())
+    return "\n".join(lines) + "\n"
+
+
+def port_of(address: str) -> int:
+    """Return the port of a host:port."""
+    return int(address.rpartition(":")[2])
+
+
+def _serve(authority: Authority, tls: Path, config: CoordinatorConfig) -> None:
+    host, days = config.address.rpartition(":")[0].strip("[]"), config.certificate_days
+    authority.serve(tls / "server.key", tls / "server.crt", [host], days=days)
+    authority.serve(tls / "loopback.key", tls / "loopback.crt", ["localhost", "127.0.0.1"], days=days)
+
+
+def _there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except PermissionError:
+        raise ConfigError(
+            "this folder is another user's", where=file.parent, remedy="be the user who runs the coordinator"
+        ) from None
+
+
+def _write_secret(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(handle, secrets.token_hex(32).encode())
+    finally:
+        os.close(handle)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,1 @@
+"""Sites' answers into one: weights, sums, curves, Cox fits."""

@@ -1,0 +1,123 @@
+"""Small things that the coordinator's statistics stages share: quorum, nulls, federated Newton."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgshared.errors import RunError
+from ecgshared.stats.calibration import LogisticFit, LogisticSums, newton
+from ecgshared.stats.histogram import N_BINS, ScoreHistogram
+from ecgshared.stats.influence import Estimate
+from server.rounds.conduct import Conduct, Replies
+
+Floats = NDArray[np.float64]
+
+
+def quorum(conduct: Conduct, sites: Sequence[str]) -> int:
+    """Return how many of ``sites`` must answer: the study's quorum, never more than are asked."""
+    wanted = conduct.study.federation.quorum
+    return len(sites) if wanted == "all" else min(wanted, len(sites))
+
+
+def number(value: Any) -> float | None:
+    """Return a float, or None where it is withheld or undefined (JSON has neither NaN nor infinity)."""
+    value = float(value)
+    return value if np.isfinite(value) else None
+
+
+def numbers(values: Any) -> list[float | None]:
+    """Return a vector as :func:`number` of each."""
+    return [number(v) for v in np.asarray(values, dtype=np.float64).ravel()]
+
+
+def est(values: Estimate | Floats) -> dict[str, float | None]:
+    """Return an estimate as JSON."""
+    parts = values.as_array() if isinstance(values, Estimate) else values
+    return dict(zip(("value", "se", "low", "high"), numbers(parts), strict=True))
+
+
+def absences(replies: Replies, into: dict[str, Any], phase: str) -> None:
+    """Note who did not answer a phase, and why."""
+    for site, reason in replies.absent.items():
+        into.setdefault(site, {})[phase] = reason
+
+
+def released(value: Any, shape: tuple[int, ...]) -> bool:
+    """Say whether a site gave this array whole: of the right shape, nothing withheld."""
+    return np.shape(value) == shape and bool(np.isfinite(value).all())
+
+
+def histogram_of(lower: Any, upper: Any, cases: Any, controls: Any) -> ScoreHistogram:
+    """Return a site's released bins as a histogram; bins it withheld are left out.
+
+    Raises
+    ------
+    StatisticsError : intervals overlap, run backwards or hold negative counts.
+    """
+    columns = np.array([lower, upper, cases, controls], dtype=np.float64).reshape(4, -1)
+    columns = columns[:, np.isfinite(columns).all(axis=0)]
+    return ScoreHistogram(columns[0].astype(np.int64), columns[1].astype(np.int64), columns[2], columns[3])
+
+
+def inside_bins(histogram: ScoreHistogram) -> bool:
+    """Say whether a histogram stays on the common bins and counts whole ECGs."""
+    counts = np.concatenate([histogram.cases, histogram.controls])
+    return bool(not len(histogram.upper) or histogram.upper.max() <= N_BINS) and bool(
+        (counts == np.round(counts)).all()
+    )
+
+
+class _MembersChanged(Exception):
+    """A site left in the middle of a fit: sums before and after are not of the same data."""
+
+    def __init__(self, coef: Floats) -> None:
+        super().__init__()
+        self.coef = coef
+
+
+def federated_newton(
+    ask_sums: Callable[[Floats, int, tuple[str, ...]], Mapping[str, LogisticSums]],
+    sites: Sequence[str],
+    start: Floats,
+    *,
+    names: Sequence[str],
+    ridge: float = 0.0,
+    max_iterations: int = 25,
+    tolerance: float = 1e-9,
+) -> tuple[LogisticFit, tuple[str, ...]]:
+    """Fit over sites; one that stops answering is left out and the fit goes on, from where it was, with the others.
+
+    Parameters
+    ----------
+    ask_sums : given coefficients, a running number and sites, returns the sums of those that answered (a site that
+        withheld them must not be among them).
+
+    Returns
+    -------
+    The fit and the sites whose data it is of.
+    """
+    members, coef, asked = tuple(sites), np.asarray(start, dtype=np.float64), 0
+
+    def sums_at(at: Floats) -> LogisticSums:
+        nonlocal members, asked
+        found = ask_sums(at, asked, members)
+        asked += 1
+        left = tuple(site for site in members if site in found)
+        if not left:
+            raise RunError("no site may give the sums of this fit", value=names[1:], remedy="see who withheld and why")
+        if left != members:
+            members = left
+            raise _MembersChanged(at)
+        return LogisticSums.total(found[site] for site in members)
+
+    while True:
+        try:
+            fit = newton(sums_at, coef, names=names, ridge=ridge, max_iterations=max_iterations, tolerance=tolerance)
+        except _MembersChanged as change:
+            coef = change.coef
+        else:
+            return fit, members

@@ -1,0 +1,1 @@
+"""The loop over sites: who is asked, who answered, what a run keeps."""

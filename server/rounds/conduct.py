@@ -1,0 +1,83 @@
+"""What a server stage works with: it asks sites, reads the artefacts of earlier steps, and returns one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgshared.study.study import Study
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a step produced.
+
+    Attributes
+    ----------
+    result : JSON-able, complete: the report and results.json are made from it alone. Withheld numbers are None.
+    arrays : what later steps send to sites, by name; a site sees them as ``"<step id>.<name>"``.
+    """
+
+    step: str
+    stage: str
+    result: dict[str, Any]
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Replies:
+    """One phase's answers. ``absent`` gives the reason (a refusal code, "deadline", "not-finite", ...) by site."""
+
+    by_site: Mapping[str, Any]
+    absent: Mapping[str, str]
+
+
+Metrics = Callable[[Mapping[str, Any]], Mapping[str, float | None]]
+"""From the replies by site to figures for the history (learning curves, TensorBoard); None is withheld."""
+
+
+Accept = Callable[[Any], str | None]
+"""Why a well-formed reply cannot be used ("wrong-shape", say), or None where it can."""
+
+
+class Ask(Protocol):
+    """Ask the step's sites (or some of them) one thing and wait for quorum or deadline."""
+
+    def __call__(
+        self,
+        phase: str,
+        *,
+        round: int = 0,
+        arrays: Mapping[str, NDArray[Any]] | None = None,
+        sites: tuple[str, ...] | None = None,
+        quorum: int | None = None,
+        accept: Accept | None = None,
+        metrics: Metrics | None = None,
+    ) -> Replies:
+        """Send ``arrays`` beside the arrays of all artefacts the step uses; raise RunError below ``quorum``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """One step in progress.
+
+    Attributes
+    ----------
+    inputs : artefacts of the steps this one uses, directly or through others, by step id.
+    folder : the step's own folder in the run, for checkpoints.
+    progress : call with (done, total, text) to move the progress bar.
+    """
+
+    study: Study
+    sites: tuple[str, ...]
+    inputs: Mapping[str, Artefact]
+    ask: Ask
+    folder: Path
+    progress: Any
+    rng: np.random.Generator

@@ -1,0 +1,111 @@
+"""What came back from the sites of one request: read against what was declared, or a reason why it does not count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+
+from ecgshared.errors import RefusalCode
+from ecgshared.wire.bytes import WireError, body_of, decode_payload, has_infinity, refusal_of, stamp_of
+from ecgshared.wire.protocol import Request, Weights, field_kinds, payload_type
+from server.rounds.grid import fault_of
+
+FINAL = {
+    RefusalCode.TOO_FEW,
+    RefusalCode.BUDGET_SPENT,
+    RefusalCode.PRIVACY_REQUIRED,
+    RefusalCode.NOT_A_MEMBER,
+}
+"""Refusals that asking again cannot change; such a site does not count towards a quorum of all."""
+
+PASSING = {
+    RefusalCode.PAUSED,
+    RefusalCode.WORKER_LOST,
+    RefusalCode.INTERNAL,
+    RefusalCode.DATA_UNAVAILABLE,
+    RefusalCode.STUDY_NOT_APPROVED,
+    RefusalCode.CODE_NOT_APPROVED,
+    RefusalCode.ENVELOPE_NOT_APPROVED,
+}
+"""Refusals that time or an operator can change: worth waiting for below the quorum."""
+
+
+def will_pass(reason: str) -> bool:
+    """Whether a reason of absence may be gone when the site is asked again later."""
+    return reason in PASSING or reason in ("deadline", "not-connected") or reason.startswith("lost")
+
+
+def reasons(absent: Mapping[str, str]) -> str:
+    """Return who is absent and why, as one line."""
+    return "; ".join(f"{site}: {reason}" for site, reason in sorted(absent.items()))
+
+
+@dataclass
+class Tally:
+    """One request's outcome so far, by site: payloads, reasons of absence, all that went wrong, bytes received."""
+
+    answered: dict[str, Any] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, list[str]] = field(default_factory=dict)
+    received: dict[str, int] = field(default_factory=dict)
+
+    def miss(self, site: str, reason: str) -> None:
+        """Note why a site has not answered, for now."""
+        self.absent[site] = reason
+        self.lost.setdefault(site, []).append(str(reason))
+
+
+def read_reply(reply: Message, site: str, request: Request, stage: str, tally: Tally) -> Any:
+    """Return the payload of a reply, or (a string) why there is none."""
+    if not reply.has_content():
+        return fault_of(reply.error) or f"lost (Flower error {reply.error.code})"
+    refusal = refusal_of(reply.content)
+    if refusal is not None:
+        return refusal[1].value
+    try:
+        body = body_of(reply.content)
+        tally.received[site] = len(body)
+        cls = payload_type(stage, request.phase)
+        if cls is None:
+            raise WireError("no declared reply")
+        return decode_payload(body, cls, stamp_of(request, site))
+    except WireError as error:
+        return f"malformed: {error}"
+
+
+def fault_in(payload: Any) -> str | None:
+    """Return why a well-formed payload cannot be used whatever the stage: a number that is not finite; else None."""
+    if has_infinity(payload):
+        return "not-finite"
+    for name, (_, kind) in field_kinds(type(payload)).items():
+        if isinstance(kind, Weights) and not np.isfinite(getattr(payload, name)).all():
+            return "not-finite"
+    return None
+
+
+def description(payload: Any, site: str, request: Request, size: int) -> dict[str, Any]:
+    """Return what left a site, without its values: the line of ``releases.jsonl``."""
+    described = {}
+    kinds = field_kinds(type(payload))
+    for name in (f.name for f in fields(payload)):
+        value = getattr(payload, name)
+        array = np.asarray(value) if isinstance(value, np.ndarray | float) else None
+        described[name] = {
+            "kind": type(kinds[name][1]).__name__.lower(),
+            "type": type(value).__name__ if array is None else str(array.dtype),
+            "shape": list(np.shape(value)) if array is not None or not hasattr(value, "__len__") else [len(value)],
+            "withheld": 0 if array is None else int(np.isnan(array).sum()),
+        }
+    return {
+        "site": site,
+        "step": request.step,
+        "phase": request.phase,
+        "round": request.round,
+        "kind": type(payload).__name__,
+        "fields": described,
+        "bytes": size,
+    }

@@ -1,0 +1,183 @@
+"""The run folder: one study's run, from its first message to its report, on disk at every moment.
+
+run.json          what runs, with which versions, and how far it is
+study.yaml        the study as it was given
+history.jsonl     one line per request to the sites: who answered, who did not and why, seconds, bytes, metrics
+releases.jsonl    what left each site: kinds, fields, withheld cells, bytes
+events.jsonl      what befell the run from outside: submitted, submitted again and why (a federation of hospitals only)
+live.json         what is going on: step, round, who is late (the same)
+stop              there when the coordinator wants the run to end
+artefacts/        <step>.json and <step>.safetensors, written when a step is done
+steps/<step>/     checkpoints of a step in progress
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load_file
+from safetensors.numpy import save as save_tensors
+
+from ecgshared.errors import RunError
+from ecgshared.service.files import now, write_atomically
+from ecgshared.study.study import Study, load_study
+from server.rounds.conduct import Artefact
+
+FORMAT_VERSION = 1
+_LOCK_PATIENCE_SECONDS = 0.5
+"""Whoever only looks whether a run is held holds it for an instant."""
+
+
+class RunFolder:
+    """One run's folder, locked against a second coordinator while open."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path, self._lock = path, lock
+        self._live: dict[str, Any] = {}
+
+    @classmethod
+    def create(cls, path: Path, study_file: Path, *, backend: str, status: str = "running") -> RunFolder:
+        """Start a folder for a study; raise :class:`RunError` where a run stands already."""
+        if (path / "run.json").exists():
+            raise RunError(
+                "a run stands here already",
+                where=path,
+                remedy="resume it with --resume, or choose another --out",
+            )
+        study = load_study(study_file)
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path, _locked(path))
+        shutil.copyfile(study_file, path / "study.yaml")
+        (path / "artefacts").mkdir(exist_ok=True)
+        folder.update(
+            format_version=FORMAT_VERSION,
+            run=f"{study.name}-{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(4).hex()}",
+            study=study.name,
+            study_sha256=study.sha256,
+            status=status,
+            started=now(),
+            ended=None,
+            backend=backend,
+            versions={
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("ecgfed", "flwr", "torch", "numpy")},
+            },
+            sites=list(study.sites.all),
+        )
+        return folder
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunFolder:
+        """Open a run that stopped; raise :class:`RunError` where there is none, or another process holds it."""
+        if not (path / "run.json").exists():
+            raise RunError("there is no run here", where=path, remedy="start one without --resume")
+        folder = cls(path, _locked(path, _LOCK_PATIENCE_SECONDS))
+        if folder.study.sha256 != folder.info["study_sha256"]:
+            raise RunError("the run's study.yaml was changed since the run began", where=path / "study.yaml")
+        return folder
+
+    def close(self) -> None:
+        """Release the lock."""
+        os.close(self._lock)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The content of run.json."""
+        return dict(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
+
+    @property
+    def study(self) -> Study:
+        """The study of this run."""
+        return load_study(self.path / "study.yaml")
+
+    def update(self, **changes: Any) -> None:
+        """Change keys of run.json atomically."""
+        info = self.info if (self.path / "run.json").exists() else {}
+        write_atomically(self.path / "run.json", json.dumps(info | changes, indent=2, sort_keys=True).encode())
+
+    def append(self, name: str, line: dict[str, Any]) -> None:
+        """Append one JSON line to ``history.jsonl`` or ``releases.jsonl``."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+
+    def tell(self, what: dict[str, Any]) -> None:
+        """Write what is going on for whoever watches; unlike all else here it may be lost."""
+        self._live |= what
+        temporary = self.path / "live.json.part"
+        temporary.write_text(json.dumps({**self._live, "at": now()}), encoding="utf-8")
+        temporary.rename(self.path / "live.json")
+
+    def tell_progress(self, step: str, done: int, total: int, text: str) -> None:
+        """Write how far a step is."""
+        self.tell({"progress": {"step": step, "done": done, "total": total, "text": text}})
+
+    def stop_asked(self) -> bool:
+        """Whether the coordinator wants the run to end."""
+        return (self.path / "stop").exists()
+
+    def step_folder(self, step: str) -> Path:
+        """Return (and make) the folder of a step in progress."""
+        folder = self.path / "steps" / step
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def artefact(self, step: str) -> Artefact | None:
+        """Return a finished step's artefact, None where it is not finished; raise RunError where it was altered."""
+        file = self.path / "artefacts" / f"{step}.json"
+        if not file.exists():
+            return None
+        content = json.loads(file.read_text(encoding="utf-8"))
+        tensors = self.path / "artefacts" / f"{step}.safetensors"
+        if hashlib.sha256(tensors.read_bytes()).hexdigest() != content["arrays_sha256"]:
+            raise RunError("does not match the hash its step recorded", where=tensors, remedy="restore it, or run anew")
+        return Artefact(step, content["stage"], content["result"], dict(load_file(tensors)))
+
+    def save_artefact(self, artefact: Artefact) -> None:
+        """Write a finished step's artefact; its JSON comes last and makes it count."""
+        base = self.path / "artefacts" / artefact.step
+        tensors = save_tensors(artefact.arrays)
+        write_atomically(base.with_suffix(".safetensors"), tensors)
+        content = {
+            "format_version": FORMAT_VERSION,
+            "step": artefact.step,
+            "stage": artefact.stage,
+            "arrays_sha256": hashlib.sha256(tensors).hexdigest(),
+            "result": artefact.result,
+        }
+        write_atomically(base.with_suffix(".json"), json.dumps(content, indent=1, allow_nan=False).encode())
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process works on the run in ``path``."""
+    try:
+        descriptor = _locked(path)
+    except RunError:
+        return True
+    os.close(descriptor)
+    return False
+
+
+def _locked(path: Path, patience_seconds: float = 0.0) -> int:
+    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    end = time.monotonic() + patience_seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() < end:
+                time.sleep(0.01)
+                continue
+            os.close(descriptor)
+            raise RunError(
+                "another process is working on this run", where=path, remedy="wait for it, or stop it"
+            ) from None
+        return descriptor

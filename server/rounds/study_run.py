@@ -1,0 +1,115 @@
+"""One study, step by step: ask, combine, store, go on. A finished step is never run twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+import numpy as np
+from flwr.serverapp import Grid
+from flwr.supercore.run import RunNotRunningException
+from numpy.typing import NDArray
+
+from ecgshared.errors import EcgFedError
+from ecgshared.service.files import now
+from ecgshared.study.registry import room, shared_room
+from ecgshared.study.study import Study
+from ecgshared.wire.protocol import StepConfig
+from server.rounds.conduct import Accept, Artefact, Conduct, Metrics, Replies
+from server.rounds.federation import Federation, Manners, Stopped
+from server.rounds.run_folder import RunFolder
+
+_LINK_ERRORS = (httpx.HTTPError, RunNotRunningException)
+"""The SuperLink went away, or holds the run for dead: nothing that the study or a site did."""
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with (step id, done, total, text)."""
+
+
+def run_study(grid: Grid, folder: RunFolder, progress: Progress, manners: Manners | None = None) -> None:
+    """Run every unfinished step of the folder's study; raise what stops it after noting it in run.json.
+
+    ``status`` becomes "done"; "stopped" by the coordinator; "paused" by an error that somebody can mend;
+    "interrupted" where the process was told to end or its SuperLink went away; "failed" by a fault of the software.
+    """
+    study = folder.study
+    folder.update(status="running", stopped_by=None, waiting_for=None)
+    federation = Federation(grid, study, folder, manners)
+    try:
+        for step in study.steps:
+            if folder.artefact(step.id) is None:
+                folder.save_artefact(_run_step(step, study, federation, folder, progress))
+            progress(step.id, 1, 1, "done")
+    except Stopped as error:
+        folder.update(status="stopped", stopped_by=str(error), ended=now())
+        raise
+    except EcgFedError as error:
+        folder.update(status="paused", stopped_by=str(error), ended=now())
+        raise
+    except (KeyboardInterrupt, SystemExit, *_LINK_ERRORS) as error:
+        folder.update(status="interrupted", stopped_by=type(error).__name__, ended=now())
+        raise
+    except BaseException as error:
+        folder.update(status="failed", stopped_by=type(error).__name__, ended=now())
+        raise
+    folder.update(status="done", ended=now())
+
+
+def _run_step(
+    step: StepConfig, study: Study, federation: Federation, folder: RunFolder, progress: Progress
+) -> Artefact:
+    shared_room(step.stage)
+    inputs = _inputs(step, study, folder)
+    sent = {f"{name}.{key}": array for name, used in inputs.items() for key, array in used.arrays.items()}
+    members = study.members(step)
+
+    def ask(
+        phase: str,
+        *,
+        round: int = 0,
+        arrays: Mapping[str, NDArray[Any]] | None = None,
+        sites: tuple[str, ...] | None = None,
+        quorum: int | None = None,
+        accept: Accept | None = None,
+        metrics: Metrics | None = None,
+    ) -> Replies:
+        everything = {**sent, **(arrays or {})}
+        return federation.ask(
+            step.id,
+            step.stage,
+            phase,
+            round,
+            everything,
+            sites or members,
+            quorum=quorum,
+            accept=accept,
+            metrics=metrics,
+        )
+
+    conduct = Conduct(
+        study=study,
+        sites=members,
+        inputs=inputs,
+        ask=ask,
+        folder=folder.step_folder(step.id),
+        progress=lambda done, total, text="": progress(step.id, done, total, text),
+        rng=np.random.default_rng([study.seed, study.steps.index(step)]),
+    )
+    artefact: Artefact = room("server", step.stage).run(step, conduct)
+    return artefact
+
+
+def _inputs(step: StepConfig, study: Study, folder: RunFolder) -> dict[str, Artefact]:
+    """Artefacts of all steps this one uses, directly or through others."""
+    inputs: dict[str, Artefact] = {}
+    waiting = list(step.uses)
+    while waiting:
+        name = waiting.pop()
+        if name not in inputs:
+            artefact = folder.artefact(name)
+            if artefact is None:
+                raise LookupError(f"step {name} has no artefact though the study's order put it first")
+            inputs[name] = artefact
+            waiting += study.step(name).uses
+    return {s.id: inputs[s.id] for s in study.steps if s.id in inputs}

@@ -1,0 +1,1 @@
+"""A federation on a laptop: in process, on Ray, or over the real network."""

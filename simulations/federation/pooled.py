@@ -1,0 +1,95 @@
+"""The pooled twin of a study: the same steps, with all training sites' records under one roof.
+
+What federation must equal. Possible only in simulation, where one process may open every site.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from client.answer import hold_cohort
+from client.dataset.data import SiteData
+from client.dataset.opening import open_site
+from client.site.settings import load_site
+from ecgshared.study.endpoints import EventTimes
+from ecgshared.study.study import load_study
+
+POOLED = "pooled"
+
+
+def pooled_twin(study_file: Path, site_files: list[Path], folder: Path) -> tuple[Path, list[Path]]:
+    """Write the twin's study and site file into ``folder``; return them, the zero-shot sites' files behind the first.
+
+    Every patient keeps the split their own site drew. The zero-shot sites are the study's own: their site files must
+    name the twin's study under ``studies``.
+    """
+    study = load_study(study_file)
+    given = {load_site(path).site: path for path in site_files}
+    content = study.model_dump(mode="json")
+    content |= {"name": f"{study.name}-pooled"[:40], "sites": {"train": [POOLED], "zero_shot": study.sites.zero_shot}}
+    for step in content["steps"]:
+        if isinstance(step["sites"], list):
+            step["sites"] = list(dict.fromkeys(POOLED if s in study.sites.train else s for s in step["sites"]))
+    folder.mkdir(parents=True, exist_ok=True)
+    twin_file, site_file = folder / "study.yaml", folder / "pooled.yaml"
+    twin_file.write_text(yaml.safe_dump(_plain(content), sort_keys=False), encoding="utf-8")
+    first = load_site(given[study.sites.train[0]])
+    site_file.write_text(
+        yaml.safe_dump(
+            {
+                "site": POOLED,
+                "records": {"folder": "."},
+                "table": {"path": "none.csv", "columns": {"file": "file"}},
+                "limits": first.limits.model_dump(),
+                "compute": first.compute.model_dump(),
+                "seed": first.seed,
+                "studies": ["study.yaml"],
+            }
+        ),
+        encoding="utf-8",
+    )
+    twin = load_study(twin_file)
+    opened = [open_site(load_site(given[site]), study) for site in study.sites.train]
+    hold_cohort(site_file, twin, pool(opened))
+    return twin_file, [site_file, *(given[site] for site in twin.sites.zero_shot)]
+
+
+def pool(sites: list[SiteData]) -> SiteData:
+    """Return all sites' rows as one cohort; patients of different sites stay different."""
+    first = sites[0]
+    offsets = np.cumsum([0, *(site.n_patients for site in sites)])
+    covariates = {name: np.concatenate([s.covariates[name] for s in sites]) for name in first.covariates}
+    ecgs, patients = sum(s.flow[-1][1] for s in sites), sum(s.flow[-1][2] for s in sites)
+    return SiteData(
+        signals=np.concatenate([np.asarray(s.signals) for s in sites]),
+        patient=np.concatenate([s.patient + offset for s, offset in zip(sites, offsets, strict=False)]),
+        split=np.concatenate([s.split for s in sites]),
+        heads=first.heads,
+        labels=np.concatenate([s.labels for s in sites]),
+        age=np.concatenate([s.age for s in sites]),
+        male=np.concatenate([s.male for s in sites]),
+        covariates=covariates,
+        fs_hz=first.fs_hz,
+        patients_known=all(s.patients_known for s in sites),
+        flow=(("pooled from all sites", ecgs, patients),),
+        descriptions={},
+        follow_up_years=np.concatenate([s.follow_up_years for s in sites]),
+        event_times={
+            event: EventTimes(
+                np.concatenate([s.event_times[event].years for s in sites]),
+                np.concatenate([s.event_times[event].observed for s in sites]),
+            )
+            for event in first.event_times
+        },
+        chronology=None if first.chronology is None else np.concatenate([s.chronology for s in sites]),
+    )
+
+
+def _plain(value: object) -> object:
+    """Turn tuples into lists: safe YAML knows no tuples."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,148 @@
+"""Run a study over site files on this machine: in this process, or on Ray workers. The apps are the hospitals' own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from client.approval.required import readable_studies
+from client.site.settings import load_site
+from ecgshared.errors import ConfigError, RunError
+from ecgshared.study.study import Study, load_study
+from server.rounds.run_folder import RunFolder
+from server.rounds.study_run import Progress as Report
+from server.rounds.study_run import run_study
+
+Backend = Literal["inprocess", "ray"]
+
+
+def simulate(
+    study_file: Path,
+    site_files: list[Path],
+    out: Path,
+    *,
+    backend: Backend = "inprocess",
+    resume: bool = False,
+) -> Path:
+    """Run a study and return its run folder.
+
+    ``resume`` goes on after the last checkpoint of the run in ``out``; raises RunError where none stands there.
+    """
+    # Silence what Flower would send and print of its own accord, before it is imported anywhere.
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    study = load_study(study_file) if not resume else load_study(out / "study.yaml")
+    check_sites(study, site_files)
+    folder = RunFolder.reopen(out) if resume else RunFolder.create(out, study_file, backend=backend)
+    try:
+        read_recordings(study, site_files)
+        with progress_bars(study) as report:
+            if backend == "ray":
+                _on_ray(folder, site_files, report)
+            else:
+                from client.app import app
+                from simulations.federation.grid import InProcessGrid
+
+                run_study(InProcessGrid(app, site_files), folder, report)
+    finally:
+        folder.close()
+    return out
+
+
+def check_sites(study: Study, site_files: list[Path]) -> None:
+    """Raise :class:`ConfigError` where the site files are not exactly the study's sites, each approving the study."""
+    given: dict[str, Path] = {}
+    for path in site_files:
+        settings = load_site(path)
+        if settings.site in given:
+            raise ConfigError("two site files are of one site", where=path, value=settings.site)
+        given[settings.site] = path
+        hashes = [approved.sha256 for approved in readable_studies(settings)]
+        if settings.site in study.sites.all and study.sha256 not in hashes:
+            raise ConfigError(
+                f"site {settings.site!r} has not approved study {study.name!r}",
+                where=path,
+                remedy="name the study's file under `studies:` in the site file",
+            )
+    missing = sorted(set(study.sites.all) - set(given))
+    if missing:
+        raise ConfigError(
+            "site files are missing for sites of the study",
+            value=", ".join(missing),
+            remedy="give one site file for each: ecgfed simulate run STUDY SITE.yaml SITE.yaml ...",
+        )
+
+
+def read_recordings(study: Study, site_files: list[Path]) -> None:
+    """Fill the sites' caches before the first round, where progress and faults can be shown in full."""
+    from client.answer import cohort
+
+    with _bars() as bars:
+        for path in site_files:
+            settings = load_site(path)
+            if settings.site not in study.sites.all:
+                continue
+            task = bars.add_task("", total=None, name=f"read {settings.site}")
+
+            def moved(done: int, total: int, text: str, task: TaskID = task) -> None:
+                bars.update(task, completed=done, total=total or None, description=text)
+
+            data = cohort(path, settings, study, progress=moved)
+            bars.update(task, completed=len(data), total=len(data), description="in its cohort")
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.fields[name]:<12}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+        console=Console(stderr=True),
+    )
+
+
+@contextmanager
+def progress_bars(study: Study) -> Iterator[Report]:
+    """Show one bar a step; yield the function that moves them."""
+    with _bars() as bars:
+        tasks: dict[str, TaskID] = {
+            step.id: bars.add_task("", total=1, name=step.id, start=False) for step in study.steps
+        }
+
+        def report(step: str, done: int, total: int, text: str) -> None:
+            bars.start_task(tasks[step])
+            bars.update(tasks[step], completed=done, total=total, description=text)
+
+        yield report
+
+
+def _on_ray(folder: RunFolder, site_files: list[Path], report: Report) -> None:
+    """Give the same two apps to Flower's simulation engine; a worker finds its site file by partition number."""
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise RunError("Ray is not installed", remedy="pip install 'ecgfed[ray]', or leave --backend out") from None
+    from flwr.app import Context
+    from flwr.serverapp import Grid, ServerApp
+    from flwr.simulation.run_simulation import run_simulation
+
+    from client.app import SITE_FILES, app
+
+    os.environ[SITE_FILES] = json.dumps([str(path.resolve()) for path in site_files])
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        run_study(grid, folder, report)
+
+    run_simulation(server_app=server, client_app=app, num_supernodes=len(site_files))

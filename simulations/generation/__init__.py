@@ -1,0 +1,1 @@
+"""The conditional VAE at work: beats for a person, sweeps, consistency."""

@@ -1,0 +1,1 @@
+"""Made hospitals in the formats that hospitals export."""

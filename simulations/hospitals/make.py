@@ -1,0 +1,197 @@
+"""Make a scenario's hospitals on disk: streamed in chunks, one hospital after another, memory flat.
+
+Layout: ``sites/<name>/{site.yaml, cohort.csv, records/}`` is all a hospital holds; ``truth/<name>.csv`` lies
+apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ecgshared.errors import ConfigError, RunError, StatisticsError
+from simulations.hospitals.exports import RECORDS_FOLDER, quantise, write_record, write_site, write_table
+from simulations.hospitals.formats.header import Header
+from simulations.patients.cohort import Hospital, make_cohort
+from simulations.patients.fates import solve_baseline
+from simulations.patients.imaging import measured_anatomy
+from simulations.patients.recording import place_electrodes, record_ecgs
+from simulations.patients.scenario import DeviceConfig, HospitalConfig, Scenario
+from simulations.patients.series import make_series
+
+CHUNK = 64
+"""ECGs rendered at once: a few dozen MB."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with hospital, ECGs done, ECGs in all."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made, per hospital: patients, ECGs, and ECGs followed by the event."""
+
+    out: Path
+    patients: dict[str, int]
+    ecgs: dict[str, int]
+    events: dict[str, int]
+
+
+def make_hospitals(
+    scenario: Scenario,
+    out: Path,
+    seed: int | None = None,
+    patients_scale: float | None = None,
+    progress: Progress | None = None,
+) -> Made:
+    """Write every hospital of a scenario below ``out``. The same scenario and seed give the same bytes.
+
+    Parameters
+    ----------
+    seed : overrides the scenario's.
+    patients_scale : multiplies every hospital's number of patients.
+
+    Raises
+    ------
+    RunError : ``out`` already holds hospitals.
+    ConfigError : a scale that leaves a hospital without patients.
+    """
+    if any((out / part).exists() for part in ("sites", "truth")):
+        raise RunError("already holds hospitals", where=out, remedy="choose another folder, or delete this one")
+    seed = scenario.seed if seed is None else seed
+    scale = 1.0 if patients_scale is None else patients_scale
+    if seed < 0 or not scale > 0:
+        raise ConfigError("seed and scale must be positive", value={"seed": seed, "scale": scale})
+    log_baseline = solve_baseline(scenario)
+    (out / "truth").mkdir(parents=True)
+    counts: dict[str, tuple[int, int, int]] = {}
+    for number, (name, config) in enumerate(scenario.hospitals.items()):
+        patients = max(round(config.population.patients * scale), 1)
+        cohort = make_patients(np.random.default_rng([seed, number, 0]), name, config, scenario, log_baseline, patients)
+        folder = out / "sites" / name
+        table = _write_records(seed, number, name, cohort, config, scenario, folder / RECORDS_FOLDER, progress)
+        write_table(folder, table, config.table)
+        write_site(folder, name, table.columns, config.table, config.suffix)
+        cohort.truth.to_csv(out / "truth" / f"{name}.csv", index=False, float_format="%.8g", lineterminator="\n")
+        counts[name] = (patients, len(table), int(cohort.truth["true_scd_event"].sum()))
+    first, second, third = ({name: row[i] for name, row in counts.items()} for i in range(3))
+    return Made(out, first, second, third)
+
+
+def make_patients(
+    rng: np.random.Generator,
+    name: str,
+    config: HospitalConfig,
+    scenario: Scenario,
+    log_baseline: float,
+    patients: int,
+) -> Hospital:
+    """Draw a hospital's patients, a cohort or a case-control series, without any recording."""
+    if config.series is not None:
+        return make_series(rng, name, config, config.series, scenario, log_baseline, patients)
+    return make_cohort(rng, name, config, scenario, log_baseline, patients)
+
+
+def _write_records(
+    seed: int,
+    number: int,
+    name: str,
+    cohort: Hospital,
+    config: HospitalConfig,
+    scenario: Scenario,
+    folder: Path,
+    progress: Progress | None,
+) -> pd.DataFrame:
+    """Record and write every ECG; return the table with the devices that were used."""
+    n = len(cohort.person)
+    rng = np.random.default_rng([seed, number, 1])
+    shares = np.array([device.share for device in config.devices])
+    device_of = rng.choice(len(shares), size=n, p=shares / shares.sum())
+    af_person = rng.random(len(cohort.people.age)) < config.population.af_share
+    for sub in sorted({Path(file).parent for file in cohort.table["file"]}):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
+    table, electrodes = cohort.table, None
+    if config.imaging is not None:
+        tape = np.random.default_rng([seed, number, 1000])
+        electrodes = place_electrodes(tape, config.habits, n)
+        measured = measured_anatomy(tape, cohort.people, cohort.person, electrodes, config.imaging, scenario.physique)
+        table = pd.concat([table, measured], axis=1)
+    done = 0
+    for which, device in enumerate(config.devices):
+        mine = np.flatnonzero(device_of == which)
+        for start in range(0, len(mine), CHUNK):
+            rows = mine[start : start + CHUNK]
+            # A generator of its own for each chunk: what one chunk draws never shifts another.
+            chunk_rng = np.random.default_rng([seed, number, 2 + which, start])
+            place = None if electrodes is None else electrodes[rows]
+            _write_chunk(chunk_rng, rows, cohort, af_person, config, device, scenario, folder, place)
+            done += len(rows)
+            if progress is not None:
+                progress(name, done, n)
+    return table.assign(device=[config.devices[i].name for i in device_of])
+
+
+def _write_chunk(
+    rng: np.random.Generator,
+    rows: NDArray[np.int64],
+    cohort: Hospital,
+    af_person: NDArray[np.bool_],
+    config: HospitalConfig,
+    device: DeviceConfig,
+    scenario: Scenario,
+    folder: Path,
+    electrodes_cm: NDArray[np.float64] | None,
+) -> None:
+    person = cohort.person[rows]
+    people = cohort.people.rows(person, cohort.people.age[person] + cohort.at_years[rows])
+    signals = record_ecgs(
+        rng,
+        people,
+        af_person[person],
+        config,
+        device,
+        scenario.waveform,
+        scenario.seconds,
+        electrodes_cm,
+        scenario.physique,
+    )
+    units = quantise(signals, device.adc_units_per_mv)
+    table = cohort.table.iloc[rows]
+    columns = (table[c] for c in ("file", "recorded_at", "age", "sex", "patient_id"))
+    for record, (file, at, age, sex, patient) in zip(units, zip(*columns, strict=True), strict=True):
+        when: datetime = at.to_pydatetime()
+        write_record(folder, Header(file, when, int(age), sex, device, patient), record)
+
+
+def truth_table(out: Path) -> pd.DataFrame:
+    """Return the truth of every hospital made below ``out``, with a column ``site``.
+
+    Raises
+    ------
+    RunError : there is no truth folder.
+    """
+    paths = sorted((out / "truth").glob("*.csv"))
+    if not paths:
+        raise RunError("holds no truth tables", where=out, remedy="make hospitals there first")
+    return pd.concat([pd.read_csv(path).assign(site=path.stem) for path in paths], ignore_index=True)
+
+
+def true_hazard_auc(truth: pd.DataFrame) -> float:
+    """Return the AUC of the true event probability against what happened: what a perfect model would reach.
+
+    Raises
+    ------
+    StatisticsError : the table holds only events, or none.
+    """
+    event = truth["true_scd_event"].to_numpy().astype(bool)
+    positives = int(event.sum())
+    negatives = len(event) - positives
+    if not positives or not negatives:
+        raise StatisticsError("the AUC needs both events and non-events", value=(positives, negatives))
+    ranks = truth["true_scd_probability"].rank(method="average").to_numpy()
+    return float((ranks[event].sum() - positives * (positives + 1) / 2) / (positives * negatives))

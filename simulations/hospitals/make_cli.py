@@ -1,0 +1,59 @@
+"""`ecgfed simulate make`: hospitals of a scenario, on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def make(
+    scenario: Annotated[str, typer.Argument(help="name of a scenario, or the path of its YAML file")],
+    out: Annotated[Path, typer.Option(help="folder to write sites/ and truth/ into")],
+    patients: Annotated[int | None, typer.Option(min=1, help="patients in all hospitals together")] = None,
+    ecgs: Annotated[int | None, typer.Option(min=1, help="about how many ECGs instead (1,000 to 1,000,000)")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="instead of the scenario's own")] = None,
+) -> None:
+    """Make the hospitals of a scenario: recordings, cohort tables and site files; the truth lies apart."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ecgshared.errors import ConfigError
+    from simulations.hospitals.make import make_hospitals, true_hazard_auc, truth_table
+    from simulations.patients.scenario import load_scenario
+
+    console = Console()
+    chosen = load_scenario(scenario)
+    if patients is not None and ecgs is not None:
+        raise ConfigError("--patients and --ecgs both set the size", remedy="give one of them")
+    populations = [hospital.population for hospital in chosen.hospitals.values()]
+    scale = None
+    if patients is not None:
+        scale = patients / sum(p.patients for p in populations)
+    elif ecgs is not None:
+        # Deaths and the end of the ECG period cut some follow-up ECGs short: about a fifth of the further ones.
+        scale = ecgs / sum(p.patients * (1 + 0.8 * (p.ecgs_per_patient - 1)) for p in populations)
+    columns = (
+        TextColumn("{task.description:>12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, object] = {}
+
+        def advance(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)  # type: ignore[arg-type]
+
+        made = make_hospitals(chosen, out, seed, scale, advance)
+    truth = truth_table(out)
+    for name, ecgs in made.ecgs.items():
+        events = made.events[name]
+        line = f"{name}: {made.patients[name]} patients, {ecgs} ECGs, {events} followed by the event"
+        if 0 < events < ecgs:
+            line += f", AUC of the true hazard {true_hazard_auc(truth[truth['site'] == name]):.3f}"
+        console.print(line, highlight=False)
+    console.print(f"sites: {out / 'sites'}\ntruth: {out / 'truth'} (no hospital sees it)", highlight=False)

@@ -1,0 +1,1 @@
+"""Made ECGs beside real ones."""

@@ -1,0 +1,1 @@
+"""Made people: bodies, diseases, fates, recordings."""

@@ -1,0 +1,1 @@
+"""A heart in a torso."""

@@ -1,0 +1,137 @@
+"""Median beats beside the cache: the same as computed, computed once, made anew where the signal changed, forgotten."""
+
+from __future__ import annotations
+
+import stat
+
+import numpy as np
+import pytest
+
+from client.cache import beats
+from client.cache.entries import STORED, Entry
+from client.cache.signals import forget_everywhere, opened
+from client.dataset import median_beats
+from client.dataset.data import CachedSignals, SiteData
+from client.dataset.median_beats import MedianBeats, window_of
+from simulations.physics.heart import dipole, reference_heart, regular_rhythm
+from simulations.physics.torso import project, reference_anatomy, reference_electrodes, twelve
+
+FS, SECONDS = 250.0, 5.0
+SAMPLES = round(FS * SECONDS)
+
+
+def recordings(rates):
+    n = len(rates)
+    waves = dipole(reference_heart(n), regular_rhythm(np.array(rates, np.float32), SECONDS), fs=FS, seconds=SECONDS)
+    leads = twelve(project(waves, reference_anatomy(n), reference_electrodes(n)))
+    return np.rint(1000 * leads).astype(np.int16)
+
+
+def entry(name, signal):
+    return Entry(name, b"p" + name, 1, 1, 1, STORED, signal=signal, content=name, fs=FS, seconds=SECONDS)
+
+
+def data_over(signals):
+    n = len(signals)
+    known = np.zeros(n, dtype=np.float32)
+    return SiteData(
+        signals=signals,
+        patient=np.arange(n),
+        split=np.zeros(n, dtype=np.int8),
+        heads=(),
+        labels=np.zeros((n, 0), dtype=np.float32),
+        age=known,
+        male=known,
+        covariates={},
+        fs_hz=FS,
+        patients_known=True,
+        flow=(),
+        descriptions={},
+        follow_up_years=known,
+    )
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """Three recordings with beats and a flat one, in a cache; and the cohort over them, in another order."""
+    signals = np.concatenate([recordings([60, 72, 90]), np.zeros((1, 12, SAMPLES), np.int16)])
+    folder = tmp_path / "cache" / "f"
+    with opened(folder, SAMPLES) as store:
+        store.store([entry(bytes([65 + i]), signal) for i, signal in enumerate(signals)])
+        slots = store.signals()
+    order = np.array([2, 0, 3, 1])
+    return folder, signals, data_over(CachedSignals(slots, order)), order
+
+
+def test_beats_are_those_of_the_recordings_and_a_flat_one_has_none(cache):
+    folder, signals, data, order = cache
+    beats = MedianBeats(data)
+    rows = np.arange(4)
+    assert beats.known(rows).tolist() == [True, True, False, True]
+    found = beats.batch(rows)
+    assert found.shape == (4, 12, round(0.8 * FS))
+    assert np.isnan(found[2]).all()
+    for row in (0, 1, 3):
+        wanted = window_of(signals[order[row]].astype(np.float32) / 1000, FS)
+        np.testing.assert_allclose(found[row], wanted, atol=0.00051)
+    np.testing.assert_array_equal(MedianBeats(data).batch(np.array([3, 1])), found[[3, 1]])
+    assert MedianBeats(data).batch(np.arange(0)).shape == (0, 12, 200)
+    assert stat.S_IMODE((folder / beats.FILE).stat().st_mode) == 0o600
+
+
+def test_a_cohort_in_memory_gives_the_same(cache):
+    _, signals, data, order = cache
+    here = MedianBeats(data_over(signals[order])).batch(np.arange(4))
+    np.testing.assert_allclose(here, MedianBeats(data).batch(np.arange(4)), atol=0.00051)
+
+
+def test_each_beat_is_computed_once(cache, monkeypatch):
+    _, _, data, _ = cache
+    made = []
+    real = median_beats.window_of
+    monkeypatch.setattr(median_beats, "window_of", lambda *a: made.append(1) or real(*a))
+    MedianBeats(data).batch(np.array([0, 1]))
+    MedianBeats(data).batch(np.arange(4))
+    MedianBeats(data).known(np.arange(4))
+    assert len(made) == 4
+
+
+def test_a_slot_with_another_recording_gets_another_beat(cache):
+    folder, _, data, _ = cache
+    before = MedianBeats(data).batch(np.array([1]))
+    with opened(folder, SAMPLES) as store:
+        store.store([entry(b"A", recordings([110])[0])])
+        slots = store.signals()
+    after = MedianBeats(data_over(CachedSignals(slots, np.array([0])))).batch(np.array([0]))
+    assert np.abs(after - before).max() > 0.01
+
+
+@pytest.mark.parametrize("damage", ["beat", "header", "truncated"])
+def test_a_damaged_file_is_made_anew(cache, damage):
+    folder, _, data, _ = cache
+    before = MedianBeats(data).batch(np.arange(4))
+    path = folder / beats.FILE
+    content = bytearray(path.read_bytes())
+    if damage == "beat":
+        content[len(content) // 2] ^= 255
+        content[600] ^= 255
+    elif damage == "header":
+        content[3] ^= 255
+    else:
+        content = content[: len(content) - 100]
+    path.write_bytes(content)
+    np.testing.assert_array_equal(MedianBeats(data).batch(np.arange(4)), before)
+
+
+def test_a_forgotten_patient_leaves_no_beat(cache):
+    folder, _, data, _ = cache
+    MedianBeats(data).known(np.arange(4))
+    path = folder / beats.FILE
+    place = (path.stat().st_size - 24) // 4
+    whole = path.read_bytes()
+    assert any(whole[24 + place : 24 + 2 * place])
+    assert forget_everywhere(folder.parent, [b"pB"]) == [1]
+    left = path.read_bytes()
+    assert not any(left[24 + place : 24 + 2 * place])
+    assert left[24 : 24 + place] == whole[24 : 24 + place]
+    assert left[24 + 2 * place :] == whole[24 + 2 * place :]

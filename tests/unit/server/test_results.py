@@ -1,0 +1,128 @@
+"""results.json: what goes in comes out, the schema is the published one, and faults are named."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecgshared.errors import EcgFedError, RunError
+from server.report.results import SCHEMA_FILE, Results, read_results, results_schema, schema_text, write_results
+
+INFO: dict[str, Any] = {
+    "run": "tiny-1",
+    "study": "tiny",
+    "study_sha256": "ab" * 32,
+    "status": "done",
+    "started": "2026-11-21T06:00:00Z",
+    "ended": "2026-11-21T06:05:00Z",
+    "versions": {"ecgfed": "0.1.0"},
+    "sites": ["north", "south"],
+    "backend": "inprocess",
+    "a_key_of_a_later_version": 1,
+}
+PLAN = """
+name: tiny
+steps:
+  - {id: b, stage: describe, a_key: kept by the stage}
+  - {id: a, stage: of_tomorrow, uses: [b]}
+"""
+
+
+def make_run(folder: Path, results: dict[str, Any], **info: Any) -> Path:
+    (folder / "artefacts").mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(INFO | info))
+    (folder / "study.yaml").write_text(PLAN)
+    for step, stage in (("a", "of_tomorrow"), ("b", "describe")):
+        if step in results:
+            content = {"step": step, "stage": stage, "arrays_sha256": "cd" * 32, "result": results[step]}
+            (folder / "artefacts" / f"{step}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_the_committed_schema_is_the_generated_one() -> None:
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text()
+
+
+def test_the_schema_names_its_dialect_and_every_key_written(tmp_path: Path) -> None:
+    schema = results_schema()
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    written = json.loads(write_results(make_run(tmp_path, {"b": {}})).read_text())
+    assert set(written) == set(schema["properties"])
+    assert set(written["run"]) == set(schema["$defs"]["RunInfo"]["properties"])
+    assert set(written["steps"]["b"]) == set(schema["$defs"]["StepResult"]["properties"])
+
+
+def test_steps_stand_in_the_order_of_the_study(tmp_path: Path) -> None:
+    path = write_results(make_run(tmp_path, {"a": {"auc": 0.8}, "b": {"n": 3}}))
+    assert path == tmp_path / "results.json"
+    assert list(json.loads(path.read_text())["steps"]) == ["b", "a"]
+
+
+def test_an_unfinished_step_is_missing_not_empty(tmp_path: Path) -> None:
+    results = read_results(make_run(tmp_path, {"b": {"n": 3}}, status="running", ended=None))
+    assert results.missing == ("a",)
+    assert list(results.steps) == ["b"]
+
+
+def test_a_number_that_is_none_is_null(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, {"b": {"auc": float("nan"), "slope": [1.0, float("inf")]}})
+
+    def no_such_thing(token: str) -> None:
+        raise AssertionError(f"{token} is no JSON")
+
+    text = write_results(folder).read_text()
+    assert json.loads(text, parse_constant=no_such_thing)["steps"]["b"]["result"] == {"auc": None, "slope": [1.0, None]}
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.text(), json_values, max_size=4))
+def test_any_result_comes_out_as_it_went_in(result: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        text = write_results(make_run(Path(name), {"b": result})).read_text(encoding="utf-8")
+    assert json.loads(text)["steps"]["b"]["result"] == result
+    assert Results.model_validate_json(text).steps["b"].result == result
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no run\.json"):
+        write_results(tmp_path)
+    with pytest.raises(RunError, match="no such run folder"):
+        write_results(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("run.json", "{", "run.json"),
+        ("run.json", json.dumps(INFO | {"status": "happy"}), "status"),
+        ("run.json", json.dumps({k: v for k, v in INFO.items() if k != "study_sha256"}), "study_sha256"),
+        ("artefacts/b.json", json.dumps({"step": "b", "stage": "describe", "result": [1]}), "result"),
+        ("artefacts/b.json", "no JSON", "b.json"),
+        ("study.yaml", "steps: 3", "study.yaml"),
+        ("study.yaml", "steps: [{id: a}]", "stage"),
+        ("study.yaml", "steps: [", "study.yaml"),
+    ],
+)
+def test_a_fault_is_named(tmp_path: Path, file: str, content: str, named: str) -> None:
+    folder = make_run(tmp_path, {"b": {}})
+    (folder / file).write_text(content)
+    with pytest.raises(EcgFedError, match=named):
+        write_results(folder)
+    assert not (folder / "results.json").exists()
