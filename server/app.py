@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from ecgshared.errors import RunError
 from server.coordinator.home import HOME_VARIABLE, Home
-from server.rounds.federation import Manners
+from server.rounds.federation import WaitingPolicy
 from server.rounds.grid import tune
 from server.rounds.run_folder import RunFolder
 from server.rounds.study_run import run_study
@@ -32,7 +32,7 @@ def main(grid: Grid, context: Context) -> None:
     home = Home(Path(os.environ.get(HOME_VARIABLE, "")))
     tune(grid, home.config.max_reply_mb)
     folder = RunFolder.reopen(_folder(home, context.run_id))
-    manners = Manners(
+    manners = WaitingPolicy(
         patience_seconds=folder.study.federation.patience_seconds,
         tell=folder.tell,
         stopped=folder.stop_asked,

@@ -19,7 +19,7 @@ from ecgshared.study.registry import room
 from ecgshared.study.study import Study
 from ecgshared.wire.bytes import decode_payload, stamp_of
 from ecgshared.wire.protocol import SPLITS, Request, payload_type
-from server.rounds.conduct import Artefact, Conduct, Replies
+from server.rounds.step_context import Artefact, Replies, StepContext
 
 UNGATED = DisclosureLimits(min_patients=1, min_events=0)
 
@@ -132,7 +132,7 @@ class Federation:
                     self.sent.append((site, phase, answers[site]))
                 return Replies(answers, absent)
 
-            conduct = Conduct(
+            context = StepContext(
                 study=self.study,
                 sites=self.study.members(step),
                 inputs=inputs,
@@ -141,7 +141,7 @@ class Federation:
                 progress=lambda *_: None,
                 rng=np.random.default_rng(0),
             )
-            self.artefacts[step.id] = room("server", step.stage).run(step, conduct)
+            self.artefacts[step.id] = room("server", step.stage).run(step, context)
         return self.artefacts
 
 

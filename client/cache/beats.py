@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client.cache.entries import UNITS_PER_MV
+
 FILE = "median-beats.i16"
 
 
@@ -20,9 +22,6 @@ _MAGIC = b"ecgfed beats 1\0\0"
 
 
 _HEADER = np.dtype([("magic", "S16"), ("place", "<u4"), ("samples", "<u4")])
-
-
-_UNITS_PER_MV = 1000.0
 
 
 _NONE, _KNOWN, _ABSENT = 0, 1, 2
@@ -60,7 +59,7 @@ class BeatStore:
             if place["signal"] != self._crc[slot] or place["check"] != _check(place):
                 beat = compute(slot)
                 place["state"] = _ABSENT if beat is None else _KNOWN
-                place["beat"] = 0 if beat is None else np.clip(np.rint(beat * _UNITS_PER_MV), -32767, 32767)
+                place["beat"] = 0 if beat is None else np.clip(np.rint(beat * UNITS_PER_MV), -32767, 32767)
                 place["signal"] = self._crc[slot]
                 place["check"] = _check(place)
             self._sound[slot] = bool(place["state"] == _KNOWN)
@@ -75,7 +74,7 @@ class BeatStore:
         if not len(slots):
             return np.empty((0, 12, self._samples), dtype=np.float32)
         units = self._map("r")["beat"][slots]
-        return units.astype(np.float32) / np.float32(_UNITS_PER_MV)
+        return units.astype(np.float32) / np.float32(UNITS_PER_MV)
 
     def _grow(self, places: int) -> None:
         size = _HEADER.itemsize + places * self._place.itemsize

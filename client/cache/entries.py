@@ -45,7 +45,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Found:
+class CacheLookup:
     """What the cache knows of the recordings asked for, each shape = (n,); ``status`` -1: nothing fresh.
 
     ``slot`` is -1 without a signal; ``content`` holds 16 bytes or b"".
@@ -62,9 +62,9 @@ class Found:
     seconds: NDArray[np.float64]
     device: NDArray[np.object_]
 
-    def take(self, rows: NDArray[np.int64]) -> Found:
+    def take(self, rows: NDArray[np.int64]) -> CacheLookup:
         """Return the answer about some of the recordings."""
-        return Found(**{name: column[rows] for name, column in vars(self).items()})
+        return CacheLookup(**{name: column[rows] for name, column in vars(self).items()})
 
 
 def row_of(entry: Entry, slot: int | None, crc: int | None) -> tuple[Any, ...]:
@@ -76,9 +76,9 @@ def row_of(entry: Entry, slot: int | None, crc: int | None) -> tuple[Any, ...]:
     )
 
 
-def nothing(n: int) -> Found:
+def nothing(n: int) -> CacheLookup:
     """Return the answer about ``n`` recordings of which nothing is known."""
-    return Found(
+    return CacheLookup(
         status=np.full(n, -1, dtype=np.int8),
         slot=np.full(n, -1, dtype=np.int64),
         content=np.full(n, b"", dtype=object),

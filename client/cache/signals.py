@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from client.cache.beats import FILE as BEATS
 from client.cache.beats import wipe as wipe_beats
-from client.cache.entries import Entry, Found, nothing, row_of
+from client.cache.entries import CacheLookup, Entry, nothing, row_of
 from ecgshared.errors import RunError
 from ecgshared.service.files import private_folder
 
@@ -57,7 +57,7 @@ class SignalCache:
         """Bytes of one signal on disk."""
         return 12 * self.samples * 2
 
-    def lookup(self, records: Sequence[bytes], signatures: Sequence[tuple[int, int]], version: int) -> Found:
+    def lookup(self, records: Sequence[bytes], signatures: Sequence[tuple[int, int]], version: int) -> CacheLookup:
         """Return what is kept of ``records``; what another file or other code made is not found."""
         n = len(records)
         found = nothing(n)

@@ -23,7 +23,7 @@ EACH_ECG = "ecg:"
 
 
 @dataclass(frozen=True)
-class Linked:
+class LinkedRows:
     """Table rows with their recordings and patients, before any recording is read.
 
     Attributes
@@ -49,7 +49,7 @@ class Linked:
 
 def link(
     settings: SiteSettings, table: CohortTable, keys: SiteKeys, *, unlisted: tuple[Recordings, Matches] | None = None
-) -> Linked:
+) -> LinkedRows:
     """Join rows to recordings and patients.
 
     ``unlisted`` holds the files the rows name (:func:`.recordings.named`) where the folder need not be listed
@@ -71,7 +71,7 @@ def link(
     pseudonyms = tuple(keys.patient(name) for name in units)
     out = opted_out(settings, keys)
     gone = np.asarray([pseudonym in out for pseudonym in pseudonyms] + [False], dtype=bool)
-    return Linked(
+    return LinkedRows(
         recordings=recordings,
         file=matches.file,
         unit=unit,
@@ -209,7 +209,7 @@ def _dates(columns: dict[str, NDArray[Any]], name: str, n: int) -> NDArray[np.da
     return np.full(n, np.datetime64("NaT"), dtype="datetime64[s]") if found is None else found
 
 
-def candidates(table: CohortTable, linked: Linked, study: Study) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def candidates(table: CohortTable, linked: LinkedRows, study: Study) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return the rows whose recordings are needed, and the rows that name their recording first.
 
     Opted-out patients and rows that the table alone excludes are never read.

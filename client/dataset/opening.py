@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.cache.entries import STORED, UNREADABLE, Found
+from client.cache.entries import STORED, UNREADABLE, CacheLookup
 from client.cache.signals import opened
-from client.cohort.link import Linked, assign_splits, candidates, eligibility, link, most_recent
+from client.cohort.link import LinkedRows, assign_splits, candidates, eligibility, link, most_recent
 from client.cohort.table import CohortTable, usable_table
 from client.dataset.data import CachedSignals, SiteData
 from client.ingest.reading import READING_VERSION, Job, Progress, Recipe, findings_of, ingest, must_be_read, refused
@@ -70,13 +70,13 @@ def build(settings: SiteSettings, study: Study, progress: Progress | None) -> Si
     return _assemble(settings, study, keys.split_positions, linked, columns, flow, rows, places, found, signals)
 
 
-def _to_read(found: Found, settings: SiteSettings) -> NDArray[np.bool_]:
+def _to_read(found: CacheLookup, settings: SiteSettings) -> NDArray[np.bool_]:
     """What the cache lacks, and what another policy refused, repaired or left as it was."""
     pairs = zip(found.status.tolist(), found.findings, strict=True)
     return np.asarray([must_be_read(status, findings, settings.quality) for status, findings in pairs], dtype=bool)
 
 
-def _merged(table: CohortTable, wanted: NDArray[np.int64], found: Found) -> dict[str, NDArray[Any]]:
+def _merged(table: CohortTable, wanted: NDArray[np.int64], found: CacheLookup) -> dict[str, NDArray[Any]]:
     """Fill age, sex, date and device from the recordings where the table has none."""
     n = len(table)
     columns = dict(table.columns)
@@ -95,11 +95,11 @@ def _exclude(
     settings: SiteSettings,
     study: Study,
     table: CohortTable,
-    linked: Linked,
+    linked: LinkedRows,
     first: NDArray[np.bool_],
     columns: dict[str, NDArray[Any]],
     wanted: NDArray[np.int64],
-    found: Found,
+    found: CacheLookup,
 ) -> _Flow:
     n = len(table)
     unread = np.ones(n, dtype=bool)
@@ -138,12 +138,12 @@ def _assemble(
     settings: SiteSettings,
     study: Study,
     positions: Any,
-    linked: Linked,
+    linked: LinkedRows,
     columns: dict[str, NDArray[Any]],
     flow: _Flow,
     rows: NDArray[np.int64],
     places: NDArray[np.int64],
-    found: Found,
+    found: CacheLookup,
     signals: NDArray[np.int16],
 ) -> SiteData:
     kept = {name: column[rows] for name, column in columns.items()}

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from client.cache.entries import REFUSED, UNREADABLE, Entry, Found
+from client.cache.entries import REFUSED, UNREADABLE, CacheLookup, Entry
 from ecgshared.ecg.quality import REPAIRED
 from ecgshared.errors import RunError
 from ecgshared.service.files import private_folder
@@ -103,7 +103,7 @@ class IngestLedger:
         records: Sequence[bytes],
         patients: Sequence[bytes],
         signatures: Sequence[tuple[int, int]],
-        found: Found,
+        found: CacheLookup,
         version: int,
     ) -> None:
         """Confirm files that the cache holds already; what the ledger lacks of them is written from the cache."""

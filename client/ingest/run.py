@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from client.cache.entries import STORED, UNREADABLE
 from client.cache.signals import SignalCache, opened
-from client.cohort.link import Linked, candidates, link
+from client.cohort.link import LinkedRows, candidates, link
 from client.cohort.recordings import match, named, walk
 from client.cohort.table import usable_table
 from client.ingest.quality_report import write_report
@@ -94,7 +94,7 @@ class _Run:
         self,
         settings: SiteSettings,
         keys: SiteKeys,
-        linked: Linked,
+        linked: LinkedRows,
         cache: SignalCache,
         ledger: IngestLedger,
         recipe: Recipe,
@@ -174,7 +174,7 @@ class _Run:
         return jobs
 
 
-def _list_the_rest(settings: SiteSettings, linked: Linked, others: frozenset[str], ledger: IngestLedger) -> None:
+def _list_the_rest(settings: SiteSettings, linked: LinkedRows, others: frozenset[str], ledger: IngestLedger) -> None:
     """Note the files that nothing needed, as the disk lists them."""
     paths = linked.recordings.paths
     meant = {paths[i] for i in np.unique(linked.file[linked.file >= 0])}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from client.approval.register import in_force, study_path
-from client.cohort.link import Linked, candidates, link
+from client.cohort.link import LinkedRows, candidates, link
 from client.cohort.table import CohortTable, read_cohort_table
 from client.network.reach import check_network
 from client.site.keys import load_keys
@@ -92,7 +92,7 @@ def _study(path: Path, settings: SiteSettings, found: Findings) -> Study | None:
     return study
 
 
-def _linked(settings: SiteSettings, table: CohortTable, found: Findings) -> Linked | None:
+def _linked(settings: SiteSettings, table: CohortTable, found: Findings) -> LinkedRows | None:
     try:
         private_folder(settings.state)
         linked = link(settings, table, load_keys(settings))
@@ -118,7 +118,7 @@ def _linked(settings: SiteSettings, table: CohortTable, found: Findings) -> Link
     return linked
 
 
-def _describe(table: CohortTable, linked: Linked, found: Findings) -> None:
+def _describe(table: CohortTable, linked: LinkedRows, found: Findings) -> None:
     matched = linked.file >= 0
     people = linked.unit[matched]
     people = people[people >= 0]
@@ -133,7 +133,7 @@ def _describe(table: CohortTable, linked: Linked, found: Findings) -> None:
     ]
 
 
-def _fit(settings: SiteSettings, table: CohortTable, linked: Linked, study: Study, found: Findings) -> None:
+def _fit(settings: SiteSettings, table: CohortTable, linked: LinkedRows, study: Study, found: Findings) -> None:
     usable, _ = candidates(table, linked, study)
     kept = {name: column[usable] for name, column in table.columns.items()}
     found.notes.append(f"study {study.name}: {int(usable.sum())} ECGs to read")

@@ -17,12 +17,11 @@ from client.dataset.data import SiteData
 from client.rows.context import SiteContext
 from client.rows.logits import feature_matrix
 from client.rows.risk import rows_under
+from ecgshared.arrays import Floats
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.stages.survival import Config, columns_of
 from ecgshared.stages.train import Config as TrainConfig
 from ecgshared.study.score import calibrate_inputs
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

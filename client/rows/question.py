@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from client.rows.allowance import spend
 from client.rows.context import SiteContext
 from client.rows.followed import FollowedRows, followed_rows
 from client.rows.risk import received
+from ecgshared.arrays import Floats
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
 from ecgshared.stages.survival import Config, cox_limits, model_columns
@@ -19,11 +19,9 @@ from ecgshared.stats.cox_disclosure import CoxLimits, require_grid, require_no_d
 from ecgshared.stats.influence import by_patient
 from ecgshared.wire.protocol import Evidence, Request
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
-class Asked:
+class ModelQuestion:
     """One model of the step at this site: its rows, sorted once, and the coefficients asked about.
 
     ``x``: float array, shape = (n, p), standardised as the coordinator said; ``grid`` None in the stratified mode.
@@ -79,7 +77,7 @@ def too_small(followed: FollowedRows, step: Config, limits: DisclosureLimits) ->
     return ""
 
 
-def read_question(site: SiteContext, request: Request, *, coef: bool = True) -> Asked:
+def read_question(site: SiteContext, request: Request, *, coef: bool = True) -> ModelQuestion:
     """Read a request about one model, count it, and refuse where the site cannot take part."""
     step = survival_step(site)
     number = int(received(request, "model", (1,))[0])
@@ -113,7 +111,7 @@ def read_question(site: SiteContext, request: Request, *, coef: bool = True) -> 
         )
         years, observed = coarsen(years, observed, grid)
     spend(site, request, f"{request.phase} {model}", cap=step.questions(request.phase))
-    return Asked(step, followed, model, x, prepare(x, years, observed, grid=grid), beta, grid, rules)
+    return ModelQuestion(step, followed, model, x, prepare(x, years, observed, grid=grid), beta, grid, rules)
 
 
 def _require_from(grid: Floats, edges: Floats) -> None:
@@ -123,7 +121,7 @@ def _require_from(grid: Floats, edges: Floats) -> None:
         raise Refused(RefusalCode.BAD_REQUEST, "the time grid does not end where the study's does", value=grid[-1])
 
 
-def on_grid(asked: Asked) -> Asked:
+def on_grid(asked: ModelQuestion) -> ModelQuestion:
     """Return a question of the exact mode; refuse one without a grid."""
     if asked.grid is None:
         raise Refused(RefusalCode.BAD_REQUEST, "sums by interval are only for the exact mode and its grid")

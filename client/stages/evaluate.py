@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from client.rows.context import SiteContext
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
+from ecgshared.arrays import Floats
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits, MergedBins, group_size
 from ecgshared.stages.calibrate import effective_patients, sums_evidence
@@ -30,8 +31,6 @@ from ecgshared.stats.histogram import N_BINS, ScoreHistogram, bin_of_risk, logit
 from ecgshared.stats.influence import auc_sums, ratio_square_sum, top_group_square_sum
 from ecgshared.stats.performance import Performance, performance
 from ecgshared.wire.protocol import Answer, Evidence, Request
-
-Floats = NDArray[np.float64]
 
 
 def local(site: SiteContext, request: Request) -> Answer:

@@ -4,7 +4,6 @@ needs."""
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from client.rows.allowance import spend
 from client.rows.context import SiteContext
@@ -31,8 +30,6 @@ from ecgshared.stats.cox_fit import Moments, newton_fit
 from ecgshared.stats.cox_residuals import ResidualTerms, residual_terms, schoenfeld_sums, score_meat, score_residuals
 from ecgshared.stats.kaplan_meier import kaplan_meier, releasable_times
 from ecgshared.wire.protocol import Answer, Evidence, Request
-
-Floats = NDArray[np.float64]
 
 
 def cohort(site: SiteContext, request: Request) -> Answer:

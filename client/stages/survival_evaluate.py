@@ -12,6 +12,7 @@ from client.rows.allowance import spend
 from client.rows.context import SiteContext
 from client.rows.followed import FollowedRows, followed_rows
 from client.rows.risk import received
+from ecgshared.arrays import Floats
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits, GroupSize, group_size, release_partition
 from ecgshared.stages.survival import Config as FitConfig
@@ -38,8 +39,6 @@ from ecgshared.stats.survival_performance import (
     observed_risk,
 )
 from ecgshared.wire.protocol import Answer, Evidence, Request
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

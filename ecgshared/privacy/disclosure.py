@@ -22,11 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ecgshared.arrays import Bools, Ints
 from ecgshared.config import Config
 from ecgshared.errors import PrivacyError
-
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 
 class DisclosureLimits(Config):

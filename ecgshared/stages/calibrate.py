@@ -28,14 +28,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import expit
 
+from ecgshared.arrays import Floats
 from ecgshared.stats.influence import by_patient
 from ecgshared.study.score import calibrate_inputs, require_shared_model, trained_heads
 from ecgshared.wire.protocol import Count, Evidence, Public, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
-
-Floats = NDArray[np.float64]
 
 
 class Config(StepConfig):

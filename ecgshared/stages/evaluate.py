@@ -40,13 +40,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from ecgshared.arrays import Floats
 from ecgshared.study.score import require_shared_model, risk_score
 from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
 
-Floats = NDArray[np.float64]
 CALIBRATION_GROUPS = 10
 COUNTS = ("ecgs", "patients", "events", "event_patients")
 AT_THRESHOLD = ("share", "ppv", "sensitivity", "specificity")

@@ -42,6 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from ecgshared.arrays import Floats
 from ecgshared.config import Config as BaseConfig
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.stats.cox_disclosure import NO_LIMITS, CoxLimits
@@ -52,7 +53,6 @@ from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
 
-Floats = NDArray[np.float64]
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 
 BASELINE_POINTS = 8

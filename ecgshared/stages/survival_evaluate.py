@@ -35,9 +35,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from ecgshared.arrays import Floats
 from ecgshared.stages.survival import Config as FitConfig
 from ecgshared.study.score import require_shared_model
 from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
@@ -45,7 +45,6 @@ from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
 
-Floats = NDArray[np.float64]
 FIGURES = ("harrell", "uno", "auc", "brier", "integrated_brier", "expected_over_observed", "slope")
 """Estimates of each model, in the order of the payload's rows."""
 COMPARED = ("harrell", "uno", "auc")

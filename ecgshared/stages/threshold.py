@@ -30,14 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from ecgshared.arrays import Floats
 from ecgshared.stats.influence import Estimate, ratio_estimate
 from ecgshared.study.score import require_shared_model, risk_score
 from ecgshared.wire.protocol import Count, Public, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
-
-Floats = NDArray[np.float64]
 
 
 class Config(StepConfig):

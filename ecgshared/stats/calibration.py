@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.histogram import logit
 from ecgshared.stats.influence import Estimate, by_patient, clustered_ratio, estimate
 from ecgshared.stats.roc import require_binary
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

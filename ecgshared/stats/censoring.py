@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

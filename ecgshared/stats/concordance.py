@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgshared.arrays import Floats, Ints
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.censoring import censoring, require_survival
 from ecgshared.stats.influence import Estimate, Scale, by_patient, estimate
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,8 @@ from typing import Literal
 
 import numpy as np
 
+from ecgshared.arrays import Floats, Ints
 from ecgshared.errors import StatisticsError
-from ecgshared.stats.cox_rows import Bools as Bools
-from ecgshared.stats.cox_rows import Floats as Floats
-from ecgshared.stats.cox_rows import Ints as Ints
 from ecgshared.stats.cox_rows import SurvivalRows as SurvivalRows
 from ecgshared.stats.cox_rows import coarsen as coarsen
 from ecgshared.stats.cox_rows import event_times as event_times

@@ -32,9 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.config import Config
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
-from ecgshared.stats.cox import Bools, Floats, Ints, SurvivalRows
+from ecgshared.stats.cox import SurvivalRows
 
 
 class CoxLimits(Config):

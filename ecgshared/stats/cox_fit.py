@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import qr
 
+from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError
-from ecgshared.stats.cox import CoxSums, Floats
+from ecgshared.stats.cox import CoxSums
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
+from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.cox import (
-    Floats,
     PooledHazard,
     RiskSums,
     SurvivalRows,

@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgshared.arrays import Floats, Ints
 from ecgshared.errors import StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits, MergedBins, merge_bins
 from ecgshared.stats.roc import auc_from_counts, placements_from_counts
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 N_BINS = 1024
 LOGIT_LOW, LOGIT_HIGH = -12.0, 12.0

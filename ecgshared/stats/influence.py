@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.roc import auc_from_counts, count_by_score, placements_from_counts, require_binary
 
-Floats = NDArray[np.float64]
 Scale = Literal["logit", "log", "identity"]
 CONFIDENCE = 0.95
 """Two-sided, of every interval of this module unless told otherwise."""

@@ -16,13 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
+from ecgshared.arrays import Floats, Ints
 from ecgshared.errors import StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.stats.censoring import require_survival
 from ecgshared.stats.influence import CONFIDENCE, by_patient
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgshared.arrays import Floats, Ints
 from ecgshared.errors import StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits, GroupSize, group_size, release_partition
 from ecgshared.stats.calibration import brier, calibration_line, expected_over_observed
 from ecgshared.stats.histogram import N_BINS, bin_of_risk, marginal_rate, score_histogram
 from ecgshared.stats.influence import UNDEFINED, Estimate, clustered_auc, clustered_ratio, top_group_rate
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

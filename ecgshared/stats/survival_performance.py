@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgshared.arrays import Floats, Ints
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.censoring import Censoring, censoring, require_survival
 from ecgshared.stats.concordance import Influenced, clustered_variance
@@ -22,9 +23,6 @@ from ecgshared.stats.cox_fit import newton_fit
 from ecgshared.stats.cox_residuals import residual_terms, score_meat, score_residuals
 from ecgshared.stats.influence import Estimate, estimate
 from ecgshared.stats.kaplan_meier import kaplan_meier, log_survival_influence
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 def cumulative_auc(time: NDArray[Any], event: NDArray[Any], risk: NDArray[Any], horizon: float) -> Influenced:

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.cox import (
     CoxSums,
-    Floats,
     RiskSums,
     SurvivalRows,
     Ties,

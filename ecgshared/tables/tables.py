@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ecgshared.arrays import Floats
 from ecgshared.errors import ConfigError
 
-Floats = NDArray[np.float64]
 WORDS_OF_TRUTH = {"true": 1.0, "false": 0.0}
 
 

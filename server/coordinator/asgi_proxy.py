@@ -1,7 +1,8 @@
 """The proxy where nginx is absent: the same rules in Python, for trying things out; slower, and one process.
 
 ``python -m server.coordinator.asgi_proxy HOME`` reads the home's certificates and ``proxy/sites.map``, the latter
-again whenever it was written anew. TLS demands a certificate of our authority; an expired or foreign one already fails the handshake.
+again whenever it was written anew. TLS demands a certificate of our authority; an expired or foreign one already
+fails the handshake.
 """
 
 from __future__ import annotations

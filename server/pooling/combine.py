@@ -6,20 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ecgshared.arrays import Floats
 from ecgshared.errors import RunError
 from ecgshared.stats.calibration import LogisticFit, LogisticSums, newton
 from ecgshared.stats.histogram import N_BINS, ScoreHistogram
 from ecgshared.stats.influence import Estimate
-from server.rounds.conduct import Conduct, Replies
-
-Floats = NDArray[np.float64]
+from server.rounds.step_context import Replies, StepContext
 
 
-def quorum(conduct: Conduct, sites: Sequence[str]) -> int:
+def quorum(context: StepContext, sites: Sequence[str]) -> int:
     """Return how many of ``sites`` must answer: the study's quorum, never more than are asked."""
-    wanted = conduct.study.federation.quorum
+    wanted = context.study.federation.quorum
     return len(sites) if wanted == "all" else min(wanted, len(sites))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgshared.arrays import Floats
 from ecgshared.errors import RunError, StatisticsError
 from ecgshared.stages.survival import SPREAD_EDGES, Cohort, Config, IntervalSums
 from ecgshared.stats.cox import CoxSums, PooledHazard, RiskSums, exact_sums, pooled_hazard
@@ -26,9 +27,8 @@ from ecgshared.stats.cox_residuals import (
     robust_fit,
 )
 from server.pooling.combine import absences, quorum, released
-from server.rounds.conduct import Conduct
+from server.rounds.step_context import StepContext
 
-Floats = NDArray[np.float64]
 _ROUNDS_A_MODEL = 1000
 
 
@@ -56,7 +56,7 @@ class Question:
     grid : of the exact mode, else None. absent : filled with who did not answer, and why.
     """
 
-    conduct: Conduct
+    context: StepContext
     step: Config
     number: int
     names: tuple[str, ...]
@@ -81,12 +81,12 @@ class Question:
             "scale": moments.sd,
             **{name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()},
         }
-        replies = self.conduct.ask(
+        replies = self.context.ask(
             phase,
             round=_ROUNDS_A_MODEL * self.number + self.asked,
             arrays=sent,
             sites=sites,
-            quorum=quorum(self.conduct, sites),
+            quorum=quorum(self.context, sites),
         )
         self.asked += 1
         absences(replies, self.absent, phase)

@@ -8,15 +8,14 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ecgshared.arrays import Floats
 from ecgshared.stages.evaluate import LocalResults
 from ecgshared.stages.threshold import at_edges
 from ecgshared.stats.histogram import N_BINS, Bounded, PooledCurves, ScoreHistogram, edge_risk, pool, pooled_auc
 from ecgshared.stats.influence import AucSums, Estimate, estimate, ratio_estimate
 from server.pooling.combine import est, number, numbers
 
-Floats = NDArray[np.float64]
 _MAX_POINTS = 200
 
 

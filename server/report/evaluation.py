@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from server.report.sections import Block, Cell, Figure, Key, Section, Series, Table, Text
-from server.rounds.conduct import Artefact
+from server.rounds.step_context import Artefact
 
 _GROUPS = {"training": "lockboxes of the training sites", "zero_shot": "zero-shot sites"}
 _NAN = float("nan")

@@ -25,7 +25,7 @@ from server.report.glossary import GLOSSARY, REASONS
 from server.report.graph import NODE_HEIGHT, NODE_WIDTH, layout
 from server.report.results import StepResult
 from server.report.sections import Figure, Flow, FlowRow, Key, Section, Table, Text
-from server.rounds.conduct import Artefact
+from server.rounds.step_context import Artefact
 
 REPORT_NAME = "report.html"
 _HERE = Path(__file__).parent

@@ -8,7 +8,7 @@ from typing import Any
 from ecgshared.study.columns import FLAGS
 from server.report.forest import Forest, ForestRow, forest
 from server.report.sections import Block, Cell, Section, Table, Text
-from server.rounds.conduct import Artefact
+from server.rounds.step_context import Artefact
 
 _MODES = {
     "stratified": "Every site keeps a baseline hazard of its own (stratified by site)",

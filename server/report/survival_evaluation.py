@@ -8,7 +8,7 @@ from server.report.evaluation import span
 from server.report.forest import Forest, ForestRow, forest
 from server.report.sections import Block, Cell, Figure, Key, Section, Series, Table, Text
 from server.report.survival import EVENTS, missing
-from server.rounds.conduct import Artefact
+from server.rounds.step_context import Artefact
 
 _GROUPS = {"training": "lockboxes of the training sites", "zero_shot": "zero-shot sites"}
 _SHORT = {"training": "pooled, training", "zero_shot": "pooled, zero-shot"}

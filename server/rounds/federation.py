@@ -27,9 +27,9 @@ from ecgshared.service.files import now
 from ecgshared.study.study import Study
 from ecgshared.wire.bytes import MESSAGE_TYPE_ASK, MESSAGE_TYPE_HELLO, encode_request, refusal_of, to_records
 from ecgshared.wire.protocol import Request
-from server.rounds.conduct import Accept, Metrics, Replies
-from server.rounds.replies import FINAL, Tally, description, fault_in, read_reply, reasons, will_pass
+from server.rounds.replies import FINAL, RequestOutcome, description, fault_in, read_reply, reasons, will_pass
 from server.rounds.run_folder import RunFolder
+from server.rounds.step_context import Accept, Metrics, Replies
 
 _POLL_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 10.0
@@ -38,7 +38,7 @@ _LATECOMERS_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class Manners:
+class WaitingPolicy:
     """How long a federation waits, and whom it tells. The default is that of one process: it does not wait.
 
     Attributes
@@ -58,9 +58,9 @@ class Manners:
 class Federation:
     """The sites of one run, as the coordinator sees them through a Grid."""
 
-    def __init__(self, grid: Grid, study: Study, run: RunFolder, manners: Manners | None = None) -> None:
+    def __init__(self, grid: Grid, study: Study, run: RunFolder, manners: WaitingPolicy | None = None) -> None:
         self._grid, self._study, self._run = grid, study, run
-        self._manners = manners or Manners()
+        self._manners = manners or WaitingPolicy()
         self._run_name = run.info["run"]
         self._nodes: dict[str, int] = {}
         self._unapproved: set[str] = set()
@@ -145,10 +145,10 @@ class Federation:
         accept: Accept | None = None,
         metrics: Metrics | None = None,
     ) -> Replies:
-        """Ask ``sites`` one thing; see :class:`server.rounds.conduct.Ask`. Raise RunError below the quorum."""
+        """Ask ``sites`` one thing; see :class:`server.rounds.step_context.Ask`. Raise RunError below the quorum."""
         request = Request(self._study.sha256, self._run_name, step, phase, round_number, arrays)
         records = to_records(encode_request(request))
-        tally = Tally()
+        tally = RequestOutcome()
         start = time.monotonic()
         self._ask_until_enough(request, stage, records, sites, quorum, accept, tally)
         answered, absent = tally.answered, tally.absent
@@ -186,7 +186,7 @@ class Federation:
         sites: tuple[str, ...],
         quorum: int | None,
         accept: Accept | None,
-        tally: Tally,
+        tally: RequestOutcome,
     ) -> None:
         """Ask all, then those that are missing, until the quorum has answered or nothing more is to be hoped for."""
         deadline = time.monotonic() + self._study.federation.deadline_seconds
@@ -248,7 +248,7 @@ class Federation:
         records: RecordDict,
         sites: tuple[str, ...],
         accept: Accept | None,
-        tally: Tally,
+        tally: RequestOutcome,
         needed: int,
     ) -> None:
         """Send to ``sites`` and sort what comes back until all answered or the deadline is over."""
@@ -294,7 +294,9 @@ class Federation:
         for site in waiting.values():
             tally.miss(site, "deadline")
 
-    def _send(self, records: RecordDict, sites: list[str], end: float, waiting: dict[str, str], tally: Tally) -> None:
+    def _send(
+        self, records: RecordDict, sites: list[str], end: float, waiting: dict[str, str], tally: RequestOutcome
+    ) -> None:
         """Send to ``sites``; add the messages to ``waiting``, and note those that could not be sent."""
         if not sites:
             return

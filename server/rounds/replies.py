@@ -45,7 +45,7 @@ def reasons(absent: Mapping[str, str]) -> str:
 
 
 @dataclass
-class Tally:
+class RequestOutcome:
     """One request's outcome so far, by site: payloads, reasons of absence, all that went wrong, bytes received."""
 
     answered: dict[str, Any] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Tally:
         self.lost.setdefault(site, []).append(str(reason))
 
 
-def read_reply(reply: Message, site: str, request: Request, stage: str, tally: Tally) -> Any:
+def read_reply(reply: Message, site: str, request: Request, stage: str, outcome: RequestOutcome) -> Any:
     """Return the payload of a reply, or (a string) why there is none."""
     if not reply.has_content():
         return fault_of(reply.error) or f"lost (Flower error {reply.error.code})"
@@ -68,7 +68,7 @@ def read_reply(reply: Message, site: str, request: Request, stage: str, tally: T
         return refusal[1].value
     try:
         body = body_of(reply.content)
-        tally.received[site] = len(body)
+        outcome.received[site] = len(body)
         cls = payload_type(stage, request.phase)
         if cls is None:
             raise WireError("no declared reply")

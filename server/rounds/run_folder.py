@@ -30,7 +30,7 @@ from safetensors.numpy import save as save_tensors
 from ecgshared.errors import RunError
 from ecgshared.service.files import now, write_atomically
 from ecgshared.study.study import Study, load_study
-from server.rounds.conduct import Artefact
+from server.rounds.step_context import Artefact
 
 FORMAT_VERSION = 1
 _LOCK_PATIENCE_SECONDS = 0.5

@@ -16,9 +16,9 @@ from ecgshared.service.files import now
 from ecgshared.study.registry import room, shared_room
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
-from server.rounds.conduct import Accept, Artefact, Conduct, Metrics, Replies
-from server.rounds.federation import Federation, Manners, Stopped
+from server.rounds.federation import Federation, Stopped, WaitingPolicy
 from server.rounds.run_folder import RunFolder
+from server.rounds.step_context import Accept, Artefact, Metrics, Replies, StepContext
 
 _LINK_ERRORS = (httpx.HTTPError, RunNotRunningException)
 """The SuperLink went away, or holds the run for dead: nothing that the study or a site did."""
@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int, str], None]
 """Called with (step id, done, total, text)."""
 
 
-def run_study(grid: Grid, folder: RunFolder, progress: Progress, manners: Manners | None = None) -> None:
+def run_study(grid: Grid, folder: RunFolder, progress: Progress, manners: WaitingPolicy | None = None) -> None:
     """Run every unfinished step of the folder's study; raise what stops it after noting it in run.json.
 
     ``status`` becomes "done"; "stopped" by the coordinator; "paused" by an error that somebody can mend;
@@ -87,7 +87,7 @@ def _run_step(
             metrics=metrics,
         )
 
-    conduct = Conduct(
+    context = StepContext(
         study=study,
         sites=members,
         inputs=inputs,
@@ -96,7 +96,7 @@ def _run_step(
         progress=lambda done, total, text="": progress(step.id, done, total, text),
         rng=np.random.default_rng([study.seed, study.steps.index(step)]),
     )
-    artefact: Artefact = room("server", step.stage).run(step, conduct)
+    artefact: Artefact = room("server", step.stage).run(step, context)
     return artefact
 
 

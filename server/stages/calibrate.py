@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ecgshared.arrays import Floats
 from ecgshared.errors import RunError, StatisticsError
 from ecgshared.stages.calibrate import Config, Moments
 from ecgshared.stats.calibration import LogisticSums, sandwich, to_raw_scale
@@ -15,20 +15,18 @@ from ecgshared.study.score import calibrate_inputs
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, federated_newton, number, numbers, quorum, released
 from server.report.sections import Section, Table, Text
-from server.rounds.conduct import Artefact, Conduct
-
-Floats = NDArray[np.float64]
+from server.rounds.step_context import Artefact, StepContext
 
 
-def run(step: StepConfig, conduct: Conduct) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact:
     """Fit the score; sites that withhold their moments take no part."""
     if not isinstance(step, Config):
         raise TypeError("a calibrate step's configuration was expected")
-    inputs = calibrate_inputs(step, conduct.study)
+    inputs = calibrate_inputs(step, context.study)
     names = ("intercept", *inputs)
     p = len(names)
     absent: dict[str, Any] = {}
-    replies = conduct.ask("moments", quorum=quorum(conduct, conduct.sites))
+    replies = context.ask("moments", quorum=quorum(context, context.sites))
     absences(replies, absent, "moments")
     moments: dict[str, Moments] = dict(replies.by_site)
     active = tuple(
@@ -40,19 +38,19 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
         raise RunError(
             "no site may release the sums that calibration needs",
             where=step.id,
-            value=", ".join(conduct.sites),
+            value=", ".join(context.sites),
             remedy="fewer inputs, or more patients: a site needs twice as many patients as coefficients",
         )
     mean, scale = _standardisation([moments[s] for s in active], inputs)
 
     def ask_sums(coef: Floats, number_: int, sites: tuple[str, ...]) -> Mapping[str, LogisticSums]:
-        conduct.progress(number_, step.max_iterations, f"Newton {number_ + 1}")
-        answers = conduct.ask(
+        context.progress(number_, step.max_iterations, f"Newton {number_ + 1}")
+        answers = context.ask(
             "newton",
             round=number_,
             arrays={"coef": coef, "mean": mean, "scale": scale},
             sites=sites,
-            quorum=quorum(conduct, sites),
+            quorum=quorum(context, sites),
         )
         absences(answers, absent, "newton")
         return {
@@ -74,7 +72,7 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
         max_iterations=step.max_iterations,
         tolerance=step.tolerance,
     )
-    clustered = _clustered(fit.coef, fit.covariance, mean, scale, members, moments, conduct, absent)
+    clustered = _clustered(fit.coef, fit.covariance, mean, scale, members, moments, context, absent)
     coef, covariance = to_raw_scale(fit.coef, fit.covariance, mean, scale)
     patients = [moments[s].counts[1] for s in members]
     result = {
@@ -127,17 +125,17 @@ def _clustered(
     scale: Floats,
     members: tuple[str, ...],
     moments: Mapping[str, Moments],
-    conduct: Conduct,
+    context: StepContext,
     absent: dict[str, Any],
 ) -> Floats | None:
     """Standard errors on the inputs' own scale; None where patients are unknown or a site gives no meat."""
     if not all(moments[s].patients_known for s in members):
         return None
-    answers = conduct.ask(
+    answers = context.ask(
         "errors",
         arrays={"coef": coef, "mean": mean, "scale": scale},
         sites=members,
-        quorum=quorum(conduct, members),
+        quorum=quorum(context, members),
     )
     absences(answers, absent, "errors")
     meats = [a.meat for a in answers.by_site.values() if released(a.meat, (len(coef), len(coef)))]

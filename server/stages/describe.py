@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 from ecgshared.stages.describe import VARIABLES, YES_NO, SiteCounts, moments, training_totals
 from ecgshared.wire.protocol import SPLITS, StepConfig
 from server.report.sections import Cell, Flow, FlowRow, Section, Table, Text
-from server.rounds.conduct import Artefact, Conduct
+from server.rounds.step_context import Artefact, StepContext
 
 
-def run(step: StepConfig, conduct: Conduct) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact:
     """Ask every site for its counts; a site that does not answer is left out of the totals."""
-    replies = conduct.ask("counts")
+    replies = context.ask("counts")
     counts: dict[str, SiteCounts] = dict(replies.by_site)
-    heads = list(conduct.study.endpoints)
-    training = [counts[site] for site in conduct.study.sites.train if site in counts]
+    heads = list(context.study.endpoints)
+    training = [counts[site] for site in context.study.sites.train if site in counts]
     totals = training_totals(training) if training else None
     arrays: dict[str, NDArray[Any]] = {}
     if totals is not None:
-        by_site = dict(zip((s for s in conduct.study.sites.train if s in counts), totals.site_weights, strict=True))
+        by_site = dict(zip((s for s in context.study.sites.train if s in counts), totals.site_weights, strict=True))
         arrays = {
             "head_counts": totals.head_counts,
-            "site_weights": np.array([by_site.get(site, 0.0) for site in conduct.study.sites.train]),
+            "site_weights": np.array([by_site.get(site, 0.0) for site in context.study.sites.train]),
             "standardise": totals.standardise,
         }
     result = {

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ecgshared.arrays import Floats
 from ecgshared.errors import RunError, StatisticsError
 from ecgshared.stages.evaluate import (
     AT_THRESHOLD,
@@ -30,9 +30,8 @@ from server.pooling.combine import absences, est, federated_newton, histogram_of
 from server.pooling.evaluation import HeadInfluence, PooledHead, pooled_head, pooled_json, request_arrays, site_roc
 from server.report.evaluation import sections
 from server.report.sections import Section
-from server.rounds.conduct import Artefact, Conduct
+from server.rounds.step_context import Artefact, StepContext
 
-Floats = NDArray[np.float64]
 _ESTIMATES = {
     "auc": "auc",
     "brier": "brier",
@@ -42,25 +41,25 @@ _ESTIMATES = {
 }
 
 
-def run(step: StepConfig, conduct: Conduct) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact:
     """Evaluate; sites that train and sites that never did are pooled apart."""
     if not isinstance(step, Config):
         raise TypeError("an evaluate step's configuration was expected")
-    study = conduct.study
+    study = context.study
     heads = heads_of(step, study)
     subgroups = tuple(name for names in subgroup_names(step) for name in names)
     fixed = study.used(step, "threshold")
-    arrays = conduct.inputs[fixed.id].arrays if fixed is not None else {}
+    arrays = context.inputs[fixed.id].arrays if fixed is not None else {}
     cut_bin = int(arrays["cut_bin"][0]) if fixed is not None else None
     score = risk_score(step, study)
     absent: dict[str, Any] = {}
-    conduct.progress(0, 4, "each site's own figures")
-    answers = conduct.ask("local", quorum=quorum(conduct, conduct.sites))
+    context.progress(0, 4, "each site's own figures")
+    answers = context.ask("local", quorum=quorum(context, context.sites))
     absences(answers, absent, "local")
     local: dict[str, LocalResults] = dict(answers.by_site)
     members = tuple(local)
-    conduct.progress(1, 4, "histograms")
-    answers = conduct.ask("histogram", sites=members, quorum=quorum(conduct, members))
+    context.progress(1, 4, "histograms")
+    answers = context.ask("histogram", sites=members, quorum=quorum(context, members))
     absences(answers, absent, "histogram")
     histograms = {s: _split(reply, len(heads), absent, s) for s, reply in answers.by_site.items()}
     groups = {"training": study.sites.train, "zero_shot": study.sites.zero_shot}
@@ -68,8 +67,8 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
     for i, (group, names) in enumerate(groups.items()):
         sites = tuple(s for s in names if s in local)
         if sites:
-            conduct.progress(2 + i, 4, f"pooled, {group.replace('_', '-')}")
-            pooled[group] = _pool_group(step, conduct, sites, local, histograms, cut_bin, subgroups, absent)
+            context.progress(2 + i, 4, f"pooled, {group.replace('_', '-')}")
+            pooled[group] = _pool_group(step, context, sites, local, histograms, cut_bin, subgroups, absent)
     result = {
         "score": score.calibrate or score.inputs[0],
         "heads": list(heads),
@@ -84,7 +83,7 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
                     for h, head in enumerate(heads)
                 },
             }
-            for s in conduct.sites
+            for s in context.sites
             if s in local
         },
         "pooled": pooled,
@@ -118,7 +117,7 @@ def _split(reply: Histograms, n_heads: int, absent: dict[str, Any], site: str) -
 
 def _pool_group(
     step: Config,
-    conduct: Conduct,
+    context: StepContext,
     sites: tuple[str, ...],
     local: Mapping[str, LocalResults],
     histograms: Mapping[str, Mapping[int, _Binned]],
@@ -126,7 +125,7 @@ def _pool_group(
     subgroups: tuple[str, ...],
     absent: dict[str, Any],
 ) -> dict[str, Any]:
-    heads = heads_of(step, conduct.study)
+    heads = heads_of(step, context.study)
     pooled: list[PooledHead] = []
     for h in range(len(heads)):
         binned = {s: histograms[s][h] for s in sites if h in histograms.get(s, {})}
@@ -134,8 +133,8 @@ def _pool_group(
     asked = tuple(s for s in sites if histograms.get(s))
     influences: dict[str, Influence] = {}
     if asked:
-        answers = conduct.ask(
-            "influence", arrays=request_arrays(pooled, cut_bin), sites=asked, quorum=quorum(conduct, asked)
+        answers = context.ask(
+            "influence", arrays=request_arrays(pooled, cut_bin), sites=asked, quorum=quorum(context, asked)
         )
         absences(answers, absent, "influence")
         influences = dict(answers.by_site)
@@ -151,7 +150,7 @@ def _pool_group(
                 subgroups=subgroups,
                 cut_bin=None if cut_bin is None or cut_bin >= N_BINS else cut_bin,
             ),
-            **_line(conduct, h, tuple(pooled[h].histograms), local, absent),
+            **_line(context, h, tuple(pooled[h].histograms), local, absent),
             "withheld": [s for s in sites if s not in pooled[h].histograms],
             "interval_unit": "patient" if all(local[s].patients_known for s in pooled[h].histograms) else "ECG",
         }
@@ -177,7 +176,7 @@ def _of_head(reply: Influence, h: int, n_heads: int) -> HeadInfluence | None:
 
 
 def _line(
-    conduct: Conduct, h: int, sites: tuple[str, ...], local: Mapping[str, LocalResults], absent: dict[str, Any]
+    context: StepContext, h: int, sites: tuple[str, ...], local: Mapping[str, LocalResults], absent: dict[str, Any]
 ) -> dict[str, Any]:
     """Pooled calibration intercept and slope by federated Newton; one site's own need no asking."""
     undefined = {"calibration_intercept": est(UNDEFINED), "calibration_slope": est(UNDEFINED)}
@@ -189,12 +188,12 @@ def _line(
     meats: dict[str, Floats] = {}
 
     def ask_sums(coef: Floats, round_: int, members: tuple[str, ...]) -> Mapping[str, LogisticSums]:
-        answers = conduct.ask(
+        answers = context.ask(
             "slope",
             round=100 * h + round_,
             arrays={"head": np.array([float(h)]), "coef": coef},
             sites=members,
-            quorum=quorum(conduct, members),
+            quorum=quorum(context, members),
         )
         absences(answers, absent, "slope")
         found: dict[str, LogisticSums] = {}

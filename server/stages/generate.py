@@ -13,20 +13,20 @@ from ecgshared.stages.generate import FEATURES, PUBLISHED_MAE_UV, Config, Judged
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, number, numbers, quorum
 from server.report.sections import Cell, Figure, Key, Section, Series, Table, Text
-from server.rounds.conduct import Artefact, Conduct
+from server.rounds.step_context import Artefact, StepContext
 
 _POOLED = ("reconstruction_uv", "conditions_only_uv", "precision", "recall", "precision_real", "recall_real")
 
 
-def run(step: StepConfig, conduct: Conduct) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact:
     """Ask every site to judge the model on its held-out people."""
     if not isinstance(step, Config):
         raise TypeError("a generate step's configuration was expected")
-    study = conduct.study
+    study = context.study
     trained = trained_cvae(step, study)
     conditions = list(trained.model.covariates)
     absent: dict[str, Any] = {}
-    replies = conduct.ask("judge", quorum=quorum(conduct, conduct.sites))
+    replies = context.ask("judge", quorum=quorum(context, context.sites))
     absences(replies, absent, "judge")
     sites = {
         site: {

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
+from ecgshared.arrays import Floats
 from ecgshared.errors import RunError, StatisticsError
 from ecgshared.stages.survival import SPREAD_EDGES, Cohort, Config, columns_of, model_columns
 from ecgshared.stats.cox_disclosure import common_grid
@@ -21,19 +22,17 @@ from server.pooling.combine import absences, est, number, numbers, quorum, relea
 from server.pooling.cox import Question, errors_and_hazards, fit_over_sites
 from server.report.sections import Section
 from server.report.survival import fit_sections
-from server.rounds.conduct import Artefact, Conduct
-
-Floats = NDArray[np.float64]
+from server.rounds.step_context import Artefact, StepContext
 
 
-def run(step: StepConfig, conduct: Conduct) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact:
     """Fit every model of the step; sites that cannot take part are named with their reason."""
     if not isinstance(step, Config):
         raise TypeError("a survival step's configuration was expected")
-    names = columns_of(step.union, conduct.study)
+    names = columns_of(step.union, context.study)
     absent: dict[str, Any] = {}
-    conduct.progress(0, 1 + len(step.models), "who takes part")
-    replies = conduct.ask("cohort", quorum=quorum(conduct, conduct.sites))
+    context.progress(0, 1 + len(step.models), "who takes part")
+    replies = context.ask("cohort", quorum=quorum(context, context.sites))
     absences(replies, absent, "cohort")
     cohorts: dict[str, Cohort] = dict(replies.by_site)
     reasons = {site: _reason(c, len(names)) for site, c in cohorts.items()}
@@ -53,9 +52,9 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
     arrays: dict[str, NDArray[Any]] = {}
     took_part: set[str] = set()
     for i, model in enumerate(step.inputs_of):
-        conduct.progress(1 + i, 1 + len(step.models), model)
-        columns = model_columns(step, conduct.study, model)
-        question = Question(conduct, step, i, tuple(names[j] for j in columns), columns, cohorts, grid, absent)
+        context.progress(1 + i, 1 + len(step.models), model)
+        columns = model_columns(step, context.study, model)
+        question = Question(context, step, i, tuple(names[j] for j in columns), columns, cohorts, grid, absent)
         models[model], found, members = _model(question, active)
         arrays |= {f"{model}.{name}": array for name, array in found.items()}
         took_part |= set(members)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import norm
 
+from ecgshared.arrays import Floats
 from ecgshared.stages.survival import Config as FitConfig
 from ecgshared.stages.survival import columns_of
 from ecgshared.stages.survival_evaluate import COMPARED, FIGURES, Config, LocalResults, curve_times, fit_step
@@ -19,20 +19,19 @@ from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, number, numbers, quorum, released
 from server.report.sections import Section
 from server.report.survival_evaluation import evaluation_sections
-from server.rounds.conduct import Artefact, Conduct
+from server.rounds.step_context import Artefact, StepContext
 
-Floats = NDArray[np.float64]
 _BY_EVENTS, _BY_ECGS = ("harrell", "uno", "auc"), ("brier", "integrated_brier")
 
 
-def run(step: StepConfig, conduct: Conduct) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact:
     """Evaluate; sites that train and sites that never did are pooled apart."""
     if not isinstance(step, Config):
         raise TypeError("a survival_evaluate step's configuration was expected")
-    study, fit = conduct.study, fit_step(step, conduct.study)
+    study, fit = context.study, fit_step(step, context.study)
     absent: dict[str, Any] = {}
-    conduct.progress(0, 1, "each site's own figures")
-    answers = conduct.ask("local", quorum=quorum(conduct, conduct.sites))
+    context.progress(0, 1, "each site's own figures")
+    answers = context.ask("local", quorum=quorum(context, context.sites))
     absences(answers, absent, "local")
     names, times = columns_of(fit.union, study), curve_times(step, fit)
     local: dict[str, LocalResults] = {}
@@ -51,7 +50,7 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
         "reference": fit.models[0].name,
         "sites": {
             site: {"group": "training" if site in study.sites.train else "zero_shot", **_site(r, fit, names)}
-            for site in conduct.sites
+            for site in context.sites
             if (r := local.get(site)) is not None
         },
         "pooled": {

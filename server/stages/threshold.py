@@ -12,15 +12,15 @@ from ecgshared.stats.histogram import N_BINS, ScoreHistogram, edge_risk, pool
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, histogram_of, inside_bins, number, numbers, quorum
 from server.report.sections import Figure, Key, Section, Series, Table, Text
-from server.rounds.conduct import Artefact, Conduct
+from server.rounds.step_context import Artefact, StepContext
 
 
-def run(step: StepConfig, conduct: Conduct) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact:
     """Fix the cut-off; where no group qualifies, fall back to ``top_share``, else to none."""
     if not isinstance(step, Config):
         raise TypeError("a threshold step's configuration was expected")
     absent: dict[str, Any] = {}
-    replies = conduct.ask("histogram", quorum=quorum(conduct, conduct.sites))
+    replies = context.ask("histogram", quorum=quorum(context, context.sites))
     absences(replies, absent, "histogram")
     counts: dict[str, Histogram] = dict(replies.by_site)
     histograms: dict[str, ScoreHistogram] = {}
@@ -36,13 +36,13 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
         raise RunError(
             "no site may release a histogram of validation scores",
             where=step.id,
-            value=", ".join(conduct.sites),
+            value=", ".join(context.sites),
             remedy="more validation patients, or fix the threshold on another endpoint",
         )
     curves = pool(list(histograms.values()))
     rate = np.nan_to_num(curves.rate_above().value)
     members = tuple(histograms)
-    answers = conduct.ask("variance", arrays={"rate_above": rate}, sites=members, quorum=quorum(conduct, members))
+    answers = context.ask("variance", arrays={"rate_above": rate}, sites=members, quorum=quorum(context, members))
     absences(answers, absent, "variance")
     variances: dict[str, EdgeVariance] = dict(answers.by_site)
     if set(variances) < set(members):
@@ -68,7 +68,7 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
     cut = N_BINS if index is None else int(cuts[index])
     known = all(counts[s].patients_known for s in variances)
     result = {
-        "target": target_of(step, conduct.study),
+        "target": target_of(step, context.study),
         "rule": "none" if index is None else rule,
         "min_rate": step.min_rate,
         "top_share": step.top_share,

@@ -18,7 +18,7 @@ from ecgshared.wire.checkpoint import load_checkpoint, save_checkpoint
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.weights import Aggregator
 from server.report.sections import Cell, Figure, Key, Section, Series, Table, Text
-from server.rounds.conduct import Artefact, Conduct, Replies
+from server.rounds.step_context import Artefact, Replies, StepContext
 
 CHECKPOINT = "checkpoint.bin"
 
@@ -39,21 +39,21 @@ class _State:
     privacy: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def run(step: StepConfig, conduct: Conduct) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact:
     """Train for the planned rounds, from the last checkpoint where there is one."""
     if not isinstance(step, Config):
         raise TypeError("a train step's configuration was expected")
-    study = conduct.study
-    described = conduct.inputs[describe_step(step, study)]
-    weights = _aggregation_weights(described, study, conduct.sites)
+    study = context.study
+    described = context.inputs[describe_step(step, study)]
+    weights = _aggregation_weights(described, study, context.sites)
     layout_hash, initial, parameters = initial_weights(step, study)
     aggregator = Aggregator(step.strategy)
-    state = _resumed(conduct, initial)
+    state = _resumed(context, initial)
     aggregator.restore(state.strategy)
-    able = tuple(site for site in conduct.sites if weights[site] > 0)
+    able = tuple(site for site in context.sites if weights[site] > 0)
     for number in range(state.round + 1, step.rounds + 1):
-        conduct.progress(number - 1, step.rounds, f"round {number}")
-        replies = conduct.ask(
+        context.progress(number - 1, step.rounds, f"round {number}")
+        replies = context.ask(
             "fit",
             round=number,
             arrays={"weights": state.weights},
@@ -66,17 +66,17 @@ def run(step: StepConfig, conduct: Conduct) -> Artefact:
             number, state.weights, {site: reply.update for site, reply in replies.by_site.items()}, weights
         )
         state.round, state.strategy = number, aggregator.state
-        _save(conduct, state)
-    final = conduct.ask("validate", round=step.rounds, arrays={"weights": state.weights}, sites=able)
+        _save(context, state)
+    final = context.ask("validate", round=step.rounds, arrays={"weights": state.weights}, sites=able)
     _note_validation(state, step, step.rounds, final.by_site, weights, state.weights)
     best = step.keep == "best" and state.best is not None
     kept = state.best if best and state.best is not None else state.weights
-    conduct.progress(step.rounds, step.rounds, "trained")
+    context.progress(step.rounds, step.rounds, "trained")
     result = {
         "heads": list(step.heads),
         "judged": list(step.judged),
-        "sites": list(conduct.sites),
-        "withheld_sites": [site for site in conduct.sites if site not in able],
+        "sites": list(context.sites),
+        "withheld_sites": [site for site in context.sites if site not in able],
         "rounds": state.round,
         "parameters": parameters,
         "layout": layout_hash,
@@ -181,8 +181,8 @@ def _aggregation_weights(described: Artefact, study: Study, sites: tuple[str, ..
     return {site: shares[site] for site in sites}
 
 
-def _resumed(conduct: Conduct, initial: NDArray[Any]) -> _State:
-    found = load_checkpoint(conduct.folder / CHECKPOINT)
+def _resumed(context: StepContext, initial: NDArray[Any]) -> _State:
+    found = load_checkpoint(context.folder / CHECKPOINT)
     if found is None:
         return _State(weights=initial)
     header, arrays = found
@@ -192,7 +192,7 @@ def _resumed(conduct: Conduct, initial: NDArray[Any]) -> _State:
     return _State(weights=arrays["weights"], best=arrays.get("best"), strategy=strategy, **header)
 
 
-def _save(conduct: Conduct, state: _State) -> None:
+def _save(context: StepContext, state: _State) -> None:
     arrays = {"weights": state.weights, **{f"strategy.{name}": a for name, a in state.strategy.items()}}
     if state.best is not None:
         arrays["best"] = state.best
@@ -205,7 +205,7 @@ def _save(conduct: Conduct, state: _State) -> None:
         "absent": state.absent,
         "privacy": state.privacy,
     }
-    save_checkpoint(conduct.folder / CHECKPOINT, header, arrays)
+    save_checkpoint(context.folder / CHECKPOINT, header, arrays)
 
 
 def _misfit(reply: Any, layout_hash: str, vector: NDArray[Any]) -> str | None:

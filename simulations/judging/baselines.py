@@ -92,7 +92,8 @@ def true_risk(study: Study, hospitals: Path, site_file: Path, head: str) -> Pred
     """Return the planted event probability of the ECGs that a study selects at a zero-shot site, and their outcomes.
 
     ``hospitals`` is what :func:`simulations.hospitals.make.make_hospitals` wrote. The site is opened by the code of
-    every study; the truth travels in the place of a covariate of its table, since rows of an opened site bear no identifiers.
+    every study; the truth travels in the place of a covariate of its table, since rows of an opened site bear no
+    identifiers.
 
     Raises
     ------

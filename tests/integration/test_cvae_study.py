@@ -206,8 +206,8 @@ def test_a_run_that_stopped_ends_with_the_same_weights(run, hospitals, tmp_path,
 
     save = training._save
 
-    def stop(conduct, state):
-        save(conduct, state)
+    def stop(context, state):
+        save(context, state)
         if state.round == 2:
             raise RunError("the power went")
 

@@ -7,7 +7,7 @@ import stat
 import numpy as np
 import pytest
 
-from client.cache import beats
+from client.cache import beats as beat_file
 from client.cache.entries import STORED, Entry
 from client.cache.signals import forget_everywhere, opened
 from client.dataset import median_beats
@@ -76,7 +76,7 @@ def test_beats_are_those_of_the_recordings_and_a_flat_one_has_none(cache):
         np.testing.assert_allclose(found[row], wanted, atol=0.00051)
     np.testing.assert_array_equal(MedianBeats(data).batch(np.array([3, 1])), found[[3, 1]])
     assert MedianBeats(data).batch(np.arange(0)).shape == (0, 12, 200)
-    assert stat.S_IMODE((folder / beats.FILE).stat().st_mode) == 0o600
+    assert stat.S_IMODE((folder / beat_file.FILE).stat().st_mode) == 0o600
 
 
 def test_a_cohort_in_memory_gives_the_same(cache):
@@ -110,7 +110,7 @@ def test_a_slot_with_another_recording_gets_another_beat(cache):
 def test_a_damaged_file_is_made_anew(cache, damage):
     folder, _, data, _ = cache
     before = MedianBeats(data).batch(np.arange(4))
-    path = folder / beats.FILE
+    path = folder / beat_file.FILE
     content = bytearray(path.read_bytes())
     if damage == "beat":
         content[len(content) // 2] ^= 255
@@ -126,7 +126,7 @@ def test_a_damaged_file_is_made_anew(cache, damage):
 def test_a_forgotten_patient_leaves_no_beat(cache):
     folder, _, data, _ = cache
     MedianBeats(data).known(np.arange(4))
-    path = folder / beats.FILE
+    path = folder / beat_file.FILE
     place = (path.stat().st_size - 24) // 4
     whole = path.read_bytes()
     assert any(whole[24 + place : 24 + 2 * place])

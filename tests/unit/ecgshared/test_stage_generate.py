@@ -19,7 +19,7 @@ from ecgshared.study.study import Study
 from ecgshared.wire.bytes import decode_payload, stamp_of
 from ecgshared.wire.protocol import Request
 from server.report.sections import Figure, Key, Table
-from server.rounds.conduct import Artefact
+from server.rounds.step_context import Artefact
 from server.stages.generate import _pool, _site, report
 
 FS = 500.0

@@ -64,7 +64,7 @@ class Ask(Protocol):
 
 
 @dataclass(frozen=True)
-class Conduct:
+class StepContext:
     """One step in progress.
 
     Attributes
