@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,7 @@ class Federation:
     gone: set[tuple[str, str, int]] = field(default_factory=set)
     sent: list[tuple[str, str, Any]] = field(default_factory=list)
     artefacts: dict[str, Artefact] = field(default_factory=dict)
+    state: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
 
     def settings(self, site: str) -> SiteSettings:
         return SiteSettings.model_validate(
@@ -90,6 +92,7 @@ class Federation:
                 "records": {"folder": "records"},
                 "table": {"path": "table.csv", "columns": {"file": "file"}},
                 "limits": self.limits.model_dump(),
+                "state": str(Path(self.state.name) / site),
             }
         )
 

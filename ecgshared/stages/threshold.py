@@ -1,36 +1,32 @@
 """threshold: the high-risk cut-off, fixed on validation patients.
 
-The LARGEST top group whose lower 95% limit (two-sided, patient-clustered) of the event rate exceeds
-``min_rate``. The lower limit need not be monotone in the cut, so every candidate is tried. Candidates are
-the common bin edges at which some site's merged histogram has an edge; between a site's own edges its counts
-are spread evenly.
+The LARGEST top group whose lower 95% limit (two-sided, patient-clustered) of the event rate exceeds ``min_rate``. The
+candidates are cuts that all sites share, chosen from sketches of their scores before any case is counted, and are told
+with the result; so are the rate above each with its limits and the fewest and most events that can be there. A limit
+starts from the fewest: what a site may not count does not help a group to qualify. Each limit holds for its candidate
+by itself; that the largest of several is taken makes its rate look somewhat better than it is, which is why a
+threshold is judged on other patients (``evaluate``).
 
-Phases: ``histogram`` (merged score-bin x label counts), ``variance`` (for the pooled rate above each edge,
-which the coordinator sends: sums of squared per-patient influence at the site's own edges).
+Where none qualifies, ``top_share`` names the group by its size, if the sites' edges can express one near it; else there
+is no cut-off, and the result says so.
 
-Result JSON::
+Phases: ``scale`` (sketches of scores), ``histogram`` (controls on the site's bins, cases above cuts; see
+:mod:`ecgshared.stats.control_bins`), ``variance`` (squared per-patient influence on the pooled rates).
 
-    {"target", "rule": "min_rate" | "top_share" | "none", "min_rate", "top_share", "qualified": bool | null,
-    "cutoff":
-     risk or null, "share_above", "rate": {"value", "se", "low", "high"}, "rate_bounds": [low, high], "ecgs",
-     "events", "candidates": {"cutoff": [...], "share": [...], "rate": [...], "low": [...], "high": [...]},
-     "interval_unit": "patient" | "ECG", "sites": {site: {"ecgs", "patients", "events"}}, "withheld":
-     [sites], "absent": {site: reason}}
-
-Arrays: ``cut_bin``, shape = (1,): the first common bin of the high-risk group, N_BINS where there is none;
-``cutoff``, shape = (1,): the same as a risk, inf where there is none.
+Arrays: ``cut``, shape = (1,): the score (logit of the risk) at which the high-risk group begins, HIGHEST where there is
+none; ``cutoff``, shape = (1,): the same as a risk, inf where there is none.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.arrays import Floats
+from ecgshared.stats.few_events import rate_interval
 from ecgshared.stats.influence import Estimate, ratio_estimate
 from ecgshared.study.score import require_shared_model, risk_score
 from ecgshared.wire.protocol import Count, Public, StepConfig, Sums, payload
@@ -65,28 +61,40 @@ class Config(StepConfig):
         return self
 
 
+@payload("threshold", "scale")
+@dataclass(frozen=True)
+class Scale:
+    """Sketches of the validation scores, as in ``evaluate``; shape = (k,) each."""
+
+    head: Annotated[Floats, Sums()]
+    case: Annotated[Floats, Sums()]
+    mean: Annotated[Floats, Sums()]
+    ecgs: Annotated[Floats, Sums()]
+
+
 @payload("threshold", "histogram")
 @dataclass(frozen=True)
 class Histogram:
-    """Merged bins, shape = (k,) each; ``counts``: ECGs, patients, events of the site's validation set."""
+    """Control bins, shape = (k,); cuts answered with cases at or above each, shape = (c,); ``counts``: ECGs, patients,
+    events of the site's validation set."""
 
     lower: Annotated[Floats, Sums()]
     upper: Annotated[Floats, Sums()]
-    cases: Annotated[Floats, Sums()]
     controls: Annotated[Floats, Sums()]
+    cut: Annotated[Floats, Sums()]
+    cases: Annotated[Floats, Sums()]
     counts: Annotated[Floats, Count()]
     patients_known: Annotated[int, Public()]
 
 
 @payload("threshold", "variance")
 @dataclass(frozen=True)
-class EdgeVariance:
-    """At the lower edge of each of the site's merged bins, shape = (k,): squared influence, and patients
-    above."""
+class CutVariance:
+    """At each cut the site answered, shape = (c,): squared influence on the pooled rate above, and patients there."""
 
-    edge: Annotated[Floats, Sums()]
+    cut: Annotated[Floats, Sums()]
     square_sum: Annotated[Floats, Sums()]
-    patients_above: Annotated[Floats, Count()]
+    patients: Annotated[Floats, Count()]
 
 
 def target_of(step: Config, study: Study) -> str:
@@ -105,41 +113,64 @@ def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
         )
 
 
-def at_edges(edge: NDArray[Any], values: NDArray[Any], wanted: NDArray[Any], n_bins: int) -> Floats:
-    """Interpolate a site's cumulative numbers from its own edges to others; above the top bin nobody is left.
+CANDIDATE_ROOM = 1
+"""Bins of controls that each side of a candidate needs: fine cuts matter more here than the AUC."""
+_WANTED = (0.35, 0.2, 0.55, 0.1, 0.8, 0.28, 0.15, 0.45, 0.05, 0.65, 1.0)
+_EVENLY = 40
 
-    Parameters
-    ----------
-    edge, values : shape = (k,), edges ascending; a withheld (NaN) value is passed over.
-    wanted : shape = (m,), fine edges.
+
+def candidate_shares(base_rate: float, min_rate: float | None, top_share: float | None) -> tuple[float, ...]:
+    """Return shares of ECGs whose groups are tried, the most wanted first.
+
+    A group of rate ``min_rate`` holds at most base_rate / min_rate of all; the ones most likely to qualify hold a tenth
+    to a half of the events. Sites with few events answer the first ones only, so these should be the same everywhere.
     """
-    known = np.isfinite(values) & np.isfinite(edge)
-    own, at_own = np.append(np.asarray(edge)[known], n_bins), np.append(np.asarray(values)[known], 0.0)
-    return np.asarray(np.interp(wanted, own, at_own), dtype=np.float64)
+    most = 1.0 if min_rate is None or base_rate <= 0 else min(base_rate / min_rate, 1.0)
+    shares = [] if top_share is None else [top_share]
+    if min_rate is not None:
+        shares += [most * part for part in _WANTED]
+        shares += np.geomspace(max(most / 50, 1e-4), min(2 * most, 0.99), _EVENLY).tolist()
+    else:
+        shares += [top_share * factor for factor in (0.8, 1.25)] if top_share is not None else []
+    return tuple(share for share in shares if 0 < share < 1)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The candidate chosen, as an index into the candidates; None where none qualifies."""
+class Candidates:
+    """Top groups that are tried; shape = (m,) each.
 
-    index: int | None
-    estimates: tuple[Estimate, ...]
-
-
-def largest_group(
-    above: Floats, rate: Floats, square_sum: Floats, patients: Floats, *, min_rate: float, confidence: float
-) -> Choice:
-    """Choose the largest group whose lower limit exceeds ``min_rate``.
-
-    Parameters
+    Attributes
     ----------
-    above : ECGs at or above each candidate cut, shape = (m,), in any order. rate : their event rate.
-    square_sum : pooled sum of squared per-patient influence (times the group's size). patients : above the
-        cut.
+    ecgs : ECGs of the group. rate_low, rate, rate_high : least, likely and largest event rate.
+    square_sum : summed squared influence on ``rate``. patients : in the group. NaN where sites gave neither.
     """
-    estimates = tuple(
-        ratio_estimate(r, s, n, p, scale="logit", patients_in=p, confidence=confidence)
-        for n, r, s, p in zip(above, rate, square_sum, patients, strict=True)
-    )
-    qualified = [i for i, e in enumerate(estimates) if e.low > min_rate]
-    return Choice(max(qualified, key=lambda i: above[i]) if qualified else None, estimates)
+
+    ecgs: Floats
+    rate_low: Floats
+    rate: Floats
+    rate_high: Floats
+    square_sum: Floats
+    patients: Floats
+
+    def estimates(self, confidence: float) -> tuple[Estimate, ...]:
+        """Return each group's rate; its interval runs from the limit of the least rate to that of the largest."""
+        found = []
+        for n, low, rate, high, squares, people in zip(
+            self.ecgs, self.rate_low, self.rate, self.rate_high, self.square_sum, self.patients, strict=True
+        ):
+            own = ratio_estimate(rate, squares, n, people, scale="logit", patients_in=people, confidence=confidence)
+            # Trials that the clustered variance is worth stay the same when the rate is another.
+            plain = rate * (1 - rate)
+            trials = plain / own.se**2 if own.se > 0 and plain > 0 else people
+            lower, upper = (
+                rate_interval(r, r * (1 - r) / trials if trials > 0 else np.nan, people, confidence)
+                for r in (low, high)
+            )
+            found.append(Estimate(float(rate), own.se, lower[0], upper[1]))
+        return tuple(found)
+
+
+def largest_group(candidates: Candidates, *, min_rate: float, confidence: float) -> int | None:
+    """Return the largest group whose lower limit exceeds ``min_rate``, as an index; None where there is none."""
+    qualified = [i for i, e in enumerate(candidates.estimates(confidence)) if e.low > min_rate]
+    return max(qualified, key=lambda i: candidates.ecgs[i]) if qualified else None

@@ -1,308 +1,355 @@
-"""What the released histograms, influences and scalars of several sites say together; pure, nothing is asked here."""
+"""What the released counts, placements and scalars of several sites say together; pure, nothing is asked here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ecgshared.arrays import Floats
-from ecgshared.stages.evaluate import LocalResults
-from ecgshared.stages.threshold import at_edges
-from ecgshared.stats.histogram import N_BINS, Bounded, PooledCurves, ScoreHistogram, edge_risk, pool, pooled_auc
-from ecgshared.stats.influence import AucSums, Estimate, estimate, ratio_estimate
-from server.pooling.combine import est, number, numbers
-
-_MAX_POINTS = 200
+from ecgshared.stages.evaluate import AT_THRESHOLD, MAX_BOUNDS, LocalResults, Placement
+from ecgshared.stats.few_events import auc_interval, few_events, satterthwaite
+from ecgshared.stats.influence import UNDEFINED, Estimate, estimate, rate_estimate, ratio_estimate
+from ecgshared.stats.placement import N_SUMS, AucTotals, pooled_curve
+from ecgshared.stats.score_scale import LOWEST
+from server.pooling.combine import est, number, released
+from server.pooling.cuts import PooledCuts, SiteCuts, average_precision_bounds
+from server.pooling.points import SiteRates, calibration_groups, points, roc
 
 
 @dataclass(frozen=True)
-class AtThreshold:
-    """Exact pooled counts at the fixed cut: ECGs, flagged ECGs, events, flagged events; of the sites that released
-    them."""
+class Bounded:
+    """A number with bounds that contain what the scores of all sites, put together, would give."""
 
-    sites: tuple[str, ...]
-    ecgs: float
-    flagged: float
-    events: float
-    flagged_events: float
-
-    @property
-    def ppv(self) -> float:
-        """Event rate among the flagged; 0 where nobody is."""
-        return self.flagged_events / self.flagged if self.flagged else 0.0
-
-    @property
-    def sensitivity(self) -> float:
-        """Share of events that are flagged; 0 where there are none."""
-        return self.flagged_events / self.events if self.events else 0.0
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class PooledHead:
-    """One outcome over the sites of one group that released a histogram of it.
+    """One outcome over the sites of one group that released counts of it.
 
     Attributes
     ----------
-    histograms, predicted : by site; summed risk of each interval's ECGs.
-    auc : pairs within a site are exact where the site released its AUC; else ``curves.auc``.
+    local, counts, rates, cases : by site; ``rates`` at its own cuts, ``cases`` its sketch of cases (mean, ECGs).
+    h : the outcome's number among the heads. cuts : those asked for, and ``fixed``, the threshold's.
     """
 
-    histograms: Mapping[str, ScoreHistogram]
-    predicted: Mapping[str, Floats]
-    curves: PooledCurves
-    auc: Bounded
-    at_threshold: AtThreshold
+    local: Mapping[str, LocalResults]
+    counts: Mapping[str, SiteCuts]
+    rates: Mapping[str, SiteRates]
+    cases: Mapping[str, tuple[Floats, Floats]]
+    h: int
+    cuts: tuple[float, ...]
+    fixed: float | None
 
     @property
-    def expected(self) -> float:
-        """Summed risk of all ECGs."""
-        return float(sum(p.sum() for p in self.predicted.values()))
+    def sites(self) -> tuple[str, ...]:
+        """Sites that are pooled."""
+        return tuple(self.counts)
+
+    @cached_property
+    def at_cuts(self) -> PooledCuts:
+        """Pooled counts at every cut some site answered."""
+        answered = np.concatenate([s.cuts for s in self.counts.values()])
+        asked = [c for c in (*self.cuts, *([self.fixed] if self.fixed is not None else [])) if c in answered]
+        return PooledCuts(self.counts, np.array(sorted({*asked, LOWEST}, reverse=True)))
+
+    def of(self, name: str, site: str) -> Floats:
+        """Return one field of a site's own figures."""
+        return np.asarray(getattr(self.local[site], name)[self.h], dtype=np.float64)
+
+    @property
+    def threshold_sites(self) -> tuple[str, ...]:
+        """Sites that released their counts at the threshold."""
+        return tuple(s for s in self.sites if np.isfinite(self.of("at_threshold", s)[:3, 0]).all())
+
+    @property
+    def threshold_counts(self) -> Floats:
+        """ECGs, flagged ECGs, events and flagged events of those sites, shape = (4,)."""
+        total = np.zeros(4)
+        for site in self.threshold_sites:
+            ecgs, _, events, _ = self.of("counts", site)
+            share, ppv, _ = self.of("at_threshold", site)[:3, 0]
+            flagged = round(share * ecgs)
+            total += [ecgs, flagged, events, round(ppv * flagged) if np.isfinite(ppv) else 0]
+        return total
 
     @property
     def expected_over_observed(self) -> float:
         """Predicted over observed events; 0 where there are none."""
-        return self.expected / self.curves.n_cases if self.curves.n_cases else 0.0
+        predicted = sum(float(r.predicted[-1]) for r in self.rates.values())
+        return predicted / self.at_cuts.n_cases if self.at_cuts.n_cases else 0.0
+
+    @property
+    def patients_with_event(self) -> float:
+        """Patients with the event; ECGs where a site does not know its patients."""
+        found = 0.0
+        for site in self.sites:
+            counts = self.of("counts", site)
+            found += float(counts[3]) if np.isfinite(counts[3]) else float(counts[2])
+        return found
 
 
-def pooled_head(
-    histograms: Mapping[str, ScoreHistogram],
-    predicted: Mapping[str, Floats],
-    local: Mapping[str, LocalResults],
-    h: int,
-) -> PooledHead:
-    """Pool one outcome; ``h`` is its number among the heads."""
-    totals, sites, own_auc = np.zeros(4), [], []
-    for site in histograms:
-        own_auc.append(_own_auc(histograms[site], local.get(site), h))
-        if site not in local:
-            continue
-        ecgs, _, events, _ = local[site].counts[h]
-        share, ppv = local[site].at_threshold[h, :2, 0]
-        if np.isfinite([ecgs, events, share, ppv]).all():
-            flagged = round(share * ecgs)
-            totals += [ecgs, flagged, events, round(ppv * flagged)]
-            sites.append(site)
-    everything = list(histograms.values())
-    return PooledHead(
-        histograms,
-        predicted,
-        pool(everything),
-        pooled_auc(everything, own_auc),
-        AtThreshold(tuple(sites), *map(float, totals)),
-    )
-
-
-def _own_auc(histogram: ScoreHistogram, local: LocalResults | None, h: int) -> float:
-    """A site's exact AUC, where it is of the ECGs its histogram counts; else NaN."""
-    if local is None or local.counts[h, 2] != histogram.cases.sum():
-        return float("nan")
-    same = local.counts[h, 0] == (histogram.cases + histogram.controls).sum()
-    return float(local.auc[h, 0]) if same else float("nan")
-
-
-def request_arrays(heads: list[PooledHead], cut_bin: int | None) -> dict[str, Floats]:
-    """Return what sites need to compute their influences; one row a head, zeros where a head has no curves."""
-    n = len(heads)
-    arrays = {
-        "case_placement": np.zeros((n, N_BINS)),
-        "control_placement": np.zeros((n, N_BINS)),
-        **{name: np.zeros((n, N_BINS + 1)) for name in ("rate_above", "rate_at", "share_above")},
-        **{name: np.zeros(n) for name in ("auc", "n_cases", "n_controls", "expected_over_observed", "sensitivity")},
+def request_arrays(head: PooledHead) -> dict[str, Floats]:
+    """Return what sites need to place the pooled curves over their ECGs."""
+    curve = pooled_curve([s.bins for s in head.counts.values()])
+    position, weight = (np.concatenate([c[i] for c in head.cases.values()]) for i in (0, 1))
+    order = np.argsort(position, kind="stable")
+    at, rate = head.at_cuts, head.at_cuts.rate()[0]
+    known = dict(zip(at.cuts.tolist(), np.nan_to_num(rate).tolist(), strict=True))
+    _, flagged, events, both = head.threshold_counts
+    return {
+        "head": np.array([float(head.h)]),
+        "lower": curve.lower,
+        "by_lower": curve.by_lower,
+        "upper": curve.upper,
+        "by_upper": curve.by_upper,
+        "case_position": position[order],
+        "case_weight": weight[order],
+        "rates": np.array([*(known.get(c, 0.0) for c in head.cuts), both / flagged if flagged else 0.0]),
+        "expected_over_observed": np.array([head.expected_over_observed]),
+        "sensitivity": np.array([both / events if events else 0.0]),
     }
-    for h, head in enumerate(heads):
-        curves = head.curves
-        if not curves.n_cases or not curves.n_controls:
+
+
+def pooled_auc(head: PooledHead, placements: Mapping[str, Placement]) -> tuple[Bounded, Estimate]:
+    """Return the pooled AUC with its bounds, and with its interval.
+
+    One site alone has its own. A site that gave no sum leaves the pairs of its cases with other sites' controls
+    unknown. Bounds further apart than MAX_BOUNDS leave no value, and no interval excludes them.
+    """
+    n_cases, n_controls = head.at_cuts.n_cases, head.at_cuts.n_controls
+    if not n_cases or not n_controls:
+        return Bounded(np.nan, np.nan, np.nan), UNDEFINED
+    if len(head.sites) == 1:
+        own = Estimate(*head.of("auc", head.sites[0]))
+        return Bounded(own.value, own.value, own.value), own
+    pairs, complete = np.zeros(2), True
+    for site, counts in head.counts.items():
+        answer = placements.get(site)
+        if answer is not None and released(answer.pairs, (2,)) and released(answer.sums, (N_SUMS,)):
+            pairs += np.clip(answer.pairs, 0, counts.n_cases * n_controls)
             continue
-        arrays["case_placement"][h], arrays["control_placement"][h] = curves.placements
-        arrays["auc"][h] = curves.auc.value
-        arrays["n_cases"][h], arrays["n_controls"][h] = curves.n_cases, curves.n_controls
-        arrays["rate_above"][h] = np.nan_to_num(curves.rate_above().value)
-        arrays["rate_at"][h] = np.clip(curves.marginal_rate(), 0, 1)
-        arrays["share_above"][h] = np.clip(curves.share_above().value, 0, 1)
-        arrays["expected_over_observed"][h] = head.expected_over_observed
-        arrays["sensitivity"][h] = head.at_threshold.sensitivity
-        if cut_bin is not None and cut_bin <= N_BINS and head.at_threshold.sites:
-            # The threshold is a fixed number, not a quantile of these data: nothing enters as something leaves.
-            arrays["rate_above"][h, cut_bin] = arrays["rate_at"][h, cut_bin] = head.at_threshold.ppv
-    return arrays
+        complete = False
+        own_auc = head.of("auc", site)[0]
+        within = counts.n_cases * counts.bins.total
+        pairs += (own_auc * within if np.isfinite(own_auc) else 0.0) + np.array(
+            [0.0, counts.n_cases * n_controls - within]
+        )
+    low, high = (pairs / (n_cases * n_controls)).tolist()
+    value = (low + high) / 2
+    if high - low > MAX_BOUNDS:
+        return Bounded(np.nan, low, high), UNDEFINED
+    if not complete:
+        return Bounded(value, low, high), Estimate(value, np.nan, np.nan, np.nan)
+    totals = AucTotals.total(placements[s].sums for s in head.sites)
+    found = totals.variance(value, n_cases, n_controls).estimate(value)
+    return Bounded(value, low, high), _widened(found, low, high)
 
 
-@dataclass(frozen=True)
-class HeadInfluence:
-    """One site's influence sums for one head; ``edge``, ``edge_square_sum``, ``edge_patients`` at its own edges."""
-
-    auc: Floats
-    in_large: float
-    sensitivity: float
-    edge: Floats
-    edge_square_sum: Floats
-    edge_patients: Floats
+def _widened(found: Estimate, low: float, high: float) -> Estimate:
+    if not np.isfinite([found.low, found.high]).all():
+        return found
+    return Estimate(found.value, found.se, min(found.low, low), max(found.high, high))
 
 
-def pooled_json(
-    head: PooledHead,
-    influences: Mapping[str, HeadInfluence],
-    local: Mapping[str, LocalResults],
-    h: int,
-    *,
-    top_shares: tuple[float, ...],
-    subgroups: tuple[str, ...],
-    cut_bin: int | None,
-) -> dict[str, Any]:
-    """Return the pooled result of one outcome, see :mod:`ecgshared.stages.evaluate`; intervals need every site's
-    sums."""
-    curves, sites = head.curves, tuple(head.histograms)
-    complete = bool(sites) and set(influences) >= set(sites)
-    sums = [influences[s] for s in sites] if complete else []
-    n, events = curves.n_cases + curves.n_controls, curves.n_cases
-    auc = Estimate(head.auc.value, np.nan, np.nan, np.nan)
-    in_large = Estimate(head.expected_over_observed if events else np.nan, np.nan, np.nan, np.nan)
-    if sums and np.isfinite([s.auc for s in sums]).all() and events and curves.n_controls:
-        total = AucSums.total(s.auc for s in sums)
-        if np.isfinite(total.variance):
-            auc = estimate(head.auc.value, total.variance, "logit")
-        squares = sum(s.in_large for s in sums)
-        in_large = ratio_estimate(in_large.value, squares, events, total.patients, scale="log")
-    briers = [(local[s].counts[h, 0], local[s].brier[h, 0]) for s in sites if s in local]
-    weights, values = (np.array(v) for v in zip(*briers, strict=True)) if briers else (np.zeros(0), np.zeros(0))
-    known = np.isfinite(weights) & np.isfinite(values)
+def auc_within(head: PooledHead) -> Estimate:
+    """Return the AUC of pairs within a site: the sites' own AUCs, weighted by their pairs.
+
+    It needs no common scale and no bounds; where sites differ in their scores it is another quantity than the pooled
+    AUC.
+    """
+    rows = []
+    for site in head.sites:
+        auc, se, counts = *head.of("auc", site)[:2], head.of("counts", site)
+        if np.isfinite(auc) and np.isfinite(counts[[0, 2]]).all():
+            controls = counts[0] - counts[2]
+            patients, with_event = (
+                (counts[1], counts[3]) if np.isfinite(counts[[1, 3]]).all() else (counts[0], counts[2])
+            )
+            rows.append((auc, se, counts[2] * controls, with_event, max(patients - with_event, 1.0)))
+    if not rows:
+        return UNDEFINED
+    auc, se, pairs, cases, controls = np.array(rows).T
+    weight = pairs / pairs.sum()
+    value = float(np.clip(weight @ auc, 0, 1))
+    variances = np.nan_to_num(weight * se) ** 2
+    error = float(np.sqrt(variances.sum())) or np.nan
+    if few_events(cases.sum(), controls.sum()):
+        return Estimate(value, error, np.nan, np.nan)
+    df = satterthwaite(variances.tolist(), np.maximum(np.minimum(cases, controls) - 1, 1).tolist())
+    strata = list(zip(weight.tolist(), cases.tolist(), controls.tolist(), strict=True))
+    return Estimate(value, error, *auc_interval(value, float(variances.sum()), df, strata))
+
+
+def pooled_json(head: PooledHead, placements: Mapping[str, Placement], subgroups: Sequence[str]) -> dict[str, Any]:
+    """Return the pooled result of one outcome, see :mod:`ecgshared.stages.evaluate`; without sites, nulls."""
+    if not head.sites:
+        return _nothing(subgroups)
+    at = head.at_cuts
+    n, events = at.n_cases + at.n_controls, at.n_cases
+    bounds, auc = pooled_auc(head, placements)
+    brier = _brier(head)
+    base = events / n
+    of_cuts = points(at, head.rates, {s: placements[s] for s in head.sites if s in placements})
+    return {
+        "sites": list(head.sites),
+        "ecgs": number(n),
+        "events": number(events),
+        "event_patients": number(head.patients_with_event),
+        "few_events": few_events(head.patients_with_event),
+        "base_rate": number(base),
+        "auc": {**est(auc), "bound_low": number(bounds.low), "bound_high": number(bounds.high)},
+        "auc_within_sites": est(auc_within(head)),
+        "average_precision": _average_precision(head),
+        "expected_over_observed": est(_in_large(head, placements)),
+        "brier": number(brier),
+        "scaled_brier": number(1 - brier / (base * (1 - base))) if 0 < base < 1 else None,
+        "ppv": of_cuts,
+        "threshold": _threshold(head, placements),
+        "roc": roc(at) if events and at.n_controls else None,
+        "calibration_curve": calibration_groups(at, head.rates),
+        "subgroups": {name: _subgroup(head, g) for g, name in enumerate(subgroups)},
+    }
+
+
+def _nothing(subgroups: Sequence[str]) -> dict[str, Any]:
+    none = est(UNDEFINED)
+    single = ("ecgs", "events", "event_patients", "base_rate", "brier", "scaled_brier", "threshold", "roc")
+    return {
+        "sites": [],
+        "few_events": True,
+        **dict.fromkeys(single),
+        "auc": {**none, "bound_low": None, "bound_high": None},
+        "auc_within_sites": none,
+        "average_precision": {"value": None, "bound_low": None, "bound_high": None},
+        "expected_over_observed": none,
+        "ppv": [],
+        "calibration_curve": [],
+        "subgroups": dict.fromkeys(subgroups, none),
+    }
+
+
+def _brier(head: PooledHead) -> float:
+    rows = np.array([[head.of("counts", s)[0], head.of("brier", s)[0]] for s in head.sites])
+    return float(rows[:, 0] @ rows[:, 1] / rows[:, 0].sum()) if np.isfinite(rows).all() else np.nan
+
+
+def _average_precision(head: PooledHead) -> dict[str, float | None]:
+    """The exact one of a site alone; else bounds from the cuts that all sites answered."""
+    if len(head.sites) == 1:
+        value = number(head.of("average_precision", head.sites[0])[0])
+        return {"value": value, "bound_low": value, "bound_high": value}
+    exact = PooledCuts(head.counts, head.at_cuts.everywhere())
+    if not exact.n_cases:
+        return {"value": None, "bound_low": None, "bound_high": None}
+    low, high = average_precision_bounds(exact.cases[0], exact.controls)
+    value = (low + high) / 2 if high - low <= MAX_BOUNDS else np.nan
+    return {"value": number(value), "bound_low": number(low), "bound_high": number(high)}
+
+
+def _in_large(head: PooledHead, placements: Mapping[str, Placement]) -> Estimate:
+    ratio, events = head.expected_over_observed, head.at_cuts.n_cases
+    if not events:
+        return UNDEFINED
+    if len(head.sites) == 1:
+        return Estimate(*head.of("expected_over_observed", head.sites[0]))
+    parts = [placements[s] for s in head.sites if s in placements]
+    squares = sum(float(np.ravel(p.in_large)[0]) for p in parts)
+    patients = sum(float(p.sums[-1]) for p in parts)
+    if len(parts) < len(head.sites) or not np.isfinite([squares, patients]).all():
+        return Estimate(ratio, np.nan, np.nan, np.nan)
+    df = 0.0 if few_events(head.patients_with_event) else head.patients_with_event - 1
+    return ratio_estimate(ratio, squares, events, patients, scale="log", df=df)
+
+
+def _threshold(head: PooledHead, placements: Mapping[str, Placement]) -> dict[str, Any] | None:
+    """Exact pooled counts at the fixed cut, of the sites that released theirs."""
+    sites = head.threshold_sites
+    ecgs, flagged, events, both = head.threshold_counts
+    if head.fixed is None or not sites or not flagged:
+        return None
+    free, missed = ecgs - flagged, events - both
+    values = (
+        (flagged, ecgs),
+        (both, flagged),
+        (both, events),
+        (free - missed, ecgs - events),
+        (free - missed, free),
+        (both + free - missed, ecgs),
+    )
+    found = {}
+    for i, (name, (part, whole)) in enumerate(zip(AT_THRESHOLD, values, strict=True)):
+        weights = np.array([_denominator(head, s, name) for s in sites])
+        own = np.array([head.of("at_threshold", s)[i] for s in sites])
+        found[name] = est(_stratified(part / whole if whole else np.nan, weights, own[:, 1], weights.sum()))
+    of_sensitivity = [float(np.ravel(placements[s].sensitivity)[0]) if s in placements else np.nan for s in sites]
+    for name, squares, total in (
+        ("ppv", _at_fixed(head, placements, sites), flagged),
+        ("sensitivity", of_sensitivity, events),
+    ):
+        if total and np.isfinite(squares).all():
+            people = sum(_people(head, placements[s], name) for s in sites)
+            found[name] = est(
+                ratio_estimate(both / total, float(np.sum(squares)), total, people, scale="logit", patients_in=people)
+            )
+    odds = np.exp(head.fixed)
     return {
         "sites": list(sites),
-        "ecgs": number(n) if sites else None,
-        "events": number(events) if sites else None,
-        "base_rate": number(events / n) if n else None,
-        "auc": {**est(auc), "bound_low": number(head.auc.low), "bound_high": number(head.auc.high)},
-        "expected_over_observed": est(in_large),
-        "brier": number(weights[known] @ values[known] / weights[known].sum()) if known.any() else None,
-        "ppv": _ppv(curves, sums, top_shares) if n else [],
-        "threshold": _threshold(head.at_threshold, influences, cut_bin) if cut_bin is not None else None,
-        "roc": _roc(head) if events and curves.n_controls else None,
-        "calibration_curve": _calibration_curve(head) if n else [],
-        "subgroups": {name: _subgroup(sites, local, h, g) for g, name in enumerate(subgroups)},
+        **found,
+        "net_benefit": number((both - (flagged - both) * odds) / ecgs),
     }
 
 
-def _ppv(curves: PooledCurves, sums: list[HeadInfluence], top_shares: tuple[float, ...]) -> list[dict[str, Any]]:
-    share, rate = curves.share_above(), curves.rate_above()
-    n = curves.n_cases + curves.n_controls
-    rows = []
-    for wanted in top_shares:
-        edge = curves.edge_near_share(wanted)
-        value = Estimate(float(rate.value[edge]), np.nan, np.nan, np.nan)
-        if sums:
-            squares = sum(float(at_edges(s.edge, s.edge_square_sum, np.array([edge]), N_BINS)[0]) for s in sums)
-            patients = sum(float(at_edges(s.edge, s.edge_patients, np.array([edge]), N_BINS)[0]) for s in sums)
-            value = ratio_estimate(
-                value.value, squares, share.value[edge] * n, patients, scale="logit", patients_in=patients
-            )
-        rows.append(
-            {
-                "wanted_share": wanted,
-                "share": number(share.value[edge]),
-                "rate": est(value),
-                "bound_low": number(rate.low[edge]),
-                "bound_high": number(rate.high[edge]),
-            }
-        )
-    return rows
+def _at_fixed(head: PooledHead, placements: Mapping[str, Placement], sites: Sequence[str]) -> list[float]:
+    """Squared influences on the PPV at the threshold, NaN where a site gave none."""
+    squares = []
+    for site in sites:
+        reply = placements.get(site)
+        here = np.zeros(0) if reply is None else reply.square_sum[reply.cut == head.fixed]
+        squares.append(float(here[0]) if len(here) else np.nan)
+    return squares
 
 
-def _threshold(at: AtThreshold, influences: Mapping[str, HeadInfluence], cut_bin: int) -> dict[str, Any] | None:
-    if not at.sites or not at.flagged:
-        return None
-    ppv = Estimate(at.ppv, np.nan, np.nan, np.nan)
-    sensitivity = Estimate(at.sensitivity, np.nan, np.nan, np.nan)
-    if set(influences) >= set(at.sites):
-        sums = [influences[s] for s in at.sites]
-        here = np.array([cut_bin])
-        squares = sum(float(at_edges(s.edge, s.edge_square_sum, here, N_BINS)[0]) for s in sums)
-        patients = sum(float(at_edges(s.edge, s.edge_patients, here, N_BINS)[0]) for s in sums)
-        ppv = ratio_estimate(at.ppv, squares, at.flagged, patients, scale="logit", patients_in=patients)
-        with_event = float(sum(s.auc[3] for s in sums))
-        sensitivity = ratio_estimate(
-            at.sensitivity, sum(s.sensitivity for s in sums), at.events, with_event, scale="logit"
-        )
-    return {
-        "sites": list(at.sites),
-        "share": number(at.flagged / at.ecgs),
-        "ppv": est(ppv),
-        "sensitivity": est(sensitivity),
-    }
+def _people(head: PooledHead, reply: Placement, name: str) -> float:
+    """Patients behind PPV or sensitivity at one site."""
+    return float(reply.patients[reply.cut == head.fixed][0]) if name == "ppv" else float(reply.sums[10])
 
 
-def _roc(head: PooledHead) -> dict[str, Any]:
-    fpr, tpr = head.curves.roc()
-    edges = np.unique(np.concatenate([h.lower for h in head.histograms.values()]))[::-1]
-    if len(edges) > _MAX_POINTS:
-        edges = edges[np.unique(np.linspace(0, len(edges) - 1, _MAX_POINTS).astype(int))]
-    edges = np.concatenate([[N_BINS], edges])
-    x = fpr.value[edges]
-    return {
-        "fpr": numbers(x),
-        "tpr": numbers(tpr.value[edges]),
-        # The true curve passes each edge inside a box; its worst and best corners, read at common x, are the band.
-        "tpr_low": numbers(np.interp(x, fpr.high[::-1], tpr.low[::-1])),
-        "tpr_high": numbers(np.interp(x, fpr.low[::-1], tpr.high[::-1])),
-    }
+def _denominator(head: PooledHead, site: str, name: str) -> float:
+    """ECGs that a rate at the threshold is of at one site."""
+    ecgs, _, events, _ = head.of("counts", site)
+    flagged = round(head.of("at_threshold", site)[0, 0] * ecgs)
+    sizes = {"ppv": flagged, "sensitivity": events, "specificity": ecgs - events, "npv": ecgs - flagged}
+    return float(sizes.get(name, ecgs))
 
 
-def site_roc(histogram: ScoreHistogram) -> dict[str, Any] | None:
-    """Return one site's ROC at its own edges, where it is exact; None where a class is absent."""
-    if not len(histogram.lower):
-        return None
-    cases, controls = histogram.above
-    if not cases[0] or not controls[0]:
-        return None
-    fpr, tpr = (np.append(c / c[0], 0.0)[::-1] for c in (controls, cases))
-    keep = np.unique(np.linspace(0, len(fpr) - 1, _MAX_POINTS).astype(int)) if len(fpr) > _MAX_POINTS else slice(None)
-    return {"fpr": numbers(fpr[keep]), "tpr": numbers(tpr[keep])}
+def _stratified(value: float, weight: Floats, se: Floats, trials: float) -> Estimate:
+    """A pooled rate with the errors of the sites' own; a rate of 0 or 1 at a site adds none."""
+    if not np.isfinite(value) or not weight.sum():
+        return UNDEFINED
+    variance = float(np.sum((weight / weight.sum() * np.nan_to_num(se)) ** 2))
+    return rate_estimate(value, variance, trials)
 
 
-def _calibration_curve(head: PooledHead, groups: int = 10) -> list[dict[str, Any]]:
-    """Groups of about equal size between fine edges; a group's counts are bounded by the intervals it may share."""
-    curves = head.curves
-    cuts = [curves.edge_near_share(1 - q / groups) for q in range(1, groups)]
-    bounds = np.unique([0, *cuts, N_BINS])
-    lower, upper, cases, controls = (
-        np.concatenate([getattr(h, name) for h in head.histograms.values()])
-        for name in ("lower", "upper", "cases", "controls")
-    )
-    predicted = np.concatenate(list(head.predicted.values()))
-    rows = []
-    for low, high in pairwise(bounds):
-        part = np.clip(np.minimum(upper, high) - np.maximum(lower, low), 0, None) / (upper - lower)
-        n = float(part @ (cases + controls))
-        if n < 0.5:
-            continue
-        inside, touching = part == 1, part > 0
-        least = cases[inside].sum() / max(cases[inside].sum() + controls[touching].sum(), 1)
-        most = cases[touching].sum() / max(cases[touching].sum() + controls[inside].sum(), 1)
-        # Spreading an interval's ECGs evenly may place its mean risk just outside the group's edges.
-        mean = np.clip(part @ predicted / n, edge_risk(low) if low else 0, edge_risk(high) if high < N_BINS else 1)
-        rows.append(
-            {
-                "ecgs": number(n),
-                "mean_predicted": number(mean),
-                "observed": number(part @ cases / n),
-                "bound_low": number(least),
-                "bound_high": number(most),
-            }
-        )
-    return rows
-
-
-def _subgroup(sites: tuple[str, ...], local: Mapping[str, LocalResults], h: int, g: int) -> dict[str, float | None]:
+def _subgroup(head: PooledHead, g: int) -> dict[str, float | None]:
     """Inverse-variance mean of the sites' logit AUCs: subgroups release no histograms, so nothing else is pooled."""
-    found = [local[s].subgroup_auc[h, g, :2] for s in sites if s in local]
-    usable = [(a, se) for a, se in found if np.isfinite([a, se]).all() and 0 < a < 1 and se > 0]
+    usable, events = [], 0.0
+    for site in head.sites:
+        a, se = head.of("subgroup_auc", site)[g, :2]
+        counts = head.of("subgroup_counts", site)[g]
+        if np.isfinite([a, se]).all() and 0 < a < 1 and se > 0:
+            usable.append((a, se))
+            events += float(counts[3]) if np.isfinite(counts[3]) else float(counts[2])
     if not usable:
-        return est(np.full(4, np.nan))
+        return est(UNDEFINED)
     a, se = np.array(usable).T
     weight = (a * (1 - a) / se) ** 2
-    centre = float(weight @ np.log(a / (1 - a)) / weight.sum())
-    value = 1 / (1 + np.exp(-centre))
-    return est(estimate(value, float((value * (1 - value)) ** 2 / weight.sum()), "logit"))
+    value = 1 / (1 + np.exp(-float(weight @ np.log(a / (1 - a)) / weight.sum())))
+    df = 0.0 if few_events(events) else events - 1
+    return est(estimate(value, float((value * (1 - value)) ** 2 / weight.sum()), "logit", df=df))
