@@ -96,7 +96,7 @@ class Binned:
             room=question.room,
         )
         cuts = answered_cuts(score, head.y, head.patient, limits, bins=bins, cuts=question.cuts, fixed=question.fixed)
-        tops = [HIGHEST, *cuts[:-1]]
+        tops = [HIGHEST, *cuts][: len(cuts)]
         sizes = [
             group_size(head.patient, head.y, (score >= cut) & (score < top))
             for cut, top in zip(cuts, tops, strict=True)

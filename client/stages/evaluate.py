@@ -232,7 +232,7 @@ def _placed(
     except StatisticsError as error:
         raise Refused(RefusalCode.BAD_REQUEST, "a curve that is not the pooled one") from error
     least = max(limits.min_events, 1)
-    return placed.pairs, placed.sums, isolates(placed.curve, head.patient[head.y == 1], least)
+    return placed.pairs, placed.sums, isolates(placed.curve, placed.own, head.patient[head.y == 1], least)
 
 
 def slope_answer(head: Scored, coef: Floats) -> Answer:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.errors import StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
-from ecgshared.stats.score_scale import HIGHEST, LOWEST, cells, distinct_groups, grid_level
+from ecgshared.stats.score_scale import FINEST_LEVEL, HIGHEST, LOWEST, cells, distinct_groups, grid_level
 
 ROOM = 5
 """A cut divides the controls only where each side keeps this many bins: cuts must not cost the AUC its precision."""
@@ -104,7 +104,9 @@ def control_bins(
         return EMPTY_BINS
     order = np.argsort(-score, kind="stable")
     ordered, who = score[order], patient[order]
-    grid = cells(ordered, level := grid_level(ordered, limits.min_patients))
+    # Where every group may be named, nothing is coarsened: tests compare with pooled data.
+    level = FINEST_LEVEL if limits.withhold_nothing else grid_level(ordered, limits.min_patients)
+    grid = cells(ordered, level)
     edges = _dividing(ordered, who, limits.min_patients, cuts, fixed, room)
     lower: list[Floats] = []
     counts: list[Floats] = []

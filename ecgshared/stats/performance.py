@@ -115,7 +115,7 @@ def rates_at_cuts(
     """
     above, rate, group = np.zeros((len(cuts), 2)), np.zeros((len(cuts), 4)), np.zeros((len(cuts), 6))
     case = np.asarray(y) == 1
-    for i, (cut, top) in enumerate(zip(cuts, [HIGHEST, *cuts[:-1]], strict=True)):
+    for i, (cut, top) in enumerate(zip(cuts, [HIGHEST, *cuts][: len(cuts)], strict=True)):
         over = score >= cut
         inside = over & (score < top)
         above[i] = case[over].sum(), risk[over].sum()

@@ -79,27 +79,35 @@ def own_placements(score: Floats, y: NDArray[Any]) -> Floats:
     return np.asarray((left + right) / 2, dtype=np.float64)
 
 
-def isolates(value: Floats, patient: Ints, least: int) -> bool:
+def isolates(value: Floats, own: Floats, patient: Ints, least: int) -> bool:
     """Say whether a curve would single out fewer than ``least`` of the patients it is summed over.
 
     A curve that is high above one score and low below it turns the sum into a count of the cases above. That is told
     by a gap, with fewer than ``least`` patients on one side, wider than all that varies on the two sides together: then
-    the sum says how many stand beyond the gap. A control curve climbs all the way and has no such gap.
+    the sum says how many stand beyond the gap. Where the site's own controls leave a gap at the same place, its own AUC
+    tells as much, and the curve is let pass.
 
     Parameters
     ----------
-    value : float array, shape = (n,): the curve at each case, as a share. patient : shape = (n,).
+    value, own : float arrays, shape = (n,): the curve sent, and that of the site's own controls, at each case, as
+        shares. patient : shape = (n,).
     """
     _, who, count = np.unique(patient, return_inverse=True, return_counts=True)
-    mean = np.sort(by_patient(value, who) / count)
-    n = len(mean)
+    sent, honest = (by_patient(v, who) / count for v in (value, own))
+    sent, honest = np.sort(sent), np.sort(honest)
+    n = len(sent)
     for k in range(1, min(least, n)):
         for first in (k, n - k):
-            gap = mean[first] - mean[first - 1]
-            rest = (mean[:first] - mean[0]).sum() + (mean[-1] - mean[first:]).sum()
-            if gap > max(rest, 1e-9):
+            if _apart(sent, first) > 1 and not _apart(honest, first) > 0.5:
                 return True
     return False
+
+
+def _apart(ordered: Floats, first: int) -> float:
+    """Gap before element ``first``, over all that varies on its two sides."""
+    gap = ordered[first] - ordered[first - 1]
+    rest = (ordered[:first] - ordered[0]).sum() + (ordered[-1] - ordered[first:]).sum()
+    return float(gap / max(rest, 1e-9))
 
 
 @dataclass(frozen=True)
@@ -107,12 +115,14 @@ class Placed:
     """What one site's cases and controls say of the pooled AUC.
 
     ``pairs``: fewest and most pairs in which the case stands higher, shape = (2,). ``sums``: shape = (13,), see
-    :class:`AucTotals`. ``curve``: the pooled curve at each case, as a share; it stays at the site.
+    :class:`AucTotals`. ``curve``, ``own``: the pooled curve and that of its own controls at each case, as shares; they
+    stay at the site.
     """
 
     pairs: Floats
     sums: Floats
     curve: Floats
+    own: Floats
 
 
 def place(
@@ -153,7 +163,12 @@ def place(
     cumulative = np.concatenate([[0.0], np.cumsum(case_weight)])
     left, right = (cumulative[np.searchsorted(case_position, score[~case], side=side)] for side in ("left", "right"))
     above = 1 - (left + right) / 2 / cumulative[-1]
-    return Placed(np.array([(low + exact).sum(), (high + exact).sum()]), _sums(case, patient, below, above), below)
+    return Placed(
+        np.array([(low + exact).sum(), (high + exact).sum()]),
+        _sums(case, patient, below, above),
+        below,
+        exact / own.total,
+    )
 
 
 def _sums(case: NDArray[np.bool_], patient: Ints, below: Floats, above: Floats) -> Floats:

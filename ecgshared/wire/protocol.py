@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -124,6 +125,7 @@ def phases(stage: str) -> tuple[str, ...]:
     return tuple(phase for name, phase in _PAYLOADS if name == stage)
 
 
+@cache
 def field_kinds(cls: type[Any]) -> dict[str, tuple[type[Any], Kind]]:
     """Return ``{field: (python type, kind)}``; raise TypeError for a field that declares none."""
     hints = get_type_hints(cls, include_extras=True)
