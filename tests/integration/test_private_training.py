@@ -66,9 +66,8 @@ def test_a_site_that_demands_privacy_refuses_plain_training(federation):
 
 KILLED_BEFORE_SENDING = """
     import os, signal, sys
-    from dataclasses import replace
-from pathlib import Path
-    import client.app as site
+    from pathlib import Path
+    import client.answer as site
     from simulations.federation.run import simulate
 
     log = site.log_release

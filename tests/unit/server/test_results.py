@@ -210,5 +210,5 @@ def test_a_number_that_json_has_not_is_no_result(number: float) -> None:
 
 
 def test_a_stored_result_that_is_none_of_its_stage_is_named() -> None:
-    with pytest.raises(RunError, match=r"(?s)none of calibrate: iterations.*calibration\.json"):
+    with pytest.raises(RunError, match=r"calibration\.json: holds a result that is none of calibrate: iterations"):
         _result({"stage": "calibrate", "result": CALIBRATED | {"iterations": "four"}}, Path("calibration.json"))
