@@ -1,51 +1,50 @@
-"""What a model says of a site's rows, kept for the phases of one step that ask for the same again and again."""
+"""What models say of a cohort's rows, kept for the phases of one step that ask for the same again and again."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from client.rows.context import SiteContext
+from ecgshared.arrays import Floats
 
 
 class Remembered:
-    """The last few results, by all that determines them: site, study, model's step, rows, weights, and the run.
+    """The last few results of each kind, by all that determines them.
 
-    Whether the step opens the lockbox is part of it: row numbers then mean other ECGs.
+    It belongs to one opened cohort and goes with it: what was computed of another generation is nobody's answer.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
+    def __init__(self) -> None:
+        self._kept: dict[str, OrderedDict[bytes, Floats]] = {}
 
     def get(
         self,
-        site: SiteContext,
-        model: str,
-        arrays: tuple[NDArray[Any], ...],
-        compute: Callable[[], NDArray[np.float64]],
-    ) -> NDArray[np.float64]:
+        kind: str,
+        names: Iterable[str],
+        arrays: Iterable[np.ndarray],
+        compute: Callable[[], Floats],
+        *,
+        most: int,
+    ) -> Floats:
         """Return the kept result, or compute and keep it.
 
         Parameters
         ----------
-        model : id of the train step.
-        arrays : weights, standardisation and rows.
+        kind : of result; ``most`` of each kind are kept.
+        names, arrays : what the result hangs on, beside the cohort.
         """
         key = hashlib.sha256()
-        for part in (site.settings.site, site.study.sha256, model, str(site.step.opens_lockbox), site.run):
-            key.update(part.encode() + b"\0")
+        for name in names:
+            key.update(name.encode() + b"\0")
         for array in arrays:
-            key.update(np.ascontiguousarray(array).tobytes())
-        name = key.hexdigest()
-        if name not in self._kept:
-            self._kept[name] = compute()
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(name)
-        return self._kept[name]
+            key.update(f"{array.shape}{array.dtype}".encode() + b"\0" + np.ascontiguousarray(array).tobytes())
+        kept, digest = self._kept.setdefault(kind, OrderedDict()), key.digest()
+        if digest not in kept:
+            kept[digest] = compute()
+            while len(kept) > most:
+                kept.popitem(last=False)
+        kept.move_to_end(digest)
+        return kept[digest]
