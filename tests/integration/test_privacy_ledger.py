@@ -22,9 +22,9 @@ from simulations.federation.run import simulate
 PRIVACY = {"epsilon": 8.0, "delta": 1e-3, "max_grad_norm": 1.0, "expected_batch_size": 16}
 
 
-def private_study(federation, **changes):
-    step = federation.train(local={"steps": 3, "batch_size": None}, privacy=PRIVACY)
-    return federation.study(steps=[{"id": "cohorts", "stage": "describe"}, step], **changes)
+def private_study(small, **changes):
+    step = small.train(local={"steps": 3, "batch_size": None}, privacy=PRIVACY)
+    return small.study(steps=[{"id": "cohorts", "stage": "describe"}, step], **changes)
 
 
 def ledger_of(site):

@@ -63,7 +63,7 @@ def test_a_site_that_demands_privacy_refuses_plain_training(federation):
 KILLED_BEFORE_SENDING = """
     import os, signal, sys
     from pathlib import Path
-    import client.app as site
+    import client.answer as site
     from simulations.federation.run import simulate
 
     log = site.log_release
