@@ -12,7 +12,7 @@ import numpy as np
 
 from client.dataset.cohorts import Cohorts
 from client.dataset.data import SiteData
-from client.egress.audit import record_lockbox_opening
+from client.egress.audit import log_event, record_lockbox_opening
 from client.egress.gate import Release, log_release, release
 from client.egress.ledger import Ledger
 from client.egress.outbox import Outbox
@@ -146,9 +146,10 @@ def computed(site: Site, study: Study, request: Request, ledger: Ledger) -> Rele
         except Exception:
             if site.is_now(context):
                 raise
-            continue
-        if site.is_now(context):
-            return made
+        else:
+            if site.is_now(context):
+                return made
+        log_event(context.settings.state, "made-again", step=request.step, phase=request.phase, round=request.round)
     raise Refused(RefusalCode.DATA_UNAVAILABLE, "the site's files changed each time an answer was computed")
 
 

@@ -66,16 +66,20 @@ def wait_until_still(path: Path) -> None:
 class SiteFile:
     """The site file of one process: its settings of this moment, and what of them counts only after a restart.
 
+    Parameters
+    ----------
+    first : what this process began with, where it has read the file already.
+
     Attributes
     ----------
     path : of the file.
     last : the settings last read, or None where none were.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, first: SiteSettings | None = None) -> None:
         self.path = path
         self.last: SiteSettings | None = None
-        self._first: SiteSettings | None = None
+        self._first = first
         self._mark: FileMark | None = None
         self._lock = threading.Lock()
 
