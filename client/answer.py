@@ -111,13 +111,13 @@ class Sites:
 def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
     """Compute, gate, keep and log one answer; a repeated request gets the kept bytes."""
     settings = site.settings()
-    checked_stage(settings, study, request)
+    stage = checked_stage(settings, study, request)
     outbox = Outbox(settings.state / "outbox")
     private = getattr(study.step(request.step), "privacy", None) is not None
     kept = outbox.find(request, once=private)
     if kept is None:
         ledger = Ledger(settings.state)
-        made = computed(site, study, request, ledger)
+        made = computed(site, study, request, stage, ledger)
         # Before it is kept: were the kept answer lost, the same round would be another release, and is another charge.
         ledger.answered()
         outbox.keep(request, made)
@@ -127,7 +127,7 @@ def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
     return made.body
 
 
-def computed(site: Site, study: Study, request: Request, ledger: Ledger) -> Release:
+def computed(site: Site, study: Study, request: Request, stage: str, ledger: Ledger) -> Release:
     """Return an answer from the site's files and limits as they are when it is done.
 
     Where something changed while it was computed (a patient was forgotten in the middle of a round of training, say),
@@ -139,7 +139,6 @@ def computed(site: Site, study: Study, request: Request, ledger: Ledger) -> Rele
     """
     for _ in range(_ATTEMPTS):
         context = site.context(study, request, ledger=ledger)
-        stage = checked_stage(context.settings, study, request)
         try:
             answer = room("client", stage).PHASES[request.phase](context, request)
             made = release(answer, request, stage=stage, settings=context.settings)

@@ -17,7 +17,7 @@ from client.ingest.reading import findings_of, refused
 from client.site.keys import SiteKeys
 from client.site.settings import QualityPolicy, SiteSettings
 from ecgshared.study.endpoints import BinaryEndpoint, follow_up_years, label_cells, time_to_event
-from ecgshared.study.study import Study
+from ecgshared.study.study import SplitConfig, Study
 from ecgshared.wire.protocol import SPLITS
 
 
@@ -48,7 +48,8 @@ def assemble(
     places = np.searchsorted(selected.rows, rows)
     kept = {name: column[rows] for name, column in columns.items()}
     units, patient = np.unique(linked.unit[rows], return_inverse=True)
-    split = _splits(settings, study, keys, [linked.units[i] for i in units])
+    trains = settings.site in study.sites.train
+    split = _splits(trains, study.split, keys, [linked.units[i] for i in units])
     cells = [label_cells(kept, endpoint, censoring=study.censoring) for endpoint in study.endpoints.values()]
     nowhere = np.full(len(rows), np.nan, dtype=np.float32)
     events = sorted({event for step in study.steps if (event := getattr(step, "event", None)) is not None})
@@ -121,10 +122,11 @@ def _exclude_read(flow: _Flow, selected: Selection, found: CacheLookup, policy: 
     flow.keep("the same signal as an earlier row", _first_of_its_content(content, flow.left))
 
 
-def _splits(settings: SiteSettings, study: Study, keys: SiteKeys, patients: list[str]) -> NDArray[np.int8]:
-    if settings.site not in study.sites.train:
+def _splits(trains: bool, shares: SplitConfig, keys: SiteKeys, patients: list[str]) -> NDArray[np.int8]:
+    """Return each patient's split; at a site that never trains everybody is in the lockbox."""
+    if not trains:
         return np.full(len(patients), SPLITS.index("lockbox"), dtype=np.int8)
-    return assign_splits(keys.split_positions(patients), study.split)
+    return assign_splits(keys.split_positions(patients), shares)
 
 
 def _descriptions(

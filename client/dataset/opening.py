@@ -18,7 +18,7 @@ from client.dataset.data import CachedSignals, SiteData
 from client.dataset.generation import Generation, marks
 from client.ingest.reading import READING_VERSION, Job, Progress, Recipe, ingest, must_be_read
 from client.site.keys import SiteKeys, load_keys
-from client.site.settings import SiteSettings
+from client.site.settings import QualityPolicy, SiteSettings
 from ecgshared.arrays import Bools
 from ecgshared.ecg.preprocess import fingerprint
 from ecgshared.service.files import private_folder
@@ -84,7 +84,7 @@ def read(
         found = cache.lookup(records, signatures, READING_VERSION)
         jobs = [
             Job(recordings.full(files[i]), records[i], patients[i], signatures[i])
-            for i in np.flatnonzero(_to_read(found, settings))
+            for i in np.flatnonzero(_to_read(found, settings.quality))
         ]
         if jobs:
             ingest(cache, jobs, recipe, threads=settings.compute.threads, progress=progress)
@@ -94,10 +94,10 @@ def read(
         return Reading(found, CachedSignals(cache.signals(), found.slot, generation.made), generation)
 
 
-def _to_read(found: CacheLookup, settings: SiteSettings) -> Bools:
+def _to_read(found: CacheLookup, policy: QualityPolicy) -> Bools:
     """What the cache lacks, and what another policy refused, repaired or left as it was."""
     pairs = zip(found.status.tolist(), found.findings, strict=True)
-    return np.asarray([must_be_read(status, findings, settings.quality) for status, findings in pairs], dtype=bool)
+    return np.asarray([must_be_read(status, findings, policy) for status, findings in pairs], dtype=bool)
 
 
 def _waiting(progress: Progress | None) -> Callable[[], None] | None:
