@@ -148,7 +148,7 @@ def draws(design: Design, n: int, seed: int = 0) -> Iterator[Evaluated | None]:
 
 @dataclass(frozen=True)
 class Row:
-    """Bias and coverage of one figure over draws; ``shown``: share of draws with a value, ``judged``: with an interval."""
+    """Bias and coverage of one figure over draws; ``shown``, ``judged``: share with a value, with an interval."""
 
     shown: float
     bias: float

@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 
 from ecgshared.arrays import Floats
 from ecgshared.stages.calibrate import Config as Calibrate
+from ecgshared.stages.results.evaluate import Result as Result
 from ecgshared.study.score import (
     RiskScore,
     calibrate_inputs,

@@ -26,6 +26,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ecgshared.arrays import Floats
+from ecgshared.stages.results.threshold import Result as Result
 from ecgshared.stats.few_events import rate_interval
 from ecgshared.stats.influence import Estimate, ratio_estimate
 from ecgshared.study.score import require_shared_model, risk_score

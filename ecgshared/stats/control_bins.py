@@ -15,8 +15,8 @@ Cases are counted on a coarser partition whose edges are a subset of the bins' e
 is a group that meets the limits, with at least ``min_patients`` controls in it. Nothing else is counted: no second
 histogram stands beside this one, on other edges, from which it could be subtracted. An edge tells that the grid cell
 above it holds a control; cells are as coarse as the data allow. A sketch (mean score of ten neighbours or more) counts
-nothing, so that no count can be subtracted from it. The sum over cases is a statistic of the whole group; the site refuses a
-curve that would single out few of its cases, see :func:`ecgshared.stats.placement.isolates`.
+nothing, so that no count can be subtracted from it. The sum over cases is a statistic of the whole group; the site
+refuses a curve that would single out few of its cases, see :func:`ecgshared.stats.placement.isolates`.
 
 Everything that is read from bins of several sites carries bounds: a count's place is known to its bin only.
 """
@@ -41,7 +41,7 @@ ROOM = 5
 
 @dataclass(frozen=True)
 class ControlBins:
-    """Controls with ``lower[i] <= score < upper[i]``; bins ascend and tile the scale; shape = (k,) each.
+    """Controls with ``lower[i] <= score < upper[i]``; bins ascend and do not overlap; shape = (k,) each.
 
     ``patients`` : distinct patients in each bin; it stays at the site.
     """
@@ -57,7 +57,7 @@ class ControlBins:
             raise StatisticsError("a histogram's columns differ in length, or hold no numbers")
         if len(self.lower) and (
             (self.upper <= self.lower).any()
-            or (self.lower[1:] != self.upper[:-1]).any()
+            or (self.lower[1:] < self.upper[:-1]).any()
             or (self.controls < 0).any()
             or (self.controls != np.round(self.controls)).any()
         ):
@@ -109,6 +109,7 @@ def control_bins(
     grid = cells(ordered, level)
     edges = _dividing(ordered, who, limits.min_patients, cuts, fixed, room)
     lower: list[Floats] = []
+    upper: list[Floats] = []
     counts: list[Floats] = []
     patients: list[Ints] = []
     for top, bottom in zip([HIGHEST, *edges], [*edges, LOWEST], strict=True):
@@ -116,18 +117,18 @@ def control_bins(
         piece = slice(first, last)
         ends = np.append(grid[piece][1:] != grid[piece][:-1], True)
         starts, people = distinct_groups(who[piece], limits.min_patients, ends)
-        own = np.ldexp(grid[piece][starts[1:] - 1].astype(np.float64), -level)
+        own = np.maximum(np.ldexp(grid[piece][starts[1:] - 1].astype(np.float64), -level), bottom)
         own[-1] = bottom
-        lower.append(np.maximum(own, bottom))
+        # A bin reaches up to the next one: where in between the scores end is nobody's business.
+        above = np.concatenate([[top], own[:-1]])
+        if limits.withhold_nothing:
+            above = np.minimum(np.ldexp(grid[piece][starts[:-1]] + 1.0, -level), above)
+        lower.append(own)
+        upper.append(above)
         counts.append(np.diff(starts).astype(np.float64))
         patients.append(people)
-    low = np.concatenate(lower)
-    return ControlBins(
-        low[::-1],
-        np.concatenate([[HIGHEST], low[:-1]])[::-1],
-        np.concatenate(counts)[::-1],
-        np.concatenate(patients)[::-1],
-    )
+    columns = [np.concatenate(column)[::-1] for column in (lower, upper, counts)]
+    return ControlBins(columns[0], columns[1], columns[2], np.concatenate(patients)[::-1])
 
 
 def _dividing(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -100,6 +99,7 @@ class Answer:
 
 PayloadT = TypeVar("PayloadT")
 _PAYLOADS: dict[tuple[str, str], type[Any]] = {}
+_KINDS: dict[type[Any], dict[str, tuple[type[Any], Kind]]] = {}
 
 
 def payload(stage: str, phase: str) -> Callable[[type[PayloadT]], type[PayloadT]]:
@@ -125,9 +125,10 @@ def phases(stage: str) -> tuple[str, ...]:
     return tuple(phase for name, phase in _PAYLOADS if name == stage)
 
 
-@cache
 def field_kinds(cls: type[Any]) -> dict[str, tuple[type[Any], Kind]]:
     """Return ``{field: (python type, kind)}``; raise TypeError for a field that declares none."""
+    if cls in _KINDS:
+        return _KINDS[cls]
     hints = get_type_hints(cls, include_extras=True)
     kinds: dict[str, tuple[type[Any], Kind]] = {}
     for field in fields(cls):
@@ -138,6 +139,7 @@ def field_kinds(cls: type[Any]) -> dict[str, tuple[type[Any], Kind]]:
         if len(found) != 1:
             raise TypeError(f"{cls.__name__}.{field.name} declares no kind of release")
         kinds[field.name] = (get_args(hint)[0], found[0])
+    _KINDS[cls] = kinds
     return kinds
 
 

@@ -54,8 +54,8 @@ def site_cuts(lower: Floats, upper: Floats, controls: Floats, cut: Floats, cases
         return None
     order = np.argsort(-cut, kind="stable")
     bins = ControlBins(lower, upper, controls, np.zeros(len(lower), dtype=np.int64))
-    if bins.lower[0] != LOWEST or bins.upper[-1] != HIGHEST:
-        raise StatisticsError("a site's bins do not cover the scale")
+    if bins.lower[0] != LOWEST or bins.upper[-1] > HIGHEST:
+        raise StatisticsError("a site's bins do not lie on the scale")
     return SiteCuts(bins, cut[order], cases[order])
 
 
@@ -158,7 +158,7 @@ class PooledCuts:
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    return np.asarray(np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0), dtype=np.float64)
 
 
 def average_precision_bounds(cases: Floats, controls: tuple[Floats, Floats]) -> tuple[float, float]:

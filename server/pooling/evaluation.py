@@ -11,6 +11,7 @@ import numpy as np
 
 from ecgshared.arrays import Floats
 from ecgshared.stages.evaluate import AT_THRESHOLD, MAX_BOUNDS, LocalResults, Placement
+from ecgshared.stages.results.base import EstimateResult
 from ecgshared.stats.few_events import auc_interval, few_events, satterthwaite
 from ecgshared.stats.influence import UNDEFINED, Estimate, estimate, rate_estimate, ratio_estimate
 from ecgshared.stats.placement import N_SUMS, AucTotals, pooled_curve
@@ -204,7 +205,7 @@ def pooled_json(head: PooledHead, placements: Mapping[str, Placement], subgroups
         "event_patients": number(head.patients_with_event),
         "few_events": few_events(head.patients_with_event),
         "base_rate": number(base),
-        "auc": {**est(auc), "bound_low": number(bounds.low), "bound_high": number(bounds.high)},
+        "auc": {**est(auc).model_dump(), "bound_low": number(bounds.low), "bound_high": number(bounds.high)},
         "auc_within_sites": est(auc_within(head)),
         "average_precision": _average_precision(head),
         "expected_over_observed": est(_in_large(head, placements)),
@@ -225,7 +226,7 @@ def _nothing(subgroups: Sequence[str]) -> dict[str, Any]:
         "sites": [],
         "few_events": True,
         **dict.fromkeys(single),
-        "auc": {**none, "bound_low": None, "bound_high": None},
+        "auc": {**none.model_dump(), "bound_low": None, "bound_high": None},
         "auc_within_sites": none,
         "average_precision": {"value": None, "bound_low": None, "bound_high": None},
         "expected_over_observed": none,
@@ -302,6 +303,7 @@ def _threshold(head: PooledHead, placements: Mapping[str, Placement]) -> dict[st
     return {
         "sites": list(sites),
         **found,
+        "share": number(flagged / ecgs),
         "net_benefit": number((both - (flagged - both) * odds) / ecgs),
     }
 
@@ -337,7 +339,7 @@ def _stratified(value: float, weight: Floats, se: Floats, trials: float) -> Esti
     return rate_estimate(value, variance, trials)
 
 
-def _subgroup(head: PooledHead, g: int) -> dict[str, float | None]:
+def _subgroup(head: PooledHead, g: int) -> EstimateResult:
     """Inverse-variance mean of the sites' logit AUCs: subgroups release no histograms, so nothing else is pooled."""
     usable, events = [], 0.0
     for site in head.sites:

@@ -149,7 +149,17 @@ def calibration_groups(at: PooledCuts, rates: Mapping[str, SiteRates]) -> list[d
         if not ecgs[i]:
             continue
         found = rate_estimate(cases[i] / ecgs[i], variance[i] / ecgs[i] ** 2, float(ecgs[i]))
-        rows.append({"ecgs": number(ecgs[i]), "mean_predicted": number(predicted[i] / ecgs[i]), "observed": est(found)})
+        rows.append(
+            {
+                "ecgs": number(ecgs[i]),
+                "mean_predicted": number(predicted[i] / ecgs[i]),
+                "observed": number(found.value),
+                "bound_low": number(found.value),
+                "bound_high": number(found.value),
+                "low": number(found.low),
+                "high": number(found.high),
+            }
+        )
     return rows
 
 

@@ -19,6 +19,7 @@ from ecgshared.stages.evaluate import (
     Histograms,
     LocalResults,
     Placement,
+    Result,
     Scale,
     SlopeSums,
     heads_of,
@@ -49,7 +50,7 @@ _ESTIMATES = {
 }
 
 
-def run(step: StepConfig, context: StepContext) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     """Evaluate; sites that train and sites that never did are pooled apart."""
     if not isinstance(step, Config):
         raise TypeError("an evaluate step's configuration was expected")
@@ -84,38 +85,41 @@ def run(step: StepConfig, context: StepContext) -> Artefact:
     return Artefact(
         step.id,
         "evaluate",
-        {
-            "score": score.calibrate or score.inputs[0],
-            "heads": list(heads),
-            "threshold": None if fixed is None else number(context.inputs[fixed.id].arrays["cutoff"][0]),
-            "sites": {
-                s: {
-                    "group": "training" if s in study.sites.train else "zero_shot",
-                    "interval_unit": "patient" if local[s].patients_known else "ECG",
-                    "heads": {
-                        head: _site_json(
-                            local[s],
-                            h,
-                            step,
-                            counted.get(s, {}).get(h),
-                            compared.get(s),
-                            with_threshold=fixed is not None,
-                        )
-                        for h, head in enumerate(heads)
-                    },
-                }
-                for s in context.sites
-                if s in local
-            },
-            "pooled": pooled,
-            "absent": absent,
-        },
+        Result.model_validate(
+            {
+                "score": score.calibrate or score.inputs[0],
+                "heads": list(heads),
+                "threshold": None if fixed is None else number(context.inputs[fixed.id].arrays["cutoff"][0]),
+                "sites": {
+                    s: {
+                        "group": "training" if s in study.sites.train else "zero_shot",
+                        "interval_unit": "patient" if local[s].patients_known else "ECG",
+                        "heads": {
+                            head: _site_json(
+                                local[s],
+                                h,
+                                step,
+                                counted.get(s, {}).get(h),
+                                compared.get(s),
+                                with_threshold=fixed is not None,
+                            )
+                            for h, head in enumerate(heads)
+                        },
+                    }
+                    for s in context.sites
+                    if s in local
+                },
+                "pooled": pooled,
+                "top_shares": step.top_shares,
+                "absent": absent,
+            }
+        ),
     )
 
 
-def report(artefact: Artefact) -> list[Section]:
+def report(artefact: Artefact[Result]) -> list[Section]:
     """Headlines, tables, and ROC, PPV and calibration plots of each endpoint."""
-    return sections(artefact)
+    return sections(artefact.step, artefact.result)
 
 
 def _ask(
