@@ -78,6 +78,11 @@ class ControlBins:
         possibly_below = below_upper[np.searchsorted(self.lower, edge, side="left")]
         return self.total - possibly_below, self.total - surely_below
 
+    def divided_by(self, edge: Floats) -> bool:
+        """Say whether no bin reaches across any of ``edge``: counts of controls above them are exact."""
+        low, high = self.above(edge)
+        return bool((low == high).all())
+
 
 EMPTY_BINS = ControlBins(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64))
 
@@ -118,11 +123,12 @@ def control_bins(
         ends = np.append(grid[piece][1:] != grid[piece][:-1], True)
         starts, people = distinct_groups(who[piece], limits.min_patients, ends)
         own = np.maximum(np.ldexp(grid[piece][starts[1:] - 1].astype(np.float64), -level), bottom)
-        own[-1] = bottom
-        # A bin reaches up to the next one: where in between the scores end is nobody's business.
-        above = np.concatenate([[top], own[:-1]])
         if limits.withhold_nothing:
-            above = np.minimum(np.ldexp(grid[piece][starts[:-1]] + 1.0, -level), above)
+            above = np.minimum(np.ldexp(grid[piece][starts[:-1]] + 1.0, -level), top)
+        else:
+            # A bin reaches up to the next one: where in between the scores end is nobody's business.
+            own[-1] = bottom
+            above = np.concatenate([[top], own[:-1]])
         lower.append(own)
         upper.append(above)
         counts.append(np.diff(starts).astype(np.float64))
@@ -163,7 +169,8 @@ def answered_cuts(
 ) -> Floats:
     """Return the cuts above which cases may be counted, descending; LOWEST (the whole) is the last.
 
-    Between any two neighbours the group meets ``limits``; each is an edge of ``bins``. Empty where the whole does not.
+    Between any two neighbours the group meets ``limits``; none lies inside one of ``bins``. Empty where the whole does
+    not meet them.
 
     Parameters
     ----------
@@ -174,7 +181,7 @@ def answered_cuts(
         return np.zeros(0)
     known = [LOWEST, HIGHEST]
     for cut in [*([fixed] if fixed is not None else []), *cuts]:
-        if cut in known or cut not in bins.lower:
+        if cut in known or not bins.divided_by(np.array([cut])):
             continue
         below, above = max(k for k in known if k < cut), min(k for k in known if k > cut)
         sides = [(score >= low) & (score < high) for low, high in ((below, cut), (cut, above))]

@@ -33,8 +33,8 @@ class SiteCuts:
             raise StatisticsError("a site's cuts do not end with everybody")
         if (np.diff(self.cuts) >= 0).any() or (np.diff(self.cases, prepend=0.0) < 0).any():
             raise StatisticsError("a site's cuts do not descend, or its counts do not add up")
-        if not np.isin(self.cuts, self.bins.lower).all() or (self.cases != np.round(self.cases)).any():
-            raise StatisticsError("a site's cuts are no edges of its bins, or hold no counts")
+        if not self.bins.divided_by(self.cuts) or (self.cases != np.round(self.cases)).any():
+            raise StatisticsError("a site's cuts lie inside its bins, or hold no counts")
 
     @property
     def n_cases(self) -> float:
@@ -54,7 +54,7 @@ def site_cuts(lower: Floats, upper: Floats, controls: Floats, cut: Floats, cases
         return None
     order = np.argsort(-cut, kind="stable")
     bins = ControlBins(lower, upper, controls, np.zeros(len(lower), dtype=np.int64))
-    if bins.lower[0] != LOWEST or bins.upper[-1] > HIGHEST:
+    if bins.lower[0] < LOWEST or bins.upper[-1] > HIGHEST:
         raise StatisticsError("a site's bins do not lie on the scale")
     return SiteCuts(bins, cut[order], cases[order])
 

@@ -31,8 +31,7 @@ def _blocks(r: Result, head: str) -> list[Block]:
     blocks += [
         Text(
             f"Score: {r.score}. 95% intervals are clustered by patient where a site knows its patients; bounds hold "
-            "what the scores of all sites, put together, would give. Training sites and zero-shot sites are never pooled "
-            "together."
+            "what the scores of all sites, put together, would give. Training and zero-shot sites are never pooled."
         ),
         _table(pooled, sites),
         Figure(

@@ -31,8 +31,8 @@ class BoundedNumber(ResultPart):
 
 
 class RateAtShare(ResultPart):
-    """What acting on a risk of at least ``cutoff`` would mean: it flags ``share`` of the ECGs, of which ``rate`` have the
-    event (PPV), and with them ``captured`` of the events."""
+    """What acting on a risk of at least ``cutoff`` would mean: it flags ``share`` of the ECGs, of which ``rate`` have
+    the event (PPV), and with them ``captured`` of the events."""
 
     cutoff: Number = None
     share: Number
