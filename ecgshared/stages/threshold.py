@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field, model_validator
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from ecgshared.arrays import Floats
 from ecgshared.stages.results.threshold import Result as Result
@@ -116,24 +118,55 @@ def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
 
 CANDIDATE_ROOM = 1
 """Bins of controls that each side of a candidate needs: fine cuts matter more here than the AUC."""
-_WANTED = (0.35, 0.2, 0.55, 0.1, 0.8, 0.28, 0.15, 0.45, 0.05, 0.65, 1.0)
+_NEAREST = (1.0, 0.6, 1.6, 0.36, 2.5, 0.2, 4.0, 0.1)
 _EVENLY = 40
+_SURELY = 0.997
+"""A group whose expected limit is just ``min_rate`` qualifies every other time: the guess leaves one more error."""
 
 
-def candidate_shares(base_rate: float, min_rate: float | None, top_share: float | None) -> tuple[float, ...]:
+def candidate_shares(best: float | None, top_share: float | None) -> tuple[float, ...]:
     """Return shares of ECGs whose groups are tried, the most wanted first.
 
-    A group of rate ``min_rate`` holds at most base_rate / min_rate of all; the ones most likely to qualify hold a tenth
-    to a half of the events. Sites with few events answer the first ones only, so these should be the same everywhere.
+    A site with few events answers the first one only, so that it should be the one most likely to be chosen.
+
+    Parameters
+    ----------
+    best : share of the largest group that should qualify, see :func:`likely_share`; None where size is the rule.
     """
-    most = 1.0 if min_rate is None or base_rate <= 0 else min(base_rate / min_rate, 1.0)
     shares = [] if top_share is None else [top_share]
-    if min_rate is not None:
-        shares += [most * part for part in _WANTED]
-        shares += np.geomspace(max(most / 50, 1e-4), min(2 * most, 0.99), _EVENLY).tolist()
+    if best is None:
+        shares += [shares[0] * factor for factor in (0.8, 1.25)] if shares else []
     else:
-        shares += [top_share * factor for factor in (0.8, 1.25)] if top_share is not None else []
+        shares = [best * factor for factor in _NEAREST] + shares
+        shares += np.geomspace(max(best / 30, 1e-4), min(8 * best, 0.99), _EVENLY).tolist()
     return tuple(share for share in shares if 0 < share < 1)
+
+
+def likely_share(controls: tuple[Floats, Floats], cases: tuple[Floats, Floats], min_rate: float) -> float:
+    """Guess, before any case is counted, which share holds the largest group whose lower limit exceeds ``min_rate``.
+
+    Risks are read off the pooled sketches by a linear discriminant; a bad guess costs power, never truth.
+
+    Parameters
+    ----------
+    controls, cases : mean scores and ECGs of pooled sketches.
+    """
+    score, weight = (np.concatenate(pair) for pair in zip(controls, cases, strict=True))
+    if not len(score):
+        return 0.0
+    base = cases[1].sum() / weight.sum()
+    middle = np.average(controls[0], weights=controls[1]) if len(controls[0]) else 0.0
+    spread = np.average((controls[0] - middle) ** 2, weights=controls[1]) if len(controls[0]) else 0.0
+    slope = (np.average(cases[0], weights=cases[1]) - middle) / spread if len(cases[0]) and spread > 0 else 1.0
+    order = np.argsort(-score, kind="stable")
+    odds = slope * (score[order] - score.mean())
+    # The intercept that makes the mean risk the event rate.
+    level = brentq(lambda a: np.average(expit(odds + a), weights=weight[order]) - base, -1e3, 1e3) if base > 0 else -1e3
+    above = np.cumsum(weight[order])
+    rate = np.cumsum(expit(odds + level) * weight[order]) / above
+    limits = np.array([rate_interval(r, r * (1 - r) / n, n, _SURELY)[0] for r, n in zip(rate, above, strict=True)])
+    found = np.flatnonzero(limits > min_rate)
+    return float(above[found[-1] if len(found) else int(np.argmax(limits))] / above[-1])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ecgshared.stages.threshold import (
     Scale,
     candidate_shares,
     largest_group,
+    likely_share,
     target_of,
 )
 from ecgshared.stats.score_scale import HIGHEST, LOWEST, pooled_sketch, quantile_cut, risk_of
@@ -86,10 +87,11 @@ def _candidate_cuts(step: Config, context: StepContext, absent: dict[str, Any]) 
     scales: dict[str, Scale] = dict(replies.by_site)
     sketches = [released_sketches(r.head, r.case, r.mean, r.ecgs, 0) for r in scales.values()]
     everybody = pooled_sketch([part for pair in sketches for part in pair])
-    cases = pooled_sketch([pair[1] for pair in sketches])[1].sum()
     if not len(everybody[0]):
         return ()
-    shares = candidate_shares(cases / everybody[1].sum(), step.min_rate, step.top_share)
+    controls, cases = (pooled_sketch([pair[i] for pair in sketches]) for i in (0, 1))
+    best = None if step.min_rate is None else likely_share(controls, cases, step.min_rate)
+    shares = candidate_shares(best, step.top_share)
     return tuple(dict.fromkeys(quantile_cut(*everybody, share) for share in shares))
 
 
