@@ -83,7 +83,7 @@ class Federation:
     gone: set[tuple[str, str, int]] = field(default_factory=set)
     sent: list[tuple[str, str, Any]] = field(default_factory=list)
     artefacts: dict[str, Artefact] = field(default_factory=dict)
-    state: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
+    state: Path = Path("state")
 
     def settings(self, site: str) -> SiteSettings:
         return SiteSettings.model_validate(
@@ -92,7 +92,7 @@ class Federation:
                 "records": {"folder": "records"},
                 "table": {"path": "table.csv", "columns": {"file": "file"}},
                 "limits": self.limits.model_dump(),
-                "state": str(Path(self.state.name) / site),
+                "state": str(self.state / site),
             }
         )
 
@@ -111,6 +111,11 @@ class Federation:
 
     def run(self) -> dict[str, Artefact]:
         """Run every step that has no artefact yet; return the artefacts by step."""
+        with TemporaryDirectory() as state:
+            self.state = Path(state)
+            return self._run()
+
+    def _run(self) -> dict[str, Artefact]:
         for step in self.study.steps:
             if step.id in self.artefacts:
                 continue

@@ -34,7 +34,7 @@ def chosen(heads: list[Scored], limits: DisclosureLimits, **keys: Any) -> Artefa
         question = read_cuts(request, 1, room=CANDIDATE_ROOM)[0]
         if request.phase == "histogram":
             return histogram_answer(head, limits, question, patients_known=True)
-        return variance_answer(head, limits, question, received(request, "rates", (len(question.cuts) + 1,)))
+        return variance_answer(head, limits, question, received(request, "rates", (len(question.cuts) + 2,)))
 
     def ask(phase: str, *, arrays: Any = None, sites: Any = None, **_: Any) -> Replies:
         request, found = Request("", "run", "cut", phase, 0, arrays or {}), {}

@@ -112,17 +112,16 @@ class Binned:
     def squares(self, head: Scored, question: CutQuestion, rates: Floats) -> tuple[Floats, Floats]:
         """Return, at each cut answered, the squared influence on the pooled rate above it and the patients there.
 
-        ``rates`` : shape = (len(question.cuts) + 1,): pooled rate above each cut asked for, the threshold's last.
+        ``rates`` : shape = (len(question.cuts) + 2,): pooled rate above each cut, the threshold, of all.
         """
-        pooled = dict(zip(question.cuts, rates[:-1], strict=True))
+        pooled = {**dict(zip(question.cuts, rates[:-2], strict=True)), LOWEST: rates[-1]}
         if question.fixed is not None:
-            pooled[question.fixed] = rates[-1]
+            pooled[question.fixed] = rates[-2]
         squares, people = np.zeros(len(self.cuts)), np.zeros(len(self.cuts))
         for i, cut in enumerate(self.cuts):
             inside = (self.score >= cut).astype(np.float64)
             people[i] = len(np.unique(head.patient[inside > 0]))
-            if cut > LOWEST:
-                squares[i] = ratio_square_sum(inside * head.y, inside, head.patient, float(pooled[float(cut)]))
+            squares[i] = ratio_square_sum(inside * head.y, inside, head.patient, float(pooled[float(cut)]))
         return squares, people
 
 

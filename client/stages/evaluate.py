@@ -200,7 +200,7 @@ def placement_answer(head: Scored, request: Request, question: CutQuestion, limi
     case = head.y.astype(np.float64)
     at_threshold = question.fixed is not None and question.fixed in mine.cuts
     flagged = (mine.score >= (question.fixed if question.fixed is not None else HIGHEST)) * case
-    square_sum, people = mine.squares(head, question, received(request, "rates", (len(question.cuts) + 1,)))
+    square_sum, people = mine.squares(head, question, received(request, "rates", (len(question.cuts) + 2,)))
     whole = Evidence(np.array(size.patients), np.array(size.events))
     # Which of the two it is, too few or a curve that singles out some, is not said: both withhold.
     of_curve = Evidence(np.array(0), np.array(0)) if isolated else whole
@@ -231,8 +231,10 @@ def _placed(
         placed = place(mine.score, head.y, head.patient, mine.bins, controls, position, weight)
     except StatisticsError as error:
         raise Refused(RefusalCode.BAD_REQUEST, "a curve that is not the pooled one") from error
-    least = max(limits.min_events, 1)
-    return placed.pairs, placed.sums, isolates(placed.curve, placed.own, head.patient[head.y == 1], least)
+    case = head.y == 1
+    segment = np.searchsorted(mine.cuts[::-1], mine.score[case], side="right")
+    isolated = isolates(placed.others, placed.own, head.patient[case], segment, max(limits.min_events, 1))
+    return placed.pairs, placed.sums, isolated
 
 
 def slope_answer(head: Scored, coef: Floats) -> Answer:

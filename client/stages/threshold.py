@@ -30,7 +30,7 @@ def histogram(site: SiteContext, request: Request) -> Answer:
 def variance(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``variance``."""
     question = read_cuts(request, 1, room=CANDIDATE_ROOM)[0]
-    rates = received(request, "rates", (len(question.cuts) + 1,))
+    rates = received(request, "rates", (len(question.cuts) + 2,))
     spend(site, request, f"variance {score_digest(request)}", cap=1)
     return variance_answer(_scored(site, request), site.settings.limits, question, rates)
 

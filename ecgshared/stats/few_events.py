@@ -74,8 +74,9 @@ def auc_interval(
     def contradicted(at: float) -> float:
         return (at - auc) ** 2 - quantile**2 * factor * model(at)
 
-    low = 0.0 if auc <= 0 else float(brentq(contradicted, 0.0, auc)) if contradicted(1e-12) > 0 else 0.0
-    high = 1.0 if auc >= 1 else float(brentq(contradicted, auc, 1.0)) if contradicted(1 - 1e-12) > 0 else 1.0
+    # At 0 and 1 the model's variance is 0 and the value itself a root: the limit is the one inside.
+    low = float(brentq(contradicted, 0.0, min(auc, 1 - 1e-9))) if auc > 0 else 0.0
+    high = float(brentq(contradicted, max(auc, 1e-9), 1.0)) if auc < 1 else 1.0
     return low, high
 
 

@@ -79,35 +79,50 @@ def own_placements(score: Floats, y: NDArray[Any]) -> Floats:
     return np.asarray((left + right) / 2, dtype=np.float64)
 
 
-def isolates(value: Floats, own: Floats, patient: Ints, least: int) -> bool:
+def isolates(value: Floats, own: Floats, patient: Ints, segment: Ints, least: int) -> bool:
     """Say whether a curve would single out fewer than ``least`` of the patients it is summed over.
 
-    A curve that is high above one score and low below it turns the sum into a count of the cases above. That is told
-    by a gap, with fewer than ``least`` patients on one side, wider than all that varies on the two sides together: then
-    the sum says how many stand beyond the gap. Where the site's own controls leave a gap at the same place, its own AUC
-    tells as much, and the curve is let pass.
+    A curve that is high above one score and low below it turns the sum into a count of the cases above. How many cases
+    lie between the cuts that the site answered is known; what varies inside these segments is not. A gap inside one,
+    with fewer than ``least`` patients on a side, can be read off the sum when little else varies: where it is wider
+    than half of all the rest, the curve is refused. A control curve climbs all the way and leaves no such gap. Where
+    the site's own controls leave one at the same place, its own AUC tells as much, and the curve is let pass.
 
     Parameters
     ----------
-    value, own : float arrays, shape = (n,): the curve sent, and that of the site's own controls, at each case, as
-        shares. patient : shape = (n,).
+    value, own : float arrays, shape = (n,): the curve of other sites' controls, and that of the site's own, at each
+        case, as shares.
+    patient, segment : int arrays, shape = (n,): whose case it is, and between which answered cuts it lies.
     """
-    _, who, count = np.unique(patient, return_inverse=True, return_counts=True)
-    sent, honest = (by_patient(v, who) / count for v in (value, own))
-    sent, honest = np.sort(sent), np.sort(honest)
-    n = len(sent)
-    for k in range(1, min(least, n)):
-        for first in (k, n - k):
-            if _apart(sent, first) > 1 and not _apart(honest, first) > 0.5:
-                return True
+    sent, honest = _by_segment(value, patient, segment), _by_segment(own, patient, segment)
+    varies, varies_honestly = (sum(_spread(v) for v in parts) for parts in (sent, honest))
+    for mine, theirs in zip(sent, honest, strict=True):
+        n = len(mine)
+        for k in range(1, min(least, n)):
+            for first in {k, n - k}:
+                if _gap(mine, first, varies) > 0.5 and not _gap(theirs, first, varies_honestly) > 0.25:
+                    return True
     return False
 
 
-def _apart(ordered: Floats, first: int) -> float:
-    """Gap before element ``first``, over all that varies on its two sides."""
-    gap = ordered[first] - ordered[first - 1]
-    rest = (ordered[:first] - ordered[0]).sum() + (ordered[-1] - ordered[first:]).sum()
-    return float(gap / max(rest, 1e-9))
+def _by_segment(value: Floats, patient: Ints, segment: Ints) -> list[Floats]:
+    """Mean value of each patient's cases in each segment, ascending."""
+    found = []
+    for s in np.unique(segment):
+        inside = segment == s
+        _, who, count = np.unique(patient[inside], return_inverse=True, return_counts=True)
+        found.append(np.sort(by_patient(value[inside], who) / count))
+    return found
+
+
+def _spread(ordered: Floats) -> float:
+    return float((ordered - ordered[0]).sum())
+
+
+def _gap(ordered: Floats, first: int, varies: float) -> float:
+    """Gap before element ``first``, over all that varies besides: the gap itself moves those above it."""
+    gap = float(ordered[first] - ordered[first - 1])
+    return gap / max(varies - gap * (len(ordered) - first), 1e-9)
 
 
 @dataclass(frozen=True)
@@ -115,13 +130,13 @@ class Placed:
     """What one site's cases and controls say of the pooled AUC.
 
     ``pairs``: fewest and most pairs in which the case stands higher, shape = (2,). ``sums``: shape = (13,), see
-    :class:`AucTotals`. ``curve``, ``own``: the pooled curve and that of its own controls at each case, as shares; they
-    stay at the site.
+    :class:`AucTotals`. ``others``, ``own``: the curves of other sites' controls and of its own at each case, as
+    shares; they stay at the site.
     """
 
     pairs: Floats
     sums: Floats
-    curve: Floats
+    others: Floats
     own: Floats
 
 
@@ -164,10 +179,10 @@ def place(
     left, right = (cumulative[np.searchsorted(case_position, score[~case], side=side)] for side in ("left", "right"))
     above = 1 - (left + right) / 2 / cumulative[-1]
     return Placed(
-        np.array([(low + exact).sum(), (high + exact).sum()]),
-        _sums(case, patient, below, above),
-        below,
-        exact / own.total,
+        pairs=np.array([(low + exact).sum(), (high + exact).sum()]),
+        sums=_sums(case, patient, below, above),
+        others=(low + high) / 2 / max(others, 1.0),
+        own=exact / own.total,
     )
 
 

@@ -112,7 +112,7 @@ def request_arrays(head: PooledHead) -> dict[str, Floats]:
         "by_upper": curve.by_upper,
         "case_position": position[order],
         "case_weight": weight[order],
-        "rates": np.array([*(known.get(c, 0.0) for c in head.cuts), both / flagged if flagged else 0.0]),
+        "rates": np.array([*(known.get(c, 0.0) for c in head.cuts), both / flagged if flagged else 0.0, known[LOWEST]]),
         "expected_over_observed": np.array([head.expected_over_observed]),
         "sensitivity": np.array([both / events if events else 0.0]),
     }

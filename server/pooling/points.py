@@ -79,20 +79,10 @@ def _rate(
     if len(at.sites) == 1:
         ((site, counts),) = at.sites.items()
         return Estimate(*rates[site].rate[int(np.flatnonzero(counts.cuts == cut)[0])])
-    if cut == LOWEST:
-        found = _whole(at, rates, value)
-    else:
-        found = _from_squares(at, placements, cut, value)
+    found = _from_squares(at, placements, cut, value)
     if not np.isfinite([found.low, found.high]).all():
         return found
     return Estimate(value, found.se, min(found.low, bounds[0]), max(found.high, bounds[1]))
-
-
-def _whole(at: PooledCuts, rates: Mapping[str, SiteRates], value: float) -> Estimate:
-    sizes = np.array([s.n_cases + s.bins.total for s in at.sites.values()])
-    errors = np.nan_to_num([rates[s].rate[-1, 1] for s in at.sites])
-    variance = float(np.sum((sizes / sizes.sum() * errors) ** 2))
-    return rate_estimate(value, variance, float(sizes.sum()))
 
 
 def _from_squares(at: PooledCuts, placements: Mapping[str, Placement], cut: float, value: float) -> Estimate:

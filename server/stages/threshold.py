@@ -157,7 +157,7 @@ def _tried(
     asked = cuts[0][cuts[0] < HIGHEST]
     pooled = _pooled(known, asked)
     rates = dict(zip(pooled.cuts.tolist(), np.nan_to_num(pooled.rate()[0]).tolist(), strict=True))
-    sent = np.array([*(rates.get(c, 0.0) for c in cuts[0].tolist()), 0.0])
+    sent = np.array([*(rates.get(c, 0.0) for c in cuts[0].tolist()), 0.0, rates[LOWEST]])
     members = tuple(known)
     answers = context.ask(
         "variance", arrays={"cuts": cuts, "rates": sent}, sites=members, quorum=quorum(context, members)
@@ -187,7 +187,7 @@ def _squares(pooled: PooledCuts, variances: Mapping[str, CutVariance], ecgs: Flo
         reply, one = variances[site], PooledCuts({site: counts}, pooled.cuts)
         for i, cut in enumerate(pooled.cuts):
             here = np.flatnonzero(reply.cut == cut)
-            if cut > LOWEST and len(here) and np.isfinite([reply.square_sum[here[0]], reply.patients[here[0]]]).all():
+            if len(here) and np.isfinite([reply.square_sum[here[0]], reply.patients[here[0]]]).all():
                 squares[i] += reply.square_sum[here[0]]
                 people[i] += reply.patients[here[0]]
                 behind[i] += one.likely[i]

@@ -6,12 +6,12 @@ import time
 
 import numpy as np
 import pytest
+from ecgshared.stats.histogram import bin_of_risk, pool, pooled_auc, score_histogram
 from sklearn.metrics import roc_auc_score
 
 from client.rows.risk import Scored
 from client.stages.evaluate import histogram_answer, influence_answer, pooled_curves
 from ecgshared.privacy.disclosure import DisclosureLimits
-from ecgshared.stats.histogram import bin_of_risk, pool, pooled_auc, score_histogram
 from ecgshared.stats.influence import AucSums, clustered_auc, estimate
 from ecgshared.wire.protocol import Request
 from server.pooling.combine import histogram_of
