@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,19 @@ class Sites:
         self._held, self._sites = dict(held or {}), dict[Path, Site]()
 
     def __getitem__(self, path: Path) -> Site:
-        return self._sites.setdefault(path, Site(path, self._held.get(path)))
+        if path not in self._sites:
+            self._sites[path] = Site(path, self._held.get(path))
+        return self._sites[path]
+
+    def __reduce__(self) -> tuple[Callable[[], Sites], tuple[()]]:
+        # Ray sends the app to its workers with every message: what a worker has opened stays that worker's.
+        return of_this_process, ()
+
+
+@cache
+def of_this_process() -> Sites:
+    """Return the sites of the app that Flower loads by name: one holder a process, with nothing opened at first."""
+    return Sites()
 
 
 def answer_bytes(site: Site, study: Study, request: Request) -> bytes:

@@ -108,7 +108,9 @@ def test_who_is_forgotten_is_not_in_the_next_answer(site, asked):
     before = asked()
     assert asked().patients[0] == before.patients[0]
     worker, (name, *_) = site.worker(), trained(site)
-    assert "1 ECG(s) overwritten" in run_command(site, "forget", name)
+    said = run_command(site, "forget", name)
+    assert "1 ECG(s) overwritten" in said
+    assert "2 answer(s) left before and may count the person" in said
     after = asked()
     assert after.patients[0] == before.patients[0] - 1
     assert after.ecgs[0] == before.ecgs[0] - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import yaml
 from hospital import make_hospital, make_study, write_recording
 
 import client.site.current
-from client.answer import Site, answer_bytes
+from client.answer import Site, Sites, answer_bytes, of_this_process
 from client.dataset import cohorts
 from client.operator.forget import forget_patient
 from client.site.current import FileMark, SiteFile, wait_until_still
@@ -309,3 +310,12 @@ def test_a_table_that_is_being_written_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(client.site.current.time, "sleep", lambda _: path.write_text(path.read_text() + "b"))
     with pytest.raises(CohortError, match="written all the time"):
         wait_until_still(path)
+
+
+def test_an_app_sent_to_another_process_takes_no_cohort_along(site, hospital):
+    sites = Sites()
+    sites[hospital / "site.yaml"].cohort(STUDY)
+    sent = pickle.dumps(sites)
+    assert len(sent) < 200
+    assert pickle.loads(sent) is of_this_process()
+    assert pickle.loads(sent) is not sites
