@@ -278,21 +278,22 @@ def opened(folder: Path, samples: int, *, waiting: Callable[[], None] | None = N
             database.close()
 
 
-def forget_everywhere(root: Path, patients: Sequence[bytes]) -> list[int]:
+def forget_everywhere(root: Path, patients: Sequence[bytes], *, waiting: Callable[[], None] | None = None) -> list[int]:
     """Forget ``patients`` in every cache below ``root``; return the recordings removed from each.
 
-    A cache whose index is damaged is emptied: nobody can say who is in it.
+    ``waiting`` is called about once a second while another process of this site holds one. A cache whose index is
+    damaged is emptied: nobody can say who is in it.
     """
     removed = []
     for index in sorted(root.glob(f"*/{INDEX}")):
-        with alone(index.parent / LOCK):
+        with alone(index.parent / LOCK, waiting):
             samples = None
             with closing(sqlite3.connect(index)) as database, suppress(sqlite3.DatabaseError):
                 samples = database.execute("SELECT value FROM meta WHERE name = 'samples'").fetchone()
             if samples is None:
                 _discard(index.parent)
                 continue
-        with opened(index.parent, int(samples[0])) as cache:
+        with opened(index.parent, int(samples[0]), waiting=waiting) as cache:
             removed.append(cache.forget(patients))
     return removed
 
