@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from client.approval.required import require_approved, require_approved_code
 from client.dataset.cohorts import Cohorts
 from client.dataset.data import SiteData
 from client.egress.audit import log_event, record_lockbox_opening
@@ -148,7 +149,7 @@ def computed(site: Site, study: Study, request: Request, stage: str, ledger: Led
 
     Raises
     ------
-    Refused : DATA_UNAVAILABLE where they changed each time.
+    Refused : DATA_UNAVAILABLE where they changed each time; what is missing where an approval was withdrawn meanwhile.
     """
     for _ in range(_ATTEMPTS):
         context = site.context(study, request, ledger=ledger)
@@ -160,9 +161,17 @@ def computed(site: Site, study: Study, request: Request, stage: str, ledger: Led
                 raise
         else:
             if site.is_now(context):
+                require_still_approved(context.settings, study)
                 return made
         log_event(context.settings.state, "made-again", step=request.step, phase=request.phase, round=request.round)
     raise Refused(RefusalCode.DATA_UNAVAILABLE, "the site's files changed each time an answer was computed")
+
+
+def require_still_approved(settings: SiteSettings, study: Study) -> None:
+    """On the network, raise :class:`Refused` where code or study was withdrawn while an answer was computed."""
+    if settings.network is not None:
+        require_approved_code(settings)
+        require_approved(settings, "study", study.sha256)
 
 
 def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str:

@@ -181,7 +181,9 @@ def test_who_is_forgotten_in_the_middle_of_a_round_of_training_is_not_in_its_upd
     np.testing.assert_array_equal(during, ended("after", begin("after")))
     assert not np.array_equal(during, before)
     events = [json.loads(line) for line in (site.settings.state / "site.log").read_text().splitlines()]
-    assert [(e["step"], e["phase"], e["round"]) for e in events if (e["event"], e.get("step")) == ("made-again", "risk")] == [("risk", "fit", 1)]
+    assert [
+        (e["step"], e["phase"], e["round"]) for e in events if (e["event"], e.get("step")) == ("made-again", "risk")
+    ] == [("risk", "fit", 1)]
 
 
 def test_a_changed_list_of_who_opted_out_counts_at_once(site, asked, people):
