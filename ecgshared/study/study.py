@@ -49,9 +49,9 @@ class SplitConfig(Config):
 
 
 class SitesConfig(Config):
-    """Which sites train, and which are only ever evaluated."""
+    """Which sites train, and which are only ever evaluated. Nobody trains where all that is judged is imported."""
 
-    train: tuple[Name, ...] = Field(min_length=1)
+    train: tuple[Name, ...] = ()
     zero_shot: tuple[Name, ...] = ()
 
     @model_validator(mode="after")
@@ -59,6 +59,8 @@ class SitesConfig(Config):
         both = set(self.train) & set(self.zero_shot)
         if both:
             raise ValueError(f"{', '.join(sorted(both))} cannot both train and be zero-shot")
+        if not self.all:
+            raise ValueError("names no site, neither under train nor under zero_shot")
         return self
 
     @property
@@ -144,6 +146,13 @@ class Study(Config):
             for used in step.uses:
                 if used not in seen:
                     raise ValueError(f"step {step.id!r} uses {used!r}, which is no earlier step")
+            if step.frozen is not None and (not step.can_be_frozen or step.sites is not None):
+                what = (
+                    f"a step of stage {step.stage} cannot be imported"
+                    if not step.can_be_frozen
+                    else ("no site is asked for what is imported; leave `sites` out")
+                )
+                raise ValueError(f"step {step.id!r}: {what}")
             self.members(step)
             check = getattr(shared_room(step.stage), "check", None)
             seen[step.id] = step
@@ -156,7 +165,9 @@ class Study(Config):
         return next(step for step in self.steps if step.id == step_id)
 
     def members(self, step: StepConfig) -> tuple[str, ...]:
-        """Return the sites a step is run on."""
+        """Return the sites a step is run on; those it is for where it is imported and nobody is asked."""
+        if step.frozen is not None:
+            return self.sites.all
         wanted = step.sites if step.sites is not None else step.default_sites
         groups = {"train": self.sites.train, "zero_shot": self.sites.zero_shot, "all": self.sites.all}
         names = groups.get(wanted, (wanted,)) if isinstance(wanted, str) else wanted
