@@ -195,4 +195,9 @@ def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
     outside = [site for site in study.members(step) if site not in study.sites.train]
     if outside:
         raise ValueError(f"step {step.id!r}: {', '.join(outside)} would train, but is no training site of the study")
-    describe_step(step, study)
+    described = study.step(describe_step(step, study))
+    if described.population != step.population:
+        raise ValueError(
+            f"step {step.id!r} trains on {step.population or 'everybody eligible'}, but {described.id!r} counts "
+            f"{described.population or 'everybody eligible'}: the counts weigh the heads; name one population for both"
+        )

@@ -15,6 +15,7 @@ from ecgshared.ecg.input import InputConfig
 from ecgshared.errors import ConfigError
 from ecgshared.study.columns import COVARIATES
 from ecgshared.study.endpoints import Censoring, Endpoint
+from ecgshared.study.populations import Population, kinds
 from ecgshared.study.registry import STAGES, shared_room
 from ecgshared.wire.protocol import StepConfig
 
@@ -100,6 +101,9 @@ class Study(Config):
     )
     covariates: tuple[str, ...] = Field(default=(), description="standard columns that steps may use, beside age, sex")
     eligibility: EligibilityConfig = EligibilityConfig()
+    populations: dict[Name, Population] = Field(
+        default={}, description="groups among the eligible, named once; steps say whom they are about"
+    )
     split: SplitConfig = SplitConfig()
     federation: FederationConfig = FederationConfig()
     steps: tuple[SerializeAsAny[StepConfig], ...] = Field(min_length=1)
@@ -115,6 +119,15 @@ class Study(Config):
         if len(set(names)) != len(names):
             raise ValueError("covariates names one twice")
         return names
+
+    @field_validator("populations")
+    @classmethod
+    def _columns_known(cls, populations: dict[str, Population]) -> dict[str, Population]:
+        known = kinds()
+        faults = [f"{name}.{fault}" for name, population in populations.items() for fault in population.check(known)]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return populations
 
     @field_validator("steps", mode="before")
     @classmethod
@@ -153,6 +166,10 @@ class Study(Config):
                     else ("no site is asked for what is imported; leave `sites` out")
                 )
                 raise ValueError(f"step {step.id!r}: {what}")
+            if step.population is not None and step.population not in self.populations:
+                close = get_close_matches(step.population, self.populations, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"named are: {', '.join(self.populations) or 'none'}"
+                raise ValueError(f"step {step.id!r}: no population is called {step.population!r}; {hint}")
             self.members(step)
             check = getattr(shared_room(step.stage), "check", None)
             seen[step.id] = step

@@ -46,6 +46,9 @@ class StepConfig(Config):
     sites: str | tuple[str, ...] | None = Field(
         default=None, description="a group of the study's `sites` (train, zero_shot, all) or site names"
     )
+    population: str | None = Field(
+        default=None, description="whom the step is about: one of the study's `populations`; everybody eligible"
+    )
     frozen: FrozenFile | None = Field(
         default=None,
         alias="import",
