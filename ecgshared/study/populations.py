@@ -179,9 +179,9 @@ def _holds(condition: Condition, values: NDArray[Any]) -> Bools:
 
 def _unknown(values: NDArray[Any]) -> Bools:
     if values.dtype.kind == "M":
-        return np.isnat(values)
+        return np.asarray(np.isnat(values), dtype=np.bool_)
     if values.dtype.kind in "fiub":
-        return np.isnan(values.astype(np.float64))
+        return np.asarray(np.isnan(values.astype(np.float64)), dtype=np.bool_)
     return np.asarray([not str(value) for value in values], dtype=np.bool_)
 
 
