@@ -25,8 +25,9 @@ from ecgshared.stages.evaluate import Config, LocalResults, Placement
 from ecgshared.stats.influence import Estimate, clustered_auc
 from ecgshared.wire.bytes import decode_payload, stamp_of
 from ecgshared.wire.protocol import Answer, Request, payload_type
+from server.pooling.auc import Bounded, auc_within, pooled_auc
 from server.pooling.cuts import evaluation_cuts, padded, released_sketches, site_cuts
-from server.pooling.evaluation import Bounded, PooledHead, auc_within, pooled_auc, request_arrays
+from server.pooling.head import PooledHead, request_arrays
 from server.pooling.points import SiteRates
 
 DISTANCE = 1.5

@@ -1,191 +1,92 @@
-"""What the released counts, placements and scalars of several sites say together; pure, nothing is asked here."""
+"""What the released counts, placements and scalars of sites say, alone and together; pure, nothing is asked here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ecgshared.arrays import Floats
-from ecgshared.stages.evaluate import AT_THRESHOLD, MAX_BOUNDS, LocalResults, Placement
+from ecgshared.stages.evaluate import (
+    AT_THRESHOLD,
+    COUNTS,
+    MAX_BOUNDS,
+    Compared,
+    Config,
+    LocalResults,
+    Placement,
+    subgroup_names,
+)
 from ecgshared.stages.results.base import EstimateResult
-from ecgshared.stats.few_events import auc_interval, few_events, satterthwaite
+from ecgshared.stats.few_events import few_events
 from ecgshared.stats.influence import UNDEFINED, Estimate, estimate, rate_estimate, ratio_estimate
-from ecgshared.stats.placement import N_SUMS, AucTotals, pooled_curve
-from ecgshared.stats.score_scale import LOWEST
-from server.pooling.combine import est, number, released
+from server.pooling.auc import auc_within, pooled_auc
+from server.pooling.combine import est, number
+from server.pooling.compared import site_difference
 from server.pooling.cuts import PooledCuts, SiteCuts, average_precision_bounds
-from server.pooling.points import SiteRates, calibration_groups, points, roc
+from server.pooling.head import PooledHead
+from server.pooling.points import SiteRates, calibration_groups, points, roc, site_roc
+
+_ESTIMATES = {
+    "auc": "auc",
+    "average_precision": "average_precision",
+    "brier": "brier",
+    "calibration_slope": "slope",
+    "calibration_intercept": "intercept",
+    "expected_over_observed": "expected_over_observed",
+}
 
 
-@dataclass(frozen=True)
-class Bounded:
-    """A number with bounds that contain what the scores of all sites, put together, would give."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class PooledHead:
-    """One outcome over the sites of one group that released counts of it.
-
-    Attributes
-    ----------
-    local, counts, rates, cases : by site; ``rates`` at its own cuts, ``cases`` its sketch of cases (mean, ECGs).
-    h : the outcome's number among the heads. cuts : those asked for, and ``fixed``, the threshold's.
-    """
-
-    local: Mapping[str, LocalResults]
-    counts: Mapping[str, SiteCuts]
-    rates: Mapping[str, SiteRates]
-    cases: Mapping[str, tuple[Floats, Floats]]
-    h: int
-    cuts: tuple[float, ...]
-    fixed: float | None
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """Sites that are pooled."""
-        return tuple(self.counts)
-
-    @cached_property
-    def at_cuts(self) -> PooledCuts:
-        """Pooled counts at every cut some site answered."""
-        answered = np.concatenate([s.cuts for s in self.counts.values()])
-        asked = [c for c in (*self.cuts, *([self.fixed] if self.fixed is not None else [])) if c in answered]
-        return PooledCuts(self.counts, np.array(sorted({*asked, LOWEST}, reverse=True)))
-
-    def of(self, name: str, site: str) -> Floats:
-        """Return one field of a site's own figures."""
-        return np.asarray(getattr(self.local[site], name)[self.h], dtype=np.float64)
-
-    @property
-    def threshold_sites(self) -> tuple[str, ...]:
-        """Sites that released their counts at the threshold."""
-        return tuple(s for s in self.sites if np.isfinite(self.of("at_threshold", s)[:3, 0]).all())
-
-    @property
-    def threshold_counts(self) -> Floats:
-        """ECGs, flagged ECGs, events and flagged events of those sites, shape = (4,)."""
-        total = np.zeros(4)
-        for site in self.threshold_sites:
-            ecgs, _, events, _ = self.of("counts", site)
-            share, ppv, _ = self.of("at_threshold", site)[:3, 0]
-            flagged = round(share * ecgs)
-            total += [ecgs, flagged, events, round(ppv * flagged) if np.isfinite(ppv) else 0]
-        return total
-
-    @property
-    def expected_over_observed(self) -> float:
-        """Predicted over observed events; 0 where there are none."""
-        predicted = sum(float(r.predicted[-1]) for r in self.rates.values())
-        return predicted / self.at_cuts.n_cases if self.at_cuts.n_cases else 0.0
-
-    @property
-    def patients_with_event(self) -> float:
-        """Patients with the event; ECGs where a site does not know its patients."""
-        found = 0.0
-        for site in self.sites:
-            counts = self.of("counts", site)
-            found += float(counts[3]) if np.isfinite(counts[3]) else float(counts[2])
-        return found
-
-
-def request_arrays(head: PooledHead) -> dict[str, Floats]:
-    """Return what sites need to place the pooled curves over their ECGs."""
-    curve = pooled_curve([s.bins for s in head.counts.values()])
-    position, weight = (np.concatenate([c[i] for c in head.cases.values()]) for i in (0, 1))
-    order = np.argsort(position, kind="stable")
-    at, rate = head.at_cuts, head.at_cuts.rate()[0]
-    known = dict(zip(at.cuts.tolist(), np.nan_to_num(rate).tolist(), strict=True))
-    _, flagged, events, both = head.threshold_counts
+def site_json(
+    local: LocalResults,
+    h: int,
+    step: Config,
+    counted: tuple[SiteCuts, SiteRates] | None,
+    compared: Compared | None,
+    *,
+    with_threshold: bool,
+) -> dict[str, Any]:
+    """Return one site's own result of one outcome: its exact figures, and its points at the cuts it answered."""
+    ecgs, patients, events, event_patients = local.counts[h]
+    subgroups = [name for names in subgroup_names(step) for name in names]
+    base, brier = events / ecgs if ecgs > 0 else np.nan, local.brier[h, 0]
+    known = (patients - event_patients, event_patients) if np.isfinite(patients) else (ecgs - events, events)
     return {
-        "head": np.array([float(head.h)]),
-        "lower": curve.lower,
-        "by_lower": curve.by_lower,
-        "upper": curve.upper,
-        "by_upper": curve.by_upper,
-        "case_position": position[order],
-        "case_weight": weight[order],
-        "rates": np.array([*(known.get(c, 0.0) for c in head.cuts), both / flagged if flagged else 0.0, known[LOWEST]]),
-        "expected_over_observed": np.array([head.expected_over_observed]),
-        "sensitivity": np.array([both / events if events else 0.0]),
+        **{name: number(local.counts[h, i]) for i, name in enumerate(COUNTS)},
+        "few_events": few_events(*known),
+        "left_out": number(local.left_out[h]),
+        "base_rate": number(base),
+        "mean_predicted": number(local.mean_predicted[h]),
+        **{name: est(getattr(local, field)[h]) for name, field in _ESTIMATES.items()},
+        "scaled_brier": number(1 - brier / (base * (1 - base))) if 0 < base < 1 else None,
+        "ppv": [] if counted is None else _site_points(*counted),
+        "threshold": {name: est(local.at_threshold[h, i]) for i, name in enumerate(AT_THRESHOLD)}
+        if with_threshold
+        else None,
+        "subgroups": {
+            name: {
+                **{count: number(local.subgroup_counts[h, g, i]) for i, count in enumerate(COUNTS)},
+                "mean_predicted": number(local.subgroup_rates[h, g, 0]),
+                "observed": number(local.subgroup_rates[h, g, 1]),
+                "auc": est(local.subgroup_auc[h, g]),
+            }
+            for g, name in enumerate(subgroups)
+        },
+        "calibration_curve": []
+        if counted is None
+        else [
+            {"ecgs": number(row[0]), "mean_predicted": number(row[1]), "observed": est(row[2:])}
+            for row in counted[1].group[::-1]
+            if np.isfinite(row[0]) and row[0] > 0
+        ],
+        "roc": None if counted is None else site_roc(counted[0]),
+        "compared": {name: site_difference(compared, h, v) for v, name in enumerate(step.compare)},
     }
 
 
-def pooled_auc(head: PooledHead, placements: Mapping[str, Placement]) -> tuple[Bounded, Estimate]:
-    """Return the pooled AUC with its bounds, and with its interval.
-
-    One site alone has its own. A site that gave no sum leaves the pairs of its cases with other sites' controls
-    unknown. Bounds further apart than MAX_BOUNDS leave no value, and no interval excludes them.
-    """
-    n_cases, n_controls = head.at_cuts.n_cases, head.at_cuts.n_controls
-    if not n_cases or not n_controls:
-        return Bounded(np.nan, np.nan, np.nan), UNDEFINED
-    if len(head.sites) == 1:
-        own = Estimate(*head.of("auc", head.sites[0]))
-        return Bounded(own.value, own.value, own.value), own
-    pairs, complete = np.zeros(2), True
-    for site, counts in head.counts.items():
-        answer = placements.get(site)
-        if answer is not None and released(answer.pairs, (2,)) and released(answer.sums, (N_SUMS,)):
-            pairs += np.clip(answer.pairs, 0, counts.n_cases * n_controls)
-            continue
-        complete = False
-        own_auc = head.of("auc", site)[0]
-        within = counts.n_cases * counts.bins.total
-        pairs += (own_auc * within if np.isfinite(own_auc) else 0.0) + np.array(
-            [0.0, counts.n_cases * n_controls - within]
-        )
-    low, high = (pairs / (n_cases * n_controls)).tolist()
-    value = (low + high) / 2
-    if high - low > MAX_BOUNDS:
-        return Bounded(np.nan, low, high), UNDEFINED
-    if not complete:
-        return Bounded(value, low, high), Estimate(value, np.nan, np.nan, np.nan)
-    totals = AucTotals.total(placements[s].sums for s in head.sites)
-    found = totals.variance(value, n_cases, n_controls).estimate(value)
-    return Bounded(value, low, high), _widened(found, low, high)
-
-
-def _widened(found: Estimate, low: float, high: float) -> Estimate:
-    if not np.isfinite([found.low, found.high]).all():
-        return found
-    return Estimate(found.value, found.se, min(found.low, low), max(found.high, high))
-
-
-def auc_within(head: PooledHead) -> Estimate:
-    """Return the AUC of pairs within a site: the sites' own AUCs, weighted by their pairs.
-
-    It needs no common scale and no bounds; where sites differ in their scores it is another quantity than the pooled
-    AUC.
-    """
-    rows = []
-    for site in head.sites:
-        auc, se, counts = *head.of("auc", site)[:2], head.of("counts", site)
-        if np.isfinite(auc) and np.isfinite(counts[[0, 2]]).all():
-            controls = counts[0] - counts[2]
-            patients, with_event = (
-                (counts[1], counts[3]) if np.isfinite(counts[[1, 3]]).all() else (counts[0], counts[2])
-            )
-            rows.append((auc, se, counts[2] * controls, with_event, max(patients - with_event, 1.0)))
-    if not rows:
-        return UNDEFINED
-    auc, se, pairs, cases, controls = np.array(rows).T
-    weight = pairs / pairs.sum()
-    value = float(np.clip(weight @ auc, 0, 1))
-    variances = np.nan_to_num(weight * se) ** 2
-    error = float(np.sqrt(variances.sum())) or np.nan
-    if few_events(cases.sum(), controls.sum()):
-        return Estimate(value, error, np.nan, np.nan)
-    df = satterthwaite(variances.tolist(), np.maximum(np.minimum(cases, controls) - 1, 1).tolist())
-    strata = list(zip(weight.tolist(), cases.tolist(), controls.tolist(), strict=True))
-    return Estimate(value, error, *auc_interval(value, float(variances.sum()), df, strata))
+def _site_points(counts: SiteCuts, rates: SiteRates) -> list[dict[str, Any]]:
+    return points(PooledCuts({"": counts}, counts.cuts), {"": rates}, {})
 
 
 def pooled_json(head: PooledHead, placements: Mapping[str, Placement], subgroups: Sequence[str]) -> dict[str, Any]:

@@ -12,8 +12,6 @@ import numpy as np
 from ecgshared.arrays import Floats
 from ecgshared.errors import RunError, StatisticsError
 from ecgshared.stages.evaluate import (
-    AT_THRESHOLD,
-    COUNTS,
     Compared,
     Config,
     Histograms,
@@ -32,22 +30,14 @@ from ecgshared.stats.score_scale import HIGHEST, Sketch
 from ecgshared.study.score import risk_score
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, federated_newton, number, quorum, released
-from server.pooling.compared import pooled_difference, site_difference
-from server.pooling.cuts import PooledCuts, SiteCuts, evaluation_cuts, padded, released_sketches, site_cuts
-from server.pooling.evaluation import PooledHead, pooled_json, request_arrays
-from server.pooling.points import SiteRates, points, site_roc
+from server.pooling.compared import pooled_difference
+from server.pooling.cuts import SiteCuts, evaluation_cuts, padded, released_sketches, site_cuts
+from server.pooling.evaluation import pooled_json, site_json
+from server.pooling.head import PooledHead, request_arrays
+from server.pooling.points import SiteRates
 from server.report.evaluation import sections
 from server.report.sections import Section
 from server.rounds.step_context import Artefact, StepContext
-
-_ESTIMATES = {
-    "auc": "auc",
-    "average_precision": "average_precision",
-    "brier": "brier",
-    "calibration_slope": "slope",
-    "calibration_intercept": "intercept",
-    "expected_over_observed": "expected_over_observed",
-}
 
 
 def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
@@ -95,7 +85,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
                         "group": "training" if s in study.sites.train else "zero_shot",
                         "interval_unit": "patient" if local[s].patients_known else "ECG",
                         "heads": {
-                            head: _site_json(
+                            head: site_json(
                                 local[s],
                                 h,
                                 step,
@@ -295,53 +285,3 @@ def _line(context: StepContext, head: PooledHead, absent: dict[str, Any]) -> dic
     df = 0.0 if few_events(head.patients_with_event) else head.patients_with_event - 1
     intercept, slope = (est(estimate(fit.coef[j], covariance[j, j], "identity", df=df)) for j in (0, 1))
     return {"calibration_intercept": intercept, "calibration_slope": slope}
-
-
-def _site_json(
-    local: LocalResults,
-    h: int,
-    step: Config,
-    counted: _Counted | None,
-    compared: Compared | None,
-    *,
-    with_threshold: bool,
-) -> dict[str, Any]:
-    ecgs, patients, events, event_patients = local.counts[h]
-    subgroups = [name for names in subgroup_names(step) for name in names]
-    base, brier = events / ecgs if ecgs > 0 else np.nan, local.brier[h, 0]
-    known = (patients - event_patients, event_patients) if np.isfinite(patients) else (ecgs - events, events)
-    return {
-        **{name: number(local.counts[h, i]) for i, name in enumerate(COUNTS)},
-        "few_events": few_events(*known),
-        "left_out": number(local.left_out[h]),
-        "base_rate": number(base),
-        "mean_predicted": number(local.mean_predicted[h]),
-        **{name: est(getattr(local, field)[h]) for name, field in _ESTIMATES.items()},
-        "scaled_brier": number(1 - brier / (base * (1 - base))) if 0 < base < 1 else None,
-        "ppv": [] if counted is None else _site_points(*counted),
-        "threshold": {name: est(local.at_threshold[h, i]) for i, name in enumerate(AT_THRESHOLD)}
-        if with_threshold
-        else None,
-        "subgroups": {
-            name: {
-                **{count: number(local.subgroup_counts[h, g, i]) for i, count in enumerate(COUNTS)},
-                "mean_predicted": number(local.subgroup_rates[h, g, 0]),
-                "observed": number(local.subgroup_rates[h, g, 1]),
-                "auc": est(local.subgroup_auc[h, g]),
-            }
-            for g, name in enumerate(subgroups)
-        },
-        "calibration_curve": []
-        if counted is None
-        else [
-            {"ecgs": number(row[0]), "mean_predicted": number(row[1]), "observed": est(row[2:])}
-            for row in counted[1].group[::-1]
-            if np.isfinite(row[0]) and row[0] > 0
-        ],
-        "roc": None if counted is None else site_roc(counted[0]),
-        "compared": {name: site_difference(compared, h, v) for v, name in enumerate(step.compare)},
-    }
-
-
-def _site_points(counts: SiteCuts, rates: SiteRates) -> list[dict[str, Any]]:
-    return points(PooledCuts({"": counts}, counts.cuts), {"": rates}, {})
