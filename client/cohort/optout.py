@@ -91,12 +91,14 @@ def _names(path: Path) -> list[tuple[int, str]]:
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except FileNotFoundError:
+        raise CohortError("there is no such opt-out list", where=path, remedy="check `exclude`") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CohortError(
             f"the opt-out list cannot be read ({type(error).__name__})",
             where=path,
             allowed="a UTF-8 text file of patient ids, one a line",
-            remedy="save it as UTF-8, or correct `exclude`",
+            remedy="save it as UTF-8",
         ) from None
     found = []
     for number, line in enumerate(text.splitlines(), start=1):

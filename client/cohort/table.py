@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.cohort.cells import parse_flag, parser
-from client.cohort.dates import parse_dates, parse_times
+from client.cohort.dates import EXCHANGED, OPEN_ORDER, parse_dates, parse_times
 from client.cohort.identities import DAMAGED, is_damaged, normal_id
 from client.cohort.localtable import PARQUET, WORKBOOKS, Coded, LocalTable
 from client.cohort.tablefile import read_table
@@ -304,13 +304,14 @@ def where(path: Path, lines: NDArray[np.int64], rows: NDArray[np.int64]) -> str:
 
 
 def _faults(table: LocalTable, column: str, coded: Coded, bad: dict[int, str]) -> list[Fault]:
-    if NUMERIC_SEX in bad.values():
-        # One fault for the column: every row has it.
-        numbers = [code for code, allowed in bad.items() if allowed == NUMERIC_SEX]
-        rows = np.flatnonzero(np.isin(coded.codes, numbers))
-        present = ", ".join(sorted({coded.values[code] for code in np.unique(coded.codes[rows])})[:10])
-        numeric = [_fault(table.path, table.lines, column, present, NUMERIC_SEX, rows)] if len(rows) else []
-        return numeric + _faults(table, column, coded, {c: why for c, why in bad.items() if why != NUMERIC_SEX})
+    for whole in {allowed for allowed in bad.values() if allowed.startswith((NUMERIC_SEX, OPEN_ORDER, EXCHANGED))}:
+        # One fault for the column: every row may have it.
+        codes = [code for code, allowed in bad.items() if allowed == whole]
+        rows = np.flatnonzero(np.isin(coded.codes, codes))
+        present = sorted({coded.values[code] for code in np.unique(coded.codes[rows])})
+        more = f" and {len(present) - 10} more" if len(present) > 10 else ""
+        found = [_fault(table.path, table.lines, column, ", ".join(present[:10]) + more, whole, rows)] if len(rows) else []
+        return found + _faults(table, column, coded, {c: why for c, why in bad.items() if why != whole})
     order = np.argsort(coded.codes, kind="stable")
     sorted_codes = coded.codes[order]
     found = []

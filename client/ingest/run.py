@@ -209,7 +209,9 @@ def _list_the_rest(settings: SiteSettings, linked: LinkedRows, others: frozenset
         elsewhere = named(settings.records, sorted(others))
         recordings, matches = elsewhere or (linked.recordings, match(linked.recordings, sorted(others)))
         meant.update(recordings.paths[i] for i in matches.file[matches.file >= 0])
-    listing = walk(settings.records)
+    # A file of many exams is told by its exams.
+    several = {path.rpartition("#")[0] for path in meant if "#" in path} - meant
+    listing = (path for path in walk(settings.records) if path not in several)
     while part := list(islice(listing, 10_000)):
         ledger.mark([path for path in part if path in meant], "not needed")
         ledger.mark([path for path in part if path not in meant], "without a row")

@@ -156,8 +156,10 @@ def in_words(settings: SiteSettings, person: Person, answers: Answers) -> list[s
             f"  answers already given stay given: the person was part of {share}",
             "  (an upper bound: the log of releases names nobody)",
         ]
+    elif answers.of:
+        lines.append(f"nothing that cannot be undone: the person was part of none of the {answers.of} answers given")
     else:
-        lines.append(f"cannot be undone: nothing, the person was part of none of {answers.of} answer(s) given so far")
+        lines.append("nothing that cannot be undone: no answer has left this site")
     lines.append("not touched: the site's own table and recordings; remove the person there as your rules ask")
     return lines
 

@@ -33,7 +33,7 @@ _WORDS: dict[str, str] = {
     "device": """device devicename cart machine model gerät geraet gerätename ekggerät apparat utrustning enhet
         ekgapparat appareil modele modèle equipo dispositivo aparato""",
     "death_date": """deathdate dateofdeath dod died death todesdatum sterbedatum verstorbenam verstorben dödsdatum
-        avliden datedudeces datededeces datedeces deces fechadefuncion fechademuerte fechafallecimiento defuncion fallecimiento
+        avliden datedudeces datededeces datedeces deces fechadefuncion fechademuerte fechafallecimiento defuncion
         fallecimiento exitus dødsdato""",
     "death_cause": """deathcause causeofdeath underlyingcause icd10death todesursache icdtod grundleiden dödsorsak
         underliggandedödsorsak causedudeces causedeces causededeces causademuerte causadefuncion causafallecimiento""",

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from client.site.settings import NetworkConfig, SiteSettings
-from ecgshared.study.columns import STANDARD_COLUMNS
+from ecgshared.study.columns import ANATOMY, STANDARD_COLUMNS
 
 _TOP = """\
 # The file of one hospital. It never leaves the hospital. Paths are relative to this file.
@@ -45,9 +45,9 @@ def site_template(
     guessed : what a value rests on, by key; each line of it is marked GUESSED.
     """
     given = {**_EXAMPLES, **(given or {}), "site": site, **{f"network.{key}": v for key, v in (network or {}).items()}}
-    columns = ", ".join(STANDARD_COLUMNS)
+    columns = ", ".join(name for name in STANDARD_COLUMNS if name not in {column.name for column in ANATOMY})
     notes = {
-        "table.columns": f"standard columns: {columns}",
+        "table.columns": f"standard columns: {columns}; `ecgfed site columns` explains them and lists those of anatomy",
         "limits.min_patients": "no figure about fewer patients leaves",
         "limits.min_events": "nor about fewer patients with the event, or without it",
     }
