@@ -30,7 +30,8 @@ def write_mixed_folder(folder: Path) -> list[Row]:
     rows: list[Row] = []
 
     def row(file: str, sex: str = "F", age: int = 36) -> None:
-        rows.append(Row(file, sex, age, datetime(2021, 3, 1, 8, 15, 30) + timedelta(days=3 * len(rows), hours=len(rows))))
+        at = datetime(2021, 3, 1, 8, 15, 30) + timedelta(days=3 * len(rows), hours=len(rows))
+        rows.append(Row(file, sex, age, at))
 
     for place, (name, write) in enumerate(exports.ALL.items()):
         stem, ending = name.split(".")
@@ -65,8 +66,8 @@ def write_german_workbook(path: Path, rows: list[Row]) -> None:
     sheet.append(["erstellt am 01.02.2024"])
     sheet.append([])
     sheet.append(
-        ["Patienten-Nr.", "EKG-Nr.", "Datei", "Datum", "Uhrzeit", "Geschlecht", "Alter", "EF %", "Diabetes", "Todesdatum",
-         "Todesursache", "Bemerkung"]
+        ["Patienten-Nr.", "EKG-Nr.", "Datei", "Datum", "Uhrzeit", "Geschlecht", "Alter", "EF %", "Diabetes",
+         "Todesdatum", "Todesursache", "Bemerkung"]
     )  # fmt: skip
     for i, row in enumerate(rows):
         died = i % 9 == 0
@@ -95,5 +96,3 @@ def write_swedish_csv(path: Path, rows: list[Row]) -> None:
             f"{'0,55' if i % 3 else ''};{'Ja' if i % 4 == 0 else 'Nej'};{'2023-05-01' if i % 9 == 0 else ''};;"
         )
     path.write_bytes("\r\n".join(lines).encode("cp1252") + b"\r\n")
-
-

@@ -310,7 +310,8 @@ def _faults(table: LocalTable, column: str, coded: Coded, bad: dict[int, str]) -
         rows = np.flatnonzero(np.isin(coded.codes, codes))
         present = sorted({coded.values[code] for code in np.unique(coded.codes[rows])})
         more = f" and {len(present) - 10} more" if len(present) > 10 else ""
-        found = [_fault(table.path, table.lines, column, ", ".join(present[:10]) + more, whole, rows)] if len(rows) else []
+        shown = ", ".join(present[:10]) + more
+        found = [_fault(table.path, table.lines, column, shown, whole, rows)] if len(rows) else []
         return found + _faults(table, column, coded, {c: why for c, why in bad.items() if why != whole})
     order = np.argsort(coded.codes, kind="stable")
     sorted_codes = coded.codes[order]

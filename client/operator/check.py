@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from client.approval.register import in_force, study_path
 from client.cohort.agreement import compare
 from client.cohort.identities import Near, is_damaged, may_have_been
-from client.cohort.link import LinkedRows, candidates, inspect, unmatched_opt_outs
+from client.cohort.link import LinkedRows, inspect, unmatched_opt_outs
 from client.cohort.optout import read_opt_outs
 from client.cohort.recordings import Matches, Recordings, find_recordings
+from client.cohort.selection import select
 from client.cohort.table import CohortTable, read_cohort_table
 from client.network.reach import check_network
 from client.operator.trial import SAMPLE, try_recordings
@@ -267,7 +268,7 @@ def _try(
 
 
 def _fit(settings: SiteSettings, table: CohortTable, linked: LinkedRows, study: Study, found: Findings) -> None:
-    usable, _ = candidates(table, linked, study)
+    usable = select(table, linked, study).wanted
     kept = {name: column[usable] for name, column in table.columns.items()}
     found.notes.append(f"study {study.name}: {int(usable.sum())} ECGs to read")
     for head, endpoint in study.endpoints.items():
