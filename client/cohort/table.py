@@ -239,7 +239,7 @@ class _Reading:
         self._refused(name, _shown(source.time, name), clock, wrong)
         span = np.asarray([*times, np.timedelta64("NaT", "s")], dtype="timedelta64[s]")[clock.codes]
         midnight = stamps.astype("datetime64[D]").astype("datetime64[s]")
-        twice = np.flatnonzero(~np.isnat(span) & (stamps != midnight) & (stamps - midnight != span))
+        twice = np.flatnonzero(~np.isnat(span) & ~np.isnat(stamps) & (stamps != midnight) & (stamps - midnight != span))
         if len(twice):
             self.contradict(name, None, f"one time of day: {local} has another than {source.time}", twice)
         return np.where(np.isnat(span), stamps, midnight + span)

@@ -34,6 +34,8 @@ LARGEST_PART = 4 << 30
 LARGEST_SHARED = 256 << 20
 """Bytes of all unpacked parts but the sheets: they are held in memory."""
 MOST_COLUMNS = 2_000
+MOST_ROWS = 1 << 20
+"""Of any Excel sheet; a damaged file may claim more, and the rows between are none."""
 
 
 def read_workbook(config: TableConfig, names: list[str]) -> LocalTable:
@@ -84,11 +86,19 @@ def opened_workbook(path: Path) -> Iterator[Any]:
 
 def sheet_rows(sheet: Any, most_columns: int, *, behind: int = 0) -> Iterator[Row]:
     """Give the rows of a sheet behind a line that hold anything, each at most so many cells long."""
-    rows = sheet.iter_rows(min_row=behind + 1, max_col=most_columns)
+    from openpyxl.cell.read_only import EMPTY_CELL
+
+    # openpyxl gives one and the same tuple for all rows that are not there: a gap may be a million of them.
+    absent: Any = None
+    rows = sheet.iter_rows(min_row=behind + 1, max_row=MOST_ROWS, max_col=most_columns)
     for line, row in enumerate(rows, start=behind + 1):
+        if row is absent:
+            continue
         cells = [_text(cell) for cell in row]
         if any(cells):
             yield line, cells
+        elif all(cell is EMPTY_CELL for cell in row):
+            absent = row
 
 
 def _sizes(path: Path) -> None:

@@ -72,7 +72,7 @@ def ingest_site(
     """
     if not studies:
         raise ConfigError(
-            "no study to ingest for", remedy="give --study STUDY.yaml, list studies in the site file, or read --all"
+            "no study to ingest for", remedy="give --study STUDY.yaml, list studies in the site file, or --all"
         )
     private_folder(settings.state)
     keys, table = load_keys(settings), usable_table(settings)

@@ -30,7 +30,7 @@ from ecgshared.study.columns import STANDARD_COLUMNS
 _ROWS = 1_000
 """Rows looked at."""
 _READABLE = 0.8
-"""Of a column's different values so many must be what its name says."""
+"""Of a column's cells so many must be what its name says."""
 _FOUND = 0.5
 """Of a column's values so many must name a recording for it to be the one that does."""
 
@@ -201,14 +201,14 @@ def _fits(name: str, cells: list[str], seen: _Seen) -> bool:
     if column.kind in ("id", "text"):
         return name != "ecg_id" or len(values) > 0.9 * sum(map(bool, cells))
     read = parser(column, TableConfig(path=Path(), columns={}))
-    readable = 0
-    for value in values:
+    counts, readable = Counter(cell for cell in cells if cell), 0
+    for value, rows in counts.items():
         try:
             read(value)
-            readable += 1
+            readable += rows
         except ValueError as error:
-            readable += str(error) == NUMERIC_SEX
-    return readable >= _READABLE * len(values)
+            readable += rows * (str(error) == NUMERIC_SEX)
+    return readable >= _READABLE * counts.total()
 
 
 def _times(seen: _Seen, guess: TableGuess) -> None:

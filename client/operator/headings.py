@@ -93,14 +93,50 @@ _AFFIXES = re.compile(
 )
 
 
+_SMALL = frozenset(
+    [
+        "a",
+        "of",
+        "the",
+        "at",
+        "in",
+        "der",
+        "die",
+        "das",
+        "des",
+        "dem",
+        "von",
+        "vom",
+        "zum",
+        "am",
+        "im",
+        "de",
+        "del",
+        "la",
+        "el",
+        "le",
+        "les",
+        "l",
+        "d",
+        "du",
+        "den",
+        "det",
+        "av",
+        "i",
+        "vid",
+    ]
+)
+
+
 def meaning_of(name: str) -> tuple[str, int] | None:
     """Return the standard column a name stands for, and how sure that is: 2 for the very word, 1 for a part of it."""
     key = plain(name)
-    if key in MEANINGS:
-        return MEANINGS[key], 2
+    words = [plain(word) for word in re.split(r"[\W_]+", name) if word]
+    for whole in (key, "".join(word for word in words if word not in _SMALL)):
+        if whole in MEANINGS:
+            return MEANINGS[whole], 2
     shorter = _AFFIXES.sub("", key)
     if shorter != key and shorter in MEANINGS:
         return MEANINGS[shorter], 1
-    words = [plain(word) for word in re.split(r"[\W_]+", name) if word]
     found = {MEANINGS[word] for word in words if word in MEANINGS and len(word) > 2}
     return (found.pop(), 1) if len(found) == 1 else None

@@ -38,12 +38,12 @@ def init(
     as_json: Annotated[bool, typer.Option("--json", help="what was found and guessed, as JSON")] = False,
 ) -> None:
     """Write a site file: look at folder and table and guess what they are, join a federation by its kit, or both."""
-    if kit is None and (folder is None or table is None):
+    if (folder is None) != (table is None):
+        raise ConfigError("folder and table go together", allowed="--folder FOLDER --table TABLE")
+    if kit is None and folder is None:
         raise ConfigError(
             "there is nothing to start from", allowed="--kit KIT.yaml, or --folder FOLDER --table TABLE, or all three"
         )
-    if (folder is None) != (table is None):
-        raise ConfigError("folder and table go together", allowed="--folder FOLDER --table TABLE")
     if out.exists() and folder is not None:
         raise ConfigError("there is a site file already", where=out, remedy="give another --out, or move it away")
     filled = Filled()
