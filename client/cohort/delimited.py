@@ -108,7 +108,7 @@ def _rows(file: TextIO, separator: str, skipped: int) -> Iterator[Row]:
     """Give the rows that hold anything, with their lines."""
     reader = csv.reader(file, delimiter=separator, strict=True)
     for cells in reader:
-        if any(cell and not cell.isspace() for cell in cells):
+        if cells and (cells[0].strip() or "".join(cells).strip()):
             yield reader.line_num + skipped, cells
 
 

@@ -22,6 +22,8 @@ DAMAGED = "an id with all its digits: a spreadsheet made this a rounded number; 
 
 def normal_id(text: str) -> str:
     """Return an identifier without surrounding blanks, or the ``.0`` that spreadsheets put behind whole numbers."""
+    if text.isalnum():
+        return text
     text = text.translate(_INVISIBLE).strip() if not text.isascii() else text.strip()
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else text

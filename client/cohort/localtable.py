@@ -121,6 +121,18 @@ def absent_columns(names: Sequence[str], header: Sequence[str], where: str) -> N
         raise CohortError("the header does not fit table.columns:\n" + "\n".join(lines), where=where)
 
 
+class _Coder(dict[str, int]):
+    """From a cell as it stands in the file to the code of its text; each spelling is looked at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: dict[str, int] = {}
+
+    def __missing__(self, cell: str) -> int:
+        code = self[cell] = self.texts.setdefault(cell_text(cell), len(self.texts))
+        return code
+
+
 class Columns:
     """The cells of the wanted columns as they come, row by row."""
 
@@ -128,7 +140,7 @@ class Columns:
         have = [clean_name(name) for name in header]
         self._names = names
         self._places = [have.index(clean_name(name)) for name in names]
-        self._coders: list[dict[str, int]] = [{} for _ in names]
+        self._coders = [_Coder() for _ in names]
         self._codes = [array("i") for _ in names]
         self._lines = array("q")
 
@@ -136,12 +148,12 @@ class Columns:
         """Take one row; it must be as long as the header."""
         self._lines.append(line)
         for place, coder, column in zip(self._places, self._coders, self._codes, strict=True):
-            column.append(coder.setdefault(cell_text(cells[place]), len(coder)))
+            column.append(coder[cells[place]])
 
     def coded(self) -> dict[str, Coded]:
         """Return the columns by name."""
         return {
-            name: Coded(np.frombuffer(column, dtype=np.int32).copy(), tuple(coder))
+            name: Coded(np.frombuffer(column, dtype=np.int32).copy(), tuple(coder.texts))
             for name, column, coder in zip(self._names, self._codes, self._coders, strict=True)
         }
 

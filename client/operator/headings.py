@@ -93,39 +93,8 @@ _AFFIXES = re.compile(
 )
 
 
-_SMALL = frozenset(
-    [
-        "a",
-        "of",
-        "the",
-        "at",
-        "in",
-        "der",
-        "die",
-        "das",
-        "des",
-        "dem",
-        "von",
-        "vom",
-        "zum",
-        "am",
-        "im",
-        "de",
-        "del",
-        "la",
-        "el",
-        "le",
-        "les",
-        "l",
-        "d",
-        "du",
-        "den",
-        "det",
-        "av",
-        "i",
-        "vid",
-    ]
-)
+_SMALL_WORDS = "a of the at in der die das des dem von vom zum am im de del la el le les l d du den det av i vid"
+_SMALL = frozenset(_SMALL_WORDS.split())
 
 
 def meaning_of(name: str) -> tuple[str, int] | None:

@@ -24,9 +24,9 @@ CHILD = ROOT / "tests" / "fuzzing_tables.py"
 PEAK_MIB = 1024
 
 GERMAN = {
-    "patient_id": "Patienten-Nr.", "ecg_id": "EKG-Nr.", "file": "Datei", "recorded_at": {"date": "Datum", "time": "Uhrzeit"},
-    "sex": "Geschlecht", "age": "Alter", "lvef": "EF %", "diabetes": "Diabetes", "death_date": "Todesdatum",
-    "death_cause": "Todesursache",
+    "patient_id": "Patienten-Nr.", "ecg_id": "EKG-Nr.", "file": "Datei", "sex": "Geschlecht", "age": "Alter",
+    "lvef": "EF %", "diabetes": "Diabetes", "death_date": "Todesdatum", "death_cause": "Todesursache",
+    "recorded_at": {"date": "Datum", "time": "Uhrzeit"},
 }  # fmt: skip
 SWEDISH = {
     "patient_id": "Löpnummer", "ecg_id": "Undersökning", "file": "Fil", "sex": "Kön", "age": "Ålder", "lvef": "EF",

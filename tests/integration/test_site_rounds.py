@@ -20,9 +20,9 @@ from client.site.settings import load_site
 
 FORMATS = ("dicom", "ishne", "hdf5", "wfdb", "scp", "cardiosoft_xml", "hl7_aecg", "muse_xml", "philips_xml")
 GERMAN = {
-    "patient_id": "Patienten-Nr.", "ecg_id": "EKG-Nr.", "file": "Datei", "recorded_at": {"date": "Datum", "time": "Uhrzeit"},
-    "sex": "Geschlecht", "age": "Alter", "lvef": "EF %", "diabetes": "Diabetes", "death_date": "Todesdatum",
-    "death_cause": "Todesursache",
+    "patient_id": "Patienten-Nr.", "ecg_id": "EKG-Nr.", "file": "Datei", "sex": "Geschlecht", "age": "Alter",
+    "lvef": "EF %", "diabetes": "Diabetes", "death_date": "Todesdatum", "death_cause": "Todesursache",
+    "recorded_at": {"date": "Datum", "time": "Uhrzeit"},
 }  # fmt: skip
 SWEDISH = {
     "patient_id": "Löpnummer", "ecg_id": "Undersökning", "file": "Fil", "sex": "Kön", "age": "Ålder", "lvef": "EF",

@@ -21,8 +21,8 @@ from ecgshared.ecg.quality import CODES
 from ecgshared.study.columns import STANDARD_COLUMNS
 
 HEADINGS = {
-    "patient_id": ("Patient ID", "MRN", "Patienten-Nr.", "Patientennummer", "Löpnummer", "Personnummer", "N° patient", "IPP",
-                   "ID paciente", "NHC"),
+    "patient_id": ("Patient ID", "MRN", "Patienten-Nr.", "Patientennummer", "Löpnummer", "Personnummer", "N° patient",
+                   "IPP", "ID paciente", "NHC"),
     "ecg_id": ("ECG ID", "Exam No", "EKG-Nr.", "Undersökning", "N° ECG", "Numero examen"),
     "file": ("File name", "Dateiname", "Filnamn", "Fichier", "Archivo"),
     "recorded_at": ("ECG date", "Acquisition date", "EKG-Datum", "Aufnahmedatum", "Inspelningsdatum", "Date de l'ECG",
