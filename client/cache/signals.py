@@ -141,14 +141,19 @@ class SignalCache:
             if moved > 0:
                 self._note(changes=self._meta()["changes"] + 1)
 
-    def persons(self, records: Sequence[bytes]) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-        """Return the age and the sex that each recording's file states, NaN and "" where it states none."""
+    def persons(self, records: Sequence[bytes]) -> tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.object_]]:
+        """Return what tells whose each recording is: age and sex its file states, and a hash of its signals.
+
+        NaN and "" where the file states none; b"" for a recording that is not stored.
+        """
         age, sex = np.full(len(records), np.nan), np.full(len(records), "", dtype="<U1")
+        content = np.full(len(records), b"", dtype=object)
         for i, record in enumerate(records):
-            row = self._db.execute("SELECT age, sex FROM entry WHERE record = ?", (record,)).fetchone()
+            row = self._db.execute("SELECT age, sex, content, slot FROM entry WHERE record = ?", (record,)).fetchone()
             if row is not None:
                 age[i], sex[i] = np.nan if row[0] is None else row[0], row[1]
-        return age, sex
+                content[i] = row[2] if row[3] is not None and row[2] else b""
+        return age, sex, content
 
     def forget(self, patients: Sequence[bytes]) -> int:
         """Overwrite and drop every recording of ``patients``; return how many there were."""

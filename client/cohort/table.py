@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from client.cohort.cells import parse_flag, parser
 from client.cohort.dates import EXCHANGED, OPEN_ORDER, parse_dates, parse_times
 from client.cohort.identities import DAMAGED, is_damaged, normal_id
-from client.cohort.localtable import PARQUET, WORKBOOKS, Coded, LocalTable
+from client.cohort.localtable import Coded, LocalTable
 from client.cohort.tablefile import read_table
 from client.site.settings import DateAndTime, MatchedLabel, SiteSettings, TableConfig
 from ecgshared.ecg.person import NUMERIC_SEX, ages_disagree, parse_age, sexes_disagree
@@ -128,8 +128,8 @@ class _Reading:
 
     def __init__(self, table: LocalTable, config: TableConfig) -> None:
         # The numbers of workbooks and Parquet have no language.
-        text = table.path.suffix.lower() not in (*WORKBOOKS, *PARQUET)
-        self.table, self.config = table, config if text else config.model_copy(update={"decimal": None})
+        self.table = table
+        self.config = config if table.kind == "text" else config.model_copy(update={"decimal": None})
         self.columns: dict[str, NDArray[Any]] = {}
         self.ids: dict[str, Coded] = {}
         self.faults: list[Fault] = []
@@ -227,7 +227,7 @@ class _Reading:
             coded.values,
             date_format=config.date_format,
             day_first=config.day_first,
-            spreadsheet=table.spreadsheet,
+            spreadsheet=table.kind == "workbook",
             origin=table.origin,
         )
         self._refused(name, _shown(local, name), coded, bad)
