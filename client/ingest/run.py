@@ -97,6 +97,8 @@ def ingest_site(
                 run = _Run(settings, keys, linked, cache, ledger, recipe)
                 run.all(np.flatnonzero(usable), done, progress)
                 done.doubts += [line for line in run.contradictions(table) if line not in done.doubts]
+                if run.passed:
+                    cache.announce()
         if progress is not None:
             progress(0, 0, "listing the folder")
         _list_the_rest(settings, linked, table.other_files, ledger)
