@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.cohort.table import CohortTable, where
+from client.cohort.faults import where
+from client.cohort.table import CohortTable
 from ecgshared.arrays import Floats
 from ecgshared.ecg.person import ages_disagree, sexes_disagree
 
