@@ -15,10 +15,10 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from numpy.typing import NDArray
 
-from client.readers import _person
 from client.readers._assemble import MAX_SAMPLES, assemble, check_rate, mv_per_unit
 from client.readers._source import filter_label, label
 from client.readers._xml import fail, number, numbers, optional_number, parse, root_name, text_of
+from ecgshared.ecg import person
 from ecgshared.ecg.leads import standard_name
 from ecgshared.ecg.record import EcgRecord
 from ecgshared.errors import EcgReadError
@@ -57,11 +57,11 @@ def read(path: Path) -> EcgRecord:
         fail("the series holds no sequence of samples", path, None, "component/sequenceSet with leads")
     best = max(usable, key=lambda s: (len({standard_name(n) for n in s.names} - {None}), len(s.rows[0])))
     recorded_at = _moment(series) or _moment(root)
-    person = root.find(".//subjectDemographicPerson")
-    gender = None if person is None else person.find("administrativeGenderCode")
-    birth = None if person is None else person.find("birthTime")
-    born = _person.moment(None if birth is None else birth.get("value"))
-    age, findings = _person.age(
+    subject = root.find(".//subjectDemographicPerson")
+    gender = None if subject is None else subject.find("administrativeGenderCode")
+    birth = None if subject is None else subject.find("birthTime")
+    born = person.moment(None if birth is None else birth.get("value"))
+    age, findings = person.age_at(
         _stated_age(root), None if born is None else born.date(), None if recorded_at is None else recorded_at.date()
     )
     return assemble(
@@ -72,7 +72,7 @@ def read(path: Path) -> EcgRecord:
         source_format="hl7_aecg",
         mv_per_step=best.mv_per_step,
         age_years=age,
-        sex=None if gender is None else _person.sex_of(gender.get("code")) or _person.sex_of(gender.get("displayName")),
+        sex=None if gender is None else person.sex_of(gender.get("code")) or person.sex_of(gender.get("displayName")),
         recorded_at=recorded_at,
         device=label(
             text_of(series, "author/seriesAuthor/manufacturedSeriesDevice/manufacturerModelName"),
@@ -156,11 +156,11 @@ def _moment(element: Element) -> datetime | None:
     for which in ("low", "center"):
         found = element.find(f"effectiveTime/{which}")
         if found is not None:
-            moment = _person.moment(found.get("value"))
+            moment = person.moment(found.get("value"))
             if moment is not None:
                 return moment
     found = element.find("effectiveTime")
-    return None if found is None else _person.moment(found.get("value"))
+    return None if found is None else person.moment(found.get("value"))
 
 
 def _stated_age(root: Element) -> float | None:
@@ -168,7 +168,7 @@ def _stated_age(root: Element) -> float | None:
     for observation in root.iterfind("controlVariable/relatedObservation"):
         if _code(observation) == "21612-7":
             value = observation.find("value")
-            return None if value is None else _person.years(value.get("value"), value.get("unit"))
+            return None if value is None else person.years(value.get("value"), value.get("unit"))
     return None
 
 

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sierraecg.lzw import LzwDecoder
 
-from client.readers import _person
 from client.readers._assemble import MAX_SAMPLES, assemble, check_length, check_rate
 from client.readers._source import filter_label, label
 from client.readers._xml import fail, number, optional_number, parse, root_name, text_of
+from ecgshared.ecg import person
 from ecgshared.ecg.leads import LEADS
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
@@ -96,7 +96,7 @@ def read(path: Path) -> EcgRecord:
         source_format="philips_xml",
         mv_per_step=stored.mv_per_step,
         age_years=age,
-        sex=_person.sex_of(text_of(root, "patient/generalpatientdata/sex")),
+        sex=person.sex_of(text_of(root, "patient/generalpatientdata/sex")),
         recorded_at=recorded_at,
         device=label(text_of(machine), None if machine is None else machine.get("detaildescription")),
         manufacturer="Philips",
@@ -266,13 +266,13 @@ def _age(root: Element, recorded_at: datetime | None) -> tuple[float | None, lis
     element = root.find("patient/generalpatientdata/age")
     stated = None
     for unit in ("years", "months", "weeks", "days"):
-        stated = _person.years(text_of(element, unit), unit) if stated is None else stated
-    born = _person.moment(text_of(element, "dateofbirth"))
-    return _person.age(
+        stated = person.years(text_of(element, unit), unit) if stated is None else stated
+    born = person.moment(text_of(element, "dateofbirth"))
+    return person.age_at(
         stated, None if born is None else born.date(), None if recorded_at is None else recorded_at.date()
     )
 
 
 def _recorded_at(root: Element) -> datetime | None:
     element = root.find("dataacquisition")
-    return None if element is None else _person.moment(f"{element.get('date', '')}T{element.get('time', '')}")
+    return None if element is None else person.moment(f"{element.get('date', '')}T{element.get('time', '')}")

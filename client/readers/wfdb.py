@@ -78,9 +78,9 @@ def read(path: Path) -> EcgRecord:
     return EcgRecord(
         p_signal=p_signal,
         fs=header.fs * oversampled,
-        age_years=header.age_years,
-        age_capped=header.age_capped,
-        sex=header.sex,
+        age_years=header.person.age_years,
+        age_capped=header.person.age_capped,
+        sex=header.person.sex,
         recorded_at=header.recorded_at,
         source_format="wfdb",
         adc_units_per_mv=min(
