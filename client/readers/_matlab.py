@@ -14,6 +14,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from client.readers._source import read_bytes
 from ecgshared.errors import EcgReadError
 
@@ -78,3 +81,20 @@ def _inflated(raw: bytes, path: Path) -> bytes:
             )
         at += 8 + size
     return bytes(out)
+
+
+def arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a file by name, those within a struct as ``struct.field``.
+
+    Raises
+    ------
+    EcgReadError : as :func:`variables`.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for name, value in variables(path).items():
+        fields = getattr(getattr(value, "dtype", None), "names", None)
+        if fields and value.size == 1:
+            found |= {f"{name}.{field}": np.asarray(value[field].flat[0]) for field in fields}
+        elif isinstance(value, np.ndarray):
+            found[name] = value
+    return found

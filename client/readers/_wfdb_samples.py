@@ -255,11 +255,11 @@ def _check_matlab_4(head: bytes, path: Path, n_sig: int) -> None:
 
 def _matlab_rows(path: Path, group: list[Signal]) -> NDArray[np.integer]:
     """Return the ``val`` of a MATLAB v5 file in digital units, shape = (signals, T)."""
-    from client.readers._matlab import variables
+    from client.readers._matlab import arrays
 
-    val = variables(path).get("val")
+    val = arrays(path).get("val")
     if (
-        not isinstance(val, np.ndarray)
+        val is None
         or val.ndim != 2
         or val.shape[0] != len(group)
         or any(signal.samples_per_frame != 1 for signal in group)

@@ -166,10 +166,18 @@ def _physical(
 
 
 def _verify(used: list[Signal], digital: list[Digital]) -> list[Finding]:
-    """Compare 16-bit checksum and initial value of each used lead; a cut signal has no valid checksum."""
+    """Compare 16-bit checksum and initial value of each used lead; a cut signal has no valid checksum.
+
+    Where every lead has 0 for both, the writer left them out.
+    """
+    if all(signal.initial_value == 0 and signal.checksum == 0 for signal in used):
+        return []
     findings = []
-    for signal in {standard_name(signal.description): signal for signal in reversed(used)}.values():
-        lead, stored = standard_name(signal.description), digital[signal.number]
+    first_of_each: dict[str | None, Signal] = {}
+    for signal in used:
+        first_of_each.setdefault(standard_name(signal.description), signal)
+    for lead, signal in first_of_each.items():
+        stored = digital[signal.number]
         if signal.initial_value is not None and signal.fmt != "8" and int(stored.samples[0]) != signal.initial_value:
             findings.append(
                 Finding(
