@@ -82,7 +82,7 @@ def _read(raw: bytes, path: Path) -> EcgRecord:
     used = [signal for signal, own in zip(leads, shapes, strict=True) if own == shape]
     apart = [_lead(signal) for signal in leads if signal not in used]
     findings = [Finding("leads-apart", f"{', '.join(apart)} have another rate and are left out") for _ in apart[:1]]
-    declared, held = edf.num_data_records, _records_held(edf, raw)
+    declared, held = _whole(raw[236:244]), _records_held(edf, raw)  # -1: not known when it was begun
     if held < declared:
         findings.append(Finding("truncated", f"holds {held} of {declared} data records", value=held / declared))
     names, rows, steps = [], [], []
@@ -125,13 +125,20 @@ def _records_held(edf: Any, raw: bytes) -> int:
     """Return how many whole data records there are."""
     width = 3 if raw.startswith(_BDF) else 2
     size = sum(_samples_per_record(raw)) * width
-    return (len(raw) - edf.bytes_in_header_record) // size if size else 0
+    return (len(raw) - edf.bytes_in_header_record) // size if size > 0 else 0
+
+
+def _whole(text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return -1
 
 
 def _samples_per_record(raw: bytes) -> list[int]:
     signals = int(raw[252:256])
     at = 256 + 216 * signals
-    return [int(raw[at + 8 * i : at + 8 * i + 8]) for i in range(signals)]
+    return [_whole(raw[at + 8 * i : at + 8 * i + 8]) for i in range(signals)]
 
 
 def _facts(edf: Any) -> tuple[str | None, date | None, datetime | None, str | None]:
