@@ -5,17 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from string import Formatter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.cohort.cells import NUMERIC_SEX, normal_id, parse_flag, parser
-from client.cohort.localtable import Coded, LocalTable, read_table
-from client.site.settings import MatchedLabel, SiteSettings, TableConfig
+from client.cohort.cells import parse_flag, parser
+from client.cohort.dates import EXCHANGED, OPEN_ORDER, parse_dates, parse_times
+from client.cohort.identities import DAMAGED, is_damaged, normal_id
+from client.cohort.localtable import PARQUET, WORKBOOKS, Coded, LocalTable
+from client.cohort.tablefile import read_table
+from client.site.settings import DateAndTime, MatchedLabel, SiteSettings, TableConfig
+from ecgshared.ecg.person import NUMERIC_SEX, ages_disagree, parse_age, sexes_disagree
 from ecgshared.errors import CohortError
 from ecgshared.study.columns import STANDARD_COLUMNS
+from ecgshared.study.endpoints import is_cardiac_or_ill_defined
 
 SHOWN_LINES, SHOWN_VALUES = 5, 200
 
@@ -33,8 +39,7 @@ class Fault:
     def render(self) -> str:
         """Return file, line, column, value and what is allowed, on one line."""
         found = "" if self.value is None else f", found {self.value!r}"
-        more = f" ({self.rows} rows)" if self.rows > 1 else ""
-        return f"{self.where}: {self.column}{found}{more}; allowed: {self.allowed}"
+        return f"{self.where}: {self.column}{found}{_rows(self.rows)}; allowed: {self.allowed}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ class CohortTable:
     file : for each row the path of its recording below the records folder, by the join rule; "" for none.
     other_files : the same for rows of the table that ``rows:`` gives to other sites.
     lines : line in the file of each row.
+    faults : what stands in the way. doubts : what does not, in words. Both hold values: for the terminal only.
+    faulty : bool array, shape = (n,): rows that one of the faults is about.
+    unread : how many cells of each column count as not known because they could not be read.
     """
 
     columns: dict[str, NDArray[Any]]
@@ -57,9 +65,18 @@ class CohortTable:
     other_files: frozenset[str]
     lines: NDArray[np.int64]
     faults: tuple[Fault, ...]
+    doubts: tuple[str, ...]
+    faulty: NDArray[np.bool_]
+    unread: dict[str, int]
+    path: Path
+    header_line: int = 1
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    def fault(self, column: str, value: str | None, allowed: str, rows: NDArray[np.int64]) -> Fault:
+        """Return a fault of some rows, with their lines."""
+        return _fault(self.path, self.lines, column, value, allowed, rows)
 
 
 def read_cohort_table(settings: SiteSettings) -> CohortTable:
@@ -71,44 +88,170 @@ def read_cohort_table(settings: SiteSettings) -> CohortTable:
     """
     config = settings.table
     joins = _join_fields(config)
-    label_columns = [c.column if isinstance(c, MatchedLabel) else c for c in config.labels.values()]
-    local = read_table(config, [*config.columns.values(), *label_columns, *config.rows, *joins.values()])
+    labels = {name: c.column if isinstance(c, MatchedLabel) else c for name, c in config.labels.items()}
+    local = read_table(config, [*local_names(config), *labels.values(), *config.rows, *joins.values()])
     own = local.matching(config.rows)
     file = _join(config, joins, local)
     mine = np.flatnonzero(own)
-    table = LocalTable(local.path, {k: c.take(mine) for k, c in local.columns.items()}, local.lines[mine])
-    columns: dict[str, NDArray[Any]] = {}
-    ids: dict[str, Coded] = {}
-    faults: list[Fault] = []
+    table = replace(local, columns={k: c.take(mine) for k, c in local.columns.items()}, lines=local.lines[mine])
+    reading = _Reading(table, config)
     for name, source in config.columns.items():
-        column = STANDARD_COLUMNS[name]
-        read = parser(column, config)
-        coded = _mapped(table.columns[source], config.values.get(name, {}))
-        if column.kind == "id":
-            ids[name] = _normal_ids(coded)
-            continue
-        blank: Any = {"date": np.datetime64("NaT", "s"), "number": np.nan, "flag": np.nan}.get(column.kind, "")
-        columns[name] = _parse(table, name, source, coded, read, blank, faults)
+        reading.column(name, source)
     for name, label in config.labels.items():
-        source = label.column if isinstance(label, MatchedLabel) else label
-        coded = table.columns[source]
-        if isinstance(label, MatchedLabel):
-            pattern = re.compile(label.matches)
-            values = [np.nan if not text else float(bool(pattern.search(text))) for text in coded.values]
-            columns[name] = np.asarray([*values, np.nan])[coded.codes]
-        else:
-            coded = _mapped(coded, config.values.get(name, {}))
-            columns[name] = _parse(table, name, source, coded, parse_flag, np.nan, faults)
-    _derive_age(columns)
-    faults += _contradictions(table, columns, ids)
+        reading.label(name, label)
+    reading.sex_beside_age()
+    _derive_age(reading)
+    _contradictions(reading)
     return CohortTable(
-        columns=columns,
-        ids=ids,
+        columns=reading.columns,
+        ids=reading.ids,
         file=tuple(file[i] for i in mine),
         other_files=frozenset(file[i] for i in np.flatnonzero(~own)) - {""},
         lines=table.lines,
-        faults=tuple(faults),
+        faults=tuple(reading.faults),
+        doubts=tuple(reading.doubts),
+        faulty=reading.faulty,
+        unread=reading.unread,
+        path=table.path,
+        header_line=table.header_line,
     )
+
+
+def local_names(config: TableConfig) -> list[str]:
+    """Return the local columns that standard columns are read from."""
+    sources = config.columns.values()
+    return [name for s in sources for name in ((s.date, s.time) if isinstance(s, DateAndTime) else (s,))]
+
+
+class _Reading:
+    """A table being read: its standard columns so far, and all that is wrong with it."""
+
+    def __init__(self, table: LocalTable, config: TableConfig) -> None:
+        # The numbers of workbooks and Parquet have no language.
+        text = table.path.suffix.lower() not in (*WORKBOOKS, *PARQUET)
+        self.table, self.config = table, config if text else config.model_copy(update={"decimal": None})
+        self.columns: dict[str, NDArray[Any]] = {}
+        self.ids: dict[str, Coded] = {}
+        self.faults: list[Fault] = []
+        self.doubts: list[str] = []
+        self.faulty = np.zeros(len(table), dtype=bool)
+        self.unread: dict[str, int] = {}
+        self._beside_age: NDArray[Any] | None = None
+
+    def column(self, name: str, source: str | DateAndTime) -> None:
+        """Read a standard column."""
+        column, config = STANDARD_COLUMNS[name], self.config
+        if column.kind == "date":
+            self.columns[name] = self._moments(name, source)
+            return
+        assert isinstance(source, str)  # the settings allow no other
+        coded = _mapped(self.table.columns[source], config.values.get(name, {}))
+        shown = _shown(source, name)
+        if column.kind == "id":
+            self.ids[name] = coded = _normal_ids(coded)
+            bad = {code: DAMAGED for code, text in enumerate(coded.values) if is_damaged(text)}
+            self.stop(shown, coded, bad)
+            return
+        blank: Any = {"number": np.nan, "flag": np.nan}.get(column.kind, "")
+        self.columns[name] = self._cells(name, shown, coded, parser(column, config), blank)
+        if column.kind == "code":
+            self._several_causes(name, shown)
+        if name == "age":
+            self._beside_age = np.asarray([*map(_sex_beside, coded.values), ""])[coded.codes]
+
+    def label(self, name: str, label: str | MatchedLabel) -> None:
+        """Read a 0/1 label: flags, or an expression that is found."""
+        if isinstance(label, MatchedLabel):
+            coded, pattern = self.table.columns[label.column], re.compile(label.matches)
+            values = [np.nan if not text else float(bool(pattern.search(text))) for text in coded.values]
+            self.columns[name] = np.asarray([*values, np.nan])[coded.codes]
+        else:
+            coded = _mapped(self.table.columns[label], self.config.values.get(name, {}))
+            self.columns[name] = self._cells(name, _shown(label, name), coded, parse_flag, np.nan)
+
+    def sex_beside_age(self) -> None:
+        """Take the sex of ``63 M`` where the table has no other, and name the rows where it has."""
+        if self._beside_age is None or not (self._beside_age != "").any():
+            return
+        sex = self.columns.get("sex", np.full(len(self.table), ""))
+        apart = np.flatnonzero(sexes_disagree(sex, self._beside_age))
+        if len(apart):
+            self.doubt("sex", "another than the one beside the age", apart)
+        self.columns["sex"] = np.where(sex == "", self._beside_age, sex)
+
+    def stop(self, shown: str, coded: Coded, bad: dict[int, str]) -> None:
+        """Note values that stand in the way: what is allowed, by code of the value."""
+        if bad:
+            self.faults += _faults(self.table, shown, coded, bad)
+            self.faulty |= np.isin(coded.codes, list(bad))
+
+    def contradict(self, column: str, value: str | None, allowed: str, rows: NDArray[np.int64]) -> None:
+        """Note rows that stand in the way whatever can be read of them."""
+        self.faults.append(_fault(self.table.path, self.table.lines, column, value, allowed, rows))
+        self.faulty[rows] = True
+
+    def doubt(self, column: str, what: str, rows: NDArray[np.int64]) -> None:
+        """Note rows to look at."""
+        at = where(self.table.path, self.table.lines, rows)
+        self.doubts.append(f"{at}: {column}{_rows(len(rows))}: {what}")
+
+    def _refused(self, name: str, shown: str, coded: Coded, bad: dict[int, str]) -> None:
+        """Note values that cannot be read, by the site's policy."""
+        if self.config.unreadable == "stop" or not bad:
+            self.stop(shown, coded, bad)
+            return
+        found = _faults(self.table, shown, coded, bad)
+        if found:
+            self.unread[name] = self.unread.get(name, 0) + sum(fault.rows for fault in found)
+            self.doubts += [f"counts as not known: {fault.render()}" for fault in found]
+
+    def _cells(self, name: str, shown: str, coded: Coded, read: Callable[[str], Any], blank: Any) -> NDArray[Any]:
+        out, bad = [], {}
+        for code, text in enumerate(coded.values):
+            value = blank
+            if text:
+                try:
+                    value = read(text)
+                except ValueError as error:
+                    bad[code] = str(error)
+            out.append(value)
+        self._refused(name, shown, coded, bad)
+        # The blank behind the last value keeps the type right for a table of no rows.
+        return np.asarray([*out, blank])[coded.codes]
+
+    def _moments(self, name: str, source: str | DateAndTime) -> NDArray[np.datetime64]:
+        config, table = self.config, self.table
+        local = source.date if isinstance(source, DateAndTime) else source
+        coded = _mapped(table.columns[local], config.values.get(name, {}))
+        values, bad = parse_dates(
+            coded.values,
+            date_format=config.date_format,
+            day_first=config.day_first,
+            spreadsheet=table.spreadsheet,
+            origin=table.origin,
+        )
+        self._refused(name, _shown(local, name), coded, bad)
+        stamps = np.asarray([*values, np.datetime64("NaT", "s")], dtype="datetime64[s]")[coded.codes]
+        if isinstance(source, str):
+            return stamps
+        clock = table.columns[source.time]
+        times, wrong = parse_times(clock.values)
+        self._refused(name, _shown(source.time, name), clock, wrong)
+        span = np.asarray([*times, np.timedelta64("NaT", "s")], dtype="timedelta64[s]")[clock.codes]
+        midnight = stamps.astype("datetime64[D]").astype("datetime64[s]")
+        twice = np.flatnonzero(~np.isnat(span) & ~np.isnat(stamps) & (stamps != midnight) & (stamps - midnight != span))
+        if len(twice):
+            self.contradict(name, None, f"one time of day: {local} has another than {source.time}", twice)
+        return np.where(np.isnat(span), stamps, midnight + span)
+
+    def _several_causes(self, name: str, shown: str) -> None:
+        texts = self.columns[name]
+        several = np.asarray([" " in text for text in texts.tolist()], dtype=bool)
+        open_ones = np.flatnonzero(several & np.isnan(is_cardiac_or_ill_defined(texts)))
+        if len(open_ones):
+            self.doubt(
+                shown, "several codes that disagree on a cardiac cause; the cause counts as not known", open_ones
+            )
 
 
 def usable_table(settings: SiteSettings) -> CohortTable:
@@ -139,45 +282,44 @@ def _normal_ids(coded: Coded) -> Coded:
     return Coded(np.asarray([*recode, -1], dtype=np.int32)[coded.codes], tuple(index))
 
 
-def _parse(
-    table: LocalTable,
-    name: str,
-    source: str,
-    coded: Coded,
-    read: Callable[[str], Any],
-    blank: Any,
-    faults: list[Fault],
-) -> NDArray[Any]:
-    out, bad = [], []
-    for code, text in enumerate(coded.values):
-        value = blank
-        if text:
-            try:
-                value = read(text)
-            except ValueError as error:
-                bad.append((code, text, str(error)))
-        out.append(value)
-    if bad:
-        faults += _faults(table, f"{source} ({name})" if source != name else name, coded, bad)
-    # The blank behind the last value keeps the type right for a table of no rows.
-    return np.asarray([*out, blank])[coded.codes]
+def _sex_beside(text: str) -> str:
+    try:
+        return parse_age(text).sex or "" if text else ""
+    except ValueError:
+        return ""
 
 
-def _faults(table: LocalTable, column: str, coded: Coded, bad: list[tuple[int, str, str]]) -> list[Fault]:
-    if any(allowed == NUMERIC_SEX for _, _, allowed in bad):
-        # One fault for the column: every row has it.
-        numbers = {code: text for code, text, allowed in bad if allowed == NUMERIC_SEX}
-        rows = np.flatnonzero(np.isin(coded.codes, list(numbers)))
-        present = sorted({numbers[code] for code in np.unique(coded.codes[rows])})
-        numeric = [_fault(table, column, ", ".join(present[:10]), NUMERIC_SEX, rows)] if len(rows) else []
-        return numeric + _faults(table, column, coded, [entry for entry in bad if entry[0] not in numbers])
+def _shown(source: str, name: str) -> str:
+    return f"{source} ({name})" if source != name else name
+
+
+def _rows(n: int) -> str:
+    return f" ({n} rows)" if n > 1 else ""
+
+
+def where(path: Path, lines: NDArray[np.int64], rows: NDArray[np.int64]) -> str:
+    """Return file and lines of some rows, the first few of them."""
+    shown = ",".join(str(line) for line in lines[rows[:SHOWN_LINES]])
+    return f"{path}:{shown}{',...' if len(rows) > SHOWN_LINES else ''}"
+
+
+def _faults(table: LocalTable, column: str, coded: Coded, bad: dict[int, str]) -> list[Fault]:
+    for whole in {allowed for allowed in bad.values() if allowed.startswith((NUMERIC_SEX, OPEN_ORDER, EXCHANGED))}:
+        # One fault for the column: every row may have it.
+        codes = [code for code, allowed in bad.items() if allowed == whole]
+        rows = np.flatnonzero(np.isin(coded.codes, codes))
+        present = sorted({coded.values[code] for code in np.unique(coded.codes[rows])})
+        more = f" and {len(present) - 10} more" if len(present) > 10 else ""
+        shown = ", ".join(present[:10]) + more
+        found = [_fault(table.path, table.lines, column, shown, whole, rows)] if len(rows) else []
+        return found + _faults(table, column, coded, {c: why for c, why in bad.items() if why != whole})
     order = np.argsort(coded.codes, kind="stable")
     sorted_codes = coded.codes[order]
     found = []
-    for code, text, allowed in bad:
+    for code, allowed in bad.items():
         start, stop = np.searchsorted(sorted_codes, [code, code + 1])
         if start < stop:
-            found.append(_fault(table, column, text, allowed, order[start:stop]))
+            found.append(_fault(table.path, table.lines, column, coded.values[code], allowed, order[start:stop]))
     if len(found) > SHOWN_VALUES:
         left = found[SHOWN_VALUES:]
         further = sum(fault.rows for fault in left)
@@ -185,37 +327,42 @@ def _faults(table: LocalTable, column: str, coded: Coded, bad: list[tuple[int, s
     return found
 
 
-def _fault(table: LocalTable, column: str, value: str | None, allowed: str, rows: NDArray[np.int64]) -> Fault:
-    lines = ",".join(str(line) for line in table.lines[rows[:SHOWN_LINES]])
-    more = ",..." if len(rows) > SHOWN_LINES else ""
-    return Fault(f"{table.path}:{lines}{more}", column, value, allowed, len(rows))
+def _fault(
+    path: Path, lines: NDArray[np.int64], column: str, value: str | None, allowed: str, rows: NDArray[np.int64]
+) -> Fault:
+    return Fault(where(path, lines, rows), column, value, allowed, len(rows))
 
 
-def _derive_age(columns: dict[str, NDArray[Any]]) -> None:
+def _derive_age(reading: _Reading) -> None:
+    """Fill in the age that birth date and date of the ECG make, and name the ages they contradict."""
+    columns = reading.columns
     birth, recorded = columns.pop("birth_date", None), columns.get("recorded_at")
     if birth is None or recorded is None:
         return
     span = recorded - birth
     years = np.where(np.isnat(span), np.nan, span.astype("timedelta64[s]").astype(float) / (365.25 * 86_400))
+    possible = (years >= 0) & (years <= 130)
+    impossible = np.flatnonzero(~np.isnan(years) & ~possible)
+    if len(impossible):
+        reading.doubt("birth_date", "makes no age of a human at the date of the ECG and is left out", impossible)
     age = columns.get("age", np.full(len(years), np.nan))
-    columns["age"] = np.where(np.isnan(age) & (years >= 0) & (years <= 130), years, age)
+    apart = np.flatnonzero(possible & ages_disagree(age, years))
+    if len(apart):
+        reading.doubt("age", "more than two years from what birth date and date of the ECG make", apart)
+    columns["age"] = np.where(np.isnan(age) & possible, years, age)
 
 
-def _contradictions(table: LocalTable, columns: dict[str, NDArray[Any]], ids: dict[str, Coded]) -> list[Fault]:
-    found = []
+def _contradictions(reading: _Reading) -> None:
+    columns, ids = reading.columns, reading.ids
     if "death_date" in columns and "recorded_at" in columns:
         day = "datetime64[D]"
         late = np.flatnonzero(columns["death_date"].astype(day) < columns["recorded_at"].astype(day))
         if len(late):
-            found.append(_fault(table, "death_date", None, "a death on or after the day of the ECG", late))
+            reading.contradict("death_date", None, "a death on or after the day of the ECG", late)
     if "ecg_id" in ids:
-        codes, values = ids["ecg_id"].codes, ids["ecg_id"].values
-        counts = np.bincount(codes, minlength=len(values))
-        for code in np.flatnonzero(counts > 1):
-            if values[code]:
-                rows = np.flatnonzero(codes == code)
-                found.append(_fault(table, "ecg_id", values[code], "each ECG once", rows))
-    return found
+        counts = np.bincount(ids["ecg_id"].codes, minlength=len(ids["ecg_id"].values))
+        twice = [code for code in np.flatnonzero(counts > 1).tolist() if ids["ecg_id"].values[code]]
+        reading.stop("ecg_id", ids["ecg_id"], dict.fromkeys(twice, "each ECG once"))
 
 
 def _join_fields(config: TableConfig) -> dict[str, str]:
@@ -226,7 +373,7 @@ def _join_fields(config: TableConfig) -> dict[str, str]:
         raise CohortError(f"table.join is not a pattern: {error}", value=config.join) from None
     if not fields:
         raise CohortError("table.join names no column", value=config.join, allowed="e.g. 'wfdb/{ExamID}'")
-    return {field: config.columns.get("file", field) if field == "file" else field for field in fields}
+    return {field: str(config.columns.get("file", field)) if field == "file" else field for field in fields}
 
 
 def _join(config: TableConfig, joins: dict[str, str], table: LocalTable) -> list[str]:

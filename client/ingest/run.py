@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from client.cache.entries import STORED, UNREADABLE
 from client.cache.signals import SignalCache, opened
-from client.cohort.link import LinkedRows, link
+from client.cohort.agreement import compare
+from client.cohort.link import LinkedRows, lines_to_look_at, link
 from client.cohort.recordings import match, named, walk
 from client.cohort.selection import select
-from client.cohort.table import usable_table
+from client.cohort.table import CohortTable, usable_table
 from client.ingest.quality_report import write_report
 from client.ingest.reading import BATCH, READING_VERSION, Job, Progress, Recipe, must_be_read, read_in_order
 from client.ingest.register import IngestLedger, opened_ledger
@@ -32,15 +33,29 @@ from ecgshared.study.study import Study
 CHUNK_BATCHES = 32
 """Batches looked up at once. Batches always begin at the same rows: what is computed together stays together."""
 
+REASONS = 10
+"""Of each outcome that leaves files out, so many reasons are told."""
+
 
 @dataclass
 class Ingested:
-    """What a run did: files read, files the caches held already, and the ledger's counts at its end."""
+    """What a run did: files read, files the caches held already, and the ledger's counts at its end.
+
+    ``reasons`` gives for each outcome that leaves a file out (why, files, one of them); ``doubts`` names lines of table
+    and opt-out list to look at, and no value of anybody.
+    """
 
     read: int = 0
     kept: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, list[tuple[str, int, str]]] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
     report: str = ""
+
+    @property
+    def usable(self) -> int:
+        """Recordings that the caches hold for use, of this run and those before."""
+        return sum(self.outcomes.get(outcome, 0) for outcome in ("read", "flagged", "repaired"))
 
 
 def ingest_site(
@@ -56,12 +71,14 @@ def ingest_site(
     ConfigError : no study. CohortError : the site's table or folder cannot be used. RunError : no room.
     """
     if not studies:
-        raise ConfigError("no study to ingest for", remedy="list studies in the site file, or give --study")
+        raise ConfigError(
+            "no study to ingest for", remedy="give --study STUDY.yaml, list studies in the site file, or --all"
+        )
     private_folder(settings.state)
     keys, table = load_keys(settings), usable_table(settings)
     unlisted = named(settings.records, table.file)
     linked = link(settings, table, keys, unlisted=unlisted)
-    done = Ingested()
+    done = Ingested(doubts=lines_to_look_at(table, linked))
     # Studies that see the recordings the same way share a cache: a recording both need is read once.
     needs: dict[str, tuple[Study, NDArray[np.bool_]]] = {}
     for study in studies:
@@ -79,10 +96,12 @@ def ingest_site(
                 recipe = Recipe(study.input, settings.quality, keys.content, features)
                 run = _Run(settings, keys, linked, cache, ledger, recipe)
                 run.all(np.flatnonzero(usable), done, progress)
+                done.doubts += [line for line in run.contradictions(table) if line not in done.doubts]
         if progress is not None:
             progress(0, 0, "listing the folder")
         _list_the_rest(settings, linked, table.other_files, ledger)
         ledger.finish()
+        done.reasons = {outcome: ledger.grouped(outcome, REASONS) for outcome in ("unreadable", "refused", "missing")}
         done.outcomes = {str(outcome): int(files or 0) for outcome, files in ledger.counts("outcome")}
         done.report = str(write_report(settings, ledger))
     return done
@@ -103,9 +122,17 @@ class _Run:
         self.settings, self.keys, self.linked = settings, keys, linked
         self.cache, self.ledger, self.recipe = cache, ledger, recipe
         self.passed = 0
+        self.wanted = np.zeros(0, dtype=np.int64)
+
+    def contradictions(self, table: CohortTable) -> list[str]:
+        """Return in which lines of the table the recordings say otherwise of age and sex."""
+        names = [self.linked.recordings.paths[file] for file in self.linked.file[self.wanted]]
+        age, sex = self.cache.persons([self.keys.record(name) for name in names])
+        return compare(table, self.wanted, age, sex).lines(table)
 
     def all(self, wanted: NDArray[np.int64], done: Ingested, progress: Progress | None) -> None:
         """Read what is lacking of ``wanted`` rows, in their order."""
+        self.wanted = wanted
         self.cache.require_room(max(0, len(wanted) - self.cache.stored()))
         kept_before = done.kept
         for jobs, entries in read_in_order(self._batches(wanted, done), self.recipe, self.settings.compute.threads):
@@ -183,7 +210,9 @@ def _list_the_rest(settings: SiteSettings, linked: LinkedRows, others: frozenset
         elsewhere = named(settings.records, sorted(others))
         recordings, matches = elsewhere or (linked.recordings, match(linked.recordings, sorted(others)))
         meant.update(recordings.paths[i] for i in matches.file[matches.file >= 0])
-    listing = walk(settings.records)
+    # A file of many exams is told by its exams.
+    several = {path.rpartition("#")[0] for path in meant if "#" in path} - meant
+    listing = (path for path in walk(settings.records) if path not in several)
     while part := list(islice(listing, 10_000)):
         ledger.mark([path for path in part if path in meant], "not needed")
         ledger.mark([path for path in part if path not in meant], "without a row")

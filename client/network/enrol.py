@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -59,8 +60,12 @@ class Enrolled:
     new_key: bool
 
 
-def start(kit_file: Path, site_file: Path) -> Enrolled:
+def start(
+    kit_file: Path, site_file: Path, *, given: dict[str, Any] | None = None, guessed: dict[str, str] | None = None
+) -> Enrolled:
     """Make key and request for a kit, and a site file where there is none; a key that is there is kept.
+
+    ``given`` and ``guessed`` are what a new site file says beside the defaults; see :func:`.site_template`.
 
     Raises
     ------
@@ -82,7 +87,7 @@ def start(kit_file: Path, site_file: Path) -> Enrolled:
     }
     new_file = not site_file.exists()
     if new_file:
-        write_whole(site_file, site_template(kit.site, network), quietly=False)
+        write_whole(site_file, site_template(kit.site, network, given=given, guessed=guessed), quietly=False)
     else:
         _join(site_file, kit, network)
     new_key = not key_file.exists()

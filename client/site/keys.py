@@ -36,6 +36,10 @@ class SiteKeys:
         """Return a patient's pseudonym in caches and opt-out lists, 16 bytes."""
         return _keyed(self.own, "patient", patient_id)[:PSEUDONYM_BYTES]
 
+    def near(self, form: str) -> bytes:
+        """Return the pseudonym of a form that ids near each other have, 16 bytes; only opt-out lists hold it."""
+        return _keyed(self.own, "near", form)[:PSEUDONYM_BYTES]
+
     def record(self, path: str) -> bytes:
         """Return the pseudonym of a recording, from its path below the records folder, 16 bytes."""
         return _keyed(self.own, "record", path)[:PSEUDONYM_BYTES]
