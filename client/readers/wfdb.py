@@ -151,11 +151,13 @@ def _mv_per_unit(signal: Signal, path: Path) -> float:
 
 def _physical(
     signal: Signal, samples: NDArray[np.integer], mv_per_step: float, oversampled: int
-) -> NDArray[np.float32]:
-    """Return one signal in mV at the common rate; samples marked invalid are NaN."""
-    millivolts = samples.astype(np.float32)
-    millivolts -= np.float32(signal.baseline)
-    millivolts /= np.float32(1 / mv_per_step)
+) -> NDArray[np.floating]:
+    """Return one signal in mV at the common rate; samples marked invalid are NaN.
+
+    In double precision, as in the other readers: the same samples are the same record, whatever the format.
+    """
+    millivolts = np.subtract(samples, signal.baseline, dtype=np.float64)
+    millivolts *= mv_per_step
     absent = INVALID[signal.fmt]
     if absent is not None:
         invalid = samples == absent
