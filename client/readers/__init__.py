@@ -7,7 +7,8 @@ A reader is a module of this package with two functions::
 
 It is found by being there: a further format is a further file. Modules whose name starts with an underscore
 are parts of readers. `sniff` must rest on content (a magic number, a root element, a header that names the
-file), so that no two readers claim one file and their order does not matter.
+file), so that no two readers claim one file and their order does not matter. Files that are nothing but numbers no
+reader can tell: they are read as the site describes them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from client.site.described import DescribedConfig
+from client.site.described import ENDINGS, DescribedConfig
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
 
@@ -127,7 +128,9 @@ def _read_by_content(path: Path) -> EcgRecord:
         where=path,
         value=head[:16] or None,
         allowed=", ".join(readers()),
-        remedy="give the recording itself (for WFDB its .hea); the format is told by content, not by name",
+        remedy="say under `described:` in the site file what its numbers mean"
+        if head and path.suffix.lower() in ENDINGS
+        else "give the recording itself (for WFDB its .hea); the format is told by content, not by name",
     )
 
 

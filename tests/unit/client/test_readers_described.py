@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pandas as pd
 import pytest
 import scipy.io
 import vendor_exports as exports
+import yaml
 from pydantic import ValidationError
 
 from client.readers import exams, read
@@ -169,6 +173,36 @@ def test_edan_cart_files_can_be_described(tmp_path: Path) -> None:
     record = read(path, described)
     np.testing.assert_allclose(record.p_signal[0], eight[0] / 397, rtol=1e-6)
     assert record.p_signal.shape == (12, 10_000)
+
+
+def test_the_command_reads_an_array_by_its_site_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save(tmp_path, "npy", DIGITAL.astype(np.int16))
+    site = {
+        "site": "a",
+        "records": {"folder": "."},
+        "table": {"path": "t.csv", "columns": {"file": "file"}},
+        "described": {"numbers_per_unit": 200},
+    }
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
+
+    def run(*more: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "ecgshared", "read", str(path), "--json", *more],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = run()
+    assert code == 2
+    assert "`described:`" in said
+    code, said = run("--site", str(tmp_path / "site.yaml"))
+    assert code == 2
+    assert "how many samples a second" in said
+    code, said = run("--site", str(tmp_path / "site.yaml"), "--fs-hz", "500")
+    assert code == 0
+    facts = json.loads(said)
+    assert (facts["format"], facts["fs_hz"], facts["samples"]) == ("described", 500, 2500)
+    assert facts["leads"]["II"]["max_mv"] == pytest.approx(DIGITAL[1].max() / 200, abs=1e-4)
 
 
 @pytest.mark.parametrize(
