@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -104,13 +104,14 @@ def inspect(
     """
     opt_outs = read_opt_outs(settings)
     if unlisted is None:
-        recordings = find_recordings(settings.records) if listed is None else listed
+        recordings = find_recordings(settings.records, settings.described) if listed is None else listed
         matches = match(recordings, table.file)
         others = match(recordings, sorted(table.other_files)).file
         used = np.union1d(matches.file, others)
         without_a_row = len(recordings.paths) - int((used >= 0).sum())
     else:
         (recordings, matches), without_a_row = unlisted, 0
+    recordings = _with_rates(recordings, table, matches.file)
     unit, units, first_stand_in, missing = _units(settings, table, matches.file, recordings)
     faults = [*missing, *_shared_files(table, recordings, matches.file, unit), *_damaged_list(opt_outs)]
     pseudonyms = tuple(keys.patient(name) for name in units)
@@ -131,6 +132,16 @@ def inspect(
         by=by,
         faults=tuple(faults),
     )
+
+
+def _with_rates(recordings: Recordings, table: CohortTable, file: NDArray[np.int64]) -> Recordings:
+    """Hand the table's sampling rates to the recordings they are about."""
+    rates = table.columns.get("fs_hz")
+    if rates is None:
+        return recordings
+    of_file = np.full(len(recordings.paths), np.nan)
+    of_file[file[file >= 0]] = rates[file >= 0]
+    return replace(recordings, fs_hz=of_file)
 
 
 def unmatched_opt_outs(linked: LinkedRows) -> list[tuple[int, str]]:

@@ -6,6 +6,7 @@ in one fixed ending, a row's file is known without any listing (:func:`named`).
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,30 +17,45 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from client.site.described import ENDINGS, DescribedConfig
 from client.site.settings import RecordsConfig
+from ecgshared.arrays import Floats
 from ecgshared.errors import CohortError, EcgReadError
 
-_COMPANIONS = (".dat", ".mat")
+_COMPANIONS = (".dat", ".mat", ".flac")
 """Where a header's samples lie: a change there is a change of the recording."""
 _CONTAINERS = (".hdf5", ".h5")
-"""Files of many exams; a row means one of them as ``exams.hdf5#1234``."""
+"""Files of many exams; a row means one of them as ``exams.hdf5#1234``. A site may describe others."""
 ANYWHERE = "**/"
 """Before a row's file: in whatever folder below that of the records."""
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """Recordings below ``folder``; ``paths`` are relative to it, with slashes."""
+    """Recordings below ``folder``; ``paths`` are relative to it, with slashes.
+
+    ``described`` is what the site says of its plain arrays; ``fs_hz``, shape = (paths,), the rates by its table, NaN
+    where it has none.
+    """
 
     folder: Path
     paths: tuple[str, ...]
+    described: DescribedConfig | None = None
+    fs_hz: Floats | None = None
 
     def full(self, index: int) -> Path:
         """Return where a recording lies."""
         return self.folder / self.paths[index]
 
+    def rate(self, index: int) -> float | None:
+        """Return the samples per second that the table gives a recording."""
+        return None if self.fs_hz is None or np.isnan(self.fs_hz[index]) else float(self.fs_hz[index])
+
     def signature(self, index: int) -> tuple[int, int]:
         """Return (bytes, newest modification time in ns) of a recording and its companions.
+
+        What the site says of a recording, by its description and its table, changes the time: said otherwise, the
+        recording is read again.
 
         Raises
         ------
@@ -57,7 +73,17 @@ class Recordings:
             except OSError:
                 continue  # most formats have none
             size, newest = size + beside.st_size, max(newest, beside.st_mtime_ns)
-        return size, newest
+        return size, newest ^ self._said(index)
+
+    def _said(self, index: int) -> int:
+        rate = self.rate(index)
+        described = self.described
+        if described is not None and not described.covers(PurePosixPath(self.paths[index])):
+            described = None
+        if described is None and rate is None:
+            return 0
+        text = f"{rate} {'' if described is None else described.model_dump_json()}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
 
 
 @dataclass(frozen=True)
@@ -72,14 +98,14 @@ class Matches:
     ambiguous: tuple[str, ...]
 
 
-def find_recordings(config: RecordsConfig) -> Recordings:
-    """List the recordings below the site's folder, sorted.
+def find_recordings(config: RecordsConfig, described: DescribedConfig | None = None) -> Recordings:
+    """List the recordings below the site's folder, sorted; a file of many exams by its exams.
 
     Raises
     ------
     CohortError : there is no such folder, or nothing in it fits the pattern.
     """
-    found = sorted(one for path in walk(config) for one in _exams_of(config.folder, path))
+    found = sorted(one for path in walk(config) for one in _exams_of(config.folder, path, described))
     if not found:
         raise CohortError(
             "no file fits records.pattern",
@@ -87,7 +113,7 @@ def find_recordings(config: RecordsConfig) -> Recordings:
             value=config.pattern,
             allowed="a pattern such as **/*.hea, or several",
         )
-    return Recordings(config.folder, tuple(found))
+    return Recordings(config.folder, tuple(found), described)
 
 
 def walk(config: RecordsConfig) -> Iterator[str]:
@@ -106,7 +132,9 @@ def walk(config: RecordsConfig) -> Iterator[str]:
     return _walk(os.fspath(config.folder), "", tails)
 
 
-def named(config: RecordsConfig, wanted: Sequence[str]) -> tuple[Recordings, Matches] | None:
+def named(
+    config: RecordsConfig, wanted: Sequence[str], described: DescribedConfig | None = None
+) -> tuple[Recordings, Matches] | None:
     """Return the files the rows mean without asking the disk; None where only a listing can tell.
 
     That is so where the last part of each pattern is ``*`` and an ending: a name with such an ending is the file, a
@@ -120,7 +148,7 @@ def named(config: RecordsConfig, wanted: Sequence[str]) -> tuple[Recordings, Mat
         ending = PurePosixPath(parts[-1]).suffix
         if parts[-1] != f"*{ending}" or not ending or any(mark in ending for mark in "*?["):
             return None
-        if ending in _CONTAINERS:
+        if ending in _CONTAINERS or (described is not None and described.exams):
             return None  # which exams a file holds, only the file can tell
         endings.setdefault(ending, []).append(parts)
     index: dict[str, int] = {}
@@ -134,18 +162,19 @@ def named(config: RecordsConfig, wanted: Sequence[str]) -> tuple[Recordings, Mat
         ending, path = (ending, name) if ending else (next(iter(endings)), name + next(iter(endings)))
         if any(_fits(tuple(path.split("/")), parts) for parts in endings[ending]):
             file[row] = index.setdefault(path, len(index))
-    return Recordings(config.folder, tuple(index)), Matches(file, ())
+    return Recordings(config.folder, tuple(index), described), Matches(file, ())
 
 
-def _exams_of(folder: Path, path: str) -> Iterator[str]:
+def _exams_of(folder: Path, path: str, described: DescribedConfig | None) -> Iterator[str]:
     """Give a file's exams by their addresses, and a file of one recording as itself."""
-    if not path.endswith(_CONTAINERS):
+    covered = described is not None and described.exams and described.covers(PurePosixPath(path))
+    if not path.endswith(_CONTAINERS) and not covered:
         yield path
         return
-    from client.readers.hdf5 import exams
+    from client.readers import exams
 
     try:
-        for address in exams(folder / path):
+        for address in exams(folder / path, described):
             yield str(PurePosixPath(path).with_name(address.name))
     except EcgReadError:
         yield path  # reading it will name the fault
@@ -154,7 +183,7 @@ def _exams_of(folder: Path, path: str) -> Iterator[str]:
 def _file_of(path: str) -> str:
     """Return the file of a recording's path or address."""
     base, mark, _ = path.rpartition("#")
-    return base if mark and base.endswith(_CONTAINERS) else path
+    return base if mark and base.endswith(ENDINGS) else path
 
 
 def match(recordings: Recordings, wanted: Sequence[str]) -> Matches:

@@ -76,7 +76,7 @@ def ingest_site(
         )
     private_folder(settings.state)
     keys, table = load_keys(settings), usable_table(settings)
-    unlisted = named(settings.records, table.file)
+    unlisted = named(settings.records, table.file, settings.described)
     linked = link(settings, table, keys, unlisted=unlisted)
     done = Ingested(doubts=lines_to_look_at(table, linked))
     # Studies that see the recordings the same way share a cache: a recording both need is read once.
@@ -93,7 +93,7 @@ def ingest_site(
             waiting = None if progress is None else (lambda: progress(0, 0, "waiting for another process of this site"))
             with opened(folder, study.input.samples, waiting=waiting) as cache:
                 cache.forget(gone)
-                recipe = Recipe(study.input, settings.quality, keys.content, features)
+                recipe = Recipe(study.input, settings.quality, keys.content, features, settings.described)
                 run = _Run(settings, keys, linked, cache, ledger, recipe)
                 run.all(np.flatnonzero(usable), done, progress)
                 done.doubts += [line for line in run.contradictions(table) if line not in done.doubts]
@@ -201,7 +201,8 @@ class _Run:
         done.kept += len(kept)
         jobs: list[Job | None] = [None] * len(rows)
         for k in read:
-            jobs[here[k]] = Job(recordings.folder / names[k], records[k], patients[k], known[k])
+            rate = recordings.rate(int(files[here[k]]))
+            jobs[here[k]] = Job(recordings.folder / names[k], records[k], patients[k], known[k], rate)
         return jobs
 
 
@@ -210,7 +211,7 @@ def _list_the_rest(settings: SiteSettings, linked: LinkedRows, others: frozenset
     paths = linked.recordings.paths
     meant = {paths[i] for i in np.unique(linked.file[linked.file >= 0])}
     if others:
-        elsewhere = named(settings.records, sorted(others))
+        elsewhere = named(settings.records, sorted(others), settings.described)
         recordings, matches = elsewhere or (linked.recordings, match(linked.recordings, sorted(others)))
         meant.update(recordings.paths[i] for i in matches.file[matches.file >= 0])
     # A file of many exams is told by its exams.

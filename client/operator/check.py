@@ -63,7 +63,7 @@ def check_site(path: Path, studies: tuple[Path, ...] = (), *, offline: bool = Fa
         return found
     held = settings.studies if settings.network is None else _approved(settings, found)
     known = [study for name in studies or held if (study := _study(name, settings, found))]
-    recordings = _tried(found, lambda: find_recordings(settings.records))
+    recordings = _tried(found, lambda: find_recordings(settings.records, settings.described))
     table = _tried(found, lambda: read_cohort_table(settings))
     if _tried(found, lambda: read_opt_outs(settings)) is None:
         settings = settings.model_copy(update={"exclude": None})
@@ -248,6 +248,7 @@ def _try(
     """Read a few recordings of each kind: of those the table means, where it means any."""
     meant = np.zeros(0, dtype=np.int64) if linked is None else np.unique(linked.file[~linked.opted_out])
     meant = meant[meant >= 0]
+    recordings = recordings if linked is None else linked.recordings  # with the rates that the table gives
     tried = try_recordings(settings, recordings, meant.tolist() or range(len(recordings.paths)), sample)
     for kind in tried.kinds:
         text = "\n".join(kind.lines())

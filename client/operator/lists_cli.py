@@ -42,15 +42,9 @@ def codes(as_json: AsJson = False) -> None:
 
 def formats(as_json: AsJson = False) -> None:
     """List the formats of recordings that can be read; a file's content tells which it is, not its name."""
-    from client.readers import readers
+    from client.readers import formats as known
 
-    _show(
-        [
-            {"format": name, "what": (module.__doc__ or "").strip().splitlines()[0]}
-            for name, module in readers().items()
-        ],
-        as_json,
-    )
+    _show(known(), as_json)
 
 
 def _show(rows: list[dict[str, str]], as_json: bool) -> None:

@@ -83,7 +83,7 @@ def try_recordings(settings: SiteSettings, recordings: Recordings, wanted: Seque
         kind = kinds[name] = Kind(name, len(files))
         places = np.unique(np.linspace(0, len(files) - 1, min(each, len(files))).round().astype(np.int64))
         chosen += [(kind, files[place]) for place in places.tolist()]
-    recipe = Recipe(InputConfig(), settings.quality, b"\0" * 32)
+    recipe = Recipe(InputConfig(), settings.quality, b"\0" * 32, described=settings.described)
     file, age, sex = [], [], []
     for start in range(0, len(chosen), BATCH):
         part = chosen[start : start + BATCH]
@@ -105,7 +105,7 @@ def _read(recordings: Recordings, files: Sequence[int], recipe: Recipe) -> list[
     jobs, gone = [], []
     for place, index in enumerate(files):
         try:
-            jobs.append(Job(recordings.full(index), b"", b"", recordings.signature(index)))
+            jobs.append(Job(recordings.full(index), b"", b"", recordings.signature(index), recordings.rate(index)))
         except OSError:
             gone.append(place)
     entries = iter(read_batch(jobs, recipe))

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from client.site.described import DescribedConfig
 from ecgshared.config import Config, load_yaml, validate
 from ecgshared.errors import ConfigError
 from ecgshared.privacy.disclosure import DisclosureLimits
@@ -179,6 +180,11 @@ class SiteSettings(Config):
     site: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="this site's name in studies and certificate")
     records: RecordsConfig
     table: TableConfig
+    described: DescribedConfig | None = Field(
+        default=None,
+        description="recordings that are plain arrays (NumPy, CSV, HDF5, Parquet, MATLAB, raw numbers): which files, "
+        "order of the axes, leads, rate, unit; null where there are none",
+    )
     state: Path = Field(default=Path("state"), description="cache, ledger, outbox, logs: owner-only")
     patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = Field(
         default="refuse", description="what becomes of rows without a patient id"

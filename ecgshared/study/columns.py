@@ -86,6 +86,7 @@ STANDARD_COLUMNS: dict[str, Column] = {
         Column("sex", "sex", "F or M"),
         Column("birth_date", "date", "only to derive age; never kept"),
         Column("device", "text", "recording device"),
+        Column("fs_hz", "number", "samples per second, for recordings whose files do not state it", 20, 32_000, "Hz"),
         Column("death_date", "date", "date of death; empty while alive"),
         Column("death_cause", "code", "underlying cause of death, ICD-10"),
         Column("death_in_hospital", "flag", "1 if death happened in hospital"),
