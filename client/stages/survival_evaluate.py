@@ -35,6 +35,7 @@ from ecgshared.stats.survival_performance import (
     calibration_slope,
     cumulative_auc,
     expected_over_observed,
+    free_at,
     integrated_brier,
     observed_risk,
 )
@@ -128,7 +129,9 @@ def local_answer(
         figures[i] = _figures(rows, model, found, horizon)
         for j, name in enumerate(COMPARED):
             if name in found and name in (first or found):
-                differences[i, j] = (found[name] - (first or found)[name]).estimate(rows.patient, "identity").as_array()
+                difference = found[name] - (first or found)[name]
+                known = _events_behind(rows, name, horizon)
+                differences[i, j] = difference.estimate(rows.patient, "identity", events=known).as_array()
         first = first or found
         sizes = [group_size(rows.patient, rows.observed, model.group == k) for k in range(g)]
         shown = release_partition(np.array([s.patients for s in sizes]), None, limits)
@@ -222,10 +225,19 @@ class _Group:
 
 
 def _by_horizon(rows: _Group | FollowedRows, horizon: float) -> GroupSize:
-    """Patients, and the lesser of those seen to have the event by the horizon and those seen past it."""
+    """Patients, and the lesser of those seen to have the event by the horizon and those seen to be free of it then."""
     case = len(np.unique(rows.patient[rows.observed & (rows.years <= horizon)]))
-    past = len(np.unique(rows.patient[rows.years > horizon]))
-    return GroupSize(len(np.unique(rows.patient)), min(case, past))
+    free = len(np.unique(rows.patient[free_at(rows.years, rows.observed, horizon)]))
+    return GroupSize(len(np.unique(rows.patient)), min(case, free))
+
+
+def _events_behind(rows: FollowedRows, figure: str, horizon: float) -> int:
+    """Patients whose events a figure hangs on: of all pairs, of pairs up to the horizon, of a status at the horizon."""
+    if figure == "harrell":
+        return len(np.unique(rows.patient[rows.observed]))
+    if figure == "uno":
+        return len(np.unique(rows.patient[rows.observed & (rows.years < horizon)]))
+    return _by_horizon(rows, horizon).events
 
 
 def _influenced(rows: FollowedRows, model: Predicted, horizon: float) -> dict[str, Influenced]:
@@ -249,7 +261,9 @@ def _influenced(rows: FollowedRows, model: Predicted, horizon: float) -> dict[st
 
 
 def _figures(rows: FollowedRows, model: Predicted, found: dict[str, Influenced], horizon: float) -> Floats:
-    estimates: dict[str, Estimate] = {name: value.estimate(rows.patient) for name, value in found.items()}
+    estimates: dict[str, Estimate] = {
+        name: value.estimate(rows.patient, events=_events_behind(rows, name, horizon)) for name, value in found.items()
+    }
     if model.reaches(horizon):
         risk = 1 - model.survival[:, -1]
         estimates["expected_over_observed"] = _defined(

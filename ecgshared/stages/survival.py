@@ -8,8 +8,8 @@ own fit, for the forest plot), ``baseline`` (mean predicted and observed risk, t
 
 Modes. ``stratified``: every site has its own baseline hazard; discloses least. ``exact``: one baseline for all, the
 pooled Cox model of times moved up to a common grid, whose intervals each site must be able to serve
-(:mod:`ecgshared.stats.cox_disclosure`). ``local``: each site fits by itself, the estimates are combined by their
-inverse variances.
+(:mod:`ecgshared.stats.cox_disclosure`). ``local``: each site fits by itself, the estimates are combined as random
+effects (:mod:`ecgshared.stats.meta_analysis`).
 
 What a site answers is capped: of each phase and model it answers so many DIFFERENT questions about one study and no
 more, whatever the run is called (``QUESTIONS``). Coefficients that put the weight of the risk set on a few people count
@@ -24,7 +24,8 @@ Result JSON::
      "models": {name: {"inputs": [...], "coefficients": {input: {"coef", "se", "low", "high", "hazard_ratio", "p",
        "per_sd"}}, "log_likelihood", "log_likelihood_null", "rounds", "robust", "ecgs", "patients", "events",
        "proportional_hazards": {input: {"chi2", "p"}} or null, "forest": {input: {"sites": {site: {"coef", "se"}},
-       "fixed": EST, "random": EST, "q", "p", "i2", "tau2"}}, "baseline": {"years": [...], "hazard": [...]}, "cuts":
+       "fixed": EST, "random": EST, "random_p", "prediction": [low, high], "q", "p", "i2", "tau2"}},
+       "baseline": {"years": [...], "hazard": [...]}, "cuts":
        [...], "notes": [...]}},
      "sites": {site: {"ecgs", "patients", "events", "event_patients", "left_out": {"time unknown", "input missing"},
        "missing": {input: n}, "took_part": bool, "reason": text}}, "absent": {site: {phase: reason}}}

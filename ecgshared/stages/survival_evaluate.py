@@ -20,13 +20,17 @@ Result JSON::
     MODEL = {"harrell", "uno", "auc", "brier", "integrated_brier", "expected_over_observed", "slope": EST each,
      "difference": {"harrell", "uno", "auc": EST}, "groups": [{"ecgs", "events", "predicted", "observed": EST,
      "curve": {"survival", "low", "high", "at_risk": [...]}}]}
-    POOLED = {"harrell", ..., "slope", "difference" as MODEL, "heterogeneity": {"harrell", "slope": {"q", "p", "i2",
-     "tau2"}}, "log_rank": {"chi2", "degrees", "p", "sites"}, "groups": [{"ecgs", "events", "curve": {"survival", "low",
+    POOLED = {"harrell", ..., "slope", "difference" as MODEL, "heterogeneity": {"harrell", "slope",
+     "expected_over_observed": {"q", "p", "i2", "tau2", "random": EST, "prediction": [low, high], "sites": n}},
+     "not_pooled": {figure: {site: reason}},
+     "log_rank": {"chi2", "degrees", "p", "sites"}, "groups": [{"ecgs", "events", "curve": {"survival", "low",
      "high", "at_risk", "sites"}}]}
 
 ``difference`` is to the step's first model. Pooled concordance and AUC are the event-weighted means of the sites' own
-(pairs within a site only), Brier scores the ECG-weighted ones, slope and expected over observed combine by inverse
-variances. null: withheld by the site, or undefined for so few.
+(pairs within a site only), Brier scores the ECG-weighted ones; slope and expected over observed are random effects. A
+site whose score is constant or perfect has no error to weigh it by and is left out of what is pooled, with its reason.
+Heterogeneity is on the logit scale for concordance, the log scale for ratios. A value without an interval hangs on
+fewer than ten patients with the event. null: withheld by the site, or undefined for so few.
 """
 
 from __future__ import annotations

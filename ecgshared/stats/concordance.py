@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ecgshared.arrays import Floats, Ints
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.censoring import censoring, require_survival
+from ecgshared.stats.few_events import few_events_estimate
 from ecgshared.stats.influence import Estimate, Scale, by_patient, estimate
 
 
@@ -36,9 +37,19 @@ class Influenced:
     value: float
     influence: Floats
 
-    def estimate(self, patient: Ints, scale: Scale = "logit") -> Estimate:
-        """Return value, patient-clustered standard error and interval; ``patient``: shape = (n,)."""
-        return estimate(self.value, clustered_variance(self.influence, patient), scale)
+    def estimate(self, patient: Ints, scale: Scale = "logit", *, events: float | None = None) -> Estimate:
+        """Return value, patient-clustered standard error and interval.
+
+        Parameters
+        ----------
+        patient : shape = (n,).
+        events : patients with the event behind the figure, for an interval that holds where they are few (see
+            :mod:`ecgshared.stats.few_events`); None: the plain one, of many.
+        """
+        variance = clustered_variance(self.influence, patient)
+        if events is None:
+            return estimate(self.value, variance, scale)
+        return few_events_estimate(self.value, variance, events, scale)
 
     def __sub__(self, other: Influenced) -> Influenced:
         """Return the difference of two statistics of the SAME ECGs: what they share cancels."""

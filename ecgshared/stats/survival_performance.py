@@ -21,8 +21,18 @@ from ecgshared.stats.concordance import Influenced, clustered_variance
 from ecgshared.stats.cox import prepare, risk_sums, stratified_sums
 from ecgshared.stats.cox_fit import newton_fit
 from ecgshared.stats.cox_residuals import residual_terms, score_meat, score_residuals
-from ecgshared.stats.influence import Estimate, estimate
+from ecgshared.stats.few_events import few_events_estimate
+from ecgshared.stats.influence import Estimate
 from ecgshared.stats.kaplan_meier import kaplan_meier, log_survival_influence
+
+
+def free_at(time: Floats, event: NDArray[np.bool_], horizon: float) -> NDArray[np.bool_]:
+    """Say who is known to be free of the event at ``horizon``, shape = (n,): followed past it, or censored on its day.
+
+    On one day events come before censorings, as everywhere here. So a follow-up that is cut at the horizon leaves every
+    status there known.
+    """
+    return np.asarray((time > horizon) | ((time == horizon) & ~event), dtype=np.bool_)
 
 
 def cumulative_auc(time: NDArray[Any], event: NDArray[Any], risk: NDArray[Any], horizon: float) -> Influenced:
@@ -34,14 +44,14 @@ def cumulative_auc(time: NDArray[Any], event: NDArray[Any], risk: NDArray[Any], 
 
     Raises
     ------
-    StatisticsError : no event by the horizon, or nobody followed past it.
+    StatisticsError : no event by the horizon, or nobody known to be free of it then.
     """
     time, event = require_survival(time, event)
     risk = np.asarray(risk, dtype=np.float64)
     chance = censoring(time, event)
-    case, control = event & (time <= horizon), time > horizon
+    case, control = event & (time <= horizon), free_at(time, event, horizon)
     if not case.any() or not control.any():
-        raise StatisticsError("an AUC needs events by the horizon and people followed past it", value=horizon)
+        raise StatisticsError("an AUC needs events by the horizon and people followed to it", value=horizon)
     weight = 1.0 / chance.before(time[case])
     beaten = _share_below(risk[control], risk[case])
     value = float(weight @ beaten) / float(weight.sum())
@@ -71,24 +81,25 @@ def brier_score(time: NDArray[Any], event: NDArray[Any], survival: NDArray[Any],
 
     Raises
     ------
-    StatisticsError : everybody is censored by the horizon, so that no status is known there.
+    StatisticsError : everybody is censored before the horizon, so that nobody is known to be free of the event then.
     """
     time, event = require_survival(time, event)
     return _brier(time, event, np.asarray(survival, dtype=np.float64), horizon, censoring(time, event))
 
 
 def _brier(time: Floats, event: NDArray[np.bool_], survival: Floats, horizon: float, chance: Censoring) -> Influenced:
-    case, control = event & (time <= horizon), time > horizon
-    free = float(chance.until(horizon))
-    if not control.any() or free <= 0:
-        raise StatisticsError("a Brier score needs people followed past the horizon", value=horizon)
+    case, control = event & (time <= horizon), free_at(time, event, horizon)
+    # Who is censored on the day of the horizon counts: the chance is that of being followed to that day.
+    free = float(chance.before(horizon))
+    if not control.any():
+        raise StatisticsError("a Brier score needs people followed to the horizon", value=horizon)
     term = np.zeros(len(time))
     term[case] = survival[case] ** 2 / chance.before(time[case])
     term[control] = (1 - survival[control]) ** 2 / free
     value = float(term.mean())
     through = chance.influence(-term[case] / len(time), time[case], before=True)
     through += chance.influence(
-        np.array([-term[control].sum() / len(time)]), np.array([horizon], dtype=np.float64), before=False
+        np.array([-term[control].sum() / len(time)]), np.array([horizon], dtype=np.float64), before=True
     )
     return Influenced(value, (term - value) / len(time) + through)
 
@@ -129,7 +140,8 @@ def expected_over_observed(
     influence = ratio * (
         (risk / risk.mean() - 1) / len(risk) + (1 - observed) * log_survival_influence(time, event, horizon) / observed
     )
-    return estimate(ratio, clustered_variance(influence, patient), "log")
+    events = float(len(np.unique(patient[event & (time <= horizon)])))
+    return few_events_estimate(ratio, clustered_variance(influence, patient), events, "log")
 
 
 @dataclass(frozen=True)
@@ -190,4 +202,5 @@ def calibration_slope(time: NDArray[Any], event: NDArray[Any], score: NDArray[An
     fit.require_converged()
     terms = residual_terms(risk_sums(rows, fit.beta), "efron")
     meat = score_meat(score_residuals(rows, fit.beta, terms), patient[rows.row])
-    return estimate(float(fit.beta[0]), float((fit.covariance @ meat @ fit.covariance)[0, 0]), "identity")
+    variance = float((fit.covariance @ meat @ fit.covariance)[0, 0])
+    return few_events_estimate(float(fit.beta[0]), variance, float(len(np.unique(patient[event]))), "identity")

@@ -13,7 +13,7 @@ from server.rounds.step_context import Artefact
 _MODES = {
     "stratified": "Every site keeps a baseline hazard of its own (stratified by site)",
     "exact": "One baseline hazard for all sites, on a coarse common time grid (exact pooled Cox)",
-    "local": "Each site fits by itself; estimates are combined by inverse variances",
+    "local": "Each site fits by itself; estimates are combined as random effects",
 }
 EVENTS = {"death": "death", "scd": "sudden cardiac death", "vfvt": "VF/VT", "mi": "myocardial infarction"}
 
@@ -129,10 +129,12 @@ def _forest(model: dict[str, Any], column: str, sd: float | None) -> Forest:
         weight = None if not s["se"] else s["se"] ** -2
         rows.append(_row(site, s["coef"], half, per, weight=weight))
     for label, key in (("fixed effect", "fixed"), ("random effects", "random")):
-        half = None if f[key]["se"] is None else 1.959964 * f[key]["se"]
-        rows.append(_row(label, f[key]["value"], half, per, pooled=True))
-    half = None if pooled["se"] is None else 1.959964 * pooled["se"]
-    rows.append(_row("the model over sites", pooled["coef"], half, per, pooled=True))
+        rows.append(_span_row(label, f[key]["value"], f[key]["low"], f[key]["high"], per))
+    if None not in f["prediction"]:
+        rows.append(
+            _span_row("another site, prediction", f["random"]["value"], f["prediction"][0], f["prediction"][1], per)
+        )
+    rows.append(_span_row("the model over sites", pooled["coef"], pooled["low"], pooled["high"], per))
     unit = "yes against no" if column in FLAGS else "per standard deviation" if per != 1.0 else "per unit"
     return forest(
         f"Hazard ratio of {column}",
@@ -140,8 +142,14 @@ def _forest(model: dict[str, Any], column: str, sd: float | None) -> Forest:
         f"hazard ratio, {unit}",
         reference=1.0,
         log=True,
-        caption=f"Sites' own fits and their combination. {_spread(f, per)}",
+        caption="Sites' own fits and their combination; random effects with Hartung and Knapp's interval, and where "
+        f"a further site's value is expected. {_spread(f, per)}",
     )
+
+
+def _span_row(label: str, value: float | None, low: float | None, high: float | None, per: float) -> ForestRow:
+    middle, lower, upper = (None if v is None else math.exp(v * per) for v in (value, low, high))
+    return ForestRow(label, middle, lower, upper, pooled=True)
 
 
 def _row(label: str, value: float | None, half: float | None, per: float, **keys: Any) -> ForestRow:

@@ -12,6 +12,11 @@ from server.rounds.step_context import Artefact
 
 _GROUPS = {"training": "lockboxes of the training sites", "zero_shot": "zero-shot sites"}
 _SHORT = {"training": "pooled, training", "zero_shot": "pooled, zero-shot"}
+_POOLED_FIGURES = {
+    "harrell": "Harrell's C",
+    "slope": "calibration slope",
+    "expected_over_observed": "expected/observed",
+}
 _RISK = {2: ("lower half", "upper half"), 3: ("lowest tertile", "middle tertile", "highest tertile")}
 
 
@@ -25,10 +30,12 @@ def evaluation_sections(artefact: Artefact) -> list[Section]:
             "Harrell's C counts all pairs within a site; Uno's C weights them by the chance of being seen, up to the "
             "horizon. Pooled concordance is the mean of the sites' own, weighted by their events. Differences are to "
             f"the model {r['reference']!r}, on the same ECGs. 95% intervals are clustered by patient where a site "
-            "knows its patients. Training sites and zero-shot sites are never pooled together."
+            "knows its patients, and a figure that hangs on fewer than ten patients with the event has none. "
+            "Training sites and zero-shot sites are never pooled together."
         ),
         _discrimination(r),
         _accuracy(r),
+        _agreement(r),
     ]
     blocks += [_differences(r, name) for name in r["models"] if name != r["reference"]]
     for group, pooled in r["pooled"].items():
@@ -114,6 +121,25 @@ def _accuracy(r: dict[str, Any]) -> Table:
         "horizon."
     )
     return Table("Calibration and accuracy", columns, rows, note=note)
+
+
+def _agreement(r: dict[str, Any]) -> Table:
+    """How far sites differ, what another site may expect, and which sites a pooled figure leaves out."""
+    rows: list[list[Cell]] = []
+    for group, pooled in r["pooled"].items():
+        for name, m in pooled["models"].items():
+            for figure, words in _POOLED_FIGURES.items():
+                h = m["heterogeneity"][figure]
+                low, high = h["prediction"]
+                another = "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+                out = "; ".join(f"{site}: {why}" for site, why in m["not_pooled"].get(figure, {}).items())
+                rows.append([_SHORT[group], name, words, h["sites"], span(h["random"]), another, h["i2"], out or "-"])
+    columns = ["", "model", "figure", "sites", "random effects", "another site", "I2", "left out"]
+    note = (
+        "Random effects: the mean over sites that truly differ, with Hartung and Knapp's interval. Another site: 95% "
+        "prediction interval for the true value at a further site, from three sites on."
+    )
+    return Table("How far sites differ", columns, rows, note=note)
 
 
 def _differences(r: dict[str, Any], name: str) -> Forest:

@@ -132,7 +132,10 @@ def _model(question: Question, active: tuple[str, ...]) -> tuple[dict[str, Any],
         notes.append("No site may tell its observed risk at any time up to the horizon: no absolute risks.")
     result = {
         "inputs": list(names),
-        "coefficients": {name: _coefficient(raw, j, float(beta[j])) for j, name in enumerate(names)},
+        "coefficients": {
+            name: _coefficient(raw, j, float(beta[j])) | (_interval_of(forest[name]) if step.mode == "local" else {})
+            for j, name in enumerate(names)
+        },
         "log_likelihood": number(fit.log_likelihood),
         "log_likelihood_null": number(fit.log_likelihood_null),
         "rounds": fit.rounds,
@@ -172,6 +175,11 @@ def _coefficient(fit: CoxFit, j: int, per_sd: float) -> dict[str, float | None]:
     }
 
 
+def _interval_of(forest: Mapping[str, Any]) -> dict[str, float | None]:
+    """Interval and p-value of random effects: Student's t over the sites, not the normal one of one model."""
+    return {"low": forest["random"]["low"], "high": forest["random"]["high"], "p": forest["random_p"]}
+
+
 def _forest(singles: Mapping[str, tuple[Floats, Floats]], j: int) -> dict[str, Any]:
     """Put the sites' own coefficients of one input together."""
     values = np.array([coef[j] for coef, _ in singles.values()])
@@ -181,14 +189,15 @@ def _forest(singles: Mapping[str, tuple[Floats, Floats]], j: int) -> dict[str, A
         "sites": {s: {"coef": number(coef[j]), "se": number(se[j])} for s, (coef, se) in singles.items()},
         "fixed": est(together.fixed),
         "random": est(together.random),
-        **{key: number(getattr(together, key)) for key in ("q", "p", "i2", "tau2")},
+        "prediction": numbers(together.prediction),
+        **{key: number(getattr(together, key)) for key in ("random_p", "q", "p", "i2", "tau2")},
     }
 
 
 def _combined(forest: Mapping[str, Any], names: tuple[str, ...]) -> CoxFit:
-    """The sites' own fits by their inverse variances; raise where no site has one."""
-    beta = np.array([forest[n]["fixed"]["value"] for n in names], dtype=np.float64)
-    se = np.array([forest[n]["fixed"]["se"] for n in names], dtype=np.float64)
+    """The sites' own fits as random effects; raise where no site has one."""
+    beta = np.array([forest[n]["random"]["value"] for n in names], dtype=np.float64)
+    se = np.array([forest[n]["random"]["se"] for n in names], dtype=np.float64)
     if not np.isfinite(beta).all():
         raise StatisticsError("no site could fit this model by itself", value=names, remedy="mode stratified")
     return CoxFit(beta, np.diag(se**2), np.nan, np.nan, 0.0, 0, 0, True)

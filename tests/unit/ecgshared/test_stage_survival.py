@@ -176,7 +176,8 @@ def test_the_forest_holds_the_fit_of_each_site_alone():
         np.testing.assert_allclose([f["se"] for f in found], fit.standard_errors_, atol=1e-6)
     local = Federation(study([{**FIT, "robust": False, "mode": "local"}]), data).run()["cox"].result
     forest = local["models"]["both"]["forest"]
-    assert coefficients(local["models"]["both"]) == [f["fixed"]["value"] for f in forest.values()]
+    assert coefficients(local["models"]["both"]) == [f["random"]["value"] for f in forest.values()]
+    assert coefficients(local["models"]["both"], "low") == [f["random"]["low"] for f in forest.values()]
 
 
 EVALUATE = {"id": "judged", "stage": "survival_evaluate", "uses": ["cox"]}
@@ -257,6 +258,31 @@ def test_the_pooled_baseline_makes_predicted_risk_what_the_sites_saw():
         ).mean()
         seen = [len(f) * (1 - float(KaplanMeierFitter().fit(f["years"], f["event"]).predict(year))) for f in frames]
         assert predicted == pytest.approx(sum(seen) / sum(len(f) for f in frames), abs=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["constant", "perfect"])
+def test_a_site_whose_score_is_constant_or_perfect_is_left_out_with_a_reason(kind):
+    data = {**three_sites(), "d": followed(4, 260, split="lockbox")}
+    times = data["d"].event_times["death"]
+    age = np.full(len(data["d"]), 60.0)
+    if kind == "perfect":
+        age = 90 - 10 * (np.nan_to_num(times.years) + 0.001 * ~times.observed)
+    data["d"] = replace(data["d"], age=age.astype(np.float32))
+    step = {**FIT, "models": [{"name": "age", "inputs": ["age"]}]}
+    federation = Federation(study([step, EVALUATE], zero_shot=("c", "d")), data)
+    result = federation.run()["judged"].result
+    alone = {site: result["sites"][site]["models"]["age"]["harrell"] for site in "cd"}
+    pooled = result["pooled"]["zero_shot"]["models"]["age"]
+    assert federation.artefacts["cox"].result["models"]["age"]["coefficients"]["age"]["coef"] > 0
+    assert pooled["heterogeneity"]["harrell"]["sites"] == 1
+    if kind == "constant":
+        assert alone["d"] == {"value": 0.5, "se": None, "low": None, "high": None}
+        assert pooled["not_pooled"]["harrell"] == {"d": "a constant score, which has no error"}
+        assert pooled["harrell"]["value"] == pytest.approx(alone["c"]["value"])
+    else:
+        assert alone["d"]["value"] == alone["d"]["high"] == 1.0
+        assert 0.8 < alone["d"]["low"] < 1.0
+        assert alone["c"]["value"] < pooled["harrell"]["value"] < pooled["harrell"]["high"] < 1.0
 
 
 def test_no_number_of_a_lockbox_reaches_the_fit():
