@@ -23,7 +23,8 @@ Result JSON::
      "follow_up_years", "grid": [...] or null, "standardised": {input: {"mean", "sd"}},
      "models": {name: {"inputs": [...], "coefficients": {input: {"coef", "se", "low", "high", "hazard_ratio", "p",
        "per_sd"}}, "log_likelihood", "log_likelihood_null", "rounds", "robust", "ecgs", "patients", "events",
-       "proportional_hazards": {input: {"chi2", "p"}} or null, "forest": {input: {"sites": {site: {"coef", "se"}},
+       "proportional_hazards": {input or "GLOBAL": {"chi2", "degrees", "p"}} or null,
+       "forest": {input: {"sites": {site: {"coef", "se"}},
        "fixed": EST, "random": EST, "random_p", "prediction": [low, high], "q", "p", "i2", "tau2"}},
        "baseline": {"years": [...], "hazard": [...]}, "cuts":
        [...], "notes": [...]}},
@@ -138,8 +139,8 @@ class Config(StepConfig):
         return tuple(dict.fromkeys(name for model in self.models for name in model.inputs))
 
     def rounds_in_all(self) -> int:
-        """Rounds of sums over all models, residuals and the site's own fit counted as one each."""
-        return len(self.models) * (self.max_rounds + 2)
+        """Rounds of sums over all models: residuals hold three Hessians, and the site's own fit counts as one."""
+        return len(self.models) * (self.max_rounds + 4)
 
     def questions(self, phase: str) -> int:
         """How many different requests of a phase a site answers about one model."""
@@ -203,13 +204,18 @@ class Curvature:
 @payload("survival", "residuals")
 @dataclass(frozen=True)
 class ResidualSums:
-    """``meat``: shape = (p, p), summed over patients. ``times``: deaths, sum of time, of its square. ``residual``,
-    ``residual_time``: shape = (p,)."""
+    """``meat``: shape = (p, p), summed over patients. ``times``: deaths, sum of their times in years. ``residual``,
+    ``residual_time``: shape = (p,), Schoenfeld residuals and those times the time. ``curvature_time``,
+    ``curvature_square``: shape = (p, p), the site's part of the Hessian (stratified: the Hessian) with deaths weighing
+    their time, and its square.
+    """
 
     meat: Annotated[Floats, Sums()]
     times: Annotated[Floats, Sums()]
     residual: Annotated[Floats, Sums()]
     residual_time: Annotated[Floats, Sums()]
+    curvature_time: Annotated[Floats, Sums()]
+    curvature_square: Annotated[Floats, Sums()]
 
 
 @payload("survival", "single")

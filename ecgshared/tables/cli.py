@@ -38,6 +38,15 @@ class TieRule(StrEnum):
     breslow = "breslow"
 
 
+class TimeScale(StrEnum):
+    """Against what the test of proportional hazards is: one scale over all sites."""
+
+    rank = "rank"
+    km = "km"
+    identity = "identity"
+    log = "log"
+
+
 class Missing(StrEnum):
     """What to do with rows in which a value is missing."""
 
@@ -64,6 +73,9 @@ def fit(
     grid: Annotated[
         str, typer.Option(help="Coarse times: a width (30), or the ends of intervals (30,90,365), in the time's unit.")
     ] = "",
+    ph_transform: Annotated[
+        TimeScale, typer.Option(help="Time scale of the test of proportional hazards, as in R's cox.zph.")
+    ] = TimeScale.rank,
     missing: Annotated[Missing, typer.Option(help="Rows with a missing value.")] = Missing.refuse,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
@@ -81,7 +93,15 @@ def fit(
     penalty = Penalty(penalizer, l1_ratio)
     _require_meaning(mode, ties, penalty)
     tables = read_tables(site, columns, missing.value)
-    options = Options(ties.value, penalty, robust or cluster is not None, _grid(grid, tables))
+    terms = {name: [j] for j, name in enumerate(tables.names)}
+    options = Options(
+        ties.value,
+        penalty,
+        robust or cluster is not None,
+        _grid(grid, tables),
+        transform=ph_transform.value,
+        terms=terms,
+    )
     facts = _facts(tables, options, mode)
     if as_json:
         typer.echo(json.dumps(facts, indent=2, allow_nan=False))
@@ -148,7 +168,8 @@ def _facts(tables: Tables, options: Options, mode: Mode) -> dict[str, Any]:
     }
     if mode is not Mode.local:
         fitted = fit_sites(tables.sites, tables.names, "exact" if mode is Mode.exact else "stratified", options)
-        return facts | _model(fitted.fit, tables.names) | {"proportional_hazards": _proportional(fitted, tables.names)}
+        tested = {"proportional_hazards": _proportional(fitted, options.transform)}
+        return facts | _model(fitted.fit, tables.names) | tested
     for site, row in zip(tables.sites, facts["sites"], strict=True):
         try:
             found, said = fit_local(site, tables.names, options)
@@ -197,14 +218,16 @@ def _model(fit: CoxFit, names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _proportional(fitted: Fitted, names: tuple[str, ...]) -> list[dict[str, Any]]:
+def _proportional(fitted: Fitted, transform: str) -> dict[str, Any]:
     test = fitted.proportional
-    if test is None:
-        return []
-    return [
-        {"covariate": name, "chi_squared": _number(statistic), "p": _number(p)}
-        for name, statistic, p in zip(names, test.statistic, test.p_value, strict=True)
-    ]
+    lines = [] if test is None else zip(test.names, test.statistic, test.degrees, test.p_value, strict=True)
+    return {
+        "transform": transform,
+        "lines": [
+            {"covariate": name, "chi_squared": _number(statistic), "degrees": int(degrees), "p": _number(p)}
+            for name, statistic, degrees, p in lines
+        ],
+    }
 
 
 def _number(value: float) -> float | None:
@@ -246,9 +269,6 @@ def _show_model(console: Any, model: dict[str, Any], facts: dict[str, Any]) -> N
         return
     table = Table(Column("covariate", overflow="fold"), "log HR", "SE", "HR", "95% interval", "p")
     table.title = escape(model["site"]) if "site" in model else None
-    tests = {row["covariate"]: row["p"] for row in model.get("proportional_hazards", [])}
-    if tests:
-        table.add_column("p, PH")
     for row in model["covariates"]:
         low, high = _figure(row["hazard_ratio_low"]), _figure(row["hazard_ratio_high"])
         cells = [
@@ -259,7 +279,7 @@ def _show_model(console: Any, model: dict[str, Any], facts: dict[str, Any]) -> N
             "-" if row["standard_error"] is None else f"{low} to {high}",
             _p(row["p"]),
         ]
-        table.add_row(*cells, *([_p(tests[row["covariate"]])] if tests else []))
+        table.add_row(*cells)
     console.print(table)
     rounds = f" in {model['rounds']} rounds" if facts["mode"] != "local" else ""
     console.print(
@@ -268,8 +288,21 @@ def _show_model(console: Any, model: dict[str, Any], facts: dict[str, Any]) -> N
     )
     if any(row["standard_error"] is None for row in model["covariates"]):
         console.print("-: the l1 penalty holds the coefficient at 0, so it has no standard error")
-    if tests:
-        console.print("p, PH: test of proportional hazards (Schoenfeld residuals against the rank of the time)")
+    _show_proportional(console, model.get("proportional_hazards", {"lines": []}))
+
+
+def _show_proportional(console: Any, tested: dict[str, Any]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not tested["lines"]:
+        return
+    scale = {"rank": "the rank of the time", "km": "1 - Kaplan-Meier", "identity": "the time", "log": "the log time"}
+    table = Table("", "chi-squared", "df", "p", title=f"Proportional hazards, against {scale[tested['transform']]}")
+    for row in tested["lines"]:
+        chi = "-" if row["chi_squared"] is None else f"{row['chi_squared']:.3f}"
+        table.add_row(escape(row["covariate"]), chi, str(row["degrees"]), _p(row["p"]))
+    console.print(table)
 
 
 def _figure(value: float | None, digits: int = 3) -> str:

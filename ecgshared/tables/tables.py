@@ -60,6 +60,11 @@ class SiteTable:
     cluster : int array, shape = (n,): rows of one patient share a number; None: every row is a patient.
     strata : object array, shape = (n,): each row's stratum, "" where none are named.
     dropped : int, rows left out because a value is missing.
+    entry : float array, shape = (n,): a row is at risk after this time; None: from 0.
+    weight : float array, shape = (n,), above 0; None: 1.
+    cause : int array, shape = (n,): 0 censored, 1 the event of interest, 2 another event that forestalls it; None: no
+        other is known.
+    patients_shared : True where the numbers of ``cluster`` are those of all sites: a patient may be at two of them.
     """
 
     name: str
@@ -69,6 +74,10 @@ class SiteTable:
     cluster: NDArray[np.int64] | None
     strata: NDArray[Any]
     dropped: int
+    entry: Floats | None = None
+    weight: Floats | None = None
+    cause: NDArray[np.int64] | None = None
+    patients_shared: bool = False
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,8 @@ def _coefficients(name: str, model: dict[str, Any], r: dict[str, Any]) -> Table:
                 model["forest"][column]["i2"] if model["forest"][column]["i2"] is not None else "-",
             ]
         )
+    together = hazards.get("GLOBAL", {"p": None})
+    all_of = "" if together["p"] is None else f" (all inputs together: p {together['p']:.3f})"
     errors = "robust, clustered by patient" if model["robust"] else "of the model"
     likelihood = ""
     if model["log_likelihood"] is not None:
@@ -107,8 +109,9 @@ def _coefficients(name: str, model: dict[str, Any], r: dict[str, Any]) -> Table:
         ["input", "log hazard ratio", "SE", "hazard ratio (95% CI)", "per SD", "p", "p, proportional hazards", "I2"],
         rows,
         note=f"{counted}{len(model['sites'])} sites, {model['rounds']} rounds. Standard errors {errors}.{likelihood} "
-        "Proportional hazards: Schoenfeld residuals against time; a small p says that a hazard ratio changes over "
-        "time. I2: share of the spread between the sites' own fits that is not chance.",
+        f"Proportional hazards{all_of}: score test against time in years, as R's cox.zph(transform = "
+        '"identity"); a small p says that a hazard ratio changes over time. '
+        "I2: share of the spread between the sites' own fits that is not chance.",
     )
 
 

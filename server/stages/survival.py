@@ -14,7 +14,7 @@ from ecgshared.errors import RunError, StatisticsError
 from ecgshared.stages.survival import SPREAD_EDGES, Cohort, Config, columns_of, model_columns
 from ecgshared.stats.cox_disclosure import common_grid
 from ecgshared.stats.cox_fit import CoxFit, Moments
-from ecgshared.stats.cox_residuals import ProportionalHazards
+from ecgshared.stats.cox_proportional import ProportionalHazards
 from ecgshared.stats.influence import estimate
 from ecgshared.stats.meta_analysis import meta_analysis
 from ecgshared.wire.protocol import StepConfig
@@ -148,8 +148,10 @@ def _model(question: Question, active: tuple[str, ...]) -> tuple[dict[str, Any],
         "proportional_hazards": None
         if hazards is None
         else {
-            name: {"chi2": number(hazards.statistic[j]), "p": number(hazards.p_value[j])}
-            for j, name in enumerate(names)
+            name: {"chi2": number(statistic), "degrees": int(degrees), "p": number(p)}
+            for name, statistic, degrees, p in zip(
+                hazards.names, hazards.statistic, hazards.degrees, hazards.p_value, strict=True
+            )
         },
         "forest": forest,
         "baseline": {"years": numbers(years), "hazard": numbers(np.exp(log_hazard))},
