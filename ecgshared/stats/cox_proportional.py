@@ -57,7 +57,7 @@ def transformed(
             raise StatisticsError(
                 "somebody has the event at time 0, which has no logarithm", remedy="another transform"
             )
-        return np.log(np.maximum(time, np.finfo(float).tiny))
+        return np.asarray(np.log(np.maximum(time, np.finfo(float).tiny)), dtype=np.float64)
     if transform == "rank":
         return np.asarray(rankdata(time), dtype=np.float64)
     times, deaths = np.unique(time[event], return_counts=True)
