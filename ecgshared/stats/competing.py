@@ -2,8 +2,8 @@
 
 Aalen & Johansen 1978: the chance to have HAD the event by a time, in a world in which the other one happens. 1 -
 Kaplan-Meier, with the others censored, answers for a world in which it does not, and is too high. Errors are those of
-the infinitesimal jackknife, clustered by patient; without competing events, clusters and weights they are Greenwood's, and
-the estimate is 1 - Kaplan-Meier. Intervals are symmetric in log(-log(1 - F)), as those of a survival curve.
+the infinitesimal jackknife, clustered by patient; without competing events, clusters and weights they are Greenwood's,
+and the estimate is 1 - Kaplan-Meier. Intervals are symmetric in log(-log(1 - F)), as those of a survival curve.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def cumulative_incidence(
 def _greenwood(t: _Table) -> Floats:
     """Standard errors of the log of a survival curve, shape = (K + 1,): the jackknife's, but for late entries."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.sqrt(np.concatenate([[0.0], np.cumsum(t.every / (t.at_risk * (1 - t.every)))]))
+        spread = np.concatenate([[0.0], np.cumsum(t.every / (t.at_risk * (1 - t.every)))])
+        return np.asarray(np.sqrt(spread), dtype=np.float64)
 
 
 def _interval(risk: Floats, se: Floats) -> tuple[Floats, Floats]:
