@@ -136,25 +136,15 @@ def fine_gray_sums(parts: Sequence[SubdistributionRows], beta: Floats, ties: Tie
     return exact_sums(total, curvatures, beta, ties)
 
 
-def fine_gray_residuals(part: SubdistributionRows, beta: Floats, terms: ResidualTerms) -> tuple[Floats, Floats, Floats]:
-    """Return each row's score, shape = (n, p), and what the censoring weights hang on.
-
-    Returns
-    -------
-    score : in the order of the caller's arrays.
-    weights, sums : shapes (K,) and (K, p): of those with a competing event up to each grid time, sum of the weight
-        and of the weighted covariates; see :func:`censoring_residuals`.
-    """
-    n = len(part.rows.row) + 0
-    shift = terms.hazard.shift
-    size = int(max(part.rows.row.max(initial=-1), part.which.max(initial=-1))) + 1
-    score = np.zeros((max(size, n), len(beta)))
+def fine_gray_residuals(part: SubdistributionRows, beta: Floats, terms: ResidualTerms, n: int) -> Floats:
+    """Return each row's score, shape = (n, p), in the order of the caller's arrays; its sum is the gradient."""
+    score = np.zeros((n, len(beta)))
     score[part.rows.row] = score_residuals(part.rows, beta, terms)
-    w = part.lasting * np.exp(part.x @ beta - shift)
+    w = part.lasting * np.exp(part.x @ beta - terms.hazard.shift)
     borne = _still(part.reach * terms.hazard.increment, part.since)
     drift = _still(part.reach[:, None] * terms.drift, part.since)
     score[part.which] -= w[:, None] * (part.x * borne[:, None] - drift)
-    return score, w, w[:, None] * part.x
+    return score
 
 
 def censoring_residuals(

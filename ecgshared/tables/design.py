@@ -81,7 +81,7 @@ class Design:
         parts = {v.name: _columns_of(v, frame, numbers, where) for v in self.variables}
         plain = [parts[v.name] for v in self.variables]
         products = [(parts[a][:, :, None] * parts[b][:, None, :]).reshape(len(frame), -1) for a, b in self.interactions]
-        return np.concatenate([*plain, *products], axis=1)
+        return np.concatenate([np.zeros((len(frame), 0)), *plain, *products], axis=1)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; :meth:`from_json` reads them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -62,14 +62,13 @@ class Fitted:
     fit: CoxFit
     moments: Moments
     proportional: ProportionalHazards | None
-    score_test: float = float("nan")
 
 
 @dataclass(frozen=True)
 class Part:
     """Rows of one site that share a baseline hazard with the other parts of their group.
 
-    ``index``: int array, shape = (n,): where the site's table has them; ``g``: their transformed times.
+    ``index``: int array, shape = (n,): where the site's table has them.
     """
 
     site: int
@@ -146,27 +145,63 @@ def _rows(
 def _proportional(
     fit: CoxFit, sites: Sequence[SiteTable], groups: list[Group], totals: list[RiskSums], options: Options
 ) -> ProportionalHazards | None:
-    timed = [on_grid(site, options.grid) for site in sites]
-    time, event = (np.concatenate([part[column] for part in timed]) for column in (0, 1))
-    entry = None
-    if any(site.entry is not None for site in sites):
-        entry = np.concatenate([np.zeros(len(s.time)) if s.entry is None else s.entry for s in sites])
     terms = options.terms or {str(j): [j] for j in range(len(fit.beta))}
     sums = []
     try:
-        # One scale over all sites and strata, read at each of the grid times.
-        g_of = transformed(time, event, options.transform, entry)
-        at, first = np.unique(time[event], return_index=True)
-        values = g_of[np.flatnonzero(event)[first]]
+        values = time_scale(sites, options)
         for group, total in zip(groups, totals, strict=True):
             terms_of = residual_terms(total, options.ties)
-            g = values[np.searchsorted(at, group.parts[0].rows.grid)]
+            g = values(group.parts[0].rows.grid)
             parts = [trend_curvatures(p.rows, fit.beta, terms_of.mean, terms_of.hazard, g) for p in group.parts]
             sums.append(TrendSums.total(parts).less(trend_outer(total, options.ties, g)))
         ridge = options.penalty.ridge(sum(len(site.time) for site in sites))
         return proportional_hazards(fit, TrendSums.total(sums), terms, ridge=ridge)
     except StatisticsError:
         return None
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Scaled Schoenfeld residuals of each death, the coefficient added (Grambsch & Therneau 1994).
+
+    ``g``: float array, shape = (d,), transformed times; ``scaled``: float array, shape = (d, p).
+    """
+
+    g: Floats
+    scaled: Floats
+
+
+def scaled_residuals(sites: Sequence[SiteTable], fitted: Fitted, mode: Pooling, options: Options) -> Residuals:
+    """Return the residuals for a plot: their mean over time is the coefficient's course."""
+    moments, beta = fitted.moments, fitted.fit.beta * fitted.moments.sd
+    values = time_scale(sites, options)
+    g, raw = [], []
+    for group in groups_of(sites, moments, mode, options.grid):
+        mean = residual_terms(
+            RiskSums.total(risk_sums(p.rows, beta, options.ties) for p in group.parts), options.ties
+        ).mean
+        for part in group.parts:
+            dead = np.flatnonzero(part.rows.event)
+            at = part.rows.interval[dead]
+            raw.append(part.rows.x[dead] - mean[at])
+            g.append(values(part.rows.grid)[at])
+    residual = np.concatenate(raw) / moments.sd
+    # The fit's own information, not the sandwich: residuals are scaled by what one death tells.
+    spread = residual.T @ residual / len(residual)
+    return Residuals(np.concatenate(g), residual @ np.linalg.pinv(spread) + fitted.fit.beta)
+
+
+def time_scale(sites: Sequence[SiteTable], options: Options) -> Callable[[Floats], Floats]:
+    """Return the transform of event times: one scale over all sites and strata, from all their rows."""
+    timed = [on_grid(site, options.grid) for site in sites]
+    time, event = (np.concatenate([part[column] for part in timed]) for column in (0, 1))
+    entry = None
+    if any(site.entry is not None for site in sites):
+        entry = np.concatenate([np.zeros(len(s.time)) if s.entry is None else s.entry for s in sites])
+    g_of = transformed(time, event, options.transform, entry)
+    at, first = np.unique(time[event], return_index=True)
+    values = g_of[np.flatnonzero(event)[first]]
+    return lambda grid: np.asarray(values[np.searchsorted(at, grid)], dtype=np.float64)
 
 
 def _meat(fit: CoxFit, sites: Sequence[SiteTable], groups: list[Group], totals: list[RiskSums], ties: Ties) -> Floats:
