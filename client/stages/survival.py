@@ -24,12 +24,13 @@ from ecgshared.stages.survival import (
     Spread,
     cox_limits,
 )
+from ecgshared.stats.competing import cumulative_incidence
 from ecgshared.stats.cox import PooledHazard, RiskSums, curvature, prepare, risk_sums, stratified_sums
 from ecgshared.stats.cox_disclosure import servable
 from ecgshared.stats.cox_fit import Moments, newton_fit
 from ecgshared.stats.cox_proportional import trend_curvatures, trend_outer
 from ecgshared.stats.cox_residuals import ResidualTerms, residual_terms, score_meat, score_residuals
-from ecgshared.stats.kaplan_meier import kaplan_meier, releasable_times
+from ecgshared.stats.kaplan_meier import releasable_times
 from ecgshared.wire.protocol import Answer, Evidence, Request
 
 
@@ -203,13 +204,13 @@ def baseline(site: SiteContext, request: Request) -> Answer:
         site.settings.limits,
         cox_limits(site.settings.limits).min_leavers,
     )
-    seen = kaplan_meier(followed.years, followed.observed, at)
+    seen = cumulative_incidence(followed.years, followed.cause, at)
     fields = ("predicted", "slope", "observed")
     payload = BaselineSums(
         # Six digits find a baseline; sixteen would say more of single people than a mean should.
         predicted=np.round((1 - survival).mean(axis=0), 6),
         slope=np.round((survival * hazard).mean(axis=0), 6),
-        observed=np.where(np.isin(at, may), 1 - seen.survival, np.nan),
+        observed=np.where(np.isin(at, may), seen.risk, np.nan),
     )
     size = asked.evidence
     evidence = Evidence(np.full(len(at), size.patients), np.full(len(at), size.events))

@@ -15,7 +15,7 @@ What a site answers is capped: of each phase and model it answers so many DIFFER
 more, whatever the run is called (``QUESTIONS``). Coefficients that put the weight of the risk set on a few people count
 as coming from those few (Kish's effective number), so that the gate withholds the sums. No baseline hazard of a single
 site leaves: the pooled one at a few times makes the mean predicted risk of all training rows equal to what
-Kaplan-Meier saw.
+was seen: the cumulative incidence (Aalen-Johansen), in which who dies of something else does not have the event.
 
 Coefficients are log hazard ratios per unit of the input; counts are of ECGs unless they say patients; withheld
 numbers are null.

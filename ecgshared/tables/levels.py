@@ -72,15 +72,13 @@ def levels_of(name: str, sites: Sequence[str], columns: Sequence[pd.Series]) -> 
             spellings.setdefault(key, Counter())[word] += count
             rows.setdefault(key, dict.fromkeys(sites, 0))[site] += count
             where.setdefault((key, word), []).append(site)
-    labels = {}
-    for key, found in spellings.items():
-        most = found.most_common(1)[0][0]
-        labels[key] = key if _NUMBER.fullmatch(key) else " ".join(most.split())
+    # A word is shown as the first site that has it spells it.
+    labels = {k: k if _NUMBER.fullmatch(k) else " ".join(next(iter(found)).split()) for k, found in spellings.items()}
     notes = [
         f"{name}: one level {labels[key]!r} is spelt "
         + ", ".join(f"{word!r} ({', '.join(where[key, word])})" for word in found)
         for key, found in spellings.items()
         if len(found) > 1
     ]
-    ordered = sorted(labels, key=lambda key: (0, float(key), "") if _NUMBER.fullmatch(key) else (1, 0.0, labels[key]))
+    ordered = sorted(labels, key=lambda key: (0, float(key), "") if _NUMBER.fullmatch(key) else (1, 0.0, key))
     return Levels(name, tuple(labels[k] for k in ordered), {labels[k]: rows[k] for k in ordered}, tuple(notes))

@@ -27,7 +27,8 @@ def fit_sections(step: str, r: Result) -> list[Section]:
     cut = "" if r.follow_up_years is None else f" Follow-up is cut at {r.follow_up_years:g} years."
     first = Text(
         f"Cox models of {EVENTS[r.event]}. {_MODES[r.mode]}; {r.ties.capitalize()} ties{penalty}. "
-        f"{' and '.join(r.splits).capitalize()} patients; {unit}; a competing death is censoring.{cut} All models "
+        f"{' and '.join(r.splits).capitalize()} patients; {unit}; a competing death is censoring, as the "
+        f"hazard is that of people still alive; observed risk is the cumulative incidence.{cut} All models "
         "are fitted to the same ECGs, those with every input."
     )
     sections = [Section(f"Survival: {step}", [first, _who(r)])]

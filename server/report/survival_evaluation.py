@@ -121,8 +121,9 @@ def _accuracy(r: Result) -> Table:
             )
     columns = ["", "model", "calibration slope", "expected/observed", "Brier at horizon", "integrated Brier"]
     note = (
-        "Slope: the log hazard ratio of the linear predictor, 1 where its spread is right. Observed: 1 - Kaplan-Meier "
-        "at the horizon. Brier scores are weighted for censoring; the integrated one is the mean over the time to the "
+        "Slope: the log hazard ratio of the linear predictor, 1 where its spread is right. Observed: the cumulative "
+        "incidence by the horizon (Aalen-Johansen), in which who dies of something else does not have the event."
+        "  Brier scores are weighted for censoring; the integrated one is the mean over the time to the "
         "horizon."
     )
     return Table("Calibration and accuracy", columns, rows, note=note)
@@ -193,9 +194,10 @@ def _curves(r: Result, group: str, name: str, pooled: PooledModel) -> Figure:
         f"Survival by risk group, {name}, {_GROUPS[group]}",
         series,
         "years after the ECG",
-        "free of the event",
-        caption="Groups were cut at quantiles of the training patients. Sites' Kaplan-Meier curves, read where enough "
-        "patients leave between two times, joined by straight lines of log survival and weighted by ECGs. Withheld "
+        "have not had the event",
+        caption="Groups were cut at quantiles of the training patients. Sites' cumulative incidences "
+        "(Aalen-Johansen) taken from 1, read where enough patients leave between two times, joined by straight lines "
+        "of their logarithm and weighted by ECGs. Withheld "
         f"where a site's group has too few events to tell. {words}",
     )
 
@@ -245,7 +247,7 @@ def _calibration(r: Result, name: str) -> Figure:
         "mean predicted risk",
         "observed risk",
         reference="diagonal",
-        caption="By risk group. Observed: 1 - Kaplan-Meier at the horizon, with its 95% interval.",
+        caption="By risk group. Observed: cumulative incidence by the horizon, with its 95% interval.",
     )
 
 

@@ -18,7 +18,10 @@ from ecgshared.study.endpoints import Event
 
 
 class SurvivalCurve(ResultPart):
-    """Kaplan-Meier at the result's ``times``, with its 95% interval and the ECGs still followed."""
+    """The share without the event by the result's ``times``, with its 95% interval, and the ECGs still followed.
+
+    1 - Aalen-Johansen's cumulative incidence: who dies of something else has not had the event.
+    """
 
     survival: tuple[Number, ...]
     low: tuple[Number, ...]

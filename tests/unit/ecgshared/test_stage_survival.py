@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from client.egress.gate import release
 from ecgshared.errors import ConfigError, RefusalCode, Refused, RunError
 from ecgshared.privacy.disclosure import DisclosureLimits
+from ecgshared.stats.competing import cumulative_incidence
 from ecgshared.stats.cox import coarsen
 from ecgshared.study.endpoints import EventTimes
 from ecgshared.study.registry import room
@@ -292,6 +293,43 @@ def test_a_site_whose_score_is_constant_or_perfect_is_left_out_with_a_reason(kin
         assert alone["d"]["value"] == alone["d"]["high"] == 1.0
         assert 0.8 < alone["d"]["low"] < 1.0
         assert alone["c"]["value"] < pooled["harrell"]["value"] < pooled["harrell"]["high"] < 1.0
+
+
+def test_observed_risks_are_cumulative_incidences_where_other_deaths_compete():
+    data = {}
+    for site, d in three_sites().items():
+        times, rng = d.event_times["death"], np.random.default_rng(ord(site))
+        # Of the deaths, half are not the event.
+        other = (rng.random(d.n_patients) < 0.5)[d.patient] & times.observed
+        data[site] = replace(d, event_times={"mi": EventTimes(times.years, times.observed & ~other, other)})
+
+    def seen(site, split, at, cause=1):
+        frame = usable(replace(data[site], event_times={"death": data[site].event_times["mi"]}), split, site)
+        rows = data[site].event_times["mi"].cause[frame.index]
+        return frame, rows, float(cumulative_incidence(frame["years"], rows, np.array([at])).risk[0])
+
+    federation = Federation(study([{**FIT, "event": "mi", "robust": False}, EVALUATE]), data)
+    judged = federation.run()["judged"].result
+    fitted = federation.artefacts["cox"].result
+    frames = {s: seen(s, "train", 2.0) for s in "ab"}
+    baseline = fitted["models"]["both"]["baseline"]
+    assert baseline["years"][-1] == 2.0
+    predicted = np.concatenate(
+        [
+            1 - np.exp(-baseline["hazard"][-1] * np.exp(linear_predictor(fitted, "both", f)))
+            for f, _, _ in frames.values()
+        ]
+    ).mean()
+    total = sum(len(f) for f, _, _ in frames.values())
+    assert predicted == pytest.approx(sum(len(f) * risk for f, _, risk in frames.values()) / total, abs=2e-5)
+    frame, cause, risk = seen("c", "lockbox", 2.0)
+    assert judged["sites"]["c"]["observed"]["value"] == pytest.approx(risk, abs=1e-12)
+    naive = 1 - float(KaplanMeierFitter().fit(frame["years"], frame["event"]).predict(2.0))
+    assert risk < naive - 0.01
+    group = np.searchsorted(fitted["models"]["both"]["cuts"], linear_predictor(fitted, "both", frame), side="right")
+    for k, one in enumerate(judged["pooled"]["zero_shot"]["models"]["both"]["groups"]):
+        mine = cumulative_incidence(frame["years"][group == k], cause[group == k], np.array(judged["times"]))
+        np.testing.assert_allclose(one["curve"]["survival"], 1 - mine.risk, atol=1e-12)
 
 
 def test_no_number_of_a_lockbox_reaches_the_fit():
