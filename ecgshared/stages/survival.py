@@ -17,6 +17,9 @@ as coming from those few (Kish's effective number), so that the gate withholds t
 site leaves: the pooled one at a few times makes the mean predicted risk of all training rows equal to what
 was seen: the cumulative incidence (Aalen-Johansen), in which who dies of something else does not have the event.
 
+Robust errors are clustered by patient within a site. Who is a patient at two hospitals counts as two: the sites cannot
+know it, and nothing that would tell leaves them.
+
 Coefficients are log hazard ratios per unit of the input; counts are of ECGs unless they say patients; withheld
 numbers are null.
 """

@@ -10,8 +10,9 @@ from scipy.stats import norm
 
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.cox_fit import CoxFit
+from ecgshared.stats.cox_tests import Test, overall_tests, wald
 from ecgshared.stats.influence import Estimate
-from ecgshared.tables.after import Test, concordance, overall_tests, wald
+from ecgshared.tables.after import concordance
 from ecgshared.tables.fit import Fitted, Options, fit_local
 from ecgshared.tables.levels import Levels
 from ecgshared.tables.tables import SiteTable, Tables

@@ -42,6 +42,8 @@ def _write(figure: Figure, path: Path) -> None:
 
 def forest(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw hazard ratios with their intervals on a log scale; ``rows`` as in the command's JSON."""
+    from matplotlib.ticker import LogFormatter
+
     known = [row for row in rows if row["hazard_ratio_low"] is not None]
     figure = _figure(7.0, 1.2 + 0.36 * max(len(rows), 1))
     axes = figure.subplots()
@@ -55,6 +57,8 @@ def forest(rows: Sequence[dict[str, Any]], path: Path) -> None:
             )
     axes.axvline(1.0, color="#555555", linewidth=0.8)
     axes.set_xscale("log")
+    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.6)))
     if known:
         ends = [row["hazard_ratio_low"] for row in known] + [row["hazard_ratio_high"] for row in known]
         axes.set_xlim(min(*ends, 0.9) / 1.1, max(*ends, 1.1) * 1.1)

@@ -103,6 +103,10 @@ def _coefficients(name: str, model: CoxModel, r: Result) -> Table:
     if model.log_likelihood is not None and model.log_likelihood_null is not None:
         gained = model.log_likelihood - model.log_likelihood_null
         likelihood = f" Log partial likelihood {model.log_likelihood:.2f}, {gained:.2f} above that of no input."
+    words = {"likelihood_ratio": "likelihood ratio", "score": "score", "wald": "Wald"}
+    told = [f"{words[name]} {t.chi2:.2f}, p {_p(t.p)}" for name, t in model.tests.items() if t.chi2 is not None]
+    if told:
+        likelihood += f" No input matters, {model.tests['wald'].degrees} degrees of freedom: {'; '.join(told)}."
     counted = ""
     if model.ecgs is not None and model.events is not None:
         counted = f"{model.ecgs:.0f} ECGs, {model.events:.0f} with the event, "
@@ -115,6 +119,10 @@ def _coefficients(name: str, model: CoxModel, r: Result) -> Table:
         '"identity"); a small p says that a hazard ratio changes over time. '
         "I2: share of the spread between the sites' own fits that is not chance.",
     )
+
+
+def _p(p: Number) -> str:
+    return "unknown" if p is None else "below 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _ratio_span(c: Coefficient, per: float) -> str | None:

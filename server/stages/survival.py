@@ -25,6 +25,7 @@ from ecgshared.stages.survival import SPREAD_EDGES, Cohort, Config, Result, colu
 from ecgshared.stats.cox_disclosure import common_grid
 from ecgshared.stats.cox_fit import CoxFit, Moments
 from ecgshared.stats.cox_proportional import ProportionalHazards
+from ecgshared.stats.cox_tests import overall_tests
 from ecgshared.stats.influence import estimate
 from ecgshared.stats.meta_analysis import meta_analysis
 from ecgshared.wire.protocol import StepConfig
@@ -154,6 +155,7 @@ def _model(question: Question, active: tuple[str, ...]) -> tuple[CoxModel, dict[
         coefficients=coefficients,
         log_likelihood=number(fit.log_likelihood),
         log_likelihood_null=number(fit.log_likelihood_null),
+        tests=_tests(raw),
         rounds=fit.rounds,
         robust=raw.robust,
         sites=tuple(members),
@@ -175,6 +177,15 @@ def _model(question: Question, active: tuple[str, ...]) -> tuple[CoxModel, dict[
     )
     found = {"coef": raw.beta, "mean": moments.mean, "years": years, "log_hazard": log_hazard, "cuts": cuts}
     return result, found, list(members)
+
+
+def _tests(fit: CoxFit) -> dict[str, ChiSquared]:
+    """Test that all coefficients are 0; what is not defined (with a penalty, of sites' own fits) is left out."""
+    return {
+        name: ChiSquared(chi2=number(test.statistic), degrees=test.degrees, p=number(test.p))
+        for name, test in overall_tests(fit).items()
+        if np.isfinite(test.statistic)
+    }
 
 
 def _coefficient(fit: CoxFit, j: int, per_sd: float) -> Coefficient:

@@ -72,6 +72,9 @@ class CoxModel(ResultPart):
     coefficients: dict[str, Coefficient]
     log_likelihood: Number
     log_likelihood_null: Number
+    tests: dict[str, ChiSquared] = Field(
+        description="that all coefficients are 0: likelihood_ratio and score (without a penalty), wald"
+    )
     rounds: int
     robust: bool = Field(description="whether the errors are the sandwich's, clustered by patient")
     sites: tuple[str, ...]

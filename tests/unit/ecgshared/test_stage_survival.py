@@ -118,6 +118,12 @@ def test_stratified_equals_lifelines_with_strata_of_sites():
         np.testing.assert_allclose(coefficients(found), fit.params_, atol=1e-8)
         np.testing.assert_allclose(coefficients(found, "se"), fit.standard_errors_, atol=1e-6)
         assert found["log_likelihood"] == pytest.approx(fit.log_likelihood_, abs=1e-8)
+        ratio = fit.log_likelihood_ratio_test()
+        assert found["tests"]["likelihood_ratio"]["chi2"] == pytest.approx(ratio.test_statistic, rel=1e-7)
+        assert found["tests"]["likelihood_ratio"]["degrees"] == len(names)
+        beta, information = fit.params_.to_numpy(), np.linalg.inv(fit.variance_matrix_.to_numpy())
+        assert found["tests"]["wald"]["chi2"] == pytest.approx(beta @ information @ beta, rel=1e-6)
+        assert set(found["tests"]) == {"likelihood_ratio", "score", "wald"}
         assert (found["ecgs"], found["events"]) == (len(frame), frame["event"].sum())
         each, together = zph(frame, names, fit.params_.to_numpy(), strata=frame["site"].to_numpy())
         tested = found["proportional_hazards"]
