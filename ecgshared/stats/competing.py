@@ -31,7 +31,6 @@ class Incidence:
     ----------
     time : ascending. at_risk : rows at risk just before it. risk : chance to have had the event by then.
     se : its standard error. low, high : 95% interval; NaN where nobody had the event, or all had.
-    influence : float array, shape = (k, n): each row's first-order share in the error of ``risk``.
     """
 
     time: Floats
@@ -40,7 +39,6 @@ class Incidence:
     se: Floats
     low: Floats
     high: Floats
-    influence: Floats
 
 
 @dataclass(frozen=True)
@@ -100,16 +98,36 @@ def cumulative_incidence(
     at = table.times if at is None else np.asarray(at, dtype=np.float64)
     index = np.searchsorted(table.times, at, side="right")
     risk = np.concatenate([[0.0], table.incidence])[index]
-    influence = np.stack([_influence(table, w, int(k)) for k in index]) if len(at) else np.zeros((0, len(time)))
-    who = np.arange(len(time)) if patient is None else patient
-    se = np.array([float(np.sqrt(share @ share)) for share in (by_patient(row, who) for row in influence)])
-    if patient is None and weight is None and not (kind == COMPETING).any():
+    if patient is not None:
+        who = np.unique(patient, return_inverse=True)[1]
+        shares = (np.bincount(who, weights=_influence(table, w, int(k))) for k in index)
+        se = np.array([float(np.sqrt(share @ share)) for share in shares])
+    elif weight is None and not (kind == COMPETING).any():
         se = (1 - risk) * _greenwood(table)[index]
+    else:
+        se = np.sqrt(_variances(table, w)[index])
     low, high = _interval(risk, se)
-    before = w @ (np.asarray(time)[:, None] >= at) if len(at) else np.zeros(0)
+    before = _from(time, w, at)
     if entry is not None:
-        before = before - w @ (np.asarray(entry, dtype=np.float64)[:, None] >= at)
-    return Incidence(at, np.asarray(before, dtype=np.float64), risk, se, low, high, influence)
+        before = before - _from(np.asarray(entry, dtype=np.float64), w, at)
+    return Incidence(at, before, risk, se, low, high)
+
+
+def incidence_influence(
+    time: NDArray[Any], cause: NDArray[Any], at: float, entry: NDArray[Any] | None = None
+) -> Floats:
+    """Return each row's first-order share in the error of the cumulative incidence at ``at``, shape = (n,)."""
+    time, kind = require_causes(time, cause)
+    weight = np.ones(len(time))
+    table = _table(time, kind, weight, entry)
+    return _influence(table, weight, int(np.searchsorted(table.times, at, side="right")))
+
+
+def _from(times: Floats, weight: Floats, at: Floats) -> Floats:
+    """Sum the weights of those whose time is ``at`` or later, shape of ``at``."""
+    order = np.argsort(times, kind="stable")
+    summed = np.concatenate([[0.0], np.cumsum(weight[order])])
+    return np.asarray(summed[-1] - summed[np.searchsorted(times[order], at, side="left")], dtype=np.float64)
 
 
 def _greenwood(t: _Table) -> Floats:
@@ -145,6 +163,51 @@ def _table(time: Floats, kind: Ints, weight: Floats, entry: NDArray[Any] | None)
     after = np.cumprod(1 - np.minimum(every, 1.0))
     survival = np.concatenate([[1.0], after[:-1]]) if n else after
     return _Table(times, at_risk, first, every, survival, np.cumsum(survival * first), exit_, since, kind)
+
+
+def _variances(t: _Table, weight: Floats) -> Floats:
+    """Return the sum of squared influences after none, the first, ... all of the K times, shape = (K + 1,).
+
+    A row's influence is A - F B, with F the incidence and A, B that grow while it is at risk and stand still
+    afterwards: so the three sums of products over rows are running sums, and no array of rows by times is needed.
+    """
+    n = len(t.times)
+    left = 1 - t.every
+    per_death = np.where(left > 0, 1 / np.where(left > 0, t.at_risk * left, 1.0), 0.0)
+    direct = t.survival / t.at_risk
+    own = np.stack([t.incidence * per_death, per_death])
+    expected = np.zeros((2, n + 1))
+    expected[:, 1:] = np.cumsum(np.stack([direct * t.first, np.zeros(n)]) + own * t.every, axis=1)
+    start = t.entry + 1
+    stop = np.maximum(t.exit + 1, start)
+    final = -(expected[:, stop] - expected[:, start])
+    dead = t.kind != CENSORED
+    final[:, dead] += own[:, t.exit[dead]]
+    final[0, t.kind == EVENT] += direct[t.exit[t.kind == EVENT]]
+    square = weight**2
+
+    def running(values: Floats, begin: Ints | None, end: Ints | None) -> Floats:
+        # From ``begin`` (or never) up to ``end`` (or for good).
+        change = np.zeros(n + 2)
+        if begin is not None:
+            change += np.bincount(begin, weights=values, minlength=n + 2)
+        if end is not None:
+            change -= np.bincount(end, weights=values, minlength=n + 2)
+        return np.asarray(np.cumsum(change)[: n + 1], dtype=np.float64)
+
+    since = expected[:, start]
+    at_risk = running(square, start, stop)
+    mean = [running(square * since[j], start, stop) for j in range(2)]
+
+    def products(i: int, j: int) -> Floats:
+        done = running(square * final[i] * final[j], stop, None)
+        both = running(square * since[i] * since[j], start, stop)
+        between = at_risk * expected[i] * expected[j] - expected[i] * mean[j] - expected[j] * mean[i]
+        return np.asarray(done + between + both, dtype=np.float64)
+
+    f = np.concatenate([[0.0], t.incidence])
+    found = products(0, 0) - 2 * f * products(0, 1) + f**2 * products(1, 1)
+    return np.asarray(np.maximum(found, 0.0), dtype=np.float64)
 
 
 def _influence(t: _Table, weight: Floats, until: int) -> Floats:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ecgshared.arrays import Floats, Ints
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.censoring import Censoring, censoring, require_survival
-from ecgshared.stats.competing import cumulative_incidence, require_causes
+from ecgshared.stats.competing import cumulative_incidence, incidence_influence, require_causes
 from ecgshared.stats.concordance import Influenced, clustered_variance
 from ecgshared.stats.cox import prepare, risk_sums, stratified_sums
 from ecgshared.stats.cox_fit import newton_fit
@@ -157,7 +157,8 @@ def expected_over_observed(
     if not 0 < observed < 1 or not risk.mean() > 0:
         raise StatisticsError("nobody, or everybody, has the event by the horizon", value=horizon)
     ratio = float(risk.mean()) / observed
-    influence = ratio * ((risk / risk.mean() - 1) / len(risk) - seen.influence[0] / observed)
+    through = incidence_influence(time, cause, horizon)
+    influence = ratio * ((risk / risk.mean() - 1) / len(risk) - through / observed)
     events = float(len(np.unique(patient[(cause == 1) & (time <= horizon)])))
     return few_events_estimate(ratio, clustered_variance(influence, patient), events, "log")
 

@@ -50,9 +50,9 @@ def _group(rows: Followed, g: int, group: GroupCurve, at: Floats, incidence: boo
     mine = rows.group == g
     c = group.curve
     weight = np.ones(int(mine.sum())) if rows.weight is None else rows.weight[mine]
-    at_risk = weight @ (rows.time[mine][:, None] >= at)
+    at_risk = np.array([float(weight[rows.time[mine] >= t].sum()) for t in at])
     if rows.entry is not None:
-        at_risk = at_risk - weight @ (rows.entry[mine][:, None] >= at)
+        at_risk -= np.array([float(weight[rows.entry[mine] >= t].sum()) for t in at])
     k = np.searchsorted(c.time, at, side="right")
     risk, se = (np.concatenate([[0.0], values])[k] for values in (c.risk, c.se))
     low, high = (np.concatenate([[np.nan], values])[k] for values in (c.low, c.high))

@@ -67,8 +67,16 @@ def _keys(r: Result) -> list[Block]:
     return keys
 
 
+def _told(e: EstimateResult) -> str | None:
+    """A figure as tables show it; one that hangs on few events is marked."""
+    few = e.value is not None and e.se is not None and e.low is None
+    return f"{span(e)} (few events)" if few else span(e)
+
+
 def _interval(e: EstimateResult) -> str:
-    return "no interval" if e.low is None or e.high is None else f"95% CI {e.low:.3f} to {e.high:.3f}"
+    if e.low is None or e.high is None:
+        return "no interval" if e.se is None else "few events, no interval"
+    return f"95% CI {e.low:.3f} to {e.high:.3f}"
 
 
 def _lines(r: Result) -> list[_Line]:
@@ -81,19 +89,19 @@ def _discrimination(r: Result) -> Table:
     rows: list[list[Cell]] = []
     for label, counts, models in _lines(r):
         for name, m in models.items():
-            difference = "-" if name == r.reference else span(m.difference.harrell)
-            difference_uno = "-" if name == r.reference else span(m.difference.uno)
+            difference = "-" if name == r.reference else _told(m.difference.harrell)
+            difference_uno = "-" if name == r.reference else _told(m.difference.uno)
             rows.append(
                 [
                     label,
                     name,
                     counts.ecgs,
                     counts.events,
-                    span(m.harrell),
+                    _told(m.harrell),
                     difference,
-                    span(m.uno),
+                    _told(m.uno),
                     difference_uno,
-                    span(m.auc),
+                    _told(m.auc),
                 ]
             )
     columns = ["", "model", "ECGs", "events", "Harrell's C", "difference", "Uno's C", "difference", "AUC at horizon"]
@@ -113,10 +121,10 @@ def _accuracy(r: Result) -> Table:
                 [
                     label,
                     name,
-                    span(m.slope),
-                    span(m.expected_over_observed),
-                    span(m.brier),
-                    span(m.integrated_brier),
+                    _told(m.slope),
+                    _told(m.expected_over_observed),
+                    _told(m.brier),
+                    _told(m.integrated_brier),
                 ]
             )
     columns = ["", "model", "calibration slope", "expected/observed", "Brier at horizon", "integrated Brier"]

@@ -8,7 +8,7 @@ from lifelines import AalenJohansenFitter
 from test_concordance import derivative
 
 from ecgshared.errors import StatisticsError
-from ecgshared.stats.competing import cumulative_incidence, restricted_mean
+from ecgshared.stats.competing import cumulative_incidence, incidence_influence, restricted_mean
 from ecgshared.stats.kaplan_meier import kaplan_meier
 
 
@@ -44,9 +44,22 @@ def test_influences_are_derivatives_by_weight_with_ties_and_late_entries(at):
     rng = np.random.default_rng(3)
     time, cause = rng.integers(2, 9, 40).astype(float), rng.integers(0, 3, 40)
     entry = np.where(rng.random(40) < 0.4, rng.integers(0, 2, 40).astype(float), -1.0)
-    found = cumulative_incidence(time, cause, np.array([at]), entry=entry)
+    found, influence = (
+        cumulative_incidence(time, cause, np.array([at]), entry=entry),
+        incidence_influence(time, cause, at, entry),
+    )
     assert found.risk[0] == pytest.approx(slow(time, cause, entry, at, np.ones(40)), abs=1e-12)
-    np.testing.assert_allclose(found.influence[0], derivative(lambda w: slow(time, cause, entry, at, w), 40), atol=1e-8)
+    np.testing.assert_allclose(influence, derivative(lambda w: slow(time, cause, entry, at, w), 40), atol=1e-8)
+    assert found.se[0] == pytest.approx(np.sqrt(influence @ influence), rel=1e-9)
+
+
+def test_running_sums_give_the_errors_of_every_time_with_weights_too():
+    rng = np.random.default_rng(9)
+    time, cause, weight = rng.integers(2, 30, 80).astype(float), rng.integers(0, 3, 80), rng.uniform(0.5, 2, 80)
+    entry = np.where(rng.random(80) < 0.4, np.floor(time * rng.random(80)), -1.0)
+    together = cumulative_incidence(time, cause, entry=entry, weight=weight)
+    apart = cumulative_incidence(time, cause, entry=entry, weight=weight, patient=np.arange(80))
+    np.testing.assert_allclose(together.se, apart.se, rtol=1e-8, atol=1e-12)
 
 
 def test_without_competing_events_it_is_one_less_kaplan_meier_with_its_interval():

@@ -18,11 +18,14 @@ from pydantic import ValidationError
 from client.egress.gate import release
 from ecgshared.errors import ConfigError, RefusalCode, Refused, RunError
 from ecgshared.privacy.disclosure import DisclosureLimits
+from ecgshared.stages.results.survival_evaluate import Result
 from ecgshared.stats.competing import cumulative_incidence
 from ecgshared.stats.cox import coarsen
 from ecgshared.study.endpoints import EventTimes
 from ecgshared.study.registry import room
 from ecgshared.wire.protocol import Request
+from server.report.sections import Table
+from server.report.survival_evaluation import evaluation_sections
 
 FIT = {
     "id": "cox",
@@ -299,6 +302,21 @@ def test_a_site_whose_score_is_constant_or_perfect_is_left_out_with_a_reason(kin
         assert alone["d"]["value"] == alone["d"]["high"] == 1.0
         assert 0.8 < alone["d"]["low"] < 1.0
         assert alone["c"]["value"] < pooled["harrell"]["value"] < pooled["harrell"]["high"] < 1.0
+
+
+def test_a_figure_that_hangs_on_few_events_has_no_interval_and_says_so():
+    data = {**three_sites(), "c": followed(3, 70, split="lockbox", rate=0.03)}
+    result, _ = evaluated(data)
+    found = result["sites"]["c"]
+    assert 0 < found["event_patients"] < 10
+    harrell = found["models"]["both"]["harrell"]
+    assert harrell["se"] > 0
+    assert harrell["low"] is None
+    shown = evaluation_sections("judged", Result.model_validate(result))
+    cells = [
+        cell for section in shown for b in section.blocks if isinstance(b, Table) for row in b.rows for cell in row
+    ]
+    assert f"{harrell['value']:.3f} (few events)" in cells
 
 
 def test_observed_risks_are_cumulative_incidences_where_other_deaths_compete():
