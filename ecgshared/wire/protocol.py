@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ecgshared.config import Config
+from ecgshared.config import Config, Label
 
 Array = NDArray[Any]
 
@@ -26,6 +26,7 @@ class StepConfig(Config):
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")
     stage: str
+    label: Label = None
     uses: tuple[str, ...] = ()
     sites: str | tuple[str, ...] | None = Field(
         default=None, description="a group of the study's `sites` (train, zero_shot, all) or site names"

@@ -1,4 +1,4 @@
 """How the coordinator asks, combines and stores, for each stage.
 
-Each module gives ``run(step, context) -> Artefact`` and ``report(artefact) -> list[Section]``.
+Each module gives ``run(step, context) -> Artefact`` and ``report(artefact, labels) -> list[Section]``.
 """
