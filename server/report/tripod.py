@@ -115,7 +115,7 @@ def checklist(study: Study | None, results: Mapping[str, StageResult], stages: M
         write("18a", "funding"),
         write("18b", "conflicts of interest"),
         partly(
-            "18c", "protocol", "run", "the study file and its hash are the analysis plan; say where it was deposited"
+            "18c", "protocol", "ran", "the study file and its hash are the analysis plan; say where it was deposited"
         ),
         write("18d", "registration"),
         write("18e", "availability of data", "recordings stay at the hospitals; say how access is asked for"),

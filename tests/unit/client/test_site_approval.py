@@ -13,8 +13,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from hospital import make_hospital
 from typer.testing import CliRunner
 
-from client.answer import answer_bytes
-from client.app import app, forget_process_caches
+from client.answer import Site, answer_bytes
+from client.app import app
 from client.approval import register as approvals
 from client.approval import required as approval
 from client.approval.envelope import check_envelope
@@ -28,6 +28,7 @@ from client.operator.cli import app as cli
 from client.site.settings import SiteSettings
 from ecgshared.errors import ConfigError, RefusalCode, Refused
 from ecgshared.service.fingerprint import code_sha256, folders_sha256
+from ecgshared.study.registry import room
 from ecgshared.study.study import load_study
 from ecgshared.wire.bytes import body_of, encode_request, refusal_of, to_records
 from ecgshared.wire.protocol import Request
@@ -61,7 +62,6 @@ def site(tmp_path) -> tuple[Path, SiteSettings]:
         "coordinator": "127.0.0.1:9", "ca": "ca.crt", "certificate": "c.crt", "key": "k.key", "envelope": "ab" * 32,
     }  # fmt: skip
     settings = make_hospital(tmp_path / "north", rows, network=network, limits={"min_patients": 1, "min_events": 0})
-    forget_process_caches()
     approval._code.clear()
     return tmp_path / "north" / "site.yaml", settings
 
@@ -164,6 +164,27 @@ def test_flowers_own_clientapp_asks_for_the_approvals_too(site, study_file):
     assert body_of(ask_app(site_file, "query.ask", study.sha256).content) == first
 
 
+@pytest.mark.parametrize("kind", ["study", "code"])
+def test_what_is_withdrawn_while_an_answer_is_computed_lets_nothing_leave(site, study_file, monkeypatch, kind):
+    site_file, settings = site
+    approve(site_file, "code")
+    approve(site_file, study_file)
+    handlers = room("client", "describe").PHASES
+    real = handlers["counts"]
+    sha256 = {"study": load_study(study_file).sha256, "code": code_sha256()}
+
+    def slow(context, request):
+        answer = real(context, request)
+        approvals.record(settings.state, kind, sha256[kind], "test", withdrawn=True)
+        return answer
+
+    monkeypatch.setitem(handlers, "counts", slow)
+    reply = ask_app(site_file, "query.ask", sha256["study"])
+    assert refusal_of(reply.content) == ("north", RefusalCode(f"{kind}-not-approved"))
+    assert not (settings.state / "releases.jsonl").exists()
+    assert not list((settings.state / "outbox").rglob("*.answer"))
+
+
 def test_an_answer_over_the_limit_is_not_kept_to_be_sent(site, study_file, tmp_path):
     site_file, _ = site
     approve(site_file, study_file)
@@ -196,10 +217,11 @@ def test_a_replayed_round_gives_the_kept_bytes_and_under_privacy_nothing_else(si
     for number in range(1, 10):
         log = {"site": "north", "study": study.sha256, "round": number}
         outbox.keep(request(number, 0.5), Release(b"answer %d" % number, log))
-    assert answer_bytes(site_file, settings, study, request(9, 0.5)) == b"answer 9"
+    here = Site(site_file)
+    assert answer_bytes(here, study, request(9, 0.5)) == b"answer 9"
     for replay in (request(9, 0.6), request(1, 0.5), request(1, 0.6)):
         with pytest.raises(Refused) as refused:
-            answer_bytes(site_file, settings, study, replay)
+            answer_bytes(here, study, replay)
         assert refused.value.code is RefusalCode.BAD_REQUEST
     lines = [json.loads(line) for line in (settings.state / "releases.jsonl").read_text().splitlines()]
     assert [(line["round"], line["replayed"]) for line in lines] == [(9, True)]
