@@ -63,6 +63,7 @@ class StepView:
 
     id: str
     label: str
+    whom: str
     stage: str
     sections: tuple[dict[str, Any], ...] | None
 
@@ -116,7 +117,7 @@ def compose(run: Run, lay_out: LayOut | None = None) -> Page:
         sections += learning_curves(run.history, step.id) if result is None else []
         views = tuple(view for section in sections if (view := _section(section, painter))["blocks"])
         shown = None if result is None and not views else views
-        steps.append(StepView(step.id, labels.step(step.id), step.stage, shown))
+        steps.append(StepView(step.id, labels.step(step.id), labels.whom(step.id), step.stage, shown))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,

@@ -56,6 +56,13 @@ class Labels:
         found = None if self.study is None else next((s for s in self.study.steps if s.id == name), None)
         return name if found is None or found.label is None else found.label
 
+    def whom(self, name: str) -> str:
+        """Return whom a step is about: its population's label or name; empty where it is everybody eligible."""
+        found = None if self.study is None else next((s for s in self.study.steps if s.id == name), None)
+        if self.study is None or found is None or found.population is None:
+            return ""
+        return self.study.populations[found.population].label or found.population.replace("_", " ")
+
     def site(self, name: str) -> str:
         """Return a hospital's label, or its name."""
         return name if self.study is None else self.study.labels.get(name, name)
@@ -99,7 +106,7 @@ class Labels:
 
     def about(self, step: str, score: str = "") -> str:
         """Return what a headline says of where it comes from: "step judged · risk of score · risk, resnet1d"."""
-        parts = [f"step {self.step(step)}", self.score(score) if score else "", self.models(step)]
+        parts = [f"step {self.step(step)}", self.whom(step), self.score(score) if score else "", self.models(step)]
         return " · ".join(part for part in parts if part)
 
     @property

@@ -118,6 +118,16 @@ def _outcomes(study: Study, labels: Labels) -> str:
 
 
 def _step(step: StepConfig, study: Study, labels: Labels) -> str:
+    if step.frozen is not None:
+        return (
+            f"{_upper(labels.step(step.id))} was taken as it is from a file that another study exported (SHA-256 "
+            f"{step.frozen.sha256}); no hospital was asked for it."
+        )
+    text, whom = _stage(step, study, labels), labels.whom(step.id)
+    return f"{text} This step is about {whom}." if text and whom else text
+
+
+def _stage(step: StepConfig, study: Study, labels: Labels) -> str:
     if isinstance(step, Train):
         return _trained(step, labels)
     if isinstance(step, Calibrate):

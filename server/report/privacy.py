@@ -37,6 +37,10 @@ def statement(plan: Sequence[StepPlan], results: Typed, labels: Labels) -> list[
                 f"Differential privacy with the patient as the unit: epsilon {p.epsilon:g}, delta {p.delta:g} over all "
                 f"rounds. It covers {p.covers} It does not cover: {p.does_not_cover}"
             )
+        if labels.study is not None and labels.study.step(step.id).frozen is not None:
+            leaves, protected = (), "Taken from a file that another study exported; no hospital was asked anything."
+            found.append(StepPrivacy(labels.step(step.id), step.id, step.stage, leaves, protected))
+            continue
         told = bool(leaves and protected)
         if not told:
             protected = "This version of ecgfed knows no statement for this stage; see the fields below."
