@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,9 @@ def stage_sections(step: str, result: StepResult, labels: Labels = NO_LABELS) ->
         )
     try:
         artefact = Artefact(step, result.stage, typed_result(result))
-        return list(room("server", result.stage).report(artefact, labels))
+        report = room("server", result.stage).report
+        # A stage that needs none of the study's words takes its artefact alone.
+        return list(report(artefact, labels) if "labels" in signature(report).parameters else report(artefact))
     except Exception as error:  # one stage's fault must not cost the reader the report of all others: it is shown
         _LOG.warning("stage %s could not lay out step %s (%s)", result.stage, step, type(error).__name__)
         _LOG.debug("why", exc_info=error)
