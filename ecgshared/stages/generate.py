@@ -46,6 +46,15 @@ ASSUMED_RR_S = 0.9
 """A single beat has no rate; it only bounds where T is looked for."""
 
 
+LEAVES = {
+    "judge": "how far made beats are from real ones: mean errors, distances, means and spreads of what is measured on "
+    "beats, and slopes on conditions; no beat and no latent",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = "Each figure stands for a group of at least the hospital's own least size, or is withheld."
+"""What stands between these numbers and one patient."""
+
+
 class Config(StepConfig):
     """A generate step. ``uses`` must lead to one train step whose model is a cvae."""
 

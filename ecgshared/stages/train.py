@@ -26,6 +26,18 @@ if TYPE_CHECKING:
     from ecgshared.study.study import Study
 
 
+LEAVES = {
+    "fit": "the model's weights after training at the hospital, and mean loss and AUC on its validation patients",
+    "validate": "mean loss and AUC of the final weights on the hospital's validation patients",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = (
+    "Losses and AUCs stand for groups of at least the hospital's own least size, or are withheld. Group sizes do not "
+    "protect weights: a model can remember people it was trained on."
+)
+"""What stands between these numbers and one patient."""
+
+
 class StrategyConfig(BaseConfig):
     """How the coordinator combines the sites' weights; every algorithm but the averaging itself is Flower's.
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from ecgshared.config import Config
+from ecgshared.config import Config, Label
 
 Array = NDArray[Any]
 
@@ -42,6 +42,7 @@ class StepConfig(Config):
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")
     stage: str
+    label: Label = None
     uses: tuple[str, ...] = ()
     sites: str | tuple[str, ...] | None = Field(
         default=None, description="a group of the study's `sites` (train, zero_shot, all) or site names"
