@@ -218,7 +218,6 @@ class Daemon:
             if head.seconds_left <= 0:
                 raise RunOver("nobody waits for the answer any more")
             self._link.pull_objects(head, parcel.lacks(head.object_ids), self._limited(parcel))
-            parcel.sync()
             self._link.confirm(head)
             self._gate.check_run(head, self._link)
             asked = peek(head, parcel)

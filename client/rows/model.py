@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from client.rows.context import SiteContext
@@ -16,7 +16,7 @@ from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import place
 from ecgshared.models import build
 from ecgshared.models.config import input_samples
-from ecgshared.service.files import private_folder
+from ecgshared.service.files import private_folder, write_atomically
 from ecgshared.stages.train import Config, head_specs
 
 _KEPT_ROUNDS = 3
@@ -67,10 +67,7 @@ class SiteState:
         """Store what this round leaves, owner-only; drop what is older than the last few."""
         private_folder(self._folder)
         path = self._path(name, round_number)
-        temporary = path.with_suffix(".part")
-        save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
-        temporary.chmod(0o600)
-        temporary.rename(path)
+        write_atomically(path, save({key: value.contiguous() for key, value in tensors.items()}), private=True)
         for old in self._rounds(name):
             if old <= round_number - _KEPT_ROUNDS:
                 self._path(name, old).unlink()
