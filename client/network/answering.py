@@ -18,7 +18,7 @@ from client.network.fleet_failures import LinkError, RunOver
 from client.network.fleet_messages import Head, Objects, peek
 from client.network.inbox import Inbox, Parcel, answer_of
 from client.network.journal import Journal
-from client.network.status import StatusFile, now
+from client.network.status import StatusFile
 from client.network.worker import Worker, WorkerLost
 from client.site.settings import SiteSettings, network_of
 from ecgshared.errors import EcgFedError, RefusalCode, Refused

@@ -25,7 +25,7 @@ from client.network.fleet_failures import CertificateRefused, LinkError, NotAdmi
 from client.network.fleet_messages import Head, peek
 from client.network.inbox import Inbox, Parcel, answer_of
 from client.network.journal import Journal
-from client.network.status import StatusFile, is_paused, now, remember_node, remembered_node
+from client.network.status import StatusFile, is_paused, remember_node, remembered_node
 from client.site.settings import SiteSettings, network_of
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.wire.bytes import MESSAGE_TYPE_HELLO, WireError
