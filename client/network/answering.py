@@ -22,6 +22,7 @@ from client.network.status import StatusFile
 from client.network.worker import Worker, WorkerLost
 from client.site.settings import SiteSettings, network_of
 from ecgshared.errors import EcgFedError, RefusalCode, Refused
+from ecgshared.service.files import now
 from ecgshared.service.fingerprint import code_sha256
 from ecgshared.wire.bytes import refusal_records
 

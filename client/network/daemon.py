@@ -28,6 +28,7 @@ from client.network.journal import Journal
 from client.network.status import StatusFile, is_paused, remember_node, remembered_node
 from client.site.settings import SiteSettings, network_of
 from ecgshared.errors import RefusalCode, Refused
+from ecgshared.service.files import now
 from ecgshared.wire.bytes import MESSAGE_TYPE_HELLO, WireError
 
 _POLL_ACTIVE, _POLL_IDLE, _ACTIVE_SECONDS = 0.1, 1.0, 60.0

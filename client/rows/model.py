@@ -15,7 +15,6 @@ from ecgshared.errors import ModelError, RefusalCode, Refused
 from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import place
 from ecgshared.models import build
-from ecgshared.models.config import input_samples
 from ecgshared.service.files import private_folder, write_atomically
 from ecgshared.stages.train import Config, head_specs
 
@@ -30,7 +29,7 @@ def load_model(site: SiteContext, config: Config, weights: NDArray[Any]) -> nn.M
     precision = "fp64" if config.precision == "fp64" else compute.precision
     dtype = torch.float64 if precision == "fp64" else torch.float32
     study = site.study
-    samples = input_samples(config.model, study.input.fs_hz, study.input.seconds)
+    samples = config.model.samples(study.input.fs_hz, study.input.seconds)
     model = build(config.model, head_specs(config, study), samples, study.seed, dtype)
     layout = Layout.of(model, config.layout_mode)
     try:
