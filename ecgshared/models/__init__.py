@@ -1,8 +1,8 @@
-"""The registry of models. A model is one file here, with a ``Config`` and ``build``, and its name in :data:`MODELS`.
+"""The registry of models. A model is one file here, with its configuration and ``build``, and a line in :data:`MODELS`.
 
-``Config`` is a :class:`~ecgshared.models.config.BaseModelConfig` that says what the model sees, what it learns by and
-what it gives. Torch is imported inside ``build``, as a study is checked without it; a large net may have a file of its
-own, named by ``Config.net``.
+The configuration is a :class:`~ecgshared.models.config.BaseModelConfig` that says what the model sees, what it learns
+by and what it gives. Torch is imported inside ``build``, as a study is checked without it; a large net may have a file
+of its own, named by ``net``.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-MODELS: tuple[str, ...] = ("resnet1d", "cvae")
-"""Names in the study, and of the files; where a study names none it is the first."""
+MODELS: dict[str, str] = {"resnet1d": "Resnet1dConfig", "cvae": "CvaeConfig"}
+"""Name in the study, and of the file -> its configuration's class; where a study names none it is the first."""
 
-__all__ = ["MODELS", "BaseModelConfig", "HeadSpec", "ModelConfig", "build", "config_class"]
+DEFAULT = next(iter(MODELS))
+
+__all__ = ["DEFAULT", "MODELS", "BaseModelConfig", "HeadSpec", "ModelConfig", "build", "config_class"]
 
 
 def config_class(name: str) -> type[BaseModelConfig]:
-    """Return the ``Config`` of a model; raise ModelError where there is no such model."""
+    """Return the configuration's class of a model; raise ModelError where there is no such model."""
     if name not in MODELS:
         raise ModelError("there is no such model", value=name, allowed=", ".join(MODELS))
-    found: type[BaseModelConfig] = import_module(f"ecgshared.models.{name}").Config
+    found: type[BaseModelConfig] = getattr(import_module(f"ecgshared.models.{name}"), MODELS[name])
     return found
 
 
 def _name_of(data: Any) -> str:
-    found = data.get("name", MODELS[0]) if isinstance(data, dict) else getattr(data, "name", MODELS[0])
+    found = data.get("name", DEFAULT) if isinstance(data, dict) else getattr(data, "name", DEFAULT)
     return str(found)
 
 

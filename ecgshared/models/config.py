@@ -29,14 +29,14 @@ class HeadSpec:
 
 
 class BaseModelConfig(Config):
-    """The base of every model's ``Config``; what a subclass does not say is as here.
+    """The base of every model's configuration; what a subclass does not say is as here.
 
     Attributes
     ----------
     sees : the whole recording, or its median beat over :data:`BEAT_WINDOW_S`.
     own_objective : it has no heads and learns what its own ``item_losses`` say; see :func:`ecgshared.models.build`.
     makes_beats : its net has ``decode(z, conditions)``, from a latent to a beat of ``samples`` samples a lead.
-    net : the module with ``build``, where it is not that of the ``Config``: imported, with torch, when a net is built.
+    net : the module with ``build``, where it is another one: imported, with torch, when a net is built.
     """
 
     sees: ClassVar[Sees] = "recording"

@@ -6,13 +6,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ecgshared.config import Config as PlainConfig
+from ecgshared.config import Config
 from ecgshared.models.config import BaseModelConfig, Norm, Sees
 from ecgshared.study.columns import COVARIATES
 from ecgshared.study.endpoints import Event
 
 
-class CoxHeadConfig(PlainConfig):
+class CoxHeadConfig(Config):
     """A log hazard learned together with the beats.
 
     The default is linear in the posterior mean, with Efron's ties. Risk sets are those of a batch, and so of one site:
@@ -30,7 +30,7 @@ class CoxHeadConfig(PlainConfig):
         return {"weight": 50.0, **data} if isinstance(data, dict) and data.get("paper_faithful") is True else data
 
 
-class Config(BaseModelConfig):
+class CvaeConfig(BaseModelConfig):
     """A conditional variational autoencoder of median beats.
 
     ``paper_faithful`` is the published net (doi 10.3389/fdgth.2025.1558589): convolutions over time, then over leads,
@@ -67,7 +67,7 @@ class Config(BaseModelConfig):
         return {"latent": 10, "norm": "batch", "kl_warmup": 0.0, **data}
 
     @model_validator(mode="after")
-    def _fits(self) -> Config:
+    def _fits(self) -> CvaeConfig:
         allowed = ("age", "male", *COVARIATES)
         unknown = [name for name in self.conditions if name not in allowed]
         if unknown:

@@ -26,7 +26,7 @@ from ecgshared.errors import ModelError
 from ecgshared.learning.cox_loss import cox_items, published_cox_items
 from ecgshared.learning.draws import Dropout, GaussianDraw
 from ecgshared.models.config import BEAT_WINDOW_S, HeadSpec
-from ecgshared.models.cvae import Config
+from ecgshared.models.cvae import CvaeConfig
 
 INDEPENDENT = (0, 1, 6, 7, 8, 9, 10, 11)
 """I, II, V1..V6 among the twelve leads."""
@@ -66,7 +66,7 @@ class Cvae(nn.Module, ABC):
     A subclass gives ``encode`` and ``decode``.
     """
 
-    def __init__(self, config: Config, samples: int) -> None:
+    def __init__(self, config: CvaeConfig, samples: int) -> None:
         super().__init__()
         self.config, self.samples = config, samples
         self.kl_weight = config.kl_weight
@@ -172,7 +172,7 @@ class LeadFieldCvae(Cvae):
     REST_PENALTY = 1.0
     """Of the mean square of R beside the squared error."""
 
-    def __init__(self, config: Config, samples: int) -> None:
+    def __init__(self, config: CvaeConfig, samples: int) -> None:
         super().__init__(config, samples)
         self._basis = torch.from_numpy(time_basis(samples))
         self.functions = self._basis.shape[1]
@@ -270,7 +270,7 @@ class PublishedCvae(Cvae):
 
     FILTERS, WIDTH = 5, 40
 
-    def __init__(self, config: Config, samples: int) -> None:
+    def __init__(self, config: CvaeConfig, samples: int) -> None:
         super().__init__(config, samples)
         if samples < 2 * self.WIDTH:
             raise ModelError("the published net needs longer beats", value=samples, allowed="80 samples or more")
@@ -316,7 +316,7 @@ def _kl(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
 
 
 def build(
-    config: Config,
+    config: CvaeConfig,
     heads: Sequence[HeadSpec],
     samples: int,
     seed: int,

@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class Config(BaseModelConfig):
+class Resnet1dConfig(BaseModelConfig):
     """A pre-activation 1-D ResNet. What is not given is the preset's; every value may be overridden."""
 
     net: ClassVar[str] = "ecgshared.models.resnet1d_net"
@@ -82,7 +82,7 @@ class Config(BaseModelConfig):
         return {**PRESETS[preset], **data} if isinstance(preset, str) and preset in PRESETS else data
 
     @model_validator(mode="after")
-    def _fits(self) -> Config:
+    def _fits(self) -> Resnet1dConfig:
         if self.norm == "group" and self.width % self.groups:
             raise ValueError(f"groups must divide width; {self.width} channels cannot form {self.groups} groups")
         if len(set(self.covariates)) != len(self.covariates):

@@ -1,14 +1,5 @@
 """train: any registered model, federated, with or without differential privacy; a checkpoint after every round.
 
-Result JSON::
-
-    {"heads": [...], "judged": [...], "sites": [...], "rounds": n, "parameters": n, "layout": hash, "kept_round": n,
-     "strategy": name, "model": {...}, "input": {...}, "seed": n, "covariates": [...], "validation": [{"round",
-     "loss", "auc": {head: x}, "sites": {site: {head: auc, or figure: x}}}],
-     "training_loss": [{"round", "loss", "sites": {site: loss}}], "absent": {site: {reason: rounds}},
-     "privacy": null or {"epsilon", "delta", "max_grad_norm", "expected_batch_size", "sites": {site:
-     {"noise_multiplier", "epsilon_spent", "delta"}}, "covers": text, "does_not_cover": text}}
-
 ``validation`` of round r speaks of the global weights after r rounds (0: the initial ones). ``judged`` names what its
 losses are of: the heads, or the model's own figures, which have no AUC. ``model``, ``input``, ``seed`` and
 ``covariates`` (the rows of the array ``standardise``) let the weights be used without the study.
@@ -25,8 +16,9 @@ from pydantic import Field, model_validator
 
 from ecgshared.config import Config as BaseConfig
 from ecgshared.learning.plan import AugmentConfig, LocalWork, OptimiserConfig
-from ecgshared.models import MODELS, BaseModelConfig, HeadSpec, ModelConfig, config_class
+from ecgshared.models import DEFAULT, BaseModelConfig, HeadSpec, ModelConfig, config_class
 from ecgshared.privacy.config import PrivacyConfig
+from ecgshared.stages.results.train import Result as Result
 from ecgshared.study.endpoints import BinaryEndpoint, Event, TimeToEventEndpoint
 from ecgshared.wire.protocol import Public, Statistic, StepConfig, Weights, payload
 
@@ -52,7 +44,7 @@ class StrategyConfig(BaseConfig):
 class Config(StepConfig):
     """A train step. ``uses`` must name a describe step: it gives the global counts N_h and the weights a_k."""
 
-    model: ModelConfig = config_class(MODELS[0])()  # type: ignore[call-arg]
+    model: ModelConfig = config_class(DEFAULT)()  # type: ignore[call-arg]
     heads: tuple[str, ...] = Field(default=(), description="endpoints to predict; a cvae has none")
     head_weights: dict[str, float] = Field(default={}, description="w_h; 1 where not named")
     rounds: int = Field(default=20, ge=1, le=10_000)

@@ -62,7 +62,7 @@ class Checkpoint:
         import torch
 
         with torch.no_grad():
-            x, given = (torch.as_tensor(a, dtype=torch.float32) for a in (beats, self.standardised(values)))
+            x, given = (torch.as_tensor(a, dtype=torch.float64) for a in (beats, self.standardised(values)))
             return np.asarray(self.model(x, given).double().numpy())
 
 
@@ -107,8 +107,8 @@ def _model(
             "was trained by a version of ecgfed whose model is another", where=file, remedy="use that version, or train"
         )
     layout.load(model, weights)
-    model.eval()
-    return model
+    # In double precision a beat is the same to the last count, however many are made beside it.
+    return model.double().eval()
 
 
 def _artefact(path: Path, step: str | None) -> Path:

@@ -10,7 +10,7 @@ from lifelines import CoxPHFitter
 
 from ecgshared.learning.cox_loss import cox_items, published_cox_items
 from ecgshared.models import build
-from ecgshared.models.cvae import Config as CvaeConfig
+from ecgshared.models.cvae import CvaeConfig
 
 
 def people(n=60, ties=True, seed=0):

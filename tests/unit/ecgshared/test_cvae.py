@@ -15,7 +15,7 @@ from ecgshared.learning.loop import PlainStep, predict, train
 from ecgshared.learning.optimiser import make_optimiser
 from ecgshared.learning.plan import LocalWork, OptimiserConfig
 from ecgshared.models import HeadSpec, build
-from ecgshared.models.cvae import Config as CvaeConfig
+from ecgshared.models.cvae import CvaeConfig
 from ecgshared.models.cvae_net import LIMB, time_basis
 from ecgshared.models.decode import decode_beats
 from ecgshared.privacy.accounting import PrivacyPlan

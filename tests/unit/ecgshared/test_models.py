@@ -8,7 +8,7 @@ import torch
 
 import ecgshared
 from ecgshared.errors import ModelError
-from ecgshared.models import MODELS, BaseModelConfig, HeadSpec, build, config_class
+from ecgshared.models import DEFAULT, MODELS, BaseModelConfig, HeadSpec, build, config_class
 from ecgshared.stages.train import Config as TrainConfig
 
 ROOT = Path(ecgshared.__file__).parents[1]
@@ -42,8 +42,8 @@ def test_batch_normalisation_mixes_patients():
 
 def test_a_step_without_a_model_has_the_first():
     step = TrainConfig(id="a", stage="train", uses=("d",), heads=("h",))
-    assert step.model == config_class(MODELS[0])()
-    assert step.model.name == MODELS[0]
+    assert step.model == config_class(DEFAULT)()
+    assert step.model.name == DEFAULT
 
 
 def test_nobody_but_the_registry_knows_a_model():

@@ -18,7 +18,7 @@ from ecgshared.learning.losses import item_losses, private_cell_weights
 from ecgshared.learning.optimiser import make_optimiser
 from ecgshared.learning.plan import LocalWork, OptimiserConfig
 from ecgshared.models import HeadSpec, build
-from ecgshared.models.resnet1d import Config as Resnet1dConfig
+from ecgshared.models.resnet1d import Resnet1dConfig
 from ecgshared.privacy.accounting import PrivacyPlan
 from ecgshared.privacy.grad_sample import conv1d_grad_sample
 from ecgshared.privacy.noise import secure_gaussian

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ecgshared.errors import ModelError
 from ecgshared.models import HeadSpec, build
 from ecgshared.models.heads import cumulative_logits
-from ecgshared.models.resnet1d import Config as Resnet1dConfig
+from ecgshared.models.resnet1d import Resnet1dConfig
 
 HORIZONS = (0.25, 0.5, 1.0, 2.0)
 
