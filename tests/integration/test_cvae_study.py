@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from client.answer import open_context
-from client.app import forget_process_caches
+from client.answer import Site
 from client.rows.latents import posterior_means
-from client.site.settings import load_site
 from ecgshared import cli
 from ecgshared.errors import Refused, RunError
 from ecgshared.models import config_class
@@ -70,7 +68,6 @@ def hospitals(tmp_path_factory):
 def run_study(hospitals, out, content, **options):
     file = hospitals / "study.yaml"
     file.write_text(yaml.safe_dump(content))
-    forget_process_caches()
     return simulate(file, sorted(hospitals.glob("sites/*/site.yaml")), out, **options)
 
 
@@ -123,8 +120,7 @@ def test_only_weights_and_figures_over_groups_leave(run, hospitals):
 def test_posterior_means_are_the_models_own_and_stay_cached(run, hospitals):
     content = load_study(run / "study.yaml")
     path = hospitals / "sites/centre_south/site.yaml"
-    settings = load_site(path)
-    context = open_context(path, settings, content, Request(content.sha256, "r", "judged", "judge", 0, {}), ledger=None)
+    context = Site(path).context(content, Request(content.sha256, "r", "judged", "judge", 0, {}), ledger=None)
     arrays = {f"beats.{name}": array for name, array in artefact(run, "beats").arrays.items()}
     rows = np.array([3, 0, 7])
     step = content.step("beats")

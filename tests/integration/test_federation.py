@@ -60,9 +60,9 @@ def test_one_full_batch_step_over_sites_equals_the_pooled_step(federation):
     study = federation.study(steps=[{"id": "cohorts", "stage": "describe"}, federation.train(**ONE_FULL_BATCH_STEP)])
     lacks = {"coast": ("death_date", "death_cause", "data_end"), "valley": ("death_cause",)}
     sites = federation.sites(lacks=lacks, compute={"precision": "fp64"})
-    twin, twin_sites = pooled_twin(study, sites, federation.folder / "twin")
+    twin = pooled_twin(study, sites, federation.folder / "twin")
     federated = weights(simulate(study, sites, federation.folder / "federated"))
-    pooled = weights(simulate(twin, twin_sites, federation.folder / "pooled"))
+    pooled = weights(simulate(twin.study, twin.sites, federation.folder / "pooled", held=twin.held))
     offered = _reopened(federation.folder / "federated").artefact("cohorts").result.sites
     assert {site: sorted(offered[site].heads_offered) for site in ("north", "coast", "valley")} == {
         "north": ["death_2y", "male", "scd_2y"],

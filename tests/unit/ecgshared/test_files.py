@@ -202,7 +202,7 @@ def test_a_new_line_does_not_hang_on_half_an_old_one(tmp_path):
     assert path.read_bytes() == b'{"whole": 1}\n{"ha\none\ntwo\n'
 
 
-IN_PLACE = {"client/cache/beats.py": {"fsync"}, "client/cache/signals.py": {"fsync"}}
+IN_PLACE = {f"client/cache/{name}.py": {"fsync"} for name in ("beats", "signals", "slots")}
 """Files of slots, each with its own checksum, written where they are."""
 
 
