@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int, str], None]
 """Called with (step id, done, total, text)."""
 
 
-def run_study(grid: Grid, folder: RunFolder, progress: Progress, manners: WaitingPolicy | None = None) -> None:
+def run_study(grid: Grid, folder: RunFolder, progress: Progress, policy: WaitingPolicy | None = None) -> None:
     """Run every unfinished step of the folder's study; raise what stops it after noting it in run.json.
 
     ``status`` becomes "done"; "stopped" by the coordinator; "paused" by an error that somebody can mend;
@@ -35,7 +35,7 @@ def run_study(grid: Grid, folder: RunFolder, progress: Progress, manners: Waitin
     """
     study = folder.study
     folder.update(status="running", stopped_by=None, waiting_for=None)
-    federation = Federation(grid, study, folder, manners)
+    federation = Federation(grid, study, folder, policy)
     try:
         for step in study.steps:
             if folder.artefact(step.id) is None:
