@@ -22,6 +22,7 @@ from client.site.current import SiteFile
 from client.site.keys import load_keys
 from client.site.settings import SiteSettings
 from ecgshared.errors import RefusalCode, Refused
+from ecgshared.privacy.groups import close_groups
 from ecgshared.study.registry import room, shared_room
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import Request, payload_type
@@ -75,6 +76,8 @@ class Site:
             record_lockbox_opening(settings, study_hash=study.sha256, step=step.id, run=request.run)
         elif trains:
             data = data.without_lockbox()
+        if step.population is not None:
+            data = _population(cohort.data, data, step.population, settings)
         return SiteContext(
             settings=settings,
             study=study,
@@ -91,6 +94,19 @@ class Site:
     def is_now(self, context: SiteContext) -> bool:
         """Tell whether a context handed out is still what would be handed out: same settings, same cohort."""
         return self.settings() == context.settings and self._cohorts.is_now(context.settings, context.study)
+
+
+def _population(everybody: SiteData, data: SiteData, name: str, settings: SiteSettings) -> SiteData:
+    """Return one population of ``data``; refused where it differs from another of the study by a few patients."""
+    # Figures are of one split, and of those whose outcome is known: nearness counts within each.
+    splits = [everybody.split == split for split in np.unique(everybody.split)]
+    known = ~np.isnan(everybody.labels.T)
+    for part in (*splits, *(split & labelled for split in splits for labelled in known)):
+        groups = {other: belongs[part] for other, belongs in everybody.populations.items()}
+        closed = close_groups(groups, everybody.patient[part], settings.limits.min_patients)
+        if name in closed:
+            raise Refused(RefusalCode.TOO_FEW, f"population {name!r} {closed[name]}")
+    return data.members(name)
 
 
 class Sites:
@@ -162,6 +178,8 @@ def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str
     step = steps[request.step]
     if settings.site not in study.members(step):
         raise Refused(RefusalCode.NOT_A_MEMBER, f"step {step.id!r} is not for site {settings.site!r}")
+    if step.frozen is not None:
+        raise Refused(RefusalCode.BAD_REQUEST, f"step {step.id!r} is imported: no site is asked about it")
     shared_room(step.stage)
     if payload_type(step.stage, request.phase) is None:
         raise Refused(RefusalCode.BAD_REQUEST, f"stage {step.stage!r} has no such phase", value=request.phase)

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 class Config(StepConfig):
     """A calibrate step."""
 
+    can_be_frozen: ClassVar[bool] = True
+    read_later: ClassVar[tuple[str, ...]] = ("target",)
+
     default_sites: ClassVar[str] = "train"
 
     target: str

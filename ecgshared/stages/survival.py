@@ -66,6 +66,9 @@ class ModelInputs(BaseConfig):
 class Config(StepConfig):
     """A survival step: fitted where patients train; a ``survival_evaluate`` step judges it."""
 
+    can_be_frozen: ClassVar[bool] = True
+    read_later: ClassVar[tuple[str, ...]] = ("event", "models")
+
     default_sites: ClassVar[str] = "train"
 
     event: Event

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 class Config(StepConfig):
     """A threshold step; it uses a calibrate step, or a train step and names the head."""
 
+    can_be_frozen: ClassVar[bool] = True
+    read_later: ClassVar[tuple[str, ...]] = ("target", "score")
+
     default_sites: ClassVar[str] = "train"
 
     score: str | None = Field(default=None, description="<train step>.<head>; None takes the calibrated risk")

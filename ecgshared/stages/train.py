@@ -8,7 +8,7 @@ losses are of: the heads, or the model's own figures, which have no AUC. ``model
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,9 @@ class StrategyConfig(BaseConfig):
 
 class Config(StepConfig):
     """A train step. ``uses`` must name a describe step: it gives the global counts N_h and the weights a_k."""
+
+    can_be_frozen: ClassVar[bool] = True
+    read_later: ClassVar[tuple[str, ...]] = ("model", "heads", "precision")
 
     model: ModelConfig = config_class(DEFAULT)()  # type: ignore[call-arg]
     heads: tuple[str, ...] = Field(default=(), description="endpoints to predict; a cvae has none")
@@ -187,7 +190,16 @@ def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
     columns = {e.column for h in step.heads if isinstance(e := study.endpoints[h], BinaryEndpoint)}
     if "male" in columns and "male" in step.model.side_inputs:
         raise ValueError(f"step {step.id!r}: the label male is among model.covariates; the model would read its answer")
+    if step.frozen is not None:
+        if step.layout_mode == "fedbn":
+            raise ValueError(f"step {step.id!r}: fedbn leaves normalisation at its sites: nothing whole to import")
+        return
     outside = [site for site in study.members(step) if site not in study.sites.train]
     if outside:
         raise ValueError(f"step {step.id!r}: {', '.join(outside)} would train, but is no training site of the study")
-    describe_step(step, study)
+    described = study.step(describe_step(step, study))
+    if described.population != step.population:
+        raise ValueError(
+            f"step {step.id!r} trains on {step.population or 'everybody eligible'}, but {described.id!r} counts "
+            f"{described.population or 'everybody eligible'}: the counts weigh the heads; name one population for both"
+        )

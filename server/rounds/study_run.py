@@ -17,6 +17,7 @@ from ecgshared.study.registry import room, shared_room
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
 from server.rounds.federation import Federation, Stopped, WaitingPolicy
+from server.rounds.frozen import take_up
 from server.rounds.run_folder import RunFolder
 from server.rounds.step_context import Accept, Artefact, Metrics, Replies, StepContext
 
@@ -39,7 +40,11 @@ def run_study(grid: Grid, folder: RunFolder, progress: Progress, policy: Waiting
     try:
         for step in study.steps:
             if folder.artefact(step.id) is None:
-                folder.save_artefact(_run_step(step, study, federation, folder, progress))
+                if step.frozen is None:
+                    artefact = _run_step(step, study, federation, folder, progress)
+                else:
+                    artefact = take_up(step, study, folder.imported(step))
+                folder.save_artefact(artefact)
             progress(step.id, 1, 1, "done")
     except Stopped as error:
         folder.update(status="stopped", stopped_by=str(error), ended=now())
