@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import numpy as np
 from flwr.serverapp import Grid
-from flwr.supercore.run import RunNotRunningException
 from numpy.typing import NDArray
 
 from ecgshared.errors import EcgFedError
@@ -17,6 +16,7 @@ from ecgshared.study.registry import room, shared_room
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
 from server.rounds.federation import Federation, Stopped, WaitingPolicy
+from server.rounds.flower_insides import RunNotRunningException
 from server.rounds.frozen import take_up
 from server.rounds.run_folder import RunFolder
 from server.rounds.step_context import Accept, Artefact, Metrics, Replies, StepContext
