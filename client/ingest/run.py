@@ -79,6 +79,8 @@ def ingest_site(
                 recipe = Recipe(study.input, settings.quality, keys.content, features)
                 run = _Run(settings, keys, linked, cache, ledger, recipe)
                 run.all(np.flatnonzero(usable), done, progress)
+                if run.passed:
+                    cache.announce()
         if progress is not None:
             progress(0, 0, "listing the folder")
         _list_the_rest(settings, linked, table.other_files, ledger)

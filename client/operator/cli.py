@@ -67,10 +67,24 @@ def forget(
 ) -> None:
     """Remove a patient from every cache and index of this site, and from all cohorts to come."""
     from client.operator.forget import forget_patient
+    from client.operator.releases import read_releases
     from client.site.settings import load_site
 
-    settings = load_site(site_file)
-    done = forget_patient(settings, patient)
+    settings, told = load_site(site_file), list[bool]()
+
+    def waiting() -> None:
+        if not told:
+            typer.echo("on the opt-out list; waiting for another command of this site to leave its cache", err=True)
+        told.append(True)
+
+    done = forget_patient(settings, patient, waiting=waiting)
     typer.echo(f"{done.ecgs} ECG(s) overwritten and removed from {done.caches} cache(s) of {settings.site}")
     typer.echo("was on the opt-out list already" if done.known_before else "added to the opt-out list")
+    typer.echo("a running daemon leaves the person out of its next answer, and of the one it is computing")
     typer.echo("the site's own table and recordings are untouched: remove the person there as your rules ask")
+    left = sum(not line.get("replayed", False) for line in read_releases(settings.state))
+    if left:
+        typer.echo(
+            f"{left} answer(s) left before and may count the person: whoever holds them and the next ones can learn of "
+            "the person from the difference; `ecgfed site releases` lists them"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from client.cache.signals import forget_everywhere
@@ -23,11 +24,11 @@ class Forgotten:
     known_before: bool
 
 
-def forget_patient(settings: SiteSettings, patient_id: str) -> Forgotten:
+def forget_patient(settings: SiteSettings, patient_id: str, *, waiting: Callable[[], None] | None = None) -> Forgotten:
     """Put a person on the opt-out list, then overwrite and drop their signals in every cache.
 
     The list keeps a pseudonym, not the id. It is written first: cut short, the next opening of the site ends
-    the work.
+    the work. ``waiting`` is called about once a second while another process of this site holds a cache.
     """
     name = normal_id(patient_id)
     if not name:
@@ -38,7 +39,7 @@ def forget_patient(settings: SiteSettings, patient_id: str) -> Forgotten:
     before = pseudonym in opted_out(settings, keys)
     if not before:
         append_line(settings.state / OPT_OUT_FILE, pseudonym.hex())
-    removed = forget_everywhere(settings.state / "cache", [pseudonym])
+    removed = forget_everywhere(settings.state / "cache", [pseudonym], waiting=waiting)
     if ledger_exists(settings.state):
         with opened_ledger(settings.state) as ledger:
             ledger.forget([pseudonym])
