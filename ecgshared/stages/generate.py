@@ -101,7 +101,7 @@ def trained_cvae(step: StepConfig, study: Study) -> TrainConfig:
     return trained
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a generate step does not fit its study."""
     trained = trained_cvae(step, study)
     foreign = [site for site in study.members(step) if site not in study.members(trained)]

@@ -175,7 +175,7 @@ def describe_step(step: StepConfig, study: Study) -> str:
     return described.id
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a train step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("a train step's configuration was expected")
