@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from client.readers._assemble import MV_PER_UNIT, assemble, refuse_leads
 from client.readers._wfdb_header import Header, Signal, parse_header
 from client.readers._wfdb_samples import INVALID, Digital, read_digital
+from ecgshared.arrays import Floats
 from ecgshared.ecg.leads import standard_name
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
@@ -156,7 +157,7 @@ def _physical(
 
     In double precision, as in the other readers: the same samples are the same record, whatever the format.
     """
-    millivolts = np.subtract(samples, signal.baseline, dtype=np.float64)
+    millivolts: Floats = np.subtract(samples, signal.baseline, dtype=np.float64)
     millivolts *= mv_per_step
     absent = INVALID[signal.fmt]
     if absent is not None:
