@@ -29,13 +29,22 @@ from scipy.special import expit
 
 from ecgshared.arrays import Floats
 from ecgshared.stages.results.threshold import Result as Result
-from ecgshared.stats.few_events import rate_interval
 from ecgshared.stats.influence import Estimate, ratio_estimate
+from ecgshared.stats.small_samples import rate_interval
 from ecgshared.study.score import require_shared_model, risk_score
 from ecgshared.wire.protocol import Count, Public, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
+
+
+LEAVES = {
+    "histogram": "how many validation ECGs with and without the event fall into each interval of the score",
+    "variance": "sums over patients that the interval of the event rate above each of these edges takes",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = "Neighbouring intervals are merged until each holds at least the hospital's own least size."
+"""What stands between these numbers and one patient."""
 
 
 class Config(StepConfig):
@@ -108,7 +117,7 @@ def target_of(step: Config, study: Study) -> str:
     return step.target or risk_score(step, study).target
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a threshold step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("a threshold step's configuration was expected")

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgshared.arrays import Ints
-from ecgshared.stats.few_events import few_events, logit_t_interval, t_interval
 from ecgshared.stats.influence import AucVariance, Estimate, auc_influence, by_patient
 from ecgshared.stats.roc import count_by_score
+from ecgshared.stats.small_samples import few_events, logit_t_interval, t_interval
 
 
 def average_precision(score: NDArray[Any], y: NDArray[Any], patient: Ints) -> Estimate:

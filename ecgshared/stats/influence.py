@@ -7,7 +7,7 @@ the pooled curves.
 
 AUC: clustered DeLong, Obuchowski 1997 (doi 10.2307/2533958), with its small-sample factors; with one ECG a
 patient it is DeLong, DeLong & Clarke-Pearson 1988. Ratios: Taylor linearisation (Cochran, Sampling
-Techniques, 1977, ch. 6). Intervals of AUCs and rates are those of :mod:`ecgshared.stats.few_events`; others are
+Techniques, 1977, ch. 6). Intervals of AUCs and rates are those of :mod:`ecgshared.stats.small_samples`; others are
 symmetric on the log scale (positive ratios) or as they are (slopes).
 """
 
@@ -22,8 +22,8 @@ from scipy.stats import norm, t
 
 from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError
-from ecgshared.stats.few_events import auc_interval, few_events, rate_interval, satterthwaite
 from ecgshared.stats.roc import auc_from_counts, count_by_score, placements_from_counts
+from ecgshared.stats.small_samples import auc_interval, few_events, rate_interval, satterthwaite
 
 Scale = Literal["logit", "log", "identity"]
 CONFIDENCE = 0.95
@@ -188,7 +188,7 @@ def ratio_estimate(
     square_sum : sum over sites of :func:`ratio_square_sum`.
     total : pooled sum of the denominator.
     patients : distinct patients behind the sums.
-    scale : "logit" is for rates, whose interval is Wilson's, see :func:`ecgshared.stats.few_events.rate_interval`.
+    scale : "logit" is for rates, whose interval is Wilson's, see :func:`ecgshared.stats.small_samples.rate_interval`.
     patients_in : patients with a non-zero denominator; a rate of exactly 0 or 1 has no linearised error, and counts
         as this many trials instead.
     df : degrees of freedom of other scales' intervals.

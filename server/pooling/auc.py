@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ecgshared.stages.evaluate import MAX_BOUNDS, Placement
-from ecgshared.stats.few_events import auc_interval, few_events, satterthwaite
 from ecgshared.stats.influence import UNDEFINED, Estimate
 from ecgshared.stats.placement import N_SUMS, AucTotals
+from ecgshared.stats.small_samples import auc_interval, few_events, satterthwaite
 from server.pooling.combine import released
 from server.pooling.head import PooledHead
 

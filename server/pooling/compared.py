@@ -9,8 +9,8 @@ import numpy as np
 from scipy.stats import t
 
 from ecgshared.stages.evaluate import Compared
-from ecgshared.stats.few_events import few_events, t_interval
 from ecgshared.stats.influence import UNDEFINED, Estimate
+from ecgshared.stats.small_samples import few_events, t_interval
 from server.pooling.combine import est, number
 
 

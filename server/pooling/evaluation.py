@@ -19,8 +19,8 @@ from ecgshared.stages.evaluate import (
     subgroup_names,
 )
 from ecgshared.stages.results.base import EstimateResult
-from ecgshared.stats.few_events import few_events
 from ecgshared.stats.influence import UNDEFINED, Estimate, estimate, rate_estimate, ratio_estimate
+from ecgshared.stats.small_samples import few_events
 from server.pooling.auc import auc_within, pooled_auc
 from server.pooling.combine import est, number
 from server.pooling.compared import site_difference

@@ -24,9 +24,9 @@ from ecgshared.stages.evaluate import (
     subgroup_names,
 )
 from ecgshared.stats.calibration import LogisticSums, sandwich
-from ecgshared.stats.few_events import few_events
 from ecgshared.stats.influence import UNDEFINED, estimate
 from ecgshared.stats.score_scale import HIGHEST, Sketch
+from ecgshared.stats.small_samples import few_events
 from ecgshared.study.score import risk_score
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, federated_newton, number, quorum, released
@@ -36,6 +36,7 @@ from server.pooling.evaluation import pooled_json, site_json
 from server.pooling.head import PooledHead, request_arrays
 from server.pooling.points import SiteRates
 from server.report.evaluation import sections
+from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
 from server.rounds.step_context import Artefact, StepContext
 
@@ -107,9 +108,9 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     )
 
 
-def report(artefact: Artefact[Result]) -> list[Section]:
+def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """Headlines, tables, and ROC, PPV and calibration plots of each endpoint."""
-    return sections(artefact.step, artefact.result)
+    return sections(artefact.step, artefact.result, labels)
 
 
 def _ask(

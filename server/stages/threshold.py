@@ -27,6 +27,7 @@ from ecgshared.stats.score_scale import HIGHEST, LOWEST, pooled_sketch, quantile
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, number, numbers, quorum
 from server.pooling.cuts import PooledCuts, SiteCuts, padded, released_sketches, site_cuts
+from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Figure, Key, Section, Series, Table, Text
 from server.rounds.step_context import Artefact, StepContext
 
@@ -220,7 +221,7 @@ def _choose(step: Config, tried: _Tried) -> _Choice:
     return _Choice(None, "none", False)
 
 
-def report(artefact: Artefact[Result]) -> list[Section]:
+def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """The cut-off, why it is there, and the candidates it was chosen from."""
     r = artefact.result
     c = r.candidates
@@ -231,9 +232,10 @@ def report(artefact: Artefact[Result]) -> list[Section]:
     if r.cutoff is not None and r.share_above is not None and r.rate is not None:
         blocks.append(
             Key(
-                f"High-risk cut-off on the risk of {r.target}",
+                f"High-risk cut-off on the risk of {labels.endpoint(r.target)}",
                 r.cutoff,
                 f"top {100 * r.share_above:.1f}% of validation ECGs, event rate {_span(r.rate)}",
+                labels.about(artefact.step),
             )
         )
     blocks += [
@@ -248,12 +250,12 @@ def report(artefact: Artefact[Result]) -> list[Section]:
         ),
         Table(
             "Validation data",
-            ["site", "ECGs", "patients", "ECGs with the event"],
-            [[site, s.ecgs, s.patients, s.events] for site, s in r.sites.items()],
-            note=f"Withheld, and not part of the choice: {', '.join(r.withheld) or 'none'}.",
+            ["hospital", "ECGs", "patients", "ECGs with the event"],
+            [[labels.site(site), s.ecgs, s.patients, s.events] for site, s in r.sites.items()],
+            note=f"Withheld, and not part of the choice: {', '.join(map(labels.site, r.withheld)) or 'none'}.",
         ),
     ]
-    return [Section(f"Threshold: {artefact.step}", blocks)]
+    return [Section(f"{labels.step(artefact.step)}: high-risk cut-off", blocks)]
 
 
 def _sentence(r: Result) -> str:

@@ -236,7 +236,7 @@ def test_three_hospitals_of_forty_five_have_no_pooled_value_but_bounds_that_hold
     assert both["auc_within_sites"]["value"] == pytest.approx(np.average(aucs, weights=pairs), abs=1e-12)
     assert both["auc_within_sites"]["low"] < both["auc_within_sites"]["value"]
     told = report(typed(federation.artefacts["abroad"]))
-    assert any("pairs within a site" in getattr(block, "note", "") for block in told[0].blocks)
+    assert any("pairs within a hospital" in getattr(block, "note", "") for block in told[0].blocks)
 
 
 def test_subgroups_agree_with_their_own_data(gated):
