@@ -44,16 +44,21 @@ MAX_BOUNDS = 0.03
 
 
 LEAVES = {
-    "local": "the hospital's own figures: counts, AUC, calibration, event rates at shares and at the threshold, and "
-    "the same in subgroups",
-    "histogram": "how many ECGs with and without the event fall into each interval of the score, and their summed risk",
-    "influence": "sums over patients that the intervals of the pooled figures take",
+    "local": "the hospital's own figures: counts, AUC, precision, calibration, rates at the threshold, and counts and "
+    "AUC in subgroups",
+    "scale": "mean scores of neighbouring ECGs, of patients with and without the event apart",
+    "histogram": "how many ECGs without the event fall into each interval of the score, how many with it lie above "
+    "cuts that all hospitals share, and event rate and summed risk there",
+    "placement": "how many of all hospitals' ECGs without the event score below the hospital's own with it, one sum, "
+    "and sums over patients that the intervals of the pooled figures take",
     "slope": "sums over patients that one step of the fit of the pooled calibration line takes",
+    "compare": "the AUC of this score and of others on the same ECGs, and the difference",
 }
 """What leaves a hospital in each phase, in words."""
 PROTECTED = (
     "Each figure stands for a group of at least the hospital's own least size and least number of events, or is "
-    "withheld; neighbouring intervals of the score are merged until each does."
+    "withheld. Intervals hold at least the hospital's own least size; cuts divide cases "
+    "into groups that meet its limits; one set of cuts and one curve a score is answered."
 )
 """What stands between these numbers and one patient."""
 

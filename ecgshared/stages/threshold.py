@@ -39,11 +39,16 @@ if TYPE_CHECKING:
 
 
 LEAVES = {
-    "histogram": "how many validation ECGs with and without the event fall into each interval of the score",
-    "variance": "sums over patients that the interval of the event rate above each of these edges takes",
+    "scale": "mean validation scores of neighbouring ECGs, of patients with and without the event apart",
+    "histogram": "how many validation ECGs without the event fall into each interval of the score, and how many with "
+    "it lie above cuts that all hospitals share",
+    "variance": "sums over patients that the interval of the event rate above each of these cuts takes",
 }
 """What leaves a hospital in each phase, in words."""
-PROTECTED = "Neighbouring intervals are merged until each holds at least the hospital's own least size."
+PROTECTED = (
+    "Intervals hold at least the hospital's own least size, and cuts divide patients with the event into groups that "
+    "meet its limits; one set of cuts a score is answered."
+)
 """What stands between these numbers and one patient."""
 
 

@@ -21,6 +21,8 @@ from ecgshared.stats.calibration import calibration_line
 from ecgshared.stats.influence import clustered_auc, rate_above
 from ecgshared.stats.roc import auc
 
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(5400)]
+
 ECGS, PATIENTS, BASE_RATE, SITES = 113_072, 35_417, 0.006, 3
 DRAWS = 300
 DESIGNS = (
@@ -44,7 +46,6 @@ def told(row: Row) -> str:
     return f"{100 * row.judged:5.0f}% {row.bias:+9.4f} {100 * row.coverage:9.1f}% {width:>9}"
 
 
-@pytest.mark.benchmark
 def test_bias_coverage_and_bounds_of_the_pooled_auc():
     print(f"\n{DRAWS} draws a row, true AUC {TRUE_AUC:.4f}; intervals at: share of draws that have one")
     print(f"{'':22}{'pooled: at, bias, coverage, width':>40}   {'within sites':>40}")
@@ -61,7 +62,6 @@ def test_bias_coverage_and_bounds_of_the_pooled_auc():
             assert pooled.width <= 0.02
 
 
-@pytest.mark.benchmark
 @pytest.mark.parametrize("events", [10, 15, 30])
 def test_coverage_of_slope_and_rate_with_few_events(events):
     rng = np.random.default_rng(events)
@@ -84,7 +84,6 @@ def test_coverage_of_slope_and_rate_with_few_events(events):
     assert np.mean(rates) >= 0.93 - 0.02
 
 
-@pytest.mark.benchmark
 @pytest.mark.parametrize(
     ("design", "min_rate", "least"), [(Design(0.006, 4, 5000), 0.049, 0.6), (Design(0.05, 5, 2000), 0.15, 0.9)], ids=str
 )
@@ -125,7 +124,6 @@ def seconds(work: partial[object]) -> float:
     return time.perf_counter() - start
 
 
-@pytest.mark.benchmark
 def test_pooled_auc_and_interval_of_113072_ecgs():
     score, y, patient = cohort()
     exact = clustered_auc(score, y, patient)
