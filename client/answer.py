@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from client.approval.required import require_approved, require_approved_code
 from client.dataset.cohorts import Cohorts
 from client.dataset.data import SiteData
 from client.egress.audit import log_event, record_lockbox_opening
@@ -121,7 +123,19 @@ class Sites:
         self._held, self._sites = dict(held or {}), dict[Path, Site]()
 
     def __getitem__(self, path: Path) -> Site:
-        return self._sites.setdefault(path, Site(path, self._held.get(path)))
+        if path not in self._sites:
+            self._sites[path] = Site(path, self._held.get(path))
+        return self._sites[path]
+
+    def __reduce__(self) -> tuple[Callable[[], Sites], tuple[()]]:
+        # Ray sends the app to its workers with every message: what a worker has opened stays that worker's.
+        return of_this_process, ()
+
+
+@cache
+def of_this_process() -> Sites:
+    """Return the sites of the app that Flower loads by name: one holder a process, with nothing opened at first."""
+    return Sites()
 
 
 def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
@@ -151,7 +165,7 @@ def computed(site: Site, study: Study, request: Request, stage: str, ledger: Led
 
     Raises
     ------
-    Refused : DATA_UNAVAILABLE where they changed each time.
+    Refused : DATA_UNAVAILABLE where they changed each time; what is missing where an approval was withdrawn meanwhile.
     """
     for _ in range(_ATTEMPTS):
         context = site.context(study, request, ledger=ledger)
@@ -163,9 +177,17 @@ def computed(site: Site, study: Study, request: Request, stage: str, ledger: Led
                 raise
         else:
             if site.is_now(context):
+                require_still_approved(context.settings, study)
                 return made
         log_event(context.settings.state, "made-again", step=request.step, phase=request.phase, round=request.round)
     raise Refused(RefusalCode.DATA_UNAVAILABLE, "the site's files changed each time an answer was computed")
+
+
+def require_still_approved(settings: SiteSettings, study: Study) -> None:
+    """On the network, raise :class:`Refused` where code or study was withdrawn while an answer was computed."""
+    if settings.network is not None:
+        require_approved_code(settings)
+        require_approved(settings, "study", study.sha256)
 
 
 def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str:

@@ -17,7 +17,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from client.answer import Sites, answer_bytes
+from client.answer import Sites, answer_bytes, of_this_process
 from client.approval.required import approved_study, require_approved_code
 from client.egress.audit import log_event
 from ecgshared.errors import EcgFedError, RefusalCode, Refused
@@ -118,5 +118,5 @@ def site_file(context: Context) -> Path:
     )
 
 
-app = make_app(Sites())
+app = make_app(of_this_process())
 """What Flower loads by this name, here and in a worker."""

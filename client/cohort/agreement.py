@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.cohort.table import CohortTable, where
+from client.cohort.faults import where
+from client.cohort.table import CohortTable
 from ecgshared.arrays import Floats
 from ecgshared.ecg.person import ages_disagree, sexes_disagree
 
 _MANY = 0.2
 """More than this share of contradictions is no slip of the pen: rows and recordings are joined wrongly."""
+
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,28 @@ class Agreement:
             many = len(rows) > max(2, _MANY * self.compared[column])
             said.append(text + ("; does table.join give each row its own recording?" if many else ""))
         return said
+
+
+def one_signal_for_several(
+    table: CohortTable, rows: NDArray[np.int64], unit: NDArray[np.int64], content: NDArray[np.object_]
+) -> list[str]:
+    """Return the lines whose recordings hold one and the same signal for different patients.
+
+    Parameters
+    ----------
+    rows, unit, content : of each recording its row, its patient's number, and a hash of its signals, b"" for none.
+    """
+    held: dict[bytes, list[int]] = {}
+    for place, signal in enumerate(content.tolist()):
+        if signal:
+            held.setdefault(signal, []).append(place)
+    several = [places for places in held.values() if len(set(unit[places].tolist())) > 1]
+    said = [
+        f"{where(table.path, table.lines, rows[at])}: one signal in recordings of several patients, the first counts"
+        for at in several[:_SHOWN]
+    ]
+    more = len(several) - _SHOWN
+    return said + ([f"{table.path}: {more} more signals stand for several patients"] if more > 0 else [])
 
 
 def compare(table: CohortTable, rows: NDArray[np.int64], age: Floats, sex: NDArray[np.str_]) -> Agreement:

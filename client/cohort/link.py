@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client.cohort.faults import SHOWN_VALUES, where
 from client.cohort.identities import DAMAGED
 from client.cohort.optout import OptOuts, left_out, read_opt_outs
 from client.cohort.recordings import Matches, Recordings, find_recordings, match
-from client.cohort.table import SHOWN_VALUES, CohortTable, read_cohort_table, where
+from client.cohort.table import CohortTable, read_cohort_table
 from client.site.keys import SiteKeys, load_keys
 from client.site.settings import SiteSettings
 from ecgshared.errors import CohortError, EcgFedError

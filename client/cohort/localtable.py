@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,7 @@ EMPTY = frozenset(
 
 HEADER_LINES = 50
 """The names of the columns stand within so many lines."""
-WORKBOOKS = (".xlsx", ".xlsm")
-PARQUET = (".parquet", ".pq")
+Kind = Literal["text", "workbook", "parquet"]
 
 Row = tuple[int, Sequence[str]]
 """Line (the last one of a row that spans several) and cells."""
@@ -58,14 +58,14 @@ class LocalTable:
 
     ``lines`` : int64 array, shape = (n,): the line of the file at which a row ends; in Parquet its number.
     ``header_line`` : where the names of the columns stand; 0 in Parquet.
-    ``spreadsheet`` : it comes from a workbook, which counts days from ``origin``.
+    ``origin`` : day 0 of a workbook's days.
     """
 
     path: Path
     columns: dict[str, Coded]
     lines: NDArray[np.int64]
     header_line: int = 1
-    spreadsheet: bool = False
+    kind: Kind = "text"
     origin: datetime = SERIAL_ORIGIN
 
     def __len__(self) -> int:
@@ -79,6 +79,45 @@ class LocalTable:
             hit = [fnmatch.fnmatchcase(value, pattern) for value in column.values]
             keep &= np.asarray([*hit, False])[column.codes]
         return keep
+
+
+def kind_of(path: Path) -> Kind:
+    """Tell what a table is by how the file begins, whatever it is called.
+
+    Raises
+    ------
+    CohortError : it is not there, or what no table is: an old workbook, or a page that only looks like one.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except FileNotFoundError:
+        raise CohortError("there is no such table", where=path, remedy="check table.path") from None
+    except OSError as error:
+        raise CohortError(f"cannot be read ({type(error).__name__})", where=path) from None
+    if head.startswith(b"PK\x03\x04"):
+        return "workbook"
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith(b"\xd0\xcf\x11\xe0"):
+        raise CohortError(
+            "is a workbook of old Excel, or one with a password",
+            where=path,
+            allowed="CSV, Excel (.xlsx) or Parquet",
+            remedy="open it in Excel and save it as .xlsx without a password",
+        )
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
+        raise CohortError(
+            "is a web page or XML, though a spreadsheet may open it",
+            where=path,
+            allowed="CSV, Excel (.xlsx) or Parquet",
+            remedy="open it in Excel and save it as .xlsx",
+        )
+    if path.suffix.lower() in (".xlsx", ".xlsm", ".parquet", ".pq"):
+        raise CohortError(
+            f"is no {path.suffix} file inside", where=path, allowed="CSV, Excel or Parquet", remedy="export it again"
+        )
+    return "text"
 
 
 def clean_name(text: str) -> str:

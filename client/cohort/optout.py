@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.cohort.identities import Near, asked_forms, is_damaged, kept_forms, normal_id
+from client.cohort.workbook import opened_workbook, sheet_rows
 from client.site.keys import SiteKeys
 from client.site.settings import SiteSettings
 from ecgshared.errors import CohortError
@@ -88,8 +89,12 @@ def left_out(
 
 
 def _names(path: Path) -> list[tuple[int, str]]:
+    """Return line and id of everyone on a list: of a text file, or of the first column of a workbook."""
     try:
         raw = path.read_bytes()
+        if raw.startswith(b"PK\x03\x04"):
+            with opened_workbook(path) as book:
+                return _cleaned((line, cells[0]) for line, cells in sheet_rows(book.worksheets[0], 1))
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except FileNotFoundError:
         raise CohortError("there is no such opt-out list", where=path, remedy="check `exclude`") from None
@@ -100,17 +105,19 @@ def _names(path: Path) -> list[tuple[int, str]]:
             allowed="a UTF-8 text file of patient ids, one a line",
             remedy="save it as UTF-8",
         ) from None
-    found = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        # Out of a spreadsheet a column comes in quotes, or with the separators of empty columns behind it.
-        name = normal_id(line.partition("#")[0].strip().rstrip(",;\t").strip().strip('"'))
+    # Out of a spreadsheet a column comes in quotes, or with the separators of empty columns behind it.
+    lines = (line.partition("#")[0].strip().rstrip(",;\t").strip().strip('"') for line in text.splitlines())
+    found = _cleaned(enumerate(lines, start=1))
+    for number, name in found:
         if len(name) > LONGEST or "\0" in name:
             raise CohortError(
                 "is no list of ids", where=f"{path}:{number}", allowed="a text file of patient ids, one a line"
             )
-        if name:
-            found.append((number, name))
     return found
+
+
+def _cleaned(lines: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+    return [(number, name) for number, text in lines if (name := normal_id(text))]
 
 
 def _forgotten(path: Path) -> tuple[frozenset[bytes], frozenset[bytes]]:

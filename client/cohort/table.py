@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Formatter
@@ -12,34 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.cohort.cells import parse_flag, parser
-from client.cohort.dates import EXCHANGED, OPEN_ORDER, parse_dates, parse_times
-from client.cohort.identities import DAMAGED, is_damaged, normal_id
-from client.cohort.localtable import PARQUET, WORKBOOKS, Coded, LocalTable
+from client.cohort.faults import Fault
+from client.cohort.identities import normal_id
+from client.cohort.localtable import Coded, LocalTable
+from client.cohort.standard import Reading, contradictions, derive_age
 from client.cohort.tablefile import read_table
 from client.site.settings import DateAndTime, MatchedLabel, SiteSettings, TableConfig
-from ecgshared.ecg.person import NUMERIC_SEX, ages_disagree, parse_age, sexes_disagree
 from ecgshared.errors import CohortError
-from ecgshared.study.columns import STANDARD_COLUMNS
-from ecgshared.study.endpoints import is_cardiac_or_ill_defined
-
-SHOWN_LINES, SHOWN_VALUES = 5, 200
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One distinct bad value. For the operator's terminal only: it may hold a patient's data."""
-
-    where: str
-    column: str
-    value: str | None
-    allowed: str
-    rows: int
-
-    def render(self) -> str:
-        """Return file, line, column, value and what is allowed, on one line."""
-        found = "" if self.value is None else f", found {self.value!r}"
-        return f"{self.where}: {self.column}{found}{_rows(self.rows)}; allowed: {self.allowed}"
 
 
 @dataclass(frozen=True)
@@ -74,10 +51,6 @@ class CohortTable:
     def __len__(self) -> int:
         return len(self.lines)
 
-    def fault(self, column: str, value: str | None, allowed: str, rows: NDArray[np.int64]) -> Fault:
-        """Return a fault of some rows, with their lines."""
-        return _fault(self.path, self.lines, column, value, allowed, rows)
-
 
 def read_cohort_table(settings: SiteSettings) -> CohortTable:
     """Read and map the site's table; bad values are collected in ``faults``, not raised.
@@ -94,14 +67,14 @@ def read_cohort_table(settings: SiteSettings) -> CohortTable:
     file = _join(config, joins, local)
     mine = np.flatnonzero(own)
     table = replace(local, columns={k: c.take(mine) for k, c in local.columns.items()}, lines=local.lines[mine])
-    reading = _Reading(table, config)
+    reading = Reading(table, config)
     for name, source in config.columns.items():
         reading.column(name, source)
     for name, label in config.labels.items():
         reading.label(name, label)
     reading.sex_beside_age()
-    _derive_age(reading)
-    _contradictions(reading)
+    derive_age(reading)
+    contradictions(reading)
     return CohortTable(
         columns=reading.columns,
         ids=reading.ids,
@@ -117,143 +90,6 @@ def read_cohort_table(settings: SiteSettings) -> CohortTable:
     )
 
 
-def local_names(config: TableConfig) -> list[str]:
-    """Return the local columns that standard columns are read from."""
-    sources = config.columns.values()
-    return [name for s in sources for name in ((s.date, s.time) if isinstance(s, DateAndTime) else (s,))]
-
-
-class _Reading:
-    """A table being read: its standard columns so far, and all that is wrong with it."""
-
-    def __init__(self, table: LocalTable, config: TableConfig) -> None:
-        # The numbers of workbooks and Parquet have no language.
-        text = table.path.suffix.lower() not in (*WORKBOOKS, *PARQUET)
-        self.table, self.config = table, config if text else config.model_copy(update={"decimal": None})
-        self.columns: dict[str, NDArray[Any]] = {}
-        self.ids: dict[str, Coded] = {}
-        self.faults: list[Fault] = []
-        self.doubts: list[str] = []
-        self.faulty = np.zeros(len(table), dtype=bool)
-        self.unread: dict[str, int] = {}
-        self._beside_age: NDArray[Any] | None = None
-
-    def column(self, name: str, source: str | DateAndTime) -> None:
-        """Read a standard column."""
-        column, config = STANDARD_COLUMNS[name], self.config
-        if column.kind == "date":
-            self.columns[name] = self._moments(name, source)
-            return
-        assert isinstance(source, str)  # the settings allow no other
-        coded = _mapped(self.table.columns[source], config.values.get(name, {}))
-        shown = _shown(source, name)
-        if column.kind == "id":
-            self.ids[name] = coded = _normal_ids(coded)
-            bad = {code: DAMAGED for code, text in enumerate(coded.values) if is_damaged(text)}
-            self.stop(shown, coded, bad)
-            return
-        blank: Any = {"number": np.nan, "flag": np.nan}.get(column.kind, "")
-        self.columns[name] = self._cells(name, shown, coded, parser(column, config), blank)
-        if column.kind == "code":
-            self._several_causes(name, shown)
-        if name == "age":
-            self._beside_age = np.asarray([*map(_sex_beside, coded.values), ""])[coded.codes]
-
-    def label(self, name: str, label: str | MatchedLabel) -> None:
-        """Read a 0/1 label: flags, or an expression that is found."""
-        if isinstance(label, MatchedLabel):
-            coded, pattern = self.table.columns[label.column], re.compile(label.matches)
-            values = [np.nan if not text else float(bool(pattern.search(text))) for text in coded.values]
-            self.columns[name] = np.asarray([*values, np.nan])[coded.codes]
-        else:
-            coded = _mapped(self.table.columns[label], self.config.values.get(name, {}))
-            self.columns[name] = self._cells(name, _shown(label, name), coded, parse_flag, np.nan)
-
-    def sex_beside_age(self) -> None:
-        """Take the sex of ``63 M`` where the table has no other, and name the rows where it has."""
-        if self._beside_age is None or not (self._beside_age != "").any():
-            return
-        sex = self.columns.get("sex", np.full(len(self.table), ""))
-        apart = np.flatnonzero(sexes_disagree(sex, self._beside_age))
-        if len(apart):
-            self.doubt("sex", "another than the one beside the age", apart)
-        self.columns["sex"] = np.where(sex == "", self._beside_age, sex)
-
-    def stop(self, shown: str, coded: Coded, bad: dict[int, str]) -> None:
-        """Note values that stand in the way: what is allowed, by code of the value."""
-        if bad:
-            self.faults += _faults(self.table, shown, coded, bad)
-            self.faulty |= np.isin(coded.codes, list(bad))
-
-    def contradict(self, column: str, value: str | None, allowed: str, rows: NDArray[np.int64]) -> None:
-        """Note rows that stand in the way whatever can be read of them."""
-        self.faults.append(_fault(self.table.path, self.table.lines, column, value, allowed, rows))
-        self.faulty[rows] = True
-
-    def doubt(self, column: str, what: str, rows: NDArray[np.int64]) -> None:
-        """Note rows to look at."""
-        at = where(self.table.path, self.table.lines, rows)
-        self.doubts.append(f"{at}: {column}{_rows(len(rows))}: {what}")
-
-    def _refused(self, name: str, shown: str, coded: Coded, bad: dict[int, str]) -> None:
-        """Note values that cannot be read, by the site's policy."""
-        if self.config.unreadable == "stop" or not bad:
-            self.stop(shown, coded, bad)
-            return
-        found = _faults(self.table, shown, coded, bad)
-        if found:
-            self.unread[name] = self.unread.get(name, 0) + sum(fault.rows for fault in found)
-            self.doubts += [f"counts as not known: {fault.render()}" for fault in found]
-
-    def _cells(self, name: str, shown: str, coded: Coded, read: Callable[[str], Any], blank: Any) -> NDArray[Any]:
-        out, bad = [], {}
-        for code, text in enumerate(coded.values):
-            value = blank
-            if text:
-                try:
-                    value = read(text)
-                except ValueError as error:
-                    bad[code] = str(error)
-            out.append(value)
-        self._refused(name, shown, coded, bad)
-        # The blank behind the last value keeps the type right for a table of no rows.
-        return np.asarray([*out, blank])[coded.codes]
-
-    def _moments(self, name: str, source: str | DateAndTime) -> NDArray[np.datetime64]:
-        config, table = self.config, self.table
-        local = source.date if isinstance(source, DateAndTime) else source
-        coded = _mapped(table.columns[local], config.values.get(name, {}))
-        values, bad = parse_dates(
-            coded.values,
-            date_format=config.date_format,
-            day_first=config.day_first,
-            spreadsheet=table.spreadsheet,
-            origin=table.origin,
-        )
-        self._refused(name, _shown(local, name), coded, bad)
-        stamps = np.asarray([*values, np.datetime64("NaT", "s")], dtype="datetime64[s]")[coded.codes]
-        if isinstance(source, str):
-            return stamps
-        clock = table.columns[source.time]
-        times, wrong = parse_times(clock.values)
-        self._refused(name, _shown(source.time, name), clock, wrong)
-        span = np.asarray([*times, np.timedelta64("NaT", "s")], dtype="timedelta64[s]")[clock.codes]
-        midnight = stamps.astype("datetime64[D]").astype("datetime64[s]")
-        twice = np.flatnonzero(~np.isnat(span) & ~np.isnat(stamps) & (stamps != midnight) & (stamps - midnight != span))
-        if len(twice):
-            self.contradict(name, None, f"one time of day: {local} has another than {source.time}", twice)
-        return np.where(np.isnat(span), stamps, midnight + span)
-
-    def _several_causes(self, name: str, shown: str) -> None:
-        texts = self.columns[name]
-        several = np.asarray([" " in text for text in texts.tolist()], dtype=bool)
-        open_ones = np.flatnonzero(several & np.isnan(is_cardiac_or_ill_defined(texts)))
-        if len(open_ones):
-            self.doubt(
-                shown, "several codes that disagree on a cardiac cause; the cause counts as not known", open_ones
-            )
-
-
 def usable_table(settings: SiteSettings) -> CohortTable:
     """Return the table, or raise a CohortError that names columns but shows no value of any patient."""
     table = read_cohort_table(settings)
@@ -267,102 +103,10 @@ def usable_table(settings: SiteSettings) -> CohortTable:
     return table
 
 
-def _mapped(coded: Coded, values: dict[str, str]) -> Coded:
-    """Apply ``values:``; a local 1.0 is found under "1" too, as spreadsheets write whole numbers."""
-    if not values:
-        return coded
-    normal = {normal_id(key): value for key, value in values.items()}
-    return replace(coded, values=tuple(values.get(t, normal.get(normal_id(t), t)) for t in coded.values))
-
-
-def _normal_ids(coded: Coded) -> Coded:
-    """Different spellings of one identifier become one value."""
-    index: dict[str, int] = {}
-    recode = [index.setdefault(normal_id(text), len(index)) for text in coded.values]
-    return Coded(np.asarray([*recode, -1], dtype=np.int32)[coded.codes], tuple(index))
-
-
-def _sex_beside(text: str) -> str:
-    try:
-        return parse_age(text).sex or "" if text else ""
-    except ValueError:
-        return ""
-
-
-def _shown(source: str, name: str) -> str:
-    return f"{source} ({name})" if source != name else name
-
-
-def _rows(n: int) -> str:
-    return f" ({n} rows)" if n > 1 else ""
-
-
-def where(path: Path, lines: NDArray[np.int64], rows: NDArray[np.int64]) -> str:
-    """Return file and lines of some rows, the first few of them."""
-    shown = ",".join(str(line) for line in lines[rows[:SHOWN_LINES]])
-    return f"{path}:{shown}{',...' if len(rows) > SHOWN_LINES else ''}"
-
-
-def _faults(table: LocalTable, column: str, coded: Coded, bad: dict[int, str]) -> list[Fault]:
-    for whole in {allowed for allowed in bad.values() if allowed.startswith((NUMERIC_SEX, OPEN_ORDER, EXCHANGED))}:
-        # One fault for the column: every row may have it.
-        codes = [code for code, allowed in bad.items() if allowed == whole]
-        rows = np.flatnonzero(np.isin(coded.codes, codes))
-        present = sorted({coded.values[code] for code in np.unique(coded.codes[rows])})
-        more = f" and {len(present) - 10} more" if len(present) > 10 else ""
-        shown = ", ".join(present[:10]) + more
-        found = [_fault(table.path, table.lines, column, shown, whole, rows)] if len(rows) else []
-        return found + _faults(table, column, coded, {c: why for c, why in bad.items() if why != whole})
-    order = np.argsort(coded.codes, kind="stable")
-    sorted_codes = coded.codes[order]
-    found = []
-    for code, allowed in bad.items():
-        start, stop = np.searchsorted(sorted_codes, [code, code + 1])
-        if start < stop:
-            found.append(_fault(table.path, table.lines, column, coded.values[code], allowed, order[start:stop]))
-    if len(found) > SHOWN_VALUES:
-        left = found[SHOWN_VALUES:]
-        further = sum(fault.rows for fault in left)
-        found[SHOWN_VALUES:] = [Fault(str(table.path), column, None, f"({len(left)} further values)", further)]
-    return found
-
-
-def _fault(
-    path: Path, lines: NDArray[np.int64], column: str, value: str | None, allowed: str, rows: NDArray[np.int64]
-) -> Fault:
-    return Fault(where(path, lines, rows), column, value, allowed, len(rows))
-
-
-def _derive_age(reading: _Reading) -> None:
-    """Fill in the age that birth date and date of the ECG make, and name the ages they contradict."""
-    columns = reading.columns
-    birth, recorded = columns.pop("birth_date", None), columns.get("recorded_at")
-    if birth is None or recorded is None:
-        return
-    span = recorded - birth
-    years = np.where(np.isnat(span), np.nan, span.astype("timedelta64[s]").astype(float) / (365.25 * 86_400))
-    possible = (years >= 0) & (years <= 130)
-    impossible = np.flatnonzero(~np.isnan(years) & ~possible)
-    if len(impossible):
-        reading.doubt("birth_date", "makes no age of a human at the date of the ECG and is left out", impossible)
-    age = columns.get("age", np.full(len(years), np.nan))
-    apart = np.flatnonzero(possible & ages_disagree(age, years))
-    if len(apart):
-        reading.doubt("age", "more than two years from what birth date and date of the ECG make", apart)
-    columns["age"] = np.where(np.isnan(age) & possible, years, age)
-
-
-def _contradictions(reading: _Reading) -> None:
-    columns, ids = reading.columns, reading.ids
-    if "death_date" in columns and "recorded_at" in columns:
-        day = "datetime64[D]"
-        late = np.flatnonzero(columns["death_date"].astype(day) < columns["recorded_at"].astype(day))
-        if len(late):
-            reading.contradict("death_date", None, "a death on or after the day of the ECG", late)
-    if "ecg_id" in ids:
-        counts = np.bincount(ids["ecg_id"].codes, minlength=len(ids["ecg_id"].values))
-        twice = [code for code in np.flatnonzero(counts > 1).tolist() if ids["ecg_id"].values[code]]
-        reading.stop("ecg_id", ids["ecg_id"], dict.fromkeys(twice, "each ECG once"))
+def local_names(config: TableConfig) -> list[str]:
+    """Return the local columns that standard columns are read from."""
+    sources = config.columns.values()
+    return [name for s in sources for name in ((s.date, s.time) if isinstance(s, DateAndTime) else (s,))]
 
 
 def _join_fields(config: TableConfig) -> dict[str, str]:

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from client.cohort.delimited import read_csv
 from client.cohort.localtable import (
-    PARQUET,
-    WORKBOOKS,
     Coded,
     LocalTable,
     absent_columns,
     cell_text,
     clean_name,
+    kind_of,
     number_text,
 )
 from client.cohort.workbook import read_workbook
@@ -33,12 +32,10 @@ def read_table(config: TableConfig, wanted: Iterable[str]) -> LocalTable:
     CohortError : naming everything that stands in the way: the file, absent columns, lines of a wrong length.
     """
     names = sorted(set(wanted))
-    if not config.path.is_file():
-        raise CohortError("there is no such table", where=config.path, remedy="check table.path")
-    ending = config.path.suffix.lower()
-    if ending in PARQUET:
+    kind = kind_of(config.path)
+    if kind == "parquet":
         return _read_parquet(config.path, names)
-    if ending in WORKBOOKS:
+    if kind == "workbook":
         return read_workbook(config, names)
     return read_csv(config, names)
 
@@ -76,7 +73,7 @@ def _read_parquet(path: Path, names: list[str]) -> LocalTable:
         name: Coded(np.concatenate([np.zeros(0, np.int32), *part]), tuple(coder))
         for name, coder, part in zip(names, coders, parts, strict=True)
     }
-    return LocalTable(path, columns, np.arange(1, total + 1, dtype=np.int64), header_line=0)
+    return LocalTable(path, columns, np.arange(1, total + 1, dtype=np.int64), 0, "parquet")
 
 
 def parquet_texts(values: object) -> Iterator[str]:

@@ -53,7 +53,7 @@ def read_workbook(config: TableConfig, names: list[str]) -> LocalTable:
         for at, cells in chain(head[place + 1 :], sheet_rows(sheet, len(header), behind=head[-1][0] if head else 1)):
             columns.add(at, [*cells, *[""] * (len(header) - len(cells))])
         origin = book.epoch
-        return LocalTable(config.path, columns.coded(), columns.lines(), line, spreadsheet=True, origin=origin)
+        return LocalTable(config.path, columns.coded(), columns.lines(), line, "workbook", origin)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from client.cache.entries import STORED, UNREADABLE
 from client.cache.signals import SignalCache, opened
-from client.cohort.agreement import compare
+from client.cohort.agreement import compare, one_signal_for_several
 from client.cohort.link import LinkedRows, lines_to_look_at, link
 from client.cohort.recordings import match, named, walk
 from client.cohort.selection import select
@@ -97,6 +97,8 @@ def ingest_site(
                 run = _Run(settings, keys, linked, cache, ledger, recipe)
                 run.all(np.flatnonzero(usable), done, progress)
                 done.doubts += [line for line in run.contradictions(table) if line not in done.doubts]
+                if run.passed:
+                    cache.announce()
         if progress is not None:
             progress(0, 0, "listing the folder")
         _list_the_rest(settings, linked, table.other_files, ledger)
@@ -125,10 +127,11 @@ class _Run:
         self.wanted = np.zeros(0, dtype=np.int64)
 
     def contradictions(self, table: CohortTable) -> list[str]:
-        """Return in which lines of the table the recordings say otherwise of age and sex."""
+        """Return in which lines of the table the recordings say otherwise: of age and sex, and of who it is."""
         names = [self.linked.recordings.paths[file] for file in self.linked.file[self.wanted]]
-        age, sex = self.cache.persons([self.keys.record(name) for name in names])
-        return compare(table, self.wanted, age, sex).lines(table)
+        age, sex, content = self.cache.persons([self.keys.record(name) for name in names])
+        found = compare(table, self.wanted, age, sex).lines(table)
+        return found + one_signal_for_several(table, self.wanted, self.linked.unit[self.wanted], content)
 
     def all(self, wanted: NDArray[np.int64], done: Ingested, progress: Progress | None) -> None:
         """Read what is lacking of ``wanted`` rows, in their order."""

@@ -80,12 +80,19 @@ def forget(
     from client.operator.forget import answers_with, find_person, forget_patient, in_words
     from client.site.settings import load_site
 
-    settings = load_site(site_file)
+    settings, told = load_site(site_file), list[bool]()
+
+    def waiting() -> None:
+        if not told:
+            typer.echo("on the opt-out list; waiting for another command of this site to leave its cache", err=True)
+        told.append(True)
+
     person = find_person(settings, patient)
     for line in in_words(settings, person, answers_with(settings, person)):
         typer.echo(line)
     if not yes:
         typer.confirm("forget this person?", abort=True)
-    done = forget_patient(settings, patient)
+    done = forget_patient(settings, patient, waiting=waiting)
     typer.echo(f"{done.ecgs} ECG(s) overwritten and removed from {done.caches} cache(s) of {settings.site}")
     typer.echo("was on the opt-out list already" if done.known_before else "added to the opt-out list")
+    typer.echo("a running daemon leaves the person out of its next answer, and of the one it is computing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from client.approval.register import study_path
@@ -95,10 +96,11 @@ def find_person(settings: SiteSettings, patient_id: str) -> Person:
     return Person(name, rows, near, kept, before)
 
 
-def forget_patient(settings: SiteSettings, patient_id: str) -> Forgotten:
+def forget_patient(settings: SiteSettings, patient_id: str, *, waiting: Callable[[], None] | None = None) -> Forgotten:
     """Put a person on the opt-out list, then overwrite and drop their signals in every cache.
 
     The list keeps pseudonyms, no id. It is written first: cut short, the next opening of the site ends the work.
+    ``waiting`` is called about once a second while another process of this site holds a cache.
 
     Raises
     ------
@@ -109,7 +111,7 @@ def forget_patient(settings: SiteSettings, patient_id: str) -> Forgotten:
     pseudonym = keys.patient(person.name)
     if pseudonym not in read_opt_outs(settings).forgotten:
         remember_forgotten(settings, keys, person.name)
-    removed = forget_everywhere(settings.state / "cache", [pseudonym])
+    removed = forget_everywhere(settings.state / "cache", [pseudonym], waiting=waiting)
     if ledger_exists(settings.state):
         with opened_ledger(settings.state) as ledger:
             ledger.forget([pseudonym])
@@ -143,9 +145,7 @@ def in_words(settings: SiteSettings, person: Person, answers: Answers) -> list[s
     lines = [f"{person.name}: {rows}, {person.kept} ECG(s) in the caches of {settings.site}"]
     if person.near:
         listed = ", ".join(person.near[:_SHOWN]) + (" and more" if len(person.near) > _SHOWN else "")
-        fate = (
-            "are left out from now on too" if settings.exclude_near else "stay in: forget them too if it is the person"
-        )
+        fate = "are left out from now on too" if settings.exclude_near else "stay in; forget them too if they are one"
         lines.append(f"near this id: {listed}; they {fate}")
     share = f"at most {answers.at_most} of {answers.of} answers, in {answers.runs} run(s)"
     lines.append("will be done: the ECGs are overwritten; the person is in no cohort from now on")
@@ -154,7 +154,8 @@ def in_words(settings: SiteSettings, person: Person, answers: Answers) -> list[s
             "cannot be undone:",
             "  models that were trained with these ECGs keep what they learnt",
             f"  answers already given stay given: the person was part of {share}",
-            "  (an upper bound: the log of releases names nobody)",
+            "  (an upper bound: the log of releases names nobody; `ecgfed site releases` lists them)",
+            "  who holds those answers and the next ones can learn of the person from the difference",
         ]
     elif answers.of:
         lines.append(f"nothing that cannot be undone: the person was part of none of the {answers.of} answers given")

@@ -16,7 +16,7 @@ from client.cohort.cells import parser
 from client.cohort.dates import order_of, parse_dates, parse_times
 from client.cohort.delimited import first_rows
 from client.cohort.identities import normal_id
-from client.cohort.localtable import PARQUET, WORKBOOKS, Row, cell_text, clean_name
+from client.cohort.localtable import Row, cell_text, clean_name, kind_of
 from client.cohort.recordings import ANYWHERE, Recordings, match
 from client.cohort.tablefile import parquet_texts
 from client.cohort.workbook import MOST_COLUMNS, opened_workbook, sheet_rows
@@ -76,8 +76,6 @@ def look_at_table(path: Path, recordings: Recordings, records: dict[str, EcgReco
     ------
     CohortError : the file is not there or no table.
     """
-    if not path.is_file():
-        raise CohortError("there is no such table", where=path, remedy="give --table a CSV, .xlsx or Parquet file")
     guess = TableGuess({"path": str(path)}, {})
     seen = _look(path, guess)
     guess.rows = max(map(len, seen.cells.values()), default=0)
@@ -103,10 +101,10 @@ def look_at_table(path: Path, recordings: Recordings, records: dict[str, EcgReco
 
 
 def _look(path: Path, guess: TableGuess) -> _Seen:
-    ending = path.suffix.lower()
-    if ending in PARQUET:
+    kind = kind_of(path)
+    if kind == "parquet":
         return _parquet(path)
-    if ending in WORKBOOKS:
+    if kind == "workbook":
         with opened_workbook(path) as book:
             found = [(sheet.title, list(islice(sheet_rows(sheet, MOST_COLUMNS), _ROWS))) for sheet in book.worksheets]
         best: tuple[str, list[Row]] = max(found, key=lambda entry: (_known(entry[1]), len(entry[1])), default=("", []))

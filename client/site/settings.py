@@ -189,7 +189,9 @@ class SiteSettings(Config):
     patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = Field(
         default="refuse", description="what becomes of rows without a patient id"
     )
-    exclude: Path | None = Field(default=None, description="text file of patient ids that opted out, one a line")
+    exclude: Path | None = Field(
+        default=None, description="patient ids that opted out: a text file, one a line, or an .xlsx, its first column"
+    )
     exclude_near: bool = Field(
         default=True,
         description="also leave out ids that differ from one that opted out only by case, leading zeros, blanks or "

@@ -9,8 +9,10 @@ Models are compared on the same patients: the interval of a difference comes fro
 influences.
 
 ``difference`` is to the step's first model. Pooled concordance and AUC are the event-weighted means of the sites' own
-(pairs within a site only), Brier scores the ECG-weighted ones, slope and expected over observed combine by inverse
-variances. null: withheld by the site, or undefined for so few.
+(pairs within a site only), Brier scores the ECG-weighted ones; slope and expected over observed are random effects. A
+site whose score is constant or perfect has no error to weigh it by and is left out of what is pooled, with its reason.
+Heterogeneity is on the logit scale for concordance, the log scale for ratios. A value without an interval hangs on
+fewer than ten patients with the event. null: withheld by the site, or undefined for so few.
 """
 
 from __future__ import annotations

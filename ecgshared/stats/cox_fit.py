@@ -107,6 +107,7 @@ class CoxFit:
         at coefficients that the l1 penalty holds at 0.
     log_likelihood, log_likelihood_null : float, partial, without the penalty; at ``beta`` and at 0.
     penalty : float, what the penalty takes from the log-likelihood at ``beta``.
+    score_test : float, chi-squared of the score test that all coefficients are 0, nan with a penalty.
     events, rounds : int; rounds counts the sums asked for.
     converged : bool; False with a ``message`` that names the covariate at fault.
     """
@@ -121,6 +122,7 @@ class CoxFit:
     converged: bool
     message: str = ""
     robust: bool = False
+    score_test: float = float("nan")
 
     @property
     def standard_errors(self) -> Floats:
@@ -248,7 +250,12 @@ def _fit(beta: Floats, sums: CoxSums, null: CoxSums, penalty: Penalty, n: int, r
         rounds,
         not message,
         message,
+        score_test=_score_test(null) if not (penalty.penalizer or message) else np.nan,
     )
+
+
+def _score_test(null: CoxSums) -> float:
+    return float(null.gradient @ np.linalg.lstsq(null.hessian, null.gradient, rcond=None)[0])
 
 
 def _finite(sums: CoxSums) -> bool:

@@ -224,24 +224,35 @@ class EventTimes:
     ----------
     years : float array, shape = (n,): from the ECG to the event or to censoring; NaN where either is unknown.
     observed : bool array, shape = (n,): True for an event, False for censoring and where ``years`` is NaN.
+    competing : bool array, shape = (n,): True where a death that is not the event ended the time: a hazard takes it
+        for censoring, a cumulative incidence for what it is. None: nobody's.
     """
 
     years: NDArray[np.float64]
     observed: NDArray[np.bool_]
+    competing: NDArray[np.bool_] | None = None
+
+    @property
+    def cause(self) -> NDArray[np.int64]:
+        """0 censored, 1 the event, 2 a death that forestalled it; int array, shape = (n,)."""
+        other = np.zeros(len(self.observed), dtype=bool) if self.competing is None else self.competing
+        return np.where(self.observed, 1, np.where(other, 2, 0)).astype(np.int64)
 
     def take(self, rows: NDArray[np.int64]) -> EventTimes:
         """Return ``rows`` alone."""
-        return EventTimes(self.years[rows], self.observed[rows])
+        return EventTimes(
+            self.years[rows], self.observed[rows], None if self.competing is None else self.competing[rows]
+        )
 
 
 def time_to_event(table: Mapping[str, ArrayLike], event: Event, *, censor_at_defibrillator: bool = False) -> EventTimes:
     """Return time and status of one event, for hazards; days are counted as by :func:`label_cells`.
 
-    A competing death is censoring on its day: the hazard is that of people still alive. For ``scd`` so is a death
-    whose cause or place is known to be another one, and one for which what is missing could still decide: until that
-    day the patient is known to have been free of it, and no further. An ECG has no time where a cell of
-    :func:`label_cells` is NaN at every horizon: the event or the death lies before the window, the site lacks the
-    event's columns, or no status after the ECG is known.
+    A competing death ends the time on its day and is marked: the hazard is that of people still alive. For ``scd`` so
+    is a death whose cause or place is known to be another one; one for which what is missing could still decide is
+    censoring: until that day the patient is known to have been free of it, and no further. An ECG has no time where a
+    cell of :func:`label_cells` is NaN at every horizon: the event or the death lies before the window, the site lacks
+    the event's columns, or no status after the ECG is known.
 
     Parameters
     ----------
@@ -256,16 +267,19 @@ def time_to_event(table: Mapping[str, ArrayLike], event: Event, *, censor_at_def
     death, free = _days_after_ecg(table, "death_date", n), _free_days(table, n)
     days = _days_after_ecg(table, event_date, n)
     first_day = _first_day(event)
-    observed = days >= first_day
+    observed, other = days >= first_day, death >= 0
     if event == "scd":
-        observed &= _both(is_cardiac_or_ill_defined(table["death_cause"]), is_sudden_by_place(table)) == 1
+        sudden = _both(is_cardiac_or_ill_defined(table["death_cause"]), is_sudden_by_place(table))
+        observed &= sudden == 1
+        other &= sudden == 0
     time = np.where(observed, days, free)
     if censor_at_defibrillator:
         implanted = _days_after_ecg(table, "icd_date", n)
         before = (implanted >= 1) & (implanted <= time)
         time, observed = np.where(before, implanted, time), observed & ~before
     time[(days < first_day) | (death < 0) | (time < 0)] = np.nan
-    return EventTimes(time / DAYS_PER_YEAR, np.asarray(observed & ~np.isnan(time), dtype=np.bool_))
+    competing = other & ~observed & (time == death)
+    return EventTimes(time / DAYS_PER_YEAR, np.asarray(observed & ~np.isnan(time), dtype=np.bool_), competing)
 
 
 def follow_up_years(table: Mapping[str, ArrayLike]) -> NDArray[np.float32]:

@@ -18,14 +18,8 @@ from ecgshared.errors import RunError, StatisticsError
 from ecgshared.stages.survival import SPREAD_EDGES, Cohort, Config, IntervalSums
 from ecgshared.stats.cox import CoxSums, PooledHazard, RiskSums, exact_sums, pooled_hazard
 from ecgshared.stats.cox_fit import CoxFit, Moments, Penalty, newton_fit
-from ecgshared.stats.cox_residuals import (
-    ProportionalHazards,
-    ResidualTerms,
-    SchoenfeldSums,
-    proportional_hazards,
-    residual_terms,
-    robust_fit,
-)
+from ecgshared.stats.cox_proportional import ProportionalHazards, TrendSums, proportional_hazards, trend_outer
+from ecgshared.stats.cox_residuals import ResidualTerms, residual_terms, robust_fit
 from server.pooling.combine import absences, quorum, released
 from server.rounds.step_context import StepContext
 
@@ -228,36 +222,42 @@ def errors_and_hazards(
 ) -> tuple[CoxFit, ProportionalHazards | None]:
     """Replace the errors by robust ones where wanted, and test proportional hazards against time in years."""
     arrays: dict[str, Any] = {"coef": fit.beta}
+    p, ties = len(question.names), question.step.ties
+    outer = (np.zeros((p, p)), np.zeros((p, p)))
     if question.grid is not None:
-        terms = residual_terms(_risk(question, members, moments, fit.beta), question.step.ties)
-        arrays |= {"grid": question.grid, **_terms_arrays(terms)}
-    p = len(question.names)
+        pooled = _risk(question, members, moments, fit.beta)
+        arrays |= {"grid": question.grid, **_terms_arrays(residual_terms(pooled, ties))}
+        outer = trend_outer(pooled, ties, question.grid)
     replies = question.ask("residuals", members, moments, **arrays)
-    shapes = {"meat": (p, p), "times": (3,), "residual": (p,), "residual_time": (p,)}
+    shapes = {
+        **dict.fromkeys(("meat", "curvature_time", "curvature_square"), (p, p)),
+        **dict.fromkeys(("residual", "residual_time"), (p,)),
+        "times": (2,),
+    }
     if set(replies) != set(members) or not all(
         released(getattr(r, name), shape) for r in replies.values() for name, shape in shapes.items()
     ):
         notes.append("A site gave no residuals: errors are the model's own, and proportional hazards are not tested.")
         return fit, None
-    over_time: SchoenfeldSums = add_sites(
+    over_time: TrendSums = add_sites(
         {
-            s: SchoenfeldSums(int(r.times[0]), float(r.times[1]), float(r.times[2]), r.residual, r.residual_time)
+            s: TrendSums(
+                int(r.times[0]), float(r.times[1]), r.residual, r.residual_time, r.curvature_time, r.curvature_square
+            )
             for s, r in replies.items()
         }
     )
+    hazards = None
+    try:
+        columns = {name: [j] for j, name in enumerate(question.names)}
+        penalty = Penalty(question.step.penalizer, question.step.l1_ratio)
+        hazards = proportional_hazards(fit, over_time.less(outer), columns, ridge=penalty.ridge(moments.count))
+    except StatisticsError as error:
+        notes.append(f"Proportional hazards are not tested: {error.what}.")
     # What a lasso holds at 0 has no error, and its sums would spoil those of the others.
     kept = np.flatnonzero(np.isfinite(np.diag(fit.covariance)))
     block = np.ix_(kept, kept)
     part = replace(fit, beta=fit.beta[kept], covariance=fit.covariance[block])
-    hazards = None
-    try:
-        over_time = replace(over_time, r=over_time.r[kept], gr=over_time.gr[kept])
-        tested = proportional_hazards(part, over_time)
-        whole = np.full((2, p), np.nan)
-        whole[:, kept] = tested.statistic, tested.p_value
-        hazards = ProportionalHazards(*whole)
-    except StatisticsError as error:
-        notes.append(f"Proportional hazards are not tested: {error.what}.")
     if question.step.robust:
         part = robust_fit(part, add_sites({s: r.meat[block] for s, r in replies.items()}))
         covariance = np.full((p, p), np.nan)

@@ -19,6 +19,11 @@ from server.report.survival import EVENTS, missing
 
 _GROUPS = {"training": "lockboxes of the training sites", "zero_shot": "zero-shot sites"}
 _SHORT = {"training": "pooled, training", "zero_shot": "pooled, zero-shot"}
+_POOLED_FIGURES = {
+    "harrell": "Harrell's C",
+    "slope": "calibration slope",
+    "expected_over_observed": "expected/observed",
+}
 _Line = tuple[str, PooledSurvival | SiteSurvival, Mapping[str, ModelFigures]]
 _RISK = {2: ("lower half", "upper half"), 3: ("lowest tertile", "middle tertile", "highest tertile")}
 
@@ -32,10 +37,12 @@ def evaluation_sections(step: str, r: Result) -> list[Section]:
             "Harrell's C counts all pairs within a site; Uno's C weights them by the chance of being seen, up to the "
             "horizon. Pooled concordance is the mean of the sites' own, weighted by their events. Differences are to "
             f"the model {r.reference!r}, on the same ECGs. 95% intervals are clustered by patient where a site "
-            "knows its patients. Training sites and zero-shot sites are never pooled together."
+            "knows its patients, and a figure that hangs on fewer than ten patients with the event has none. "
+            "Training sites and zero-shot sites are never pooled together."
         ),
         _discrimination(r),
         _accuracy(r),
+        _agreement(r),
     ]
     blocks += [_differences(r, name) for name in r.models if name != r.reference]
     for group, pooled in r.pooled.items():
@@ -60,8 +67,16 @@ def _keys(r: Result) -> list[Block]:
     return keys
 
 
+def _told(e: EstimateResult) -> str | None:
+    """A figure as tables show it; one that hangs on few events is marked."""
+    few = e.value is not None and e.se is not None and e.low is None
+    return f"{span(e)} (few events)" if few else span(e)
+
+
 def _interval(e: EstimateResult) -> str:
-    return "no interval" if e.low is None or e.high is None else f"95% CI {e.low:.3f} to {e.high:.3f}"
+    if e.low is None or e.high is None:
+        return "no interval" if e.se is None else "few events, no interval"
+    return f"95% CI {e.low:.3f} to {e.high:.3f}"
 
 
 def _lines(r: Result) -> list[_Line]:
@@ -74,19 +89,19 @@ def _discrimination(r: Result) -> Table:
     rows: list[list[Cell]] = []
     for label, counts, models in _lines(r):
         for name, m in models.items():
-            difference = "-" if name == r.reference else span(m.difference.harrell)
-            difference_uno = "-" if name == r.reference else span(m.difference.uno)
+            difference = "-" if name == r.reference else _told(m.difference.harrell)
+            difference_uno = "-" if name == r.reference else _told(m.difference.uno)
             rows.append(
                 [
                     label,
                     name,
                     counts.ecgs,
                     counts.events,
-                    span(m.harrell),
+                    _told(m.harrell),
                     difference,
-                    span(m.uno),
+                    _told(m.uno),
                     difference_uno,
-                    span(m.auc),
+                    _told(m.auc),
                 ]
             )
     columns = ["", "model", "ECGs", "events", "Harrell's C", "difference", "Uno's C", "difference", "AUC at horizon"]
@@ -106,19 +121,39 @@ def _accuracy(r: Result) -> Table:
                 [
                     label,
                     name,
-                    span(m.slope),
-                    span(m.expected_over_observed),
-                    span(m.brier),
-                    span(m.integrated_brier),
+                    _told(m.slope),
+                    _told(m.expected_over_observed),
+                    _told(m.brier),
+                    _told(m.integrated_brier),
                 ]
             )
     columns = ["", "model", "calibration slope", "expected/observed", "Brier at horizon", "integrated Brier"]
     note = (
-        "Slope: the log hazard ratio of the linear predictor, 1 where its spread is right. Observed: 1 - Kaplan-Meier "
-        "at the horizon. Brier scores are weighted for censoring; the integrated one is the mean over the time to the "
+        "Slope: the log hazard ratio of the linear predictor, 1 where its spread is right. Observed: the cumulative "
+        "incidence by the horizon (Aalen-Johansen), in which who dies of something else does not have the event."
+        "  Brier scores are weighted for censoring; the integrated one is the mean over the time to the "
         "horizon."
     )
     return Table("Calibration and accuracy", columns, rows, note=note)
+
+
+def _agreement(r: Result) -> Table:
+    """How far sites differ, what another site may expect, and which sites a pooled figure leaves out."""
+    rows: list[list[Cell]] = []
+    for group, pooled in r.pooled.items():
+        for name, m in pooled.models.items():
+            for figure, words in _POOLED_FIGURES.items():
+                h = m.heterogeneity[figure]
+                low, high = h.prediction
+                another = "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+                out = "; ".join(f"{site}: {why}" for site, why in m.not_pooled.get(figure, {}).items())
+                rows.append([_SHORT[group], name, words, h.sites, span(h.random), another, h.i2, out or "-"])
+    columns = ["", "model", "figure", "sites", "random effects", "another site", "I2", "left out"]
+    note = (
+        "Random effects: the mean over sites that truly differ, with Hartung and Knapp's interval. Another site: 95% "
+        "prediction interval for the true value at a further site, from three sites on."
+    )
+    return Table("How far sites differ", columns, rows, note=note)
 
 
 def _differences(r: Result, name: str) -> Forest:
@@ -167,9 +202,10 @@ def _curves(r: Result, group: str, name: str, pooled: PooledModel) -> Figure:
         f"Survival by risk group, {name}, {_GROUPS[group]}",
         series,
         "years after the ECG",
-        "free of the event",
-        caption="Groups were cut at quantiles of the training patients. Sites' Kaplan-Meier curves, read where enough "
-        "patients leave between two times, joined by straight lines of log survival and weighted by ECGs. Withheld "
+        "have not had the event",
+        caption="Groups were cut at quantiles of the training patients. Sites' cumulative incidences "
+        "(Aalen-Johansen) taken from 1, read where enough patients leave between two times, joined by straight lines "
+        "of their logarithm and weighted by ECGs. Withheld "
         f"where a site's group has too few events to tell. {words}",
     )
 
@@ -219,7 +255,7 @@ def _calibration(r: Result, name: str) -> Figure:
         "mean predicted risk",
         "observed risk",
         reference="diagonal",
-        caption="By risk group. Observed: 1 - Kaplan-Meier at the horizon, with its 95% interval.",
+        caption="By risk group. Observed: cumulative incidence by the horizon, with its 95% interval.",
     )
 
 

@@ -98,6 +98,7 @@ def pool(sites: list[SiteData]) -> SiteData:
             event: EventTimes(
                 np.concatenate([s.event_times[event].years for s in sites]),
                 np.concatenate([s.event_times[event].observed for s in sites]),
+                np.concatenate([s.event_times[event].cause == 2 for s in sites]),
             )
             for event in first.event_times
         },

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import client.cohort.selection
+import client.ingest.reading
 from client.cohort.link import assign_splits, eligibility, most_recent
 from client.dataset.opening import open_site
 from client.egress.audit import record_lockbox_opening
@@ -181,6 +183,41 @@ def test_age_and_sex_come_from_the_recording_where_the_table_has_none(tmp_path):
     data = open_site(settings, study)
     assert data.age.tolist() == [71, 50]
     assert data.male.tolist() == [1, 0]
+
+
+def test_eligibility_is_decided_once_and_again_only_where_a_recording_told_more(tmp_path, monkeypatch):
+    """Recordings say 30 years, or nothing; the table's word counts where there is one."""
+    table = [
+        {"file": "a", "patient_id": "1", "age": "60", "sex": "F"},
+        {"file": "b", "patient_id": "2", "age": "", "sex": "F"},
+        {"file": "c", "patient_id": "3", "age": "", "sex": "F"},
+        {"file": "d", "patient_id": "4", "age": "40", "sex": "F"},
+        {"file": "e", "patient_id": "5", "age": "61", "sex": ""},
+    ]
+    settings = make_hospital(tmp_path, table)
+    for name in "ade":
+        write_recording(tmp_path / "records" / name, ord(name), comments=("Age: 30", "Sex: Male"))
+    write_recording(tmp_path / "records" / "b", 1, comments=("Age: 30",))
+    write_recording(tmp_path / "records" / "c", 2)
+    decided, read_files = [], []
+    real, reader = client.cohort.selection.eligibility, client.ingest.reading.read
+    monkeypatch.setattr(
+        client.cohort.selection,
+        "eligibility",
+        lambda columns, n, *a, **k: decided.append(n) or real(columns, n, *a, **k),
+    )
+    monkeypatch.setattr(client.ingest.reading, "read", lambda path: read_files.append(path.stem) or reader(path))
+    study = make_study(eligibility=EligibilityConfig(min_age=50, known_sex=True))
+    data = open_site(settings, study)
+    assert data.age.tolist() == [60, 61]
+    assert data.male.tolist() == [0, 1]
+    # All rows once; then only those whose date, which the table never tells, might have come from the recording.
+    assert decided == [5, 4]
+    assert sorted(read_files) == ["a", "b", "c", "e"]
+    assert [(reason, ecgs) for reason, ecgs, _ in data.flow if "known" in reason] == [
+        ("age not known to be 50 or more", 2),
+        ("sex not known", 2),
+    ]
 
 
 def test_eligibility_by_date():

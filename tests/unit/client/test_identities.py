@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import openpyxl
 import pytest
 import yaml
 from hospital import make_hospital, make_study, write_recording
@@ -236,6 +237,26 @@ def test_a_table_that_disagrees_with_the_recordings_is_named_by_check_and_ingest
     assert told.exit_code == 0, told.output
     assert "table.csv:4: sex: table and recording differ" in told.output
     assert "table.csv:3: age: table and recording differ" in told.output
+
+
+def test_one_signal_for_two_patients_is_named(tmp_path):
+    make_hospital(tmp_path, rows("a", "b", "c", "c"), recordings={"e0": 0, "e1": 0, "e2": 2, "e3": 2})
+    told = CliRunner().invoke(app, ["ingest", str(tmp_path / "site.yaml"), "--all"])
+    assert told.exit_code == 0, told.output
+    assert "table.csv:2,3: one signal in recordings of several patients, the first counts" in told.output
+    assert told.output.count("one signal in") == 1
+
+
+def test_the_list_of_those_who_opted_out_may_be_a_workbook(tmp_path):
+    make_hospital(tmp_path, rows("0012345", "7", "8"), exclude="out.xlsx")
+    book = openpyxl.Workbook()
+    for cells in (["Patient", "since"], [12345, "2024"], ["8", "2023"]):
+        book.active.append(cells)
+    book.active["A2"].number_format = "0000000"
+    book.save(tmp_path / "out.xlsx")
+    assert of_table(load_site(tmp_path / "site.yaml")).opted_out.tolist() == [True, False, True]
+    (doubt,) = check_site(tmp_path / "site.yaml").doubts
+    assert "out.xlsx:1: 'Patient' is the id of nobody" in doubt
 
 
 def test_an_age_that_birth_date_and_date_of_the_ecg_contradict_is_named(tmp_path):

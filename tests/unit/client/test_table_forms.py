@@ -250,8 +250,13 @@ def test_the_sheet_with_the_columns_is_taken_and_two_are_refused(tmp_path):
 
 
 def test_what_is_no_workbook_says_what_to_do(tmp_path):
-    with pytest.raises(CohortError, match=r"save it as \.xlsx"):
-        read_cohort_table(site(tmp_path, b"\xd0\xcf\x11\xe0 an old workbook, or one with a password", name="t.xlsx"))
+    for name, content in (("t.xlsx", b"\xd0\xcf\x11\xe0 an old workbook"), ("t.xls", b"<html><table><tr><td>file")):
+        with pytest.raises(CohortError, match=r"save it as \.xlsx"):
+            read_cohort_table(site(tmp_path, content, name=name))
+    with pytest.raises(CohortError, match=r"no \.xlsx file inside"):
+        read_cohort_table(site(tmp_path, b"file,age\n", name="t.xlsx"))
+    with pytest.raises(CohortError, match="not a readable Excel workbook"):
+        read_cohort_table(site(tmp_path, b"PK\x03\x04 cut", name="t.csv"))
     with zipfile.ZipFile(tmp_path / "t.xlsx", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/sharedStrings.xml", b"0" * (300 << 20))
     with pytest.raises(CohortError, match="too large"):
