@@ -171,7 +171,8 @@ def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
 
 def _said(job: Job, recipe: Recipe) -> tuple[DescribedConfig | None, float | None] | tuple[()]:
     """Return what the site says of a recording beside what its file says; nothing where it says nothing."""
-    return () if recipe.described is None and job.fs_hz is None else (recipe.described, job.fs_hz)
+    covered = recipe.described is not None and recipe.described.covers(job.path)
+    return (recipe.described, job.fs_hz) if covered or job.fs_hz is not None else ()
 
 
 def to_units(p_signal: NDArray[np.float32]) -> NDArray[np.int16]:
