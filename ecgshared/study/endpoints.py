@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from ecgshared.config import Config
+from ecgshared.config import Config, Label
 from ecgshared.errors import CohortError
 
 Event = Literal["scd", "death", "vfvt", "mi"]
@@ -25,6 +25,7 @@ class BinaryEndpoint(Config):
 
     kind: Literal["binary"]
     column: str
+    label: Label = None
 
 
 class TimeToEventEndpoint(Config):
@@ -36,6 +37,7 @@ class TimeToEventEndpoint(Config):
     group: str | None = Field(
         default=None, description="heads of one group are made monotone in their horizon (cumulative hazard)"
     )
+    label: Label = None
 
 
 Endpoint = Annotated[BinaryEndpoint | TimeToEventEndpoint, Field(discriminator="kind")]
