@@ -26,10 +26,12 @@ from client.network.reach import check_network
 from client.operator.trial import SAMPLE, try_recordings
 from client.site.keys import SiteKeys, load_keys
 from client.site.settings import SiteSettings, load_site, named_paths
+from ecgshared.arrays import Bools
 from ecgshared.ecg.preprocess import fingerprint
 from ecgshared.errors import EcgFedError
 from ecgshared.service.files import private_folder
-from ecgshared.study.endpoints import BUILT_IN_LABELS, BinaryEndpoint, label_cells
+from ecgshared.study.endpoints import BUILT_IN_LABELS, BinaryEndpoint, Endpoint, assumed_first_day, label_cells
+from ecgshared.study.populations import members
 from ecgshared.study.study import Study, load_study
 
 _SHOWN = 10
@@ -268,19 +270,45 @@ def _try(
         found.doubts += compare(table, row[tried.file], tried.age, tried.sex).lines(table)
 
 
+def _cells(table: CohortTable, study: Study, endpoint: Endpoint) -> NDArray[np.float32]:
+    if not table.columns:
+        return np.full(len(table), np.nan, dtype=np.float32)
+    return label_cells(
+        table.columns, endpoint, censoring=study.censoring, censor_at_defibrillator=study.censor_at_defibrillator
+    )
+
+
+def _assumed(table: CohortTable, usable: Bools, study: Study, found: Findings) -> None:
+    """Tell how many deaths count as sudden on dates alone, where a label hangs on it."""
+    if not table.columns or not any(getattr(e, "event", None) == "scd" for e in study.endpoints.values()):
+        return
+    assumed = int((assumed_first_day(table.columns) & usable).sum())
+    if assumed:
+        found.notes.append(
+            f"  of the deaths in hospital, {assumed} came on the day after admission and without a time of day: they "
+            "count as within 24 hours; map times to death_date and admission_time to know"
+        )
+
+
 def _fit(settings: SiteSettings, table: CohortTable, linked: LinkedRows, study: Study, found: Findings) -> None:
     usable = select(table, linked, study).wanted
-    kept = {name: column[usable] for name, column in table.columns.items()}
     found.notes.append(f"study {study.name}: {int(usable.sum())} ECGs to read")
     for head, endpoint in study.endpoints.items():
         built_in = isinstance(endpoint, BinaryEndpoint) and endpoint.column in BUILT_IN_LABELS
-        cells = label_cells(kept, endpoint, censoring=study.censoring) if kept else np.full(0, np.nan)
+        cells = _cells(table, study, endpoint)[usable]
         ones, zeros = int((cells == 1).sum()), int((cells == 0).sum())
         text = f"  {head}: {ones} with, {zeros} without, {int(usable.sum()) - ones - zeros} not known"
         if not ones + zeros:
             later = " from the table; the recordings' own sex may serve" if built_in else ""
             text += f" (this site has no such label{later})"
         found.notes.append(text)
+    _assumed(table, usable, study, found)
+    for name, population in study.populations.items():
+        belong = members(population, table.columns, usable, linked.unit)
+        people = len(np.unique(linked.unit[belong]))
+        found.notes.append(
+            f"  population {name}: {int(belong.sum())} ECGs of {people} patients, by what the table says"
+        )
     folder = settings.state / "cache" / fingerprint(study.input)
     there = (folder / "signals.i16").stat().st_size if (folder / "signals.i16").exists() else 0
     need = max(0, int(usable.sum()) * 12 * study.input.samples * 2 - there)
