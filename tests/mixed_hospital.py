@@ -1,4 +1,4 @@
-"""A hospital whose folder mixes nine formats, beside a table as Excel in German or CSV in Swedish would have it."""
+"""A hospital whose folder mixes nine formats and more, beside a table in Excel in German, or CSV in Swedish."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Row:
 
 
 def write_mixed_folder(folder: Path) -> list[Row]:
-    """Write nine formats in five folders, and files that are no recordings; return what the table should hold."""
+    """Write every format that has a writer, in five folders, and files that are none; return what a table tells."""
     rows: list[Row] = []
 
     def row(file: str, sex: str = "F", age: int = 36) -> None:
