@@ -11,6 +11,7 @@ import openpyxl
 import vendor_exports as exports
 from hospital import write_recording
 
+SINGLE_FILES = ("muse.xml", "aecg.xml", "cardiosoft.xml", "philips.xml", "rhythm.scp", "rhythm.dcm", "holter.ecg")
 EACH = 5
 """Recordings of each format."""
 
@@ -33,7 +34,7 @@ def write_mixed_folder(folder: Path) -> list[Row]:
         at = datetime(2021, 3, 1, 8, 15, 30) + timedelta(days=3 * len(rows), hours=len(rows))
         rows.append(Row(file, sex, age, at))
 
-    for place, (name, write) in enumerate(exports.ALL.items()):
+    for place, (name, write) in enumerate((name, exports.ALL[name]) for name in SINGLE_FILES):
         stem, ending = name.split(".")
         cart = folder / ("station-a", "station-b", "radiology")[place % 3]
         cart.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.cache.entries import STORED, UNREADABLE
+from client.cache.entries import STORED, UNREADABLE, CacheLookup
 from client.cache.signals import SignalCache, opened
 from client.cohort.agreement import compare, one_signal_for_several
 from client.cohort.link import LinkedRows, link
@@ -110,6 +111,17 @@ def ingest_site(
     return done
 
 
+class _There(NamedTuple):
+    """A file that is there: its place among the rows asked for, its name, and what a :class:`Job` says of it."""
+
+    place: int
+    file: int
+    name: str
+    record: bytes
+    patient: bytes
+    signature: tuple[int, int]
+
+
 class _Run:
     """One cache being filled."""
 
@@ -162,49 +174,56 @@ class _Run:
 
     def _jobs(self, rows: NDArray[np.int64], done: Ingested) -> list[Job | None]:
         """Return for each row what must be read; None where the cache has it or the file is not there."""
-        linked, recordings = self.linked, self.linked.recordings
-        files = linked.file[rows]
-        signatures: list[tuple[int, int] | None] = []
-        for file in files.tolist():
-            try:
-                signatures.append(recordings.signature(file))
-            except OSError:
-                signatures.append(None)
-        self.ledger.mark([recordings.paths[f] for f, s in zip(files, signatures, strict=True) if s is None], "missing")
-        here = [i for i, signature in enumerate(signatures) if signature is not None]
-        known = [signature for signature in signatures if signature is not None]
-        names = [recordings.paths[files[i]] for i in here]
-        records = [self.keys.record(name) for name in names]
-        patients = [linked.pseudonyms[linked.unit[rows[i]]] for i in here]
-        found = self.cache.lookup(records, known, READING_VERSION)
-        policy = self.settings.quality
-        read = {k for k in range(len(here)) if must_be_read(int(found.status[k]), found.findings[k], policy)}
-        # Why a file could not be read only the ledger knows; and features may be asked for later.
-        unread = [k for k in range(len(here)) if found.status[k] == UNREADABLE]
-        told = self.ledger.explained([names[k] for k in unread], [known[k] for k in unread], READING_VERSION)
-        read |= {k for k in unread if names[k] not in told}
-        if self.recipe.features:
-            stored = [k for k in range(len(here)) if found.status[k] == STORED]
-            lacking = self.ledger.without_features(
-                [records[k] for k in stored], [known[k] for k in stored], READING_VERSION
-            )
-            read |= {stored[i] for i in lacking}
+        here = self._there(rows)
+        found = self.cache.lookup([one.record for one in here], [one.signature for one in here], READING_VERSION)
+        read = self._to_be_read(here, found)
         kept = [k for k in range(len(here)) if k not in read]
-        self.ledger.keep(
-            [names[k] for k in kept],
-            [records[k] for k in kept],
-            [patients[k] for k in kept],
-            [known[k] for k in kept],
-            found.take(np.asarray(kept, dtype=np.int64)),
-            READING_VERSION,
-        )
-        self.cache.reassign([records[k] for k in kept], [patients[k] for k in kept])
+        self._keep([here[k] for k in kept], found.take(np.asarray(kept, dtype=np.int64)))
         done.kept += len(kept)
         jobs: list[Job | None] = [None] * len(rows)
-        for k in read:
-            rate = recordings.rate(int(files[here[k]]))
-            jobs[here[k]] = Job(recordings.folder / names[k], records[k], patients[k], known[k], rate)
+        for one in (here[k] for k in read):
+            path, rate = self.linked.recordings.folder / one.name, self.linked.recordings.rate(one.file)
+            jobs[one.place] = Job(path, one.record, one.patient, one.signature, rate)
         return jobs
+
+    def _there(self, rows: NDArray[np.int64]) -> list[_There]:
+        """Return those of the rows' files that are there; the others are noted."""
+        linked, recordings = self.linked, self.linked.recordings
+        there, missing = [], []
+        for place, (row, file) in enumerate(zip(rows.tolist(), linked.file[rows].tolist(), strict=True)):
+            name = recordings.paths[file]
+            try:
+                signature = recordings.signature(file)
+            except OSError:
+                missing.append(name)
+                continue
+            patient = linked.pseudonyms[linked.unit[row]]
+            there.append(_There(place, file, name, self.keys.record(name), patient, signature))
+        self.ledger.mark(missing, "missing")
+        return there
+
+    def _to_be_read(self, here: list[_There], found: CacheLookup) -> set[int]:
+        """Return the places of those that the cache does not have as they are wanted now."""
+        status = found.status.tolist()
+        policy = self.settings.quality
+        read = {k for k in range(len(here)) if must_be_read(status[k], found.findings[k], policy)}
+        # Why a file could not be read only the ledger knows; and features may be asked for later.
+        unread = [k for k in range(len(here)) if status[k] == UNREADABLE]
+        names = [here[k].name for k in unread]
+        told = self.ledger.explained(names, [here[k].signature for k in unread], READING_VERSION)
+        read |= {k for k, name in zip(unread, names, strict=True) if name not in told}
+        if self.recipe.features:
+            stored = [k for k in range(len(here)) if status[k] == STORED]
+            records, signatures = [here[k].record for k in stored], [here[k].signature for k in stored]
+            read |= {stored[i] for i in self.ledger.without_features(records, signatures, READING_VERSION)}
+        return read
+
+    def _keep(self, kept: list[_There], found: CacheLookup) -> None:
+        """Note what need not be read, for the patients that have it now."""
+        records, patients = [one.record for one in kept], [one.patient for one in kept]
+        names, signatures = [one.name for one in kept], [one.signature for one in kept]
+        self.ledger.keep(names, records, patients, signatures, found, READING_VERSION)
+        self.cache.reassign(records, patients)
 
 
 def _list_the_rest(settings: SiteSettings, linked: LinkedRows, others: frozenset[str], ledger: IngestLedger) -> None:

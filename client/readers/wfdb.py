@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from client.readers._assemble import MV_PER_UNIT, assemble, refuse_leads
 from client.readers._wfdb_header import Header, Signal, parse_header
 from client.readers._wfdb_samples import INVALID, Digital, read_digital
+from ecgshared.arrays import Floats
 from ecgshared.ecg.leads import standard_name
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
@@ -149,14 +150,12 @@ def _mv_per_unit(signal: Signal, path: Path) -> float:
     return factor
 
 
-def _physical(
-    signal: Signal, samples: NDArray[np.integer], mv_per_step: float, oversampled: int
-) -> NDArray[np.floating]:
+def _physical(signal: Signal, samples: NDArray[np.integer], mv_per_step: float, oversampled: int) -> Floats:
     """Return one signal in mV at the common rate; samples marked invalid are NaN.
 
     In double precision, as in the other readers: the same samples are the same record, whatever the format.
     """
-    millivolts = np.subtract(samples, signal.baseline, dtype=np.float64)
+    millivolts: Floats = np.subtract(samples, signal.baseline, dtype=np.float64)
     millivolts *= mv_per_step
     absent = INVALID[signal.fmt]
     if absent is not None:
@@ -164,7 +163,10 @@ def _physical(
         if invalid.any():
             millivolts[invalid] = np.nan
     per_frame = signal.samples_per_frame
-    return millivolts if per_frame == oversampled else millivolts.reshape(-1, per_frame).mean(axis=1)
+    if per_frame == oversampled:
+        return millivolts
+    averaged: Floats = millivolts.reshape(-1, per_frame).mean(axis=1)
+    return averaged
 
 
 def _verify(used: list[Signal], digital: list[Digital]) -> list[Finding]:

@@ -96,7 +96,7 @@ class ErrorSums:
     meat: Annotated[Floats, Sums()]
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a calibrate step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("a calibrate step's configuration was expected")

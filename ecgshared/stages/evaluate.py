@@ -182,7 +182,7 @@ def subgroup_index(step: Config, age: NDArray[np.float32], male: NDArray[np.floa
     return cells
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where an evaluate step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("an evaluate step's configuration was expected")

@@ -258,7 +258,7 @@ class Spread:
     counts: Annotated[Floats, Count()]
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a survival step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("a survival step's configuration was expected")

@@ -101,7 +101,7 @@ def curve_times(step: Config, fit: FitConfig) -> Floats:
     return fit.horizon_years * np.arange(1, step.curve_points + 1) / step.curve_points
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a survival_evaluate step does not fit its study."""
     fit_step(step, study)
     require_shared_model(step, study)

@@ -98,7 +98,7 @@ def target_of(step: Config, study: Study) -> str:
     return step.target or risk_score(step, study).target
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a threshold step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("a threshold step's configuration was expected")

@@ -190,7 +190,7 @@ class Study(Config):
             check = getattr(shared_room(step.stage), "check", None)
             seen[step.id] = step
             if check is not None:
-                check(step, self, seen)
+                check(step, self)
         return self
 
     @property

@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
@@ -166,11 +165,6 @@ def field_kinds(cls: type[Any]) -> dict[str, tuple[type[Any], Kind]]:
             raise TypeError(f"{cls.__name__}.{field.name} declares no kind of release")
         kinds[field.name] = (get_args(hint)[0], found[0])
     return kinds
-
-
-def finite_or_withheld(values: Array) -> NDArray[np.bool_]:
-    """Mark the cells that were released: True where a number, False where NaN (withheld)."""
-    return ~np.isnan(np.asarray(values, dtype=np.float64))
 
 
 Split = Literal["train", "validation", "lockbox"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ecgshared.models.config import CvaeConfig
 from ecgshared.stages.calibrate import Config as Calibrate
 from ecgshared.stages.evaluate import Config as Evaluate
 from ecgshared.stages.survival import Config as Survival
@@ -161,11 +160,11 @@ def _stage(step: StepConfig, study: Study, labels: Labels) -> str:
 
 
 def _trained(step: Train, labels: Labels) -> str:
-    what = "median beats" if isinstance(step.model, CvaeConfig) else _join([labels.endpoint(h) for h in step.heads])
+    what = "median beats" if step.model.sees == "median_beat" else _join([labels.endpoint(h) for h in step.heads])
     local = step.local
     work = counted(local.steps, "step") if local.steps is not None else counted(local.epochs or 1, "epoch")
     kept = "the weights of the lowest validation loss" if step.keep == "best" else "the last weights"
-    inputs = _join([{"age": "age", "male": "sex"}.get(name, labels.column(name)) for name in step.model.covariates])
+    inputs = _join([{"age": "age", "male": "sex"}.get(name, labels.column(name)) for name in step.model.side_inputs])
     private = ""
     if step.privacy is not None:
         p = step.privacy

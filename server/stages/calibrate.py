@@ -45,7 +45,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         )
     mean, scale = _standardisation([moments[s] for s in active], inputs)
 
-    def ask_sums(coef: Floats, number_: int, sites: tuple[str, ...]) -> Mapping[str, LogisticSums]:
+    def ask_sums(coef: Floats, number_: int, sites: tuple[str, ...]) -> Mapping[str, LogisticSums | None]:
         context.progress(number_, step.max_iterations, f"Newton {number_ + 1}")
         answers = context.ask(
             "newton",
@@ -55,10 +55,13 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
             quorum=quorum(context, sites),
         )
         absences(answers, absent, "newton")
-        return {
-            site: LogisticSums(a.gradient, a.hessian, float(a.log_likelihood[0]))
+        whole = {
+            site: released(a.gradient, (p,)) and released(a.hessian, (p, p)) and released(a.log_likelihood, (1,))
             for site, a in answers.by_site.items()
-            if released(a.gradient, (p,)) and released(a.hessian, (p, p)) and released(a.log_likelihood, (1,))
+        }
+        return {
+            site: LogisticSums(a.gradient, a.hessian, float(a.log_likelihood[0])) if whole[site] else None
+            for site, a in answers.by_site.items()
         }
 
     start = np.zeros(len(names))

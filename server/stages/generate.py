@@ -34,7 +34,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         raise TypeError("a generate step's configuration was expected")
     study = context.study
     trained = trained_cvae(step, study)
-    conditions = list(trained.model.covariates)
+    conditions = list(trained.model.side_inputs)
     absent: Absences = {}
     replies = context.ask("judge", quorum=quorum(context, context.sites))
     absences(replies, absent, "judge")
