@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from client.approval.register import in_force, study_path
 from client.cohort.agreement import compare
 from client.cohort.identities import Near, is_damaged, may_have_been
-from client.cohort.link import LinkedRows, inspect, unmatched_opt_outs
+from client.cohort.link import LinkedRows, inspect
+from client.cohort.notices import unmatched_opt_outs
 from client.cohort.optout import read_opt_outs
 from client.cohort.recordings import Matches, Recordings, find_recordings
 from client.cohort.selection import select
@@ -199,7 +200,10 @@ def _describe(table: CohortTable, linked: LinkedRows, found: Findings, *, listed
 def _who_opted_out(settings: SiteSettings, table: CohortTable, linked: LinkedRows, found: Findings) -> None:
     ids = table.ids.get("patient_id")
     if ids is None:
-        return
+        return  # told as a fault where anybody opted out
+    stand_ins = int((linked.unit >= linked.first_stand_in).sum())
+    if stand_ins and linked.opt_outs.listed:
+        found.doubts.append(f"{table.path}: {stand_ins} ECGs without a patient id may be of people who opted out")
     names, listed = linked.units[: linked.first_stand_in], linked.opt_outs.listed
     lines = _first_lines(table, ids.codes, len(ids.values))
     for place, by in linked.by.items():
