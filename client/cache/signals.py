@@ -133,6 +133,20 @@ class SignalCache:
             if moved > 0:
                 self._note(changes=self._meta()["changes"] + 1)
 
+    def persons(self, records: Sequence[bytes]) -> tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.object_]]:
+        """Return what tells whose each recording is: age and sex its file states, and a hash of its signals.
+
+        NaN and "" where the file states none; b"" for a recording that is not stored.
+        """
+        age, sex = np.full(len(records), np.nan), np.full(len(records), "", dtype="<U1")
+        content = np.full(len(records), b"", dtype=object)
+        for i, record in enumerate(records):
+            row = self._db.execute("SELECT age, sex, content, slot FROM entry WHERE record = ?", (record,)).fetchone()
+            if row is not None:
+                age[i], sex[i] = np.nan if row[0] is None else row[0], row[1]
+                content[i] = row[2] if row[3] is not None and row[2] else b""
+        return age, sex, content
+
     def forget(self, patients: Sequence[bytes]) -> int:
         """Overwrite and drop every recording of ``patients``; return how many there were."""
         found: list[bytes] = []
@@ -293,6 +307,15 @@ def forget_everywhere(root: Path, patients: Sequence[bytes], *, waiting: Callabl
         with opened(index.parent, int(samples[0]), waiting=waiting) as cache:
             removed.append(cache.forget(patients))
     return removed
+
+
+def holds(root: Path, patient: bytes) -> int:
+    """Return how many recordings of a patient the caches below ``root`` hold; a damaged one tells of none."""
+    found = 0
+    for index in sorted(root.glob("*/index.sqlite")):
+        with closing(sqlite3.connect(index)) as database, suppress(sqlite3.DatabaseError):
+            found += database.execute("SELECT count(*) FROM entry WHERE patient = ?", (patient,)).fetchone()[0]
+    return found
 
 
 def _discard(folder: Path) -> None:

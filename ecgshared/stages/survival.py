@@ -55,6 +55,24 @@ QUESTIONS: dict[str, int] = {"cohort": 3, "residuals": 3, "single": 2, "baseline
 """Different questions a site answers about one model; of the others ``max_rounds``."""
 
 
+LEAVES = {
+    "cohort": "how many ECGs, patients and events could take part, how many lack an input, and mean and spread of each",
+    "newton": "sums over patients that one step of the stratified fit takes: log-likelihood, gradient and Hessian",
+    "risk": "sums over the patients who leave or have the event in each interval of a coarse common time grid",
+    "curvature": "the hospital's part of the Hessian on that grid",
+    "residuals": "sums over patients that robust errors and the test of proportional hazards take",
+    "single": "coefficients and errors of the hospital's own fit",
+    "baseline": "mean predicted and observed risk at a few times",
+    "spread": "how many ECGs fall into each interval of the linear predictor",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = (
+    "Sums leave only where enough patients, events and departures stand behind them and no few of them carry the sum; "
+    "so many different questions about one study are answered and no more."
+)
+"""What stands between these numbers and one patient."""
+
+
 class ModelInputs(BaseConfig):
     """One Cox model of the step: its name and its inputs."""
 
@@ -240,7 +258,7 @@ class Spread:
     counts: Annotated[Floats, Count()]
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a survival step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("a survival step's configuration was expected")

@@ -40,6 +40,18 @@ QUESTIONS = 2
 """Different sets of models that a site evaluates for one step."""
 
 
+LEAVES = {
+    "local": "the hospital's own figures: counts, concordance, AUC, Brier scores, calibration, and the survival curves "
+    "of the risk groups at a few times",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = (
+    "Each figure stands for a group of at least the hospital's own least size and least number of events, or is "
+    "withheld; curves are read where enough patients leave between two times."
+)
+"""What stands between these numbers and one patient."""
+
+
 class Config(StepConfig):
     """A survival_evaluate step; it uses a survival step, whose event, inputs and horizon it takes."""
 
@@ -89,7 +101,7 @@ def curve_times(step: Config, fit: FitConfig) -> Floats:
     return fit.horizon_years * np.arange(1, step.curve_points + 1) / step.curve_points
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a survival_evaluate step does not fit its study."""
     fit_step(step, study)
     require_shared_model(step, study)

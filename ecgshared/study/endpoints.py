@@ -5,6 +5,7 @@ Source: Nature 2026 (doi 10.1038/s41586-026-10674-6), Methods. A cell is 1, 0, o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from ecgshared.config import Config
+from ecgshared.config import Config, Label
 from ecgshared.errors import CohortError
 
 Event = Literal["scd", "death", "vfvt", "mi"]
@@ -24,6 +25,7 @@ class BinaryEndpoint(Config):
 
     kind: Literal["binary"]
     column: str
+    label: Label = None
 
 
 class TimeToEventEndpoint(Config):
@@ -35,6 +37,7 @@ class TimeToEventEndpoint(Config):
     group: str | None = Field(
         default=None, description="heads of one group are made monotone in their horizon (cumulative hazard)"
     )
+    label: Label = None
 
 
 Endpoint = Annotated[BinaryEndpoint | TimeToEventEndpoint, Field(discriminator="kind")]
@@ -67,12 +70,16 @@ _CARDIAC = frozenset(
 )
 
 
+_NEXT_CODE = re.compile(r"\s+(?=[A-Z]\d)")
+
+
 def is_cardiac_or_ill_defined(codes: ArrayLike) -> NDArray[np.float32]:
     """Tell which ICD-10 causes of death count as cardiac or ill-defined: I0, I11, I20-I52, Q20-Q24, R95-R99.
 
     Parameters
     ----------
-    codes : array of str, shape = (n,); dots, blanks and case don't matter, "" or "nan" is unknown.
+    codes : array of str, shape = (n,); dots and case don't matter, "" or "nan" is unknown. Several codes with
+        blanks between don't say which of them is the underlying cause: where they disagree it is unknown.
 
     Returns
     -------
@@ -80,9 +87,14 @@ def is_cardiac_or_ill_defined(codes: ArrayLike) -> NDArray[np.float32]:
     """
     texts = np.asarray(codes).astype(str)
     unique, inverse = np.unique(texts, return_inverse=True)
-    cleaned = [code.replace(".", "").replace(" ", "").upper() for code in unique]
-    verdict = [np.nan if code in ("", "NAN", "NONE") else float(code[:3] in _CARDIAC) for code in cleaned]
+    verdict = [_verdict(_NEXT_CODE.split(text.replace(".", "").upper())) for text in unique]
     return np.asarray(verdict, dtype=np.float32)[inverse.reshape(texts.shape)]
+
+
+def _verdict(codes: list[str]) -> float:
+    known = [code.replace(" ", "") for code in codes]
+    answers = {code[:3] in _CARDIAC for code in known if code not in ("", "NAN", "NONE")}
+    return float(answers.pop()) if len(answers) == 1 else np.nan
 
 
 def is_sudden_by_place(table: Mapping[str, ArrayLike]) -> NDArray[np.float32]:

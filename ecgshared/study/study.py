@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from ecgshared.config import Config, load_yaml, validate
 from ecgshared.ecg.input import InputConfig
 from ecgshared.errors import ConfigError
-from ecgshared.study.columns import COVARIATES
+from ecgshared.study.columns import COVARIATES, STANDARD_COLUMNS
 from ecgshared.study.endpoints import Censoring, Endpoint
 from ecgshared.study.populations import Population, kinds
 from ecgshared.study.registry import STAGES, shared_room
@@ -100,6 +100,11 @@ class Study(Config):
         default=False, description="a defibrillator implanted after the ECG ends the view on what would have come"
     )
     covariates: tuple[str, ...] = Field(default=(), description="standard columns that steps may use, beside age, sex")
+    labels: dict[str, str] = Field(
+        default={},
+        description="how the report calls standard columns and hospitals, in words",
+        exclude_if=lambda labels: not labels,
+    )
     eligibility: EligibilityConfig = EligibilityConfig()
     populations: dict[Name, Population] = Field(
         default={}, description="groups among the eligible, named once; steps say whom they are about"
@@ -119,6 +124,17 @@ class Study(Config):
         if len(set(names)) != len(names):
             raise ValueError("covariates names one twice")
         return names
+
+    @model_validator(mode="after")
+    def _labels_name_something(self) -> Study:
+        for name, label in self.labels.items():
+            if name not in ("male", *STANDARD_COLUMNS, *self.sites.all):
+                close = get_close_matches(name, ("male", *COVARIATES, *self.sites.all), n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ValueError(f"labels: {name!r} is no standard column and no site of the study{hint}")
+            if not 0 < len(label) <= 80 or not label.isprintable():
+                raise ValueError(f"labels.{name}: a label has 1 to 80 printable characters")
+        return self
 
     @field_validator("populations")
     @classmethod
@@ -174,8 +190,13 @@ class Study(Config):
             check = getattr(shared_room(step.stage), "check", None)
             seen[step.id] = step
             if check is not None:
-                check(step, self, seen)
+                check(step, self)
         return self
+
+    @property
+    def used_stages(self) -> frozenset[str]:
+        """The stages of its steps."""
+        return frozenset(step.stage for step in self.steps)
 
     def step(self, step_id: str) -> StepConfig:
         """Return a step by its id; raise KeyError where there is none."""

@@ -13,11 +13,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from ecgshared.config import Config
+from ecgshared.config import Config, Label
 
 Array = NDArray[Any]
 
@@ -42,6 +41,7 @@ class StepConfig(Config):
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")
     stage: str
+    label: Label = None
     uses: tuple[str, ...] = ()
     sites: str | tuple[str, ...] | None = Field(
         default=None, description="a group of the study's `sites` (train, zero_shot, all) or site names"
@@ -165,11 +165,6 @@ def field_kinds(cls: type[Any]) -> dict[str, tuple[type[Any], Kind]]:
             raise TypeError(f"{cls.__name__}.{field.name} declares no kind of release")
         kinds[field.name] = (get_args(hint)[0], found[0])
     return kinds
-
-
-def finite_or_withheld(values: Array) -> NDArray[np.bool_]:
-    """Mark the cells that were released: True where a number, False where NaN (withheld)."""
-    return ~np.isnan(np.asarray(values, dtype=np.float64))
 
 
 Split = Literal["train", "validation", "lockbox"]

@@ -10,6 +10,7 @@ from ecgshared.stages.results.base import Number
 from ecgshared.stages.results.survival import Coefficient, CoxModel, ForestResult, Result
 from ecgshared.study.columns import FLAGS
 from server.report.forest import Forest, ForestRow, forest
+from server.report.labels import EVENTS, Labels
 from server.report.sections import Block, Cell, Section, Table, Text
 
 _MODES = {
@@ -17,10 +18,9 @@ _MODES = {
     "exact": "One baseline hazard for all sites, on a coarse common time grid (exact pooled Cox)",
     "local": "Each site fits by itself; estimates are combined as random effects",
 }
-EVENTS = {"death": "death", "scd": "sudden cardiac death", "vfvt": "VF/VT", "mi": "myocardial infarction"}
 
 
-def fit_sections(step: str, r: Result) -> list[Section]:
+def fit_sections(step: str, r: Result, labels: Labels) -> list[Section]:
     """Coefficients, forest plots and who was left out."""
     penalty = f"; penalty {r.penalizer:g}, l1 share {r.l1_ratio:g}" if r.penalizer else ""
     unit = "the most recent usable ECG of each patient" if r.one_ecg_per_patient else "all usable ECGs"
@@ -31,16 +31,16 @@ def fit_sections(step: str, r: Result) -> list[Section]:
         f"hazard is that of people still alive; observed risk is the cumulative incidence.{cut} All models "
         "are fitted to the same ECGs, those with every input."
     )
-    sections = [Section(f"Survival: {step}", [first, _who(r)])]
+    sections = [Section(f"{labels.step(step)}: survival", [first, _who(r, labels)])]
     for name, model in r.models.items():
-        blocks: list[Block] = [_coefficients(name, model, r)]
+        blocks: list[Block] = [_coefficients(name, model, r, labels)]
         blocks += [Text(note) for note in model.notes]
         blocks += [
-            _forest(model, column, r.standardised[column].sd)
+            _forest(model, column, r.standardised[column].sd, labels)
             for column in model.inputs
             if not _is_latent(column) and len(model.forest[column].sites) > 0
         ]
-        sections.append(Section(f"Survival: {step}, model {name}", blocks))
+        sections.append(Section(f"{labels.step(step)}: model {name}", blocks))
     return sections
 
 
@@ -48,10 +48,10 @@ def _is_latent(column: str) -> bool:
     return ".z" in column and column.rpartition(".z")[2].isdigit()
 
 
-def _who(r: Result) -> Table:
+def _who(r: Result, labels: Labels) -> Table:
     rows: list[list[Cell]] = [
         [
-            site,
+            labels.site(site),
             "yes" if s.took_part else "no",
             s.reason or "-",
             s.ecgs,
@@ -63,8 +63,22 @@ def _who(r: Result) -> Table:
         ]
         for site, s in r.sites.items()
     ]
-    rows += [[site, "no", "; ".join(why.values()), *["-"] * 6] for site, why in r.absent.items() if site not in r.sites]
-    columns = ["site", "took part", "why not", "ECGs", "patients", "events", "time unknown", "input missing", "missing"]
+    rows += [
+        [labels.site(site), "no", "; ".join(why.values()), *["-"] * 6]
+        for site, why in r.absent.items()
+        if site not in r.sites
+    ]
+    columns = [
+        "hospital",
+        "took part",
+        "why not",
+        "ECGs",
+        "patients",
+        "events",
+        "time unknown",
+        "input missing",
+        "missing",
+    ]
     return Table(
         "Who was followed, and who was left out",
         columns,
@@ -79,14 +93,14 @@ def missing(counts: Mapping[str, Number]) -> str:
     return ", ".join(told[:6]) + (" ..." if len(told) > 6 else "") or "-"
 
 
-def _coefficients(name: str, model: CoxModel, r: Result) -> Table:
+def _coefficients(name: str, model: CoxModel, r: Result, labels: Labels) -> Table:
     hazards = model.proportional_hazards or {}
     rows: list[list[Cell]] = []
     for column, c in model.coefficients.items():
         sd = r.standardised[column].sd
         rows.append(
             [
-                column,
+                labels.column(column),
                 c.coef,
                 c.se,
                 _ratio_span(c, 1.0),
@@ -132,13 +146,13 @@ def _ratio_span(c: Coefficient, per: float) -> str | None:
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _forest(model: CoxModel, column: str, sd: float | None) -> Forest:
+def _forest(model: CoxModel, column: str, sd: float | None, labels: Labels) -> Forest:
     """The sites' own fits of one input, their combinations, and the model over sites."""
     per = 1.0 if column in FLAGS or sd is None else sd
     f, pooled = model.forest[column], model.coefficients[column]
     rows = []
     for site, s in f.sites.items():
-        rows.append(_row(site, s.coef, s.se, per, weight=s.se**-2 if s.se else None))
+        rows.append(_row(labels.site(site), s.coef, s.se, per, site=site, weight=s.se**-2 if s.se else None))
     for label, together in (("fixed effect", f.fixed), ("random effects", f.random)):
         rows.append(_span_row(label, together.value, together.low, together.high, per))
     if None not in f.prediction:
@@ -146,7 +160,7 @@ def _forest(model: CoxModel, column: str, sd: float | None) -> Forest:
     rows.append(_span_row("the model over sites", pooled.coef, pooled.low, pooled.high, per))
     unit = "yes against no" if column in FLAGS else "per standard deviation" if per != 1.0 else "per unit"
     return forest(
-        f"Hazard ratio of {column}",
+        f"Hazard ratio of {labels.column(column)}",
         rows,
         f"hazard ratio, {unit}",
         reference=1.0,

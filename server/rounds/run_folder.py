@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +29,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as save_tensors
 
 from ecgshared.errors import RunError
-from ecgshared.service.files import now, write_atomically
+from ecgshared.service.files import append_lines, now, write_atomically
 from ecgshared.stages.results.base import StageResult
 from ecgshared.study.registry import shared_room
 from ecgshared.study.study import Study, load_study
@@ -63,7 +62,7 @@ class RunFolder:
         frozen = {f.sha256: read_frozen(study_file.parent / f.file, f.sha256) for f in _frozen(study)}
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path, _locked(path))
-        shutil.copyfile(study_file, path / "study.yaml")
+        write_atomically(path / "study.yaml", study_file.read_bytes())
         (path / "artefacts").mkdir(exist_ok=True)
         (path / "imports").mkdir(exist_ok=True)
         for sha256, content in frozen.items():
@@ -114,17 +113,14 @@ class RunFolder:
         info = self.info if (self.path / "run.json").exists() else {}
         write_atomically(self.path / "run.json", json.dumps(info | changes, indent=2, sort_keys=True).encode())
 
-    def append(self, name: str, line: dict[str, Any]) -> None:
-        """Append one JSON line to ``history.jsonl`` or ``releases.jsonl``."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, sort_keys=True) + "\n")
+    def append(self, name: str, *lines: dict[str, Any]) -> None:
+        """Append JSON lines to ``history.jsonl``, ``releases.jsonl`` or ``events.jsonl``: all of them, or none."""
+        append_lines(self.path / name, [json.dumps(line, sort_keys=True) for line in lines], private=False)
 
     def tell(self, what: dict[str, Any]) -> None:
         """Write what is going on for whoever watches; unlike all else here it may be lost."""
         self._live |= what
-        temporary = self.path / "live.json.part"
-        temporary.write_text(json.dumps({**self._live, "at": now()}), encoding="utf-8")
-        temporary.rename(self.path / "live.json")
+        write_atomically(self.path / "live.json", json.dumps({**self._live, "at": now()}).encode(), sync=False)
 
     def tell_progress(self, step: str, done: int, total: int, text: str) -> None:
         """Write how far a step is."""

@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import numpy as np
 from flwr.serverapp import Grid
-from flwr.supercore.run import RunNotRunningException
 from numpy.typing import NDArray
 
 from ecgshared.errors import EcgFedError
@@ -17,6 +16,7 @@ from ecgshared.study.registry import room, shared_room
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
 from server.rounds.federation import Federation, Stopped, WaitingPolicy
+from server.rounds.flower_insides import RunNotRunningException
 from server.rounds.frozen import take_up
 from server.rounds.run_folder import RunFolder
 from server.rounds.step_context import Accept, Artefact, Metrics, Replies, StepContext
@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int, str], None]
 """Called with (step id, done, total, text)."""
 
 
-def run_study(grid: Grid, folder: RunFolder, progress: Progress, manners: WaitingPolicy | None = None) -> None:
+def run_study(grid: Grid, folder: RunFolder, progress: Progress, policy: WaitingPolicy | None = None) -> None:
     """Run every unfinished step of the folder's study; raise what stops it after noting it in run.json.
 
     ``status`` becomes "done"; "stopped" by the coordinator; "paused" by an error that somebody can mend;
@@ -36,7 +36,7 @@ def run_study(grid: Grid, folder: RunFolder, progress: Progress, manners: Waitin
     """
     study = folder.study
     folder.update(status="running", stopped_by=None, waiting_for=None)
-    federation = Federation(grid, study, folder, manners)
+    federation = Federation(grid, study, folder, policy)
     try:
         for step in study.steps:
             if folder.artefact(step.id) is None:

@@ -31,6 +31,7 @@ from ecgshared.stats.meta_analysis import meta_analysis
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, number, numbers, quorum, released
 from server.pooling.cox import Question, errors_and_hazards, fit_over_sites
+from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
 from server.report.survival import fit_sections
 from server.rounds.step_context import Artefact, StepContext
@@ -90,9 +91,9 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     return Artefact(step.id, "survival", result, arrays)
 
 
-def report(artefact: Artefact[Result]) -> list[Section]:
+def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """Coefficients, forest plots and who was left out."""
-    return fit_sections(artefact.step, artefact.result)
+    return fit_sections(artefact.step, artefact.result, labels)
 
 
 def _followed(c: Cohort, names: tuple[str, ...], reason: str, took_part: bool) -> SiteFollowed:

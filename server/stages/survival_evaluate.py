@@ -33,6 +33,7 @@ from ecgshared.stats.kaplan_meier import LogRank, log_log_interval
 from ecgshared.stats.meta_analysis import MetaAnalysis, meta_analysis
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, number, numbers, quorum, released
+from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
 from server.report.survival_evaluation import evaluation_sections
 from server.rounds.step_context import Artefact, StepContext
@@ -79,9 +80,9 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     return Artefact(step.id, "survival_evaluate", result)
 
 
-def report(artefact: Artefact[Result]) -> list[Section]:
+def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """Concordance and its differences, survival by risk group, calibration."""
-    return evaluation_sections(artefact.step, artefact.result)
+    return evaluation_sections(artefact.step, artefact.result, labels)
 
 
 def _well_formed(r: LocalResults, p: int, m: int, g: int, t: int) -> bool:

@@ -121,7 +121,7 @@ def test_a_site_that_never_trains_is_all_lockbox(tmp_path):
 def test_the_flow_counts_every_exclusion_in_order(tmp_path):
     table = rows(10)
     table[1]["file"] = "nowhere"
-    table[2]["file"] = "e0"
+    table[2] |= {"file": "e0", "patient_id": "p0"}
     table[4]["age"] = "85"
     table[5]["age"] = ""
     table[7]["patient_id"] = ""
@@ -268,9 +268,16 @@ def test_check_says_everything_at_once(tmp_path):
     make_hospital(tmp_path, table, exclude="missing.txt", studies=["nowhere.yaml"])
     found = check_site(tmp_path / "site.yaml")
     text = "\n".join(found.faults)
-    for part in ("nowhere.yaml", ":2: age, found 'old'", ":3: sex, found '3'", "no patient id"):
+    for part in (
+        "nowhere.yaml",
+        ":2: age, found 'old'",
+        ":3: sex, found '3'",
+        ":4: 1 ECGs have no patient id",
+        "missing.txt",
+    ):
         assert part in text
-    assert len(found.faults) == 4
+    assert len(found.faults) == 5
+    assert "usable as it stands: 1 of 4 rows, of 1 patient(s)" in found.notes
     (tmp_path / "missing.txt").write_text("")
 
 
@@ -298,7 +305,7 @@ def test_the_commands_end_with_2_when_something_is_wrong_and_show_values_on_the_
     table[0]["age"] = "90"
     make_hospital(tmp_path, table)
     assert runner.invoke(app, ["check", str(tmp_path / "site.yaml")]).exit_code == 0
-    forgotten = runner.invoke(app, ["forget", str(tmp_path / "site.yaml"), "p1"])
+    forgotten = runner.invoke(app, ["forget", str(tmp_path / "site.yaml"), "p1", "--yes"])
     assert forgotten.exit_code == 0
     assert "added to the opt-out list" in forgotten.stdout
     assert "rows opted out: 2" in runner.invoke(app, ["check", str(tmp_path / "site.yaml")]).stdout

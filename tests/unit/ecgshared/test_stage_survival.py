@@ -434,6 +434,47 @@ def test_a_site_that_dies_mid_fit_leaves_the_fit_of_the_others():
     assert result["absent"]["b"]["newton"] == "deadline"
 
 
+@pytest.mark.parametrize("mode", ["exact", "stratified"])
+def test_a_site_that_is_away_while_all_are_takes_part_again(mode):
+    """Its moments count again too: the coefficients are those of both sites."""
+    step = {**FIT, "robust": False, "mode": mode}
+    phase = "newton" if mode == "stratified" else "curvature"
+    whole = Federation(study([step]), three_sites()).run()["cox"].result["models"]["both"]
+    away = {(site, phase, 1004) for site in "ab"}
+    result = Federation(study([step]), three_sites(), away=away).run()["cox"].result
+    assert {site: told[phase] for site, told in result["absent"].items()} == dict.fromkeys("ab", "deadline")
+    model = result["models"]["both"]
+    assert model["sites"] == ["a", "b"]
+    assert model["rounds"] == whole["rounds"]
+    np.testing.assert_allclose(coefficients(model), coefficients(whole), atol=1e-12)
+
+
+def test_a_site_that_dies_after_the_fit_leaves_it_without_residuals():
+    data = three_sites()
+    chosen = study([{**FIT, "mode": "exact", "robust": True}], federation={"quorum": 1})
+    whole = Federation(chosen, data).run()["cox"].result["models"]["both"]
+    assert whole["robust"] is True
+    last = max(round for site, phase, round in rounds_asked(chosen, data) if phase == "risk" and site == "b")
+    model = Federation(chosen, data, gone={("b", "risk", last)}).run()["cox"].result["models"]["both"]
+    assert model["robust"] is False
+    assert model["sites"] == ["a", "b"]
+    assert any("no residuals" in note for note in model["notes"])
+    np.testing.assert_allclose(coefficients(model), coefficients(whole), atol=1e-12)
+
+
+def rounds_asked(chosen, data):
+    """Return every (site, phase, round) that a run asks."""
+    seen = []
+
+    class Never(set):
+        def __contains__(self, asked):
+            seen.append(asked)
+            return False
+
+    Federation(chosen, data, away=Never()).run()
+    return seen
+
+
 def ask(federation, site, phase, *, limits=DisclosureLimits(), run="run", **arrays):
     """Put one question to a site through its gate."""
     federation.limits = limits
