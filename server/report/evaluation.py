@@ -148,7 +148,7 @@ def _together(members: Sites) -> tuple[list[ForestRow], str]:
     found = meta_analysis(np.log(auc / (1 - auc)), se / (auc * (1 - auc)))
     value, low, high = (_expit(x) for x in (found.random.value, found.random.low, found.random.high))
     rows = [ForestRow("random effects", value, low, high, pooled=True)]
-    below, above = getattr(found, "prediction", (math.nan, math.nan))
+    below, above = found.prediction
     if math.isfinite(below) and math.isfinite(above):
         rows.append(ForestRow("prediction interval", value, _expit(below), _expit(above), interval_only=True))
     return rows, f"I2 {100 * found.i2:.0f}%, tau2 {found.tau2:.3f} over {len(usable)} hospitals."
