@@ -28,8 +28,10 @@ demo: install
 demo-network: install
 	$(BIN)/ecgfed demo-network --out runs/demo-network --fresh
 
+# On all cores, in an order drawn anew each time (its seed is printed); the share of branches that were taken, last.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --cov --cov-report=
+	@$(BIN)/python -m coverage report --format=total | sed 's/$$/% of lines and branches were run (processes that tests start are not counted)/'
 
 check: install
 	$(BIN)/ruff check .

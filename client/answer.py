@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from client.dataset.cohorts import Cohorts
 from client.dataset.data import SiteData
-from client.dataset.opening import open_site
-from client.egress.audit import record_lockbox_opening
-from client.egress.gate import log_release, release
+from client.egress.audit import log_event, record_lockbox_opening
+from client.egress.gate import Release, log_release, release
 from client.egress.ledger import Ledger
 from client.egress.outbox import Outbox
 from client.ingest.reading import Progress
 from client.rows.context import SiteContext
+from client.site.current import SiteFile
 from client.site.keys import load_keys
 from client.site.settings import SiteSettings
 from ecgshared.errors import RefusalCode, Refused
@@ -27,20 +29,95 @@ from ecgshared.wire.protocol import Request, payload_type
 _RUN_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,80}$")
 
 
-_cohorts: dict[tuple[Path, str], SiteData] = {}
+_ATTEMPTS = 3
 
 
-def answer_bytes(path: Path, settings: SiteSettings, study: Study, request: Request) -> bytes:
+class Site:
+    """One site as a process serves it: its file as it is now, and its cohorts as they are now.
+
+    Parameters
+    ----------
+    path : the site file.
+    held : a cohort in memory that stands in the place of the files the site file names (the pooled twin).
+    """
+
+    def __init__(self, path: Path, held: SiteData | None = None) -> None:
+        self._file, self._cohorts = SiteFile(path), Cohorts(held)
+
+    @property
+    def last_settings(self) -> SiteSettings | None:
+        """The settings last read; for who the site is and where it logs, where its file cannot be read now."""
+        return self._file.last
+
+    def settings(self) -> SiteSettings:
+        """Return the settings as the site file says now.
+
+        Raises
+        ------
+        ConfigError : it cannot be used, or says what counts only after a restart.
+        """
+        return self._file.now()
+
+    def cohort(self, study: Study, *, progress: Progress | None = None) -> SiteData:
+        """Return the site's cohort under a study as its files are now; recordings not yet in the cache are read."""
+        return self._cohorts.under(self.settings(), study, progress=progress).data
+
+    def context(self, study: Study, request: Request, *, ledger: Ledger | None) -> SiteContext:
+        """Hand out what the step may see of the site's cohort under this study.
+
+        A training site's lockbox is handed only to a step that opens it, and the opening is recorded. A site that is
+        only evaluated has no lockbox to guard: all its patients stand there.
+        """
+        settings = self.settings()
+        step, cohort = study.step(request.step), self._cohorts.under(settings, study)
+        data, trains = cohort.data, settings.site in study.sites.train
+        if trains and step.opens_lockbox:
+            record_lockbox_opening(settings, study_hash=study.sha256, step=step.id, run=request.run)
+        elif trains:
+            data = data.without_lockbox()
+        return SiteContext(
+            settings=settings,
+            study=study,
+            step=step,
+            data=data,
+            state=settings.state / "runs" / request.run,
+            run=request.run,
+            trains=trains,
+            ledger=ledger,
+            rng=_generator(settings, study.sha256, step.id, request.phase, str(request.round)),
+            memory=cohort.memory,
+        )
+
+    def is_now(self, context: SiteContext) -> bool:
+        """Tell whether a context handed out is still what would be handed out: same settings, same cohort."""
+        return self.settings() == context.settings and self._cohorts.is_now(context.settings, context.study)
+
+
+class Sites:
+    """The sites of one process, by their files: one at a hospital, all of them in a simulation.
+
+    Parameters
+    ----------
+    held : cohorts in memory, by the site file whose cohort they stand for.
+    """
+
+    def __init__(self, held: Mapping[Path, SiteData] | None = None) -> None:
+        self._held, self._sites = dict(held or {}), dict[Path, Site]()
+
+    def __getitem__(self, path: Path) -> Site:
+        return self._sites.setdefault(path, Site(path, self._held.get(path)))
+
+
+def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
     """Compute, gate, keep and log one answer; a repeated request gets the kept bytes."""
+    settings = site.settings()
     stage = checked_stage(settings, study, request)
     outbox = Outbox(settings.state / "outbox")
     private = getattr(study.step(request.step), "privacy", None) is not None
     kept = outbox.find(request, once=private)
     if kept is None:
         ledger = Ledger(settings.state)
-        context = open_context(path, settings, study, request, ledger=ledger)
-        handler = room("client", stage).PHASES[request.phase]
-        made = release(handler(context, request), request, stage=stage, settings=settings)
+        made = computed(site, study, request, stage, ledger)
         # Before it is kept: were the kept answer lost, the same round would be another release, and is another charge.
         ledger.answered()
         outbox.keep(request, made)
@@ -48,6 +125,31 @@ def answer_bytes(path: Path, settings: SiteSettings, study: Study, request: Requ
         made = kept
     log_release(settings.state, made.log_line, replayed=kept is not None)
     return made.body
+
+
+def computed(site: Site, study: Study, request: Request, stage: str, ledger: Ledger) -> Release:
+    """Return an answer from the site's files and limits as they are when it is done.
+
+    Where something changed while it was computed (a patient was forgotten in the middle of a round of training, say),
+    what was made is thrown away and made again: it may rest on a recording that was wiped under it.
+
+    Raises
+    ------
+    Refused : DATA_UNAVAILABLE where they changed each time.
+    """
+    for _ in range(_ATTEMPTS):
+        context = site.context(study, request, ledger=ledger)
+        try:
+            answer = room("client", stage).PHASES[request.phase](context, request)
+            made = release(answer, request, stage=stage, settings=context.settings)
+        except Exception:
+            if site.is_now(context):
+                raise
+        else:
+            if site.is_now(context):
+                return made
+        log_event(context.settings.state, "made-again", step=request.step, phase=request.phase, round=request.round)
+    raise Refused(RefusalCode.DATA_UNAVAILABLE, "the site's files changed each time an answer was computed")
 
 
 def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str:
@@ -66,41 +168,6 @@ def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str
     return step.stage
 
 
-def cohort(path: Path, settings: SiteSettings, study: Study, *, progress: Progress | None = None) -> SiteData:
-    """Open a site's cohort under a study, once a process; recordings not yet in the cache are read."""
-    key = (path, study.sha256)
-    if key not in _cohorts:
-        _cohorts[key] = open_site(settings, study, progress=progress)
-    return _cohorts[key]
-
-
-def open_context(
-    path: Path, settings: SiteSettings, study: Study, request: Request, *, ledger: Ledger | None
-) -> SiteContext:
-    """Hand out what the step may see of the site's cohort under this study.
-
-    A training site's lockbox is handed only to a step that opens it, and the opening is recorded. A site that is
-    only evaluated has no lockbox to guard: all its patients stand there.
-    """
-    step = study.step(request.step)
-    data, trains = cohort(path, settings, study), settings.site in study.sites.train
-    if trains and step.opens_lockbox:
-        record_lockbox_opening(settings, study_hash=study.sha256, step=step.id, run=request.run)
-    elif trains:
-        data = data.without_lockbox()
-    return SiteContext(
-        settings=settings,
-        study=study,
-        step=step,
-        data=data,
-        state=settings.state / "runs" / request.run,
-        run=request.run,
-        trains=trains,
-        ledger=ledger,
-        rng=_generator(settings, study.sha256, step.id, request.phase, str(request.round)),
-    )
-
-
 def _generator(settings: SiteSettings, *names: str) -> np.random.Generator:
     """Return randomness of this site for one request: the same when asked again, never from the study's seed."""
     text = "\0".join(names).encode()
@@ -109,13 +176,3 @@ def _generator(settings: SiteSettings, *names: str) -> np.random.Generator:
     else:
         digest = hashlib.sha256(str(settings.seed).encode() + b"\0" + text).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
-
-
-def hold_cohort(path: Path, study: Study, data: SiteData) -> None:
-    """Give a site its cohort in memory, in place of the one its file names (the pooled twin of a simulation)."""
-    _cohorts[path, study.sha256] = data
-
-
-def forget_cohorts() -> None:
-    """Drop opened cohorts, so that they are made anew."""
-    _cohorts.clear()

@@ -17,16 +17,13 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from client.answer import answer_bytes, forget_cohorts
+from client.answer import Sites, answer_bytes
 from client.approval.required import approved_study, require_approved_code
 from client.egress.audit import log_event
-from client.site.settings import SiteSettings, load_site
 from ecgshared.errors import EcgFedError, RefusalCode, Refused
 from ecgshared.wire.bytes import WireError, body_of, decode_request, hello_records, refusal_records, to_records
 
 SITE_FILES = "ECGFED_SITE_FILES"
-
-_settings: dict[Path, SiteSettings] = {}
 
 
 class _Sealed(RecordDict):
@@ -37,60 +34,74 @@ def _seal(records: RecordDict) -> _Sealed:
     return _Sealed(dict(records))
 
 
-def border(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def make_app(sites: Sites) -> ClientApp:
+    """Return a ClientApp that answers for ``sites``; what it has opened lives and ends with it."""
+    made = ClientApp(mods=[Border(sites)])
+
+    @made.query("hello")
+    def hello(message: Message, context: Context) -> Message:
+        """Say who this is, and whether it approved the study it is asked about."""
+        settings = sites[site_file(context)].settings()
+        require_approved_code(settings)
+        request = decode_request(body_of(message.content))
+        try:
+            study = approved_study(settings, request.study_hash).sha256
+        except Refused:
+            study = ""
+        return Message(_seal(hello_records(settings.site, study, version("ecgfed"))), reply_to=message)
+
+    @made.query("ask")
+    def ask(message: Message, context: Context) -> Message:
+        """Answer one request about one step of an approved study."""
+        site = sites[site_file(context)]
+        settings = site.settings()
+        require_approved_code(settings)
+        request = decode_request(body_of(message.content))
+        study = approved_study(settings, request.study_hash)
+        return Message(_seal(to_records(answer_bytes(site, study, request))), reply_to=message)
+
+    return made
+
+
+class Border:
     """Outermost mod: a fixed code for every exception, and only sealed records as content."""
-    site, state = "unknown", None
-    error: Exception
-    try:
-        settings = site_settings(context)
-        site, state = settings.site, settings.state
-        reply = call_next(message, context)
-        if not reply.has_content() or type(reply.content) is not _Sealed:
-            raise Refused(RefusalCode.GATE_CLOSED, "a reply that the gate did not make")
-        return Message(RecordDict(dict(reply.content)), reply_to=message)
-    except Refused as refusal:
-        code, error = refusal.code, refusal
-    except WireError as broken:
-        code, error = RefusalCode.BAD_REQUEST, broken
-    except EcgFedError as known:
-        code, error = RefusalCode.DATA_UNAVAILABLE, known
-    except Exception as unknown:
-        # Whatever it says may name a patient: only its type and place go to the site's own log.
-        code, error = RefusalCode.INTERNAL, unknown
-    frames = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
-    if state is not None:
+
+    def __init__(self, sites: Sites) -> None:
+        self._sites = sites
+
+    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """Pass a message in, and its reply out."""
+        error: Exception
+        try:
+            self._sites[site_file(context)].settings()
+            reply = call_next(message, context)
+            if not reply.has_content() or type(reply.content) is not _Sealed:
+                raise Refused(RefusalCode.GATE_CLOSED, "a reply that the gate did not make")
+            return Message(RecordDict(dict(reply.content)), reply_to=message)
+        except Refused as refusal:
+            code, error = refusal.code, refusal
+        except WireError as broken:
+            code, error = RefusalCode.BAD_REQUEST, broken
+        except EcgFedError as known:
+            code, error = RefusalCode.DATA_UNAVAILABLE, known
+        except Exception as unknown:
+            # Whatever it says may name a patient: only its type and place go to the site's own log.
+            code, error = RefusalCode.INTERNAL, unknown
+        return Message(refusal_records(self._logged(context, code, error), code), reply_to=message)
+
+    def _logged(self, context: Context, code: RefusalCode, error: Exception) -> str:
+        """Write a refusal into the site's own log; return the site's name."""
+        try:
+            settings = self._sites[site_file(context)].last_settings
+        except Refused:
+            settings = None
+        if settings is None:
+            return "unknown"
+        frames = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
         # A refusal's first sentence is written by us and names fields and rules; other errors may quote data.
         why = error.what if isinstance(error, Refused) else type(error).__name__
-        log_event(state, "refused", code=code.value, error=why, frames=frames[-6:])
-    return Message(refusal_records(site, code), reply_to=message)
-
-
-app = ClientApp(mods=[border])
-
-
-@app.query("hello")
-def hello(message: Message, context: Context) -> Message:
-    """Say who this is, and whether it approved the study it is asked about."""
-    settings = site_settings(context)
-    require_approved_code(settings)
-    request = decode_request(body_of(message.content))
-    try:
-        study = approved_study(settings, request.study_hash).sha256
-    except Refused:
-        study = ""
-    return Message(_seal(hello_records(settings.site, study, version("ecgfed"))), reply_to=message)
-
-
-@app.query("ask")
-def ask(message: Message, context: Context) -> Message:
-    """Answer one request about one step of an approved study."""
-    path = site_file(context)
-    settings = site_settings(context)
-    require_approved_code(settings)
-    request = decode_request(body_of(message.content))
-    study = approved_study(settings, request.study_hash)
-    body = answer_bytes(path, settings, study, request)
-    return Message(_seal(to_records(body)), reply_to=message)
+        log_event(settings.state, "refused", code=code.value, error=why, frames=frames[-6:])
+        return settings.site
 
 
 def site_file(context: Context) -> Path:
@@ -107,15 +118,5 @@ def site_file(context: Context) -> Path:
     )
 
 
-def site_settings(context: Context) -> SiteSettings:
-    """Return this node's settings, read once a process."""
-    path = site_file(context)
-    if path not in _settings:
-        _settings[path] = load_site(path)
-    return _settings[path]
-
-
-def forget_process_caches() -> None:
-    """Drop opened sites, so that a changed file is read again (tests, and the daemon's reload)."""
-    _settings.clear()
-    forget_cohorts()
+app = make_app(Sites())
+"""What Flower loads by this name, here and in a worker."""

@@ -31,8 +31,5 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def federation(hospitals: Path, tmp_path: Path) -> SmallFederation:
-    from client.app import forget_process_caches
-
-    forget_process_caches()
     (tmp_path / "twin").mkdir()
     return SmallFederation(hospitals, tmp_path)

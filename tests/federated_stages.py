@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from client.rows.context import SiteContext
 from client.site.settings import SiteSettings
 from ecgshared.errors import Refused
 from ecgshared.privacy.disclosure import DisclosureLimits
-from ecgshared.study.registry import room
+from ecgshared.study.registry import room, shared_room
 from ecgshared.study.study import Study
 from ecgshared.wire.bytes import decode_payload, stamp_of
 from ecgshared.wire.protocol import SPLITS, Request, payload_type
@@ -141,8 +141,15 @@ class Federation:
                 progress=lambda *_: None,
                 rng=np.random.default_rng(0),
             )
-            self.artefacts[step.id] = room("server", step.stage).run(step, context)
+            made = room("server", step.stage).run(step, context)
+            # As a program reads it in results.json.
+            self.artefacts[step.id] = replace(made, result=made.result.model_dump(mode="json"))
         return self.artefacts
+
+
+def typed(stored: Artefact) -> Artefact:
+    """An artefact of :class:`Federation` as the coordinator reads it back from disk."""
+    return replace(stored, result=shared_room(stored.stage).Result.model_validate(stored.result))
 
 
 def pooled(data: Mapping[str, SiteData], sites: tuple[str, ...], split: str, head: int = 0):

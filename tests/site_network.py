@@ -350,9 +350,9 @@ class AskedSite:
         self, hospitals: Path, folder: Path, coordinator: Coordinator, *, ports: bool = False, **environment: str
     ) -> None:
         (folder / "twin").mkdir(parents=True)
-        federation = SmallFederation(hospitals, folder)
-        study_file = federation.study()
-        (self.file,) = federation.sites(("north",))
+        self.federation = SmallFederation(hospitals, folder)
+        study_file = self.federation.study()
+        (self.file,) = self.federation.sites(("north",))
         self.coordinator = coordinator
         self.settings: SiteSettings = join(coordinator, self.file)
         if ports:

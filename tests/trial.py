@@ -201,10 +201,8 @@ class Trial:
 
         Every site's state is another one, but for its secret key: it decides which patient is in which part.
         """
-        from client.app import forget_process_caches
         from simulations.federation.run import simulate
 
-        forget_process_caches()
         folder = self.folder / f"alone-{study.stem}"
         (folder / "twin").mkdir(parents=True)
         files = SmallFederation(self.federation.hospitals, folder).sites(TRAIN, studies=[str(study)])

@@ -1,9 +1,12 @@
-"""The file of median beats in a cache folder."""
+"""The file of median beats in a cache folder.
+
+Whoever writes a beat and whoever wipes one holds the same lock, and a beat is written only of a recording that the
+index knows at that moment: what is forgotten while beats are being made leaves none behind.
+"""
 
 from __future__ import annotations
 
 import os
-import sqlite3
 import zlib
 from collections.abc import Callable
 from contextlib import closing
@@ -14,8 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.cache.entries import UNITS_PER_MV
+from client.cache.generation import connect, generation_of
+from client.cache.lock import alone
+from ecgshared.errors import RunError
 
 FILE = "median-beats.i16"
+_LOCK = "beats-lock.sqlite"
+_AT_ONCE = 256
 
 
 _MAGIC = b"ecgfed beats 1\0\0"
@@ -32,38 +40,54 @@ Compute = Callable[[int], NDArray[np.float32] | None]
 
 
 class BeatStore:
-    """The file of one cache folder."""
+    """The file of one cache folder.
 
-    def __init__(self, folder: Path, samples: int) -> None:
-        self._path, self._samples = folder / FILE, samples
+    Parameters
+    ----------
+    made : of the cache that the slots are of (:class:`~client.cache.generation.CacheGeneration`).
+    """
+
+    def __init__(self, folder: Path, samples: int, made: int | None) -> None:
+        self._folder, self._path, self._samples, self._made = folder, folder / FILE, samples, made
         self._place = _place_of(samples)
-        # What each slot holds now, by the cache's own index.
-        with closing(sqlite3.connect(f"{(folder / 'index.sqlite').as_uri()}?mode=ro", uri=True)) as index:
-            self._crc = dict(index.execute("SELECT slot, crc FROM entry WHERE slot IS NOT NULL").fetchall())
         self._sound: dict[int, bool] = {}
-        if not _fits(self._path, self._place, samples):
-            self._path.unlink(missing_ok=True)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-            with os.fdopen(descriptor, "r+b") as file:
-                file.write(np.array([(_MAGIC, self._place.itemsize, samples)], dtype=_HEADER).tobytes())
 
     def fill(self, slots: NDArray[np.int64], compute: Compute) -> None:
-        """Make the beats of ``slots`` that are not here, or not of the signal that is there now."""
-        unseen = [int(slot) for slot in slots if int(slot) not in self._sound]
-        if not unseen:
-            return
-        self._grow(max(unseen) + 1)
+        """Make the beats of ``slots`` that are not here, or not of the signal that is there now.
+
+        Raises
+        ------
+        RunError : a slot holds no recording any more, or the cache was made anew.
+        """
+        unseen = [slot for slot in dict.fromkeys(slots.tolist()) if slot not in self._sound]
+        for start in range(0, len(unseen), _AT_ONCE):
+            with alone(self._folder / _LOCK, every_s=0.05):
+                self._fill(unseen[start : start + _AT_ONCE], compute)
+
+    def _fill(self, slots: list[int], compute: Compute) -> None:
+        signal = self._signals(slots)
+        self._grow(max(slots) + 1)
         places = self._map("r+")
-        for slot in unseen:
+        for slot in slots:
             place = places[slot]
-            if place["signal"] != self._crc[slot] or place["check"] != _check(place):
+            if place["signal"] != signal[slot] or place["check"] != _check(place):
                 beat = compute(slot)
                 place["state"] = _ABSENT if beat is None else _KNOWN
                 place["beat"] = 0 if beat is None else np.clip(np.rint(beat * UNITS_PER_MV), -32767, 32767)
-                place["signal"] = self._crc[slot]
+                place["signal"] = signal[slot]
                 place["check"] = _check(place)
             self._sound[slot] = bool(place["state"] == _KNOWN)
         places.flush()
+
+    def _signals(self, slots: list[int]) -> dict[int, int]:
+        """Return the checksum of the signal in each slot, by the cache's own index as it is now."""
+        with closing(connect(self._folder)) as index:
+            now = generation_of(self._folder, index)
+            marks = ", ".join("?" * len(slots))
+            found = dict(index.execute(f"SELECT slot, crc FROM entry WHERE slot IN ({marks})", slots).fetchall())
+        if len(found) < len(slots) or (self._made is not None and (now is None or now.made != self._made)):
+            raise RunError("recordings were taken out of the cache meanwhile", where=self._folder)
+        return found
 
     def known(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Mark the slots with a beat, of those filled."""
@@ -77,6 +101,11 @@ class BeatStore:
         return units.astype(np.float32) / np.float32(UNITS_PER_MV)
 
     def _grow(self, places: int) -> None:
+        if not _fits(self._path, self._place, self._samples):
+            self._path.unlink(missing_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            with os.fdopen(descriptor, "r+b") as file:
+                file.write(np.array([(_MAGIC, self._place.itemsize, self._samples)], dtype=_HEADER).tobytes())
         size = _HEADER.itemsize + places * self._place.itemsize
         if self._path.stat().st_size < size:
             os.truncate(self._path, size)
@@ -88,8 +117,13 @@ class BeatStore:
 
 def wipe(folder: Path, slots: list[int]) -> None:
     """Overwrite the beats of ``slots`` of a cache whose recordings are forgotten; nothing where there are none."""
-    path = folder / FILE
-    if not slots or not path.is_file():
+    if slots:
+        with alone(folder / _LOCK, every_s=0.05):
+            _wipe(folder / FILE, slots)
+
+
+def _wipe(path: Path, slots: list[int]) -> None:
+    if not path.is_file():
         return
     header = _header(path)
     if header is None:

@@ -3,20 +3,20 @@
 ``state/cache/<fingerprint>/`` holds ``signals.i16`` (slots of 12 x T samples) and ``index.sqlite``, whose rows go
 by keyed pseudonyms of recording and patient. The signals of a batch are on the disk before the index speaks of
 them, and the index remembers size and time of the file it speaks of: where they differ, every slot is checked
-against its checksum, and what does not agree is dropped and read again.
+against its checksum, and what does not agree is dropped and read again. No slot is ever given away a second time
+(``slots.py``), so that a reader who knows the index of yesterday sees nobody in another's place.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import sqlite3
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,17 @@ from numpy.typing import NDArray
 from client.cache.beats import FILE as BEATS
 from client.cache.beats import wipe as wipe_beats
 from client.cache.entries import CacheLookup, Entry, nothing, row_of
+from client.cache.generation import INDEX, CacheGeneration
+from client.cache.lock import alone
+from client.cache.slots import FILE as SIGNALS
+from client.cache.slots import SlotFile
 from ecgshared.errors import RunError
 from ecgshared.service.files import private_folder
 
 ALWAYS_CHECKED_BYTES = 2**28
 """Caches up to this size are checked at every opening: it takes less than a second."""
 
+LOCK = "lock.sqlite"
 _FORMAT = 1
 _SPARE_BYTES = 64 * 2**20
 _SCHEMA = """
@@ -40,6 +45,7 @@ CREATE TABLE IF NOT EXISTS entry (
     device TEXT NOT NULL, format TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_patient ON entry (patient);
+CREATE TABLE IF NOT EXISTS freed (slot INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
 """
 
@@ -49,13 +55,13 @@ class SignalCache:
 
     def __init__(self, folder: Path, samples: int, database: sqlite3.Connection) -> None:
         self.folder, self.samples, self._db = folder, samples, database
-        self._file = folder / "signals.i16"
+        self._slots = SlotFile(folder, samples)
         self.dropped = 0
 
     @property
     def slot_bytes(self) -> int:
         """Bytes of one signal on disk."""
-        return 12 * self.samples * 2
+        return self._slots.slot_bytes
 
     def lookup(self, records: Sequence[bytes], signatures: Sequence[tuple[int, int]], version: int) -> CacheLookup:
         """Return what is kept of ``records``; what another file or other code made is not found."""
@@ -101,128 +107,134 @@ class SignalCache:
             )
 
     def store(self, entries: Sequence[Entry]) -> None:
-        """Write a batch: first the signals, then, in one transaction, what the index says of them."""
-        old = dict(
-            self._db.execute(
-                f"SELECT record, slot FROM entry WHERE slot IS NOT NULL AND record IN ({_marks(entries)})",
-                [entry.record for entry in entries],
-            )
-        )
-        following = self._slots()
-        rows: list[tuple[Any, ...]] = []
+        """Write a batch: first the signals, then, in one transaction, what the index says of them.
+
+        Every signal gets a slot that nobody had before; that of an earlier reading of the recording is wiped.
+        """
+        signals = [np.ascontiguousarray(e.signal, dtype="<i2") for e in entries if e.signal is not None]
+        for signal in signals:
+            if signal.shape != (12, self.samples):
+                raise RunError("a signal has the wrong shape", value=signal.shape, allowed=str((12, self.samples)))
+        first = self._meta()["next"]
         try:
-            with self._writable() as file:
-                for entry in entries:
-                    slot, crc = old.pop(entry.record, None), None
-                    if entry.signal is None:
-                        if slot is not None:
-                            self._wipe(file, slot)
-                        slot = None
-                    else:
-                        if slot is None:
-                            slot, following = following, following + 1
-                        data = np.ascontiguousarray(entry.signal, dtype="<i2").tobytes()
-                        if len(data) != self.slot_bytes:
-                            raise RunError(
-                                "a signal has the wrong shape",
-                                value=entry.signal.shape,
-                                allowed=str((12, self.samples)),
-                            )
-                        file.seek(slot * self.slot_bytes)
-                        file.write(data)
-                        crc = zlib.crc32(data)
-                    rows.append(row_of(entry, slot, crc))
+            self._slots.write(first, (signal.tobytes() for signal in signals))
         except OSError as error:
             raise RunError(
                 f"the cache cannot be written ({error.strerror})", where=self.folder, remedy="free some space"
             ) from None
+        places = iter([(first + i, zlib.crc32(signal.tobytes())) for i, signal in enumerate(signals)])
+        rows = [row_of(entry, *(next(places) if entry.signal is not None else (None, None))) for entry in entries]
         with self._transaction():
-            self._db.executemany(f"INSERT OR REPLACE INTO entry VALUES ({', '.join('?' * 17)})", rows)
+            self._release([entry.record for entry in entries])
+            self._db.executemany(f"INSERT INTO entry VALUES ({', '.join('?' * 17)})", rows)
+            self._note(next=first + len(signals))
             self._remember_file()
+        self._wipe_freed()
 
     def reassign(self, records: Sequence[bytes], patients: Sequence[bytes]) -> None:
         """Note whose each recording is by today's table: :meth:`forget` finds all of a person's."""
         with self._transaction():
-            self._db.executemany(
+            moved = self._db.executemany(
                 "UPDATE entry SET patient = ?1 WHERE record = ?2 AND patient <> ?1",
                 zip(patients, records, strict=True),
-            )
+            ).rowcount
+            if moved > 0:
+                self._note(changes=self._meta()["changes"] + 1)
 
     def forget(self, patients: Sequence[bytes]) -> int:
         """Overwrite and drop every recording of ``patients``; return how many there were."""
-        found: list[tuple[bytes, int | None]] = []
+        found: list[bytes] = []
         for patient in patients:
-            found += self._db.execute("SELECT record, slot FROM entry WHERE patient = ?", (patient,))
+            theirs = self._db.execute("SELECT record FROM entry WHERE patient = ?", (patient,))
+            found += [record for (record,) in theirs]
         self._drop(found)
         return len(found)
 
     def signals(self) -> NDArray[np.int16]:
-        """Return all slots as a read-only memory map, shape = (slots, 12, T)."""
-        slots = self._slots()
-        if slots == 0:
-            return np.zeros((0, 12, self.samples), dtype=np.int16)
-        return np.memmap(self._file, dtype="<i2", mode="r", shape=(slots, 12, self.samples))
+        """Return all slots in use as a read-only memory map, shape = (slots, 12, T)."""
+        return self._slots.mapped(int(self._db.execute("SELECT coalesce(max(slot) + 1, 0) FROM entry").fetchone()[0]))
+
+    def generation(self) -> CacheGeneration:
+        """Return the state that the cache is in now."""
+        meta = self._meta()
+        return CacheGeneration(self.folder, meta["made"], meta["changes"])
 
     def check(self) -> int:
         """Compare every slot with its checksum unless the file is as the index left it; drop what differs."""
-        stat = self._file.stat()
-        remembered = dict(self._db.execute("SELECT name, value FROM meta"))
+        stat, remembered = self._slots.stat(), self._meta()
         same = remembered.get("bytes") == stat.st_size and remembered.get("mtime_ns") == stat.st_mtime_ns
         if same and stat.st_size > ALWAYS_CHECKED_BYTES:
             return 0
-        bad: list[tuple[bytes, int | None]] = []
-        with self._file.open("rb") as file:
-            for record, slot, crc in self._db.execute(
-                "SELECT record, slot, crc FROM entry WHERE slot IS NOT NULL ORDER BY slot"
-            ):
-                file.seek(slot * self.slot_bytes)
-                data = file.read(self.slot_bytes)
-                if len(data) != self.slot_bytes or zlib.crc32(data) != crc:
-                    bad.append((record, slot))
+        known = self._db.execute("SELECT record, slot, crc FROM entry WHERE slot IS NOT NULL ORDER BY slot").fetchall()
+        found = self._slots.read(slot for _, slot, _ in known)
+        bad = [
+            record
+            for (record, _, crc), data in zip(known, found, strict=True)
+            if len(data) != self.slot_bytes or zlib.crc32(data) != crc
+        ]
         self._drop(bad)
         self.dropped += len(bad)
         return len(bad)
 
     def prepare(self) -> None:
-        """Create file and tables on first use; raise ``sqlite3.DatabaseError`` where the index is damaged."""
-        os.close(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600))
+        """Create file and tables on first use, and end what a crash cut short.
+
+        Raises ``sqlite3.DatabaseError`` where the index is damaged.
+        """
+        self._slots.create()
         self._db.executescript("PRAGMA secure_delete = ON; PRAGMA synchronous = FULL;" + _SCHEMA)
-        made = dict(self._db.execute("SELECT name, value FROM meta WHERE name IN ('format', 'samples')"))
-        if not made:
-            rows = [("format", _FORMAT), ("samples", self.samples)]
-            self._db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
-        elif made != {"format": _FORMAT, "samples": self.samples}:
+        meta = self._meta()
+        if not meta:
+            self._note(format=_FORMAT, samples=self.samples)
+        elif (meta.get("format"), meta.get("samples")) != (_FORMAT, self.samples):
             raise sqlite3.DatabaseError("another format")
+        if "next" not in meta:
+            # A cache of earlier software gave slots away again: all that its file reaches into count as used.
+            used = int(self._db.execute("SELECT coalesce(max(slot) + 1, 0) FROM entry").fetchone()[0])
+            self._note(next=max(used, self._slots.slots()), changes=0, made=secrets.randbits(62))
+        self._wipe_freed()
+        self._slots.end_after(self._meta()["next"])
 
-    def _slots(self) -> int:
-        return int(self._db.execute("SELECT coalesce(max(slot) + 1, 0) FROM entry").fetchone()[0])
+    def _meta(self) -> dict[str, int]:
+        return dict(self._db.execute("SELECT name, value FROM meta"))
 
-    def _drop(self, entries: Sequence[tuple[bytes, int | None]]) -> None:
-        with self._writable() as file:
-            size = self._file.stat().st_size
-            for _, slot in entries:
-                if slot is not None and slot * self.slot_bytes < size:
-                    self._wipe(file, slot)
+    def _note(self, **values: int) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+    def _drop(self, records: Sequence[bytes]) -> None:
         with self._transaction():
-            self._db.executemany("DELETE FROM entry WHERE record = ?", ((record,) for record, _ in entries))
+            self._release(records)
+            self._remember_file()
+        self._wipe_freed()
+
+    def _release(self, records: Sequence[bytes]) -> None:
+        """Take recordings out of the index, inside a transaction: their slots are free, and the generation is over.
+
+        The index comes first. Who reads zeros where a signal was finds the generation over when it has read, and a
+        crash leaves a list of what is still to be wiped.
+        """
+        before = self._db.total_changes
+        for record in records:
+            self._db.execute(
+                "INSERT OR IGNORE INTO freed SELECT slot FROM entry WHERE record = ? AND slot IS NOT NULL", (record,)
+            )
+            self._db.execute("DELETE FROM entry WHERE record = ?", (record,))
+        if self._db.total_changes > before:
+            self._note(changes=self._meta()["changes"] + 1)
+
+    def _wipe_freed(self) -> None:
+        slots = [slot for (slot,) in self._db.execute("SELECT slot FROM freed ORDER BY slot")]
+        if not slots:
+            return
+        self._slots.wipe(slots)
+        wipe_beats(self.folder, slots)
+        with self._transaction():
+            self._db.execute("DELETE FROM freed")
             self._remember_file()
 
-    def _wipe(self, file: Any, slot: int) -> None:
-        file.seek(slot * self.slot_bytes)
-        file.write(bytes(self.slot_bytes))
-        wipe_beats(self.folder, [slot])
-
     def _remember_file(self) -> None:
-        stat = self._file.stat()
-        values = [("bytes", stat.st_size), ("mtime_ns", stat.st_mtime_ns)]
-        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
-
-    @contextmanager
-    def _writable(self) -> Iterator[Any]:
-        with self._file.open("r+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        stat = self._slots.stat()
+        self._note(bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -243,8 +255,8 @@ def opened(folder: Path, samples: int, *, waiting: Callable[[], None] | None = N
     """
     private_folder(folder.parent)
     private_folder(folder)
-    with _alone(folder, waiting):
-        index = folder / "index.sqlite"
+    with alone(folder / LOCK, waiting):
+        index = folder / INDEX
         for attempt in (0, 1):
             os.close(os.open(index, os.O_RDWR | os.O_CREAT, 0o600))
             database = sqlite3.connect(index, isolation_level=None)
@@ -272,8 +284,8 @@ def forget_everywhere(root: Path, patients: Sequence[bytes]) -> list[int]:
     A cache whose index is damaged is emptied: nobody can say who is in it.
     """
     removed = []
-    for index in sorted(root.glob("*/index.sqlite")):
-        with _alone(index.parent, None):
+    for index in sorted(root.glob(f"*/{INDEX}")):
+        with alone(index.parent / LOCK):
             samples = None
             with closing(sqlite3.connect(index)) as database, suppress(sqlite3.DatabaseError):
                 samples = database.execute("SELECT value FROM meta WHERE name = 'samples'").fetchone()
@@ -286,31 +298,5 @@ def forget_everywhere(root: Path, patients: Sequence[bytes]) -> list[int]:
 
 
 def _discard(folder: Path) -> None:
-    for name in ("index.sqlite", "index.sqlite-journal", "signals.i16", BEATS):
+    for name in (INDEX, f"{INDEX}-journal", SIGNALS, BEATS):
         (folder / name).unlink(missing_ok=True)
-
-
-@contextmanager
-def _alone(folder: Path, waiting: Callable[[], None] | None) -> Iterator[None]:
-    """Hold the folder's lock: SQLite's, which works on every system and dies with its holder."""
-    path = folder / "lock.sqlite"
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    lock = sqlite3.connect(path, isolation_level=None, timeout=0)
-    try:
-        while True:
-            try:
-                lock.execute("BEGIN EXCLUSIVE")
-                break
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error):
-                    raise
-                if waiting is not None:
-                    waiting()
-                time.sleep(1)
-        yield
-    finally:
-        lock.close()
-
-
-def _marks(entries: Sequence[Entry]) -> str:
-    return ", ".join("?" * len(entries))

@@ -14,7 +14,7 @@ from client.cohort.table import CohortTable
 from client.site.keys import SiteKeys
 from client.site.settings import SiteSettings
 from ecgshared.errors import CohortError
-from ecgshared.study.study import EligibilityConfig, SplitConfig, Study
+from ecgshared.study.study import EligibilityConfig, SplitConfig
 from ecgshared.wire.protocol import SPLITS
 
 OPT_OUT_FILE = "opt-out.txt"
@@ -207,17 +207,3 @@ def assign_splits(positions: NDArray[np.float64], shares: SplitConfig) -> NDArra
 def _dates(columns: dict[str, NDArray[Any]], name: str, n: int) -> NDArray[np.datetime64]:
     found = columns.get(name)
     return np.full(n, np.datetime64("NaT"), dtype="datetime64[s]") if found is None else found
-
-
-def candidates(table: CohortTable, linked: LinkedRows, study: Study) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the rows whose recordings are needed, and the rows that name their recording first.
-
-    Opted-out patients and rows that the table alone excludes are never read.
-    """
-    n = len(table)
-    first = np.zeros(n, dtype=bool)
-    first[np.unique(linked.file, return_index=True)[1]] = True
-    usable = (linked.file >= 0) & first & ~linked.opted_out & (linked.unit >= 0)
-    for _, passes in eligibility(table.columns, n, study.eligibility, unread=np.ones(n, dtype=bool)):
-        usable &= passes
-    return usable, first

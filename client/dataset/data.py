@@ -17,11 +17,13 @@ from ecgshared.wire.protocol import SPLITS, Split
 class CachedSignals:
     """Rows of a cohort in a memory map whose slots lie in another order; only rows asked for are read.
 
-    ``slots`` : int16 memory map, shape = (slots, 12, T); ``order`` : int64 array, shape = (n,), slot of each row.
+    ``slots`` : int16 memory map, shape = (slots, 12, T); ``order`` : int64 array, shape = (n,), slot of each row;
+    ``made`` : of the cache that the slots are of (:class:`~client.cache.generation.CacheGeneration`).
     """
 
     slots: NDArray[np.int16]
     order: NDArray[np.int64]
+    made: int | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -45,7 +47,7 @@ class CachedSignals:
 
     def take(self, rows: NDArray[np.int64]) -> CachedSignals:
         """Return the same map seen through fewer rows; nothing is read."""
-        return CachedSignals(self.slots, self.order[rows])
+        return CachedSignals(self.slots, self.order[rows], self.made)
 
 
 @dataclass(frozen=True)

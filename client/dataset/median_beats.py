@@ -39,7 +39,8 @@ class MedianBeats:
         signals = data.signals
         self._store: BeatStore | None = None
         if isinstance(signals, CachedSignals) and isinstance(signals.slots, np.memmap):
-            self._store, self._order = BeatStore(Path(str(signals.slots.filename)).parent, self.samples), signals.order
+            folder = Path(str(signals.slots.filename)).parent
+            self._store, self._order = BeatStore(folder, self.samples, signals.made), signals.order
         self._here: dict[int, NDArray[np.float32] | None] = {}
 
     def known(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:

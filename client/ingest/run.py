@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from client.cache.entries import STORED, UNREADABLE
 from client.cache.signals import SignalCache, opened
-from client.cohort.link import LinkedRows, candidates, link
+from client.cohort.link import LinkedRows, link
 from client.cohort.recordings import match, named, walk
+from client.cohort.selection import select
 from client.cohort.table import usable_table
 from client.ingest.quality_report import write_report
 from client.ingest.reading import BATCH, READING_VERSION, Job, Progress, Recipe, must_be_read, read_in_order
@@ -65,7 +66,7 @@ def ingest_site(
     needs: dict[str, tuple[Study, NDArray[np.bool_]]] = {}
     for study in studies:
         mark = fingerprint(study.input)
-        usable = candidates(table, linked, study)[0]
+        usable = select(table, linked, study).wanted
         needs[mark] = (study, usable | needs[mark][1] if mark in needs else usable)
     with opened_ledger(settings.state) as ledger:
         gone = [linked.pseudonyms[i] for i in np.unique(linked.unit[linked.opted_out])]

@@ -18,6 +18,7 @@ from client.network.fleet_failures import LinkError, RunOver
 from client.network.fleet_messages import Head, Objects, peek
 from client.network.inbox import Inbox, Parcel, answer_of
 from client.network.journal import Journal
+from client.network.site_watch import SiteWatch
 from client.network.status import StatusFile, now
 from client.network.worker import Worker, WorkerLost
 from client.site.settings import SiteSettings, network_of
@@ -32,6 +33,7 @@ class Answering:
     Parameters
     ----------
     code : sha256 of the installed code when the daemon started.
+    watch : of the site file; the worker reads that itself, at each message.
     stop : set when the daemon ends.
 
     Attributes
@@ -45,13 +47,14 @@ class Answering:
         site_file: Path,
         settings: SiteSettings,
         code: str,
+        watch: SiteWatch,
         link: FleetLink,
         inbox: Inbox,
         status: StatusFile,
         journal: Journal,
         stop: threading.Event,
     ) -> None:
-        self._settings, self._code, self._link = settings, code, link
+        self._settings, self._code, self._watch, self._link = settings, code, watch, link
         self._inbox, self._status, self._journal, self._stop = inbox, status, journal, stop
         self._worker = Worker(site_file, settings.state, settings.compute.threads)
         self._max_bytes = network_of(settings).max_message_mb * 2**20
@@ -129,6 +132,8 @@ class Answering:
                 self._journal.tell("worker", f"the worker is not started: {error.what}", warn=True)
 
     def _start_worker(self) -> None:
+        # What a library takes from its environment only a new process learns.
+        self._worker.use_threads(self._watch.require().compute.threads)
         if self._worker.pid is None:
             require_approved(self._settings, "code", code_sha256())
         loaded = self._worker.start()

@@ -25,7 +25,9 @@ from client.network.fleet_failures import CertificateRefused, LinkError, NotAdmi
 from client.network.fleet_messages import Head, peek
 from client.network.inbox import Inbox, Parcel, answer_of
 from client.network.journal import Journal
+from client.network.site_watch import SiteWatch
 from client.network.status import StatusFile, is_paused, now, remember_node, remembered_node
+from client.site.current import SiteFile
 from client.site.settings import SiteSettings, network_of
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.wire.bytes import MESSAGE_TYPE_HELLO, WireError
@@ -57,8 +59,17 @@ class Daemon:
         self._troubles = 0
         self._last_message = 0.0
         self._status = StatusFile(self._state)
+        self._watch = SiteWatch(SiteFile(site_file, settings), journal, self._status)
         self._answering = Answering(
-            site_file, settings, self._gate.code, self._link, self._inbox, self._status, journal, self._stop
+            site_file,
+            settings,
+            self._gate.code,
+            self._watch,
+            self._link,
+            self._inbox,
+            self._status,
+            journal,
+            self._stop,
         )
         self._health: Any = None
         self._metrics: Any = None
@@ -146,6 +157,7 @@ class Daemon:
     def _well(self) -> None:
         """The coordinator answered."""
         self._troubles = 0
+        self._watch.look()
         if self._status.get("connected_since") is None:
             self._status.set(connected_since=now())
             self._journal.tell("connected", "the coordinator answers again")
@@ -220,6 +232,7 @@ class Daemon:
             self._link.pull_objects(head, parcel.lacks(head.object_ids), self._limited(parcel))
             parcel.sync()
             self._link.confirm(head)
+            self._watch.require()
             self._gate.check_run(head, self._link)
             asked = peek(head, parcel)
             if head.kind == MESSAGE_TYPE_HELLO:

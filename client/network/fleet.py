@@ -9,6 +9,7 @@ Flower's internals; a contract test holds them to what is expected.
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -237,12 +238,35 @@ class FleetLink:
 
 
 class _Client(httpx.Client):
-    """A client whose responses are freed when they were read: httpx ties each to its stream in a ring."""
+    """A client that leaves nothing open.
+
+    Responses are freed when they were read: httpx ties each to its stream in a ring. And a thread that is within a
+    request when another closes the client (Flower's parallel pulls do not wait for theirs) would leave the connection
+    it opens to nobody: whoever comes out last closes again.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._busy, self._counting = 0, threading.Lock()
 
     def send(self, *arguments: Any, **options: Any) -> httpx.Response:
-        response = super().send(*arguments, **options)
+        with self._counting:
+            self._busy += 1
+        try:
+            response = super().send(*arguments, **options)
+        finally:
+            with self._counting:
+                self._busy -= 1
+                last = self._busy == 0
+            if last and self.is_closed:
+                self._close_transports()
         response.stream = httpx.ByteStream(b"")
         return response
+
+    def _close_transports(self) -> None:
+        for transport in (self._transport, *self._mounts.values()):
+            if transport is not None:
+                transport.close()
 
 
 def tls_context(network: NetworkConfig) -> ssl.SSLContext:

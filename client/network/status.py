@@ -109,6 +109,10 @@ def describe(pid: int | None, found: dict[str, Any]) -> list[str]:
         lines.append(f"connected since {found['connected_since']}")
     else:
         lines.append(f"not connected: {found.get('last_error') or 'connecting'}")
+    if found.get("site_file_fault"):
+        lines.append(f"SITE FILE: nothing is answered: {found['site_file_fault']}")
+    if found.get("restart_for"):
+        lines.append(f"RESTART NEEDED: changed since it started: {', '.join(found['restart_for'])}")
     work = found.get("work")
     if work:
         where = f"step {work['step']}, {work['phase']}, round {work['round']}"

@@ -48,6 +48,12 @@ class Worker:
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
+    def use_threads(self, threads: int | None) -> None:
+        """Have the process use so many threads; one that was started with others is ended."""
+        if threads != self._threads:
+            self._threads = threads
+            self.kill()
+
     def start(self) -> str:
         """Start the process unless it lives, wait until all is loaded, and return the hash of the code it loaded."""
         if self.pid is not None:
@@ -228,12 +234,20 @@ def _answer(site_file: Path, folder: str, node_id: int, max_bytes: int) -> dict[
         "made": True,
         "code": None if refusal is None else refusal[1].value,
         "bytes": size,
-        "stage": _stage(site_file, asked["study_hash"], asked["step"]) if refusal is None else "",
+        "stage": _stage_told(site_file, asked["study_hash"], asked["step"]) if refusal is None else "",
     }
+
+
+def _stage_told(site_file: Path, study_hash: str, step: str) -> str:
+    try:
+        return _stage(site_file, study_hash, step)
+    except EcgFedError:
+        return ""  # withdrawn since it was answered: only a metric lacks its label
 
 
 @lru_cache(maxsize=64)
 def _stage(site_file: Path, study_hash: str, step: str) -> str:
+    """Return the stage of a step; the study's hash says all of it, so that it never changes."""
     from client.approval.required import approved_study
     from client.site.settings import load_site
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from client.approval.register import in_force, study_path
-from client.cohort.link import LinkedRows, candidates, link
+from client.cohort.link import LinkedRows, link
+from client.cohort.selection import select
 from client.cohort.table import CohortTable, read_cohort_table
 from client.network.reach import check_network
 from client.site.keys import load_keys
@@ -134,7 +135,7 @@ def _describe(table: CohortTable, linked: LinkedRows, found: Findings) -> None:
 
 
 def _fit(settings: SiteSettings, table: CohortTable, linked: LinkedRows, study: Study, found: Findings) -> None:
-    usable, _ = candidates(table, linked, study)
+    usable = select(table, linked, study).wanted
     kept = {name: column[usable] for name, column in table.columns.items()}
     found.notes.append(f"study {study.name}: {int(usable.sum())} ECGs to read")
     for head, endpoint in study.endpoints.items():

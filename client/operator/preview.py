@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.answer import open_context
+from client.answer import Site
 from client.egress.gate import Release, release
 from client.site.settings import SiteSettings
 from ecgshared.errors import Refused
@@ -58,6 +58,7 @@ class PreviewMessage:
 
 def preview_study(path: Path, settings: SiteSettings, study: Study) -> list[PreviewMessage]:
     """Return every message the study can make this site send, in the study's order. Nothing is kept or logged."""
+    site = Site(path)
     messages: list[PreviewMessage] = []
     totals: dict[str, dict[str, NDArray[Any]]] = {}
     for step in study.steps:
@@ -66,7 +67,7 @@ def preview_study(path: Path, settings: SiteSettings, study: Study) -> list[Prev
         shared_room(step.stage)
         for phase in phases(step.stage):
             request = _request(study, step, phase, totals)
-            message, payload = _message(path, settings, study, step, phase, request)
+            message, payload = _message(site, settings, study, step, phase, request)
             messages.append(message)
             if isinstance(payload, SiteCounts):
                 totals[step.id] = _own_totals(payload, settings, study)
@@ -130,7 +131,7 @@ def _request(study: Study, step: StepConfig, phase: str, totals: dict[str, dict[
 
 
 def _message(
-    path: Path, settings: SiteSettings, study: Study, step: StepConfig, phase: str, request: Request | None
+    site: Site, settings: SiteSettings, study: Study, step: StepConfig, phase: str, request: Request | None
 ) -> tuple[PreviewMessage, Any]:
     declared = payload_type(step.stage, phase)
     if declared is None:
@@ -140,7 +141,7 @@ def _message(
     if request is None:
         return PreviewMessage(step.id, step.stage, phase, False, None, None, empty), None
     try:
-        made = _released(path, settings, study, step, request)
+        made = _released(site, study, step, request)
     except Refused as refusal:
         return PreviewMessage(step.id, step.stage, phase, True, None, refusal.code.value, empty), None
     payload = decode_payload(made.body, declared, stamp_of(request, settings.site))
@@ -152,10 +153,10 @@ def _message(
     return PreviewMessage(step.id, step.stage, phase, True, len(made.body), None, fields), payload
 
 
-def _released(path: Path, settings: SiteSettings, study: Study, step: StepConfig, request: Request) -> Release:
-    context = open_context(path, settings, study, request, ledger=None)
+def _released(site: Site, study: Study, step: StepConfig, request: Request) -> Release:
+    context = site.context(study, request, ledger=None)
     answer = room("client", step.stage).PHASES[request.phase](context, request)
-    return release(answer, request, stage=step.stage, settings=settings)
+    return release(answer, request, stage=step.stage, settings=context.settings)
 
 
 def _own_totals(counts: SiteCounts, settings: SiteSettings, study: Study) -> dict[str, NDArray[Any]]:

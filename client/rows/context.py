@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from client.dataset.data import SiteData
+from client.dataset.remembered import Remembered
 from client.egress.ledger import Ledger
 from client.site.settings import SiteSettings
+from ecgshared.arrays import Floats
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
 
@@ -25,6 +28,7 @@ class SiteContext:
     trains : False where the study only evaluates this site: then all its patients stand in the lockbox.
     ledger : what private training is charged to before it begins; None where nothing can leave (a preview).
     rng : from the site's own seed (or the system's entropy), never from the study's.
+    memory : the opened cohort's own; use :meth:`remembered`.
     """
 
     settings: SiteSettings
@@ -36,3 +40,17 @@ class SiteContext:
     trains: bool
     ledger: Ledger | None
     rng: np.random.Generator
+    memory: Remembered = field(default_factory=Remembered)
+
+    def remembered(
+        self, kind: str, model: str, arrays: tuple[np.ndarray, ...], compute: Callable[[], Floats], *, most: int
+    ) -> Floats:
+        """Return what a model says of rows, computed once.
+
+        Parameters
+        ----------
+        model : id of the train step.
+        arrays : weights, standardisation and rows.
+        """
+        # Whether the step opens the lockbox is part of it: row numbers then mean other ECGs.
+        return self.memory.get(kind, (model, str(self.step.opens_lockbox), self.run), arrays, compute, most=most)

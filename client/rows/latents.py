@@ -12,13 +12,12 @@ from client.dataset.median_beats import MedianBeats
 from client.rows.context import SiteContext
 from client.rows.inputs import ModelRows
 from client.rows.model import load_model
-from client.rows.remembered import Remembered
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.learning.loop import predict
 from ecgshared.models import CvaeConfig
 from ecgshared.stages.train import Config as TrainConfig
 
-_means = Remembered(4)
+_KEPT = 4
 
 
 def posterior_means(
@@ -46,8 +45,12 @@ def posterior_means(
         raise Refused(RefusalCode.BAD_REQUEST, f"the request lacks {error}") from None
     if standardise.shape != (2 + len(site.study.covariates), 2):
         raise Refused(RefusalCode.BAD_REQUEST, "totals of another shape than the study's")
-    return _means.get(
-        site, config.id, (weights, standardise, rows), lambda: _encode(site, config, weights, standardise, rows)
+    return site.remembered(
+        "latents",
+        config.id,
+        (weights, standardise, rows),
+        lambda: _encode(site, config, weights, standardise, rows),
+        most=_KEPT,
     )
 
 

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from client.rows.context import SiteContext
 from client.rows.inputs import ModelRows
-from client.rows.remembered import Remembered
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.stages.train import Config as TrainConfig
 
-_logits = Remembered(16)
+_KEPT = 16
 
 
 def feature_matrix(
@@ -44,8 +43,12 @@ def head_logits(
 ) -> NDArray[np.float64]:
     """Return the logits of a trained step's heads for ``rows``, shape = (len(rows), H)."""
     weights, standardise = arrays[f"{config.id}.weights"], arrays[f"{config.id}.standardise"]
-    return _logits.get(
-        site, config.id, (weights, standardise, rows), lambda: _predict(site, config, weights, standardise, rows)
+    return site.remembered(
+        "logits",
+        config.id,
+        (weights, standardise, rows),
+        lambda: _predict(site, config, weights, standardise, rows),
+        most=_KEPT,
     )
 
 

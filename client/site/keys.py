@@ -19,6 +19,9 @@ from ecgshared.errors import PrivacyError
 from ecgshared.service.files import private_folder
 
 PSEUDONYM_BYTES = 16
+SITE_KEY = "keys/site.key"
+"""Below the folder of state."""
+
 _KEY_BYTES = 32
 
 
@@ -69,7 +72,7 @@ def ledger_key(state: Path) -> bytes:
 
 
 def _own_key(state: Path) -> bytes:
-    path = state / "keys" / "site.key"
+    path = state / SITE_KEY
     if not path.exists():
         _create(path)
     return _read(path)

@@ -8,13 +8,6 @@ unless the site has at least 2 (p + 1) patients. Nor may coefficients sent from 
 few people: the effective number of patients, (sum of w)^2 / sum of w^2 with w a patient's weight in Hessian
 or gradient (Kish 1965), is what the site's limits are held against.
 
-Result JSON::
-
-    {"target", "split", "inputs": [...], "coef": {"intercept": x, input: x}, "se": {...},
-    "se_patient_clustered":
-     {...}, "ecgs", "patients", "events", "iterations", "log_likelihood", "ridge", "sites": {site: {"ecgs",
-     "patients", "events", "left_out", "took_part": bool}}, "withheld": [sites], "absent": {site: reason}}
-
 Counts are of ECGs unless they say patients; withheld numbers are null.
 """
 
@@ -29,6 +22,7 @@ from pydantic import Field
 from scipy.special import expit
 
 from ecgshared.arrays import Floats
+from ecgshared.stages.results.calibrate import Result as Result
 from ecgshared.stats.influence import by_patient
 from ecgshared.study.score import calibrate_inputs, require_shared_model, trained_heads
 from ecgshared.wire.protocol import Count, Evidence, Public, StepConfig, Sums, payload

@@ -1,13 +1,5 @@
 """describe: what a coordinator must know before anything runs, and Table 1.
 
-Result JSON::
-
-    {"heads": [...], "sites": {site: {"heads_offered": [...], "patients": {split: n}, "ecgs": {split: n},
-     "labelled": {head: {split: n}}, "events": {head: {split: n}}, "table1": {group: {variable: {"mean", "sd"}}},
-     "follow_up_years": {"mean", "sd"}, "devices": {name: n}, "rates_hz": {rate: n},
-     "flow": [{"reason", "ecgs", "patients"}], "patients_known": bool}},
-     "pooled": {"patients", "ecgs", "labelled": {head: n}, "events": {head: n}, "age": {"mean", "sd"}, ...}}
-
 Withheld numbers are null. At a site that trains, labels of the lockbox are neither read nor counted.
 """
 
@@ -19,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgshared.stages.results.describe import Result as Result
 from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
 
 VARIABLES = ("age", "male", "lvef", "bmi", "heart_failure", "diabetes", "hypertension", "previous_mi")

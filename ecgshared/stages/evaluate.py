@@ -6,26 +6,6 @@ pooled intervals) and ``slope`` (Newton sums of the pooled calibration line). Ev
 curve, calibration groups, the threshold - is read at edges of the site's ONE merged histogram, so that no
 two numbers differ by a small group.
 
-Result JSON::
-
-    {"score", "heads": [...], "threshold": risk or null, "top_shares": [...],
-     "sites": {site: {"group": "training" | "zero_shot", "interval_unit": "patient" | "ECG", "heads": {head:
-     SITE}}}, "pooled": {group: {head: POOLED}}, "absent": {site: {phase: reason}}}
-    EST = {"value", "se", "low", "high"}
-    SITE = {"ecgs", "patients", "events", "event_patients", "left_out", "base_rate", "mean_predicted", "auc":
-    EST,
-     "brier": EST, "calibration_slope": EST, "calibration_intercept": EST, "expected_over_observed": EST,
-     "ppv": [{"wanted_share", "share", "rate": EST}], "threshold": {"share": EST, "ppv": EST, "sensitivity":
-     EST, "specificity": EST}, "subgroups": {name: {"ecgs", "patients", "events", "event_patients",
-     "mean_predicted", "observed", "auc": EST}}, "calibration_curve": [{"ecgs", "mean_predicted", "observed":
-     EST}], "roc": {"fpr", "tpr"} or null}
-    POOLED = {"sites": [...], "withheld": [...], "ecgs", "events", "base_rate", "auc": EST + {"bound_low",
-     "bound_high"}, "expected_over_observed": EST, "brier", "calibration_slope": EST,
-     "calibration_intercept": EST, "ppv": [{"wanted_share", "share", "rate": EST, "bound_low",
-     "bound_high"}], "threshold": {"sites", "share", "ppv": EST, "sensitivity": EST}, "roc": {"fpr", "tpr",
-     "tpr_low", "tpr_high"}, "calibration_curve": [{"ecgs", "mean_predicted", "observed", "bound_low",
-     "bound_high"}], "subgroups": {name: EST}, "interval_unit"}
-
 null: withheld by the site, or undefined for so few. Bounds contain the value that unmerged scores would give;
 ``low`` and ``high`` are the 95% interval. Counts are of ECGs unless they say patients.
 """
@@ -41,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.arrays import Floats
+from ecgshared.stages.results.evaluate import Result as Result
 from ecgshared.study.score import require_shared_model, risk_score
 from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
 

@@ -5,15 +5,6 @@ person's own conditions and a latent drawn from the prior, and the two sets are 
 beats (discrepancy, precision and recall), and by what is measured on a beat (axis, intervals, amplitudes): its mean,
 spread, and slope on each condition. A reference stands beside the first: one half of the real beats against the other.
 
-Result JSON::
-
-    {"model": step, "conditions": [...], "features": [...], "published_mae_uv": [15.7, 3.2],
-     "sites": {site: {"group", "ecgs", "patients", "reconstruction_uv": {"mean", "sd"}, "leads_uv": [12],
-     "conditions_only_uv", "mmd2": {"made", "real"}, "precision", "recall", "precision_real", "recall_real",
-     "features": {name: {"real": {"mean", "sd"}, "made": {...}}}, "slopes": {name: {condition: {"real", "made"}}},
-     "slope_agreement": {"correlation", "slope"}, "condition_r2": {condition: x}, "latent_correlation",
-     "nearest_uv": {"made": {"median", "p05"}, "real": {...}}}}, "pooled": {...}, "absent": {...}}
-
 ``condition_r2`` is how well the latents tell a condition (adjusted R^2 of a linear fit): 0 is disentangled.
 ``nearest_uv``: distance to the nearest training beat, of made and of real held-out beats; at training sites only.
 """
@@ -30,6 +21,7 @@ from pydantic import Field
 from ecgshared.ecg.beats import MedianBeat
 from ecgshared.ecg.features import NAMES, measure
 from ecgshared.models.config import BEAT_WINDOW_S, CvaeConfig
+from ecgshared.stages.results.generate import Result as Result
 from ecgshared.stages.train import Config as TrainConfig
 from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, payload
 

@@ -17,18 +17,6 @@ as coming from those few (Kish's effective number), so that the gate withholds t
 site leaves: the pooled one at a few times makes the mean predicted risk of all training rows equal to what
 Kaplan-Meier saw.
 
-Result JSON::
-
-    {"event", "mode", "ties", "penalizer", "l1_ratio", "robust", "one_ecg_per_patient", "splits", "horizon_years",
-     "follow_up_years", "grid": [...] or null, "standardised": {input: {"mean", "sd"}},
-     "models": {name: {"inputs": [...], "coefficients": {input: {"coef", "se", "low", "high", "hazard_ratio", "p",
-       "per_sd"}}, "log_likelihood", "log_likelihood_null", "rounds", "robust", "ecgs", "patients", "events",
-       "proportional_hazards": {input: {"chi2", "p"}} or null, "forest": {input: {"sites": {site: {"coef", "se"}},
-       "fixed": EST, "random": EST, "q", "p", "i2", "tau2"}}, "baseline": {"years": [...], "hazard": [...]}, "cuts":
-       [...], "notes": [...]}},
-     "sites": {site: {"ecgs", "patients", "events", "event_patients", "left_out": {"time unknown", "input missing"},
-       "missing": {input: n}, "took_part": bool, "reason": text}}, "absent": {site: {phase: reason}}}
-
 Coefficients are log hazard ratios per unit of the input; counts are of ECGs unless they say patients; withheld
 numbers are null.
 """
@@ -45,6 +33,7 @@ from pydantic import Field, model_validator
 from ecgshared.arrays import Floats
 from ecgshared.config import Config as BaseConfig
 from ecgshared.privacy.disclosure import DisclosureLimits
+from ecgshared.stages.results.survival import Result as Result
 from ecgshared.stats.cox_disclosure import NO_LIMITS, CoxLimits
 from ecgshared.study.endpoints import Event
 from ecgshared.study.score import require_shared_model

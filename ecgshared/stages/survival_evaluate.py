@@ -8,22 +8,6 @@ none: no two numbers may differ by a few people. A site judges two sets of model
 Models are compared on the same patients: the interval of a difference comes from each patient's difference of
 influences.
 
-Result JSON::
-
-    {"fit", "event", "horizon_years", "times": [...], "models": {name: [inputs]}, "reference": name,
-     "sites": {site: {"group": "training" | "zero_shot", "interval_unit", "reason", "ecgs", "patients", "events",
-       "event_patients", "left_out": {"time unknown", "input missing"}, "missing": {input: n}, "observed": EST,
-       "models": {name: MODEL}}},
-     "pooled": {group: {"sites": [...], "ecgs", "events", "interval_unit", "models": {name: POOLED}}},
-     "absent": {site: {phase: reason}}}
-    EST = {"value", "se", "low", "high"}
-    MODEL = {"harrell", "uno", "auc", "brier", "integrated_brier", "expected_over_observed", "slope": EST each,
-     "difference": {"harrell", "uno", "auc": EST}, "groups": [{"ecgs", "events", "predicted", "observed": EST,
-     "curve": {"survival", "low", "high", "at_risk": [...]}}]}
-    POOLED = {"harrell", ..., "slope", "difference" as MODEL, "heterogeneity": {"harrell", "slope": {"q", "p", "i2",
-     "tau2"}}, "log_rank": {"chi2", "degrees", "p", "sites"}, "groups": [{"ecgs", "events", "curve": {"survival", "low",
-     "high", "at_risk", "sites"}}]}
-
 ``difference`` is to the step's first model. Pooled concordance and AUC are the event-weighted means of the sites' own
 (pairs within a site only), Brier scores the ECG-weighted ones, slope and expected over observed combine by inverse
 variances. null: withheld by the site, or undefined for so few.
@@ -38,6 +22,7 @@ import numpy as np
 from pydantic import Field
 
 from ecgshared.arrays import Floats
+from ecgshared.stages.results.survival_evaluate import Result as Result
 from ecgshared.stages.survival import Config as FitConfig
 from ecgshared.study.score import require_shared_model
 from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload

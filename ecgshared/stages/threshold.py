@@ -8,15 +8,6 @@ are spread evenly.
 Phases: ``histogram`` (merged score-bin x label counts), ``variance`` (for the pooled rate above each edge,
 which the coordinator sends: sums of squared per-patient influence at the site's own edges).
 
-Result JSON::
-
-    {"target", "rule": "min_rate" | "top_share" | "none", "min_rate", "top_share", "qualified": bool | null,
-    "cutoff":
-     risk or null, "share_above", "rate": {"value", "se", "low", "high"}, "rate_bounds": [low, high], "ecgs",
-     "events", "candidates": {"cutoff": [...], "share": [...], "rate": [...], "low": [...], "high": [...]},
-     "interval_unit": "patient" | "ECG", "sites": {site: {"ecgs", "patients", "events"}}, "withheld":
-     [sites], "absent": {site: reason}}
-
 Arrays: ``cut_bin``, shape = (1,): the first common bin of the high-risk group, N_BINS where there is none;
 ``cutoff``, shape = (1,): the same as a risk, inf where there is none.
 """
@@ -31,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.arrays import Floats
+from ecgshared.stages.results.threshold import Result as Result
 from ecgshared.stats.influence import Estimate, ratio_estimate
 from ecgshared.study.score import require_shared_model, risk_score
 from ecgshared.wire.protocol import Count, Public, StepConfig, Sums, payload

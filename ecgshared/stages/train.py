@@ -1,14 +1,5 @@
 """train: any registered model, federated, with or without differential privacy; a checkpoint after every round.
 
-Result JSON::
-
-    {"heads": [...], "judged": [...], "sites": [...], "rounds": n, "parameters": n, "layout": hash, "kept_round": n,
-     "strategy": name, "model": {...}, "input": {...}, "seed": n, "covariates": [...], "validation": [{"round",
-     "loss", "auc": {head: x}, "sites": {site: {head: auc, or figure: x}}}],
-     "training_loss": [{"round", "loss", "sites": {site: loss}}], "absent": {site: {reason: rounds}},
-     "privacy": null or {"epsilon", "delta", "max_grad_norm", "expected_batch_size", "sites": {site:
-     {"noise_multiplier", "epsilon_spent", "delta"}}, "covers": text, "does_not_cover": text}}
-
 ``validation`` of round r speaks of the global weights after r rounds (0: the initial ones). ``judged`` names what its
 losses are of: the heads, or the model's own figures, which have no AUC. ``model``, ``input``, ``seed`` and
 ``covariates`` (the rows of the array ``standardise``) let the weights be used without the study.
@@ -27,6 +18,7 @@ from ecgshared.config import Config as BaseConfig
 from ecgshared.learning.plan import AugmentConfig, LocalWork, OptimiserConfig
 from ecgshared.models.config import CvaeConfig, HeadSpec, ModelConfig, Resnet1dConfig, input_samples
 from ecgshared.privacy.config import PrivacyConfig
+from ecgshared.stages.results.train import Result as Result
 from ecgshared.study.endpoints import BinaryEndpoint, Event, TimeToEventEndpoint
 from ecgshared.wire.protocol import Public, Statistic, StepConfig, Weights, payload
 

@@ -54,6 +54,12 @@ _EVENT_DATES: dict[Event, str] = {
     "mi": "mi_date",
 }
 
+_PROOFS = ("death_date", "last_encounter", "vfvt_date", "mi_date")
+"""Dates that show that a site's data reach so far."""
+
+_FIRST_OF_MANY: tuple[Event, ...] = ("vfvt", "mi")
+"""Events that can come again: the table holds the date of the first after the ECG."""
+
 _CARDIAC = frozenset(
     [f"I{i:02d}" for i in (*range(0, 10), 11, *range(20, 53))]
     + [f"Q{i}" for i in range(20, 25)]
@@ -99,41 +105,56 @@ def is_sudden_by_place(table: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
     return np.where(place == 0, 1.0, early).astype(np.float32)
 
 
+Censoring = Literal["strict", "paper_faithful"]
+
+
 def label_cells(
     table: Mapping[str, ArrayLike],
     endpoint: Endpoint,
     *,
-    censoring: Literal["strict", "paper_faithful"] = "strict",
+    censoring: Censoring = "strict",
+    censor_at_defibrillator: bool = False,
 ) -> NDArray[np.float32]:
     """Return one cell per ECG: 1 (event), 0 (known to be free of it), NaN (not known).
 
     Parameters
     ----------
     table : standard columns (:data:`ecgshared.study.columns.STANDARD_COLUMNS`) and labels by name, each
-        shape = (n,). Dates are ``datetime64`` of any unit with NaT, numbers and flags float with NaN, ``sex``
-        "M", "F" or "", codes "" where unknown. A column that is absent is one the site does not have.
+        shape = (n,), of the WHOLE table: where no ``data_end`` is declared, its latest date ends the data. Dates are
+        ``datetime64`` of any unit with NaT, numbers and flags float with NaN, ``sex`` "M", "F" or "", codes "" where
+        unknown. A column that is absent is one the site does not have.
     endpoint : a binary column, or an event and its horizon of ``h`` years.
-    censoring : how much must have been seen before a cell is 0.
+    censoring : what becomes of an ECG whose horizon reaches past the end of the data.
+    censor_at_defibrillator : a defibrillator implanted after the ECG, within the horizon and before any event, makes
+        the cell NaN: what would have come without it is not known.
 
     Returns
     -------
     float32 array, shape = (n,).
 
+    Raises
+    ------
+    CohortError : a binary column holds a value other than 0 and 1.
+
     Notes
     -----
     Days are counted between calendar dates, from the ECG. An event at ``0 <= days < 365.25 h`` gives 1; VF/VT
     counts from day 1, since on day 0 it may be why the ECG was taken. For ``vfvt`` and ``mi`` a first date
-    that lies before its window gives NaN: it hides whether another followed.
+    that lies before its window gives NaN (it hides whether another followed), and one after its horizon shows that
+    there was none within.
 
     ``scd``: a death inside the horizon is 1 if its cause is cardiac or ill-defined AND it happened outside
     hospital or within 24 h of admission, 0 if either is known not to hold (another cause, a late death in
     hospital), and NaN if what is missing could still decide. A death before the horizon that ends the view on
     ``vfvt`` or ``mi`` gives NaN (death-censored).
 
-    ``strict``: 0 needs the person alive at or after the horizon, shown by ``last_encounter``, by a
-    ``death_date`` that late, or by ``data_end``: the site declares its registers complete to that day, so who
-    has no death in them was alive. ``data_end`` proves nothing at a site without ``death_date``.
-    ``paper_faithful``: an encounter after the day of the ECG also suffices, as in the paper.
+    A 0 needs the person alive at or after the horizon, shown by ``last_encounter``, by a ``death_date`` that late, or
+    by ``data_end``: the site declares its registers complete to that day, so who has no death in them was alive.
+    ``data_end`` proves nothing at a site without ``death_date``.
+
+    ``strict``: an ECG whose horizon ends after the data do is NaN WHATEVER happened. To keep its events and drop its
+    living would raise the event rate by half in a window of two years. ``paper_faithful`` does keep them, and an
+    encounter after the registers' end gives 0, as in the paper.
 
     A site that lacks the event's own columns (for ``scd``: date, cause, and place or admission) gets NaN
     throughout, never a column of zeros.
@@ -147,19 +168,42 @@ def label_cells(
         return out
     horizon_days = DAYS_PER_YEAR * endpoint.horizon_years
     death, last = (_days_after_ecg(table, name, n) for name in ("death_date", "last_encounter"))
-    free = _free_days(table, n) >= horizon_days
-    if censoring == "paper_faithful":
-        free |= (last >= 1) & np.isnan(death)
-    out[free] = 0
-    days = _days_after_ecg(table, event_date, n)
+    days, end = _days_after_ecg(table, event_date, n), _window_days(table, n)
     first_day = _first_day(endpoint.event)
+    out[_free_days(table, n) >= horizon_days] = 0
+    if censoring == "paper_faithful":
+        out[(end < horizon_days) & (last > end) & (last >= 1) & np.isnan(death)] = 0
+    if endpoint.event in _FIRST_OF_MANY:
+        out[days >= horizon_days] = 0
     inside = (days >= first_day) & (days < horizon_days)
     if endpoint.event == "scd":
         out[inside] = _both(is_cardiac_or_ill_defined(table["death_cause"]), is_sudden_by_place(table))[inside]
     else:
         out[inside] = 1
     out[(days < first_day) | (death < 0)] = np.nan
+    if censoring == "strict":
+        out[end < horizon_days] = np.nan
+    if censor_at_defibrillator:
+        implanted = _days_after_ecg(table, "icd_date", n)
+        out[(implanted >= 1) & (implanted < horizon_days) & ~(inside & (days < implanted))] = np.nan
     return out
+
+
+def assumed_first_day(table: Mapping[str, ArrayLike]) -> NDArray[np.bool_]:
+    """Mark the deaths that count as within 24 h of admission on dates alone: in hospital, on the day after admission.
+
+    Without times of day such a death came 0 to 48 h after admission; :func:`is_sudden_by_place` takes it for early.
+
+    Returns
+    -------
+    bool array, shape = (n,).
+    """
+    n = _rows(table)
+    died, admitted = _stamp(table, "death_date", n), _stamp(table, "admission_time", n)
+    next_day = _span_days(died.astype("datetime64[D]"), admitted.astype("datetime64[D]")) == 1
+    timeless = (died == died.astype("datetime64[D]")) | (admitted == admitted.astype("datetime64[D]"))
+    outside = _number(table, "death_in_hospital", n) == 0
+    return np.asarray(next_day & timeless & ~outside & (is_sudden_by_place(table) == 1), dtype=np.bool_)
 
 
 @dataclass(frozen=True)
@@ -180,7 +224,7 @@ class EventTimes:
         return EventTimes(self.years[rows], self.observed[rows])
 
 
-def time_to_event(table: Mapping[str, ArrayLike], event: Event) -> EventTimes:
+def time_to_event(table: Mapping[str, ArrayLike], event: Event, *, censor_at_defibrillator: bool = False) -> EventTimes:
     """Return time and status of one event, for hazards; days are counted as by :func:`label_cells`.
 
     A competing death is censoring on its day: the hazard is that of people still alive. For ``scd`` so is a death
@@ -192,6 +236,7 @@ def time_to_event(table: Mapping[str, ArrayLike], event: Event) -> EventTimes:
     Parameters
     ----------
     table : as :func:`label_cells`.
+    censor_at_defibrillator : a defibrillator implanted after the ECG and before the event censors on its day.
     """
     n = _rows(table)
     unknown = EventTimes(np.full(n, np.nan), np.zeros(n, dtype=np.bool_))
@@ -205,6 +250,10 @@ def time_to_event(table: Mapping[str, ArrayLike], event: Event) -> EventTimes:
     if event == "scd":
         observed &= _both(is_cardiac_or_ill_defined(table["death_cause"]), is_sudden_by_place(table)) == 1
     time = np.where(observed, days, free)
+    if censor_at_defibrillator:
+        implanted = _days_after_ecg(table, "icd_date", n)
+        before = (implanted >= 1) & (implanted <= time)
+        time, observed = np.where(before, implanted, time), observed & ~before
     time[(days < first_day) | (death < 0) | (time < 0)] = np.nan
     return EventTimes(time / DAYS_PER_YEAR, np.asarray(observed & ~np.isnan(time), dtype=np.bool_))
 
@@ -239,6 +288,20 @@ def _free_days(table: Mapping[str, ArrayLike], n: int) -> NDArray[np.float64]:
     return np.where(np.isnan(death), np.fmax(last, end), death)
 
 
+def _window_days(table: Mapping[str, ArrayLike], n: int) -> NDArray[np.float64]:
+    """Days from ECG to the end of the data: the declared ``data_end``, or the latest date that the table holds."""
+    declared = _days_after_ecg(table, "data_end", n)
+    if not np.isnan(declared).any():
+        return declared
+    dated = [_stamp(table, name, n) for name in ("recorded_at", "data_end", *_PROOFS) if name in table]
+    known = np.concatenate([stamps[~np.isnat(stamps)] for stamps in dated])
+    if not len(known):
+        return declared
+    ecg = _stamp(table, "recorded_at", n).astype("datetime64[D]")
+    latest = np.full(n, known.max()).astype("datetime64[D]")
+    return np.where(np.isnan(declared), _span_days(latest, ecg), declared)
+
+
 def _binary(table: Mapping[str, ArrayLike], column: str, n: int) -> NDArray[np.float32]:
     if column == "male":
         sex = np.asarray(table.get("sex", np.full(n, ""))).astype(str)
@@ -247,7 +310,16 @@ def _binary(table: Mapping[str, ArrayLike], column: str, n: int) -> NDArray[np.f
         lvef = _number(table, "lvef", n)
         # A value read from text as 0.35 must count as 0.35 in any float width.
         return np.where(np.isnan(lvef), np.nan, lvef <= LOW_LVEF + 1e-6).astype(np.float32)
-    return _number(table, column, n).astype(np.float32)
+    values = _number(table, column, n)
+    other = values[~np.isnan(values) & (values != 0) & (values != 1)]
+    if len(other):
+        raise CohortError(
+            f"a binary endpoint needs 0 and 1, but {len(other)} rows of {column!r} hold something else",
+            value=", ".join(f"{v:g}" for v in np.unique(other)[:5]),
+            allowed="0, 1, or empty",
+            remedy="map the values in the site file, or define the label by `matches`",
+        )
+    return values.astype(np.float32)
 
 
 def _both(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from ecgshared.config import Config, load_yaml, validate
 from ecgshared.ecg.input import InputConfig
 from ecgshared.errors import ConfigError
 from ecgshared.study.columns import COVARIATES
-from ecgshared.study.endpoints import Endpoint
+from ecgshared.study.endpoints import Censoring, Endpoint
 from ecgshared.study.registry import STAGES, shared_room
 from ecgshared.wire.protocol import StepConfig
 
@@ -90,7 +90,12 @@ class Study(Config):
     sites: SitesConfig
     input: InputConfig = InputConfig()
     endpoints: dict[Name, Endpoint] = Field(min_length=1)
-    censoring: Literal["strict", "paper_faithful"] = "strict"
+    censoring: Censoring = Field(
+        default="strict", description="an ECG whose horizon ends after the data: missing (strict), or as the paper did"
+    )
+    censor_at_defibrillator: bool = Field(
+        default=False, description="a defibrillator implanted after the ECG ends the view on what would have come"
+    )
     covariates: tuple[str, ...] = Field(default=(), description="standard columns that steps may use, beside age, sex")
     eligibility: EligibilityConfig = EligibilityConfig()
     split: SplitConfig = SplitConfig()

@@ -9,6 +9,7 @@ import numpy as np
 
 from ecgshared.arrays import Floats
 from ecgshared.errors import RunError
+from ecgshared.stages.results.base import EstimateResult
 from ecgshared.stats.calibration import LogisticFit, LogisticSums, newton
 from ecgshared.stats.histogram import N_BINS, ScoreHistogram
 from ecgshared.stats.influence import Estimate
@@ -27,15 +28,15 @@ def number(value: Any) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def numbers(values: Any) -> list[float | None]:
+def numbers(values: Any) -> tuple[float | None, ...]:
     """Return a vector as :func:`number` of each."""
-    return [number(v) for v in np.asarray(values, dtype=np.float64).ravel()]
+    return tuple(number(v) for v in np.asarray(values, dtype=np.float64).ravel())
 
 
-def est(values: Estimate | Floats) -> dict[str, float | None]:
-    """Return an estimate as JSON."""
-    parts = values.as_array() if isinstance(values, Estimate) else values
-    return dict(zip(("value", "se", "low", "high"), numbers(parts), strict=True))
+def est(values: Estimate | Floats) -> EstimateResult:
+    """Return an estimate, or its four numbers (value, se, low, high), as a result has it."""
+    value, se, low, high = numbers(values.as_array() if isinstance(values, Estimate) else values)
+    return EstimateResult(value=value, se=se, low=low, high=high)
 
 
 def absences(replies: Replies, into: dict[str, Any], phase: str) -> None:

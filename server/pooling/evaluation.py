@@ -11,6 +11,7 @@ import numpy as np
 
 from ecgshared.arrays import Floats
 from ecgshared.stages.evaluate import LocalResults
+from ecgshared.stages.results.base import EstimateResult
 from ecgshared.stages.threshold import at_edges
 from ecgshared.stats.histogram import N_BINS, Bounded, PooledCurves, ScoreHistogram, edge_risk, pool, pooled_auc
 from ecgshared.stats.influence import AucSums, Estimate, estimate, ratio_estimate
@@ -175,7 +176,7 @@ def pooled_json(
         "ecgs": number(n) if sites else None,
         "events": number(events) if sites else None,
         "base_rate": number(events / n) if n else None,
-        "auc": {**est(auc), "bound_low": number(head.auc.low), "bound_high": number(head.auc.high)},
+        "auc": {**est(auc).model_dump(), "bound_low": number(head.auc.low), "bound_high": number(head.auc.high)},
         "expected_over_observed": est(in_large),
         "brier": number(weights[known] @ values[known] / weights[known].sum()) if known.any() else None,
         "ppv": _ppv(curves, sums, top_shares) if n else [],
@@ -295,7 +296,7 @@ def _calibration_curve(head: PooledHead, groups: int = 10) -> list[dict[str, Any
     return rows
 
 
-def _subgroup(sites: tuple[str, ...], local: Mapping[str, LocalResults], h: int, g: int) -> dict[str, float | None]:
+def _subgroup(sites: tuple[str, ...], local: Mapping[str, LocalResults], h: int, g: int) -> EstimateResult:
     """Inverse-variance mean of the sites' logit AUCs: subgroups release no histograms, so nothing else is pooled."""
     found = [local[s].subgroup_auc[h, g, :2] for s in sites if s in local]
     usable = [(a, se) for a, se in found if np.isfinite([a, se]).all() and 0 < a < 1 and se > 0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from ecgshared.service.files import write_atomically
-from ecgshared.study.registry import STAGES
+from ecgshared.study.registry import STAGES, room
 from server.report import cells
 from server.report.accounts import departures, facts, graph_rows, happenings, presence
 from server.report.curves import learning_curves
@@ -23,7 +22,7 @@ from server.report.forest import Forest, forest_svg
 from server.report.generic import generic_sections
 from server.report.glossary import GLOSSARY, REASONS
 from server.report.graph import NODE_HEIGHT, NODE_WIDTH, layout
-from server.report.results import StepResult
+from server.report.results import StepResult, typed_result
 from server.report.sections import Figure, Flow, FlowRow, Key, Section, Table, Text
 from server.rounds.step_context import Artefact
 
@@ -106,8 +105,8 @@ def stage_sections(step: str, result: StepResult) -> list[Section]:
             "This version of ecgfed has no such stage; its result as it is:",
         )
     try:
-        room = import_module(f"server.stages.{result.stage}")
-        return list(room.report(Artefact(step, result.stage, dict(result.result))))
+        artefact = Artefact(step, result.stage, typed_result(result))
+        return list(room("server", result.stage).report(artefact))
     except Exception as error:  # one stage's fault must not cost the reader the report of all others: it is shown
         _LOG.warning("stage %s could not lay out step %s (%s)", result.stage, step, type(error).__name__)
         _LOG.debug("why", exc_info=error)

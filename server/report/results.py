@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
+from pydantic.json_schema import models_json_schema
 
 from ecgshared.config import load_yaml
 from ecgshared.errors import RunError
 from ecgshared.service.files import write_atomically
+from ecgshared.stages.results.base import StageResult
+from ecgshared.study.registry import STAGES, shared_room
 
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 RESULTS_NAME = "results.json"
@@ -52,7 +55,11 @@ class StepPlan(Record):
 
 
 class StepResult(Record):
-    """What one finished step produced; the shape of ``result`` is its stage's."""
+    """What one finished step produced; the shape of ``result`` is its stage's.
+
+    It is kept as it lies on disk, so that what another version of ecgfed wrote comes out as it went in;
+    :func:`typed_result` reads it.
+    """
 
     stage: str
     arrays_sha256: str | None = Field(default=None, description="content hash of the step's arrays (weights)")
@@ -76,9 +83,37 @@ class _ArtefactFile(Record):
     result: dict[str, Any]
 
 
+def typed_result(step: StepResult) -> StageResult:
+    """Return a step's result as its stage's own model.
+
+    Raises
+    ------
+    ConfigError : this version has no such stage.
+    ValidationError : the result does not fit the stage's model.
+    """
+    model: type[StageResult] = shared_room(step.stage).Result
+    return model.model_validate(step.result)
+
+
 def results_schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of ``results.json``."""
+    """Return the JSON Schema (2020-12) of ``results.json``, made from the stages' own results.
+
+    A step of a stage that this version does not know is a StepResult like any other; a known stage's result has
+    the shape of its model.
+    """
     schema = Results.model_json_schema(mode="serialization")
+    definitions = schema["$defs"]
+    shapes = []
+    for stage in STAGES:
+        name = f"{stage.title().replace('_', '')}Step"
+        only: Any = Literal[stage]
+        made = create_model(name, __base__=StepResult, stage=(only, ...), result=(shared_room(stage).Result, ...))
+        made.__doc__ = f"What a {stage} step produced."
+        _, found = models_json_schema([(made, "serialization")], ref_template=f"#/$defs/{stage}.{{model}}")
+        definitions |= {f"{stage}.{key}": value for key, value in found["$defs"].items()}
+        shapes.append({"$ref": f"#/$defs/{stage}.{name}"})
+    other = {"allOf": [{"$ref": "#/$defs/StepResult"}, {"properties": {"stage": {"not": {"enum": list(STAGES)}}}}]}
+    schema["properties"]["steps"]["additionalProperties"] = {"oneOf": [*shapes, other]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+from ecgshared.stages.results.base import Number
+from ecgshared.stages.results.survival import Coefficient, CoxModel, ForestResult, Result
 from ecgshared.study.columns import FLAGS
 from server.report.forest import Forest, ForestRow, forest
 from server.report.sections import Block, Cell, Section, Table, Text
-from server.rounds.step_context import Artefact
 
 _MODES = {
     "stratified": "Every site keeps a baseline hazard of its own (stratified by site)",
@@ -18,27 +20,26 @@ _MODES = {
 EVENTS = {"death": "death", "scd": "sudden cardiac death", "vfvt": "VF/VT", "mi": "myocardial infarction"}
 
 
-def fit_sections(artefact: Artefact) -> list[Section]:
+def fit_sections(step: str, r: Result) -> list[Section]:
     """Coefficients, forest plots and who was left out."""
-    r = artefact.result
-    penalty = f"; penalty {r['penalizer']:g}, l1 share {r['l1_ratio']:g}" if r["penalizer"] else ""
-    unit = "the most recent usable ECG of each patient" if r["one_ecg_per_patient"] else "all usable ECGs"
-    cut = "" if r["follow_up_years"] is None else f" Follow-up is cut at {r['follow_up_years']:g} years."
+    penalty = f"; penalty {r.penalizer:g}, l1 share {r.l1_ratio:g}" if r.penalizer else ""
+    unit = "the most recent usable ECG of each patient" if r.one_ecg_per_patient else "all usable ECGs"
+    cut = "" if r.follow_up_years is None else f" Follow-up is cut at {r.follow_up_years:g} years."
     first = Text(
-        f"Cox models of {EVENTS[r['event']]}. {_MODES[r['mode']]}; {r['ties'].capitalize()} ties{penalty}. "
-        f"{' and '.join(r['splits']).capitalize()} patients; {unit}; a competing death is censoring.{cut} All models "
+        f"Cox models of {EVENTS[r.event]}. {_MODES[r.mode]}; {r.ties.capitalize()} ties{penalty}. "
+        f"{' and '.join(r.splits).capitalize()} patients; {unit}; a competing death is censoring.{cut} All models "
         "are fitted to the same ECGs, those with every input."
     )
-    sections = [Section(f"Survival: {artefact.step}", [first, _who(r)])]
-    for name, model in r["models"].items():
+    sections = [Section(f"Survival: {step}", [first, _who(r)])]
+    for name, model in r.models.items():
         blocks: list[Block] = [_coefficients(name, model, r)]
-        blocks += [Text(note) for note in model["notes"]]
+        blocks += [Text(note) for note in model.notes]
         blocks += [
-            _forest(model, column, r["standardised"][column]["sd"])
-            for column in model["inputs"]
-            if not _is_latent(column) and len(model["forest"][column]["sites"]) > 0
+            _forest(model, column, r.standardised[column].sd)
+            for column in model.inputs
+            if not _is_latent(column) and len(model.forest[column].sites) > 0
         ]
-        sections.append(Section(f"Survival: {artefact.step}, model {name}", blocks))
+        sections.append(Section(f"Survival: {step}, model {name}", blocks))
     return sections
 
 
@@ -46,24 +47,22 @@ def _is_latent(column: str) -> bool:
     return ".z" in column and column.rpartition(".z")[2].isdigit()
 
 
-def _who(r: dict[str, Any]) -> Table:
+def _who(r: Result) -> Table:
     rows: list[list[Cell]] = [
         [
             site,
-            "yes" if s["took_part"] else "no",
-            s["reason"] or "-",
-            s["ecgs"],
-            s["patients"],
-            s["events"],
-            s["left_out"]["time unknown"],
-            s["left_out"]["input missing"],
-            missing(s["missing"]),
+            "yes" if s.took_part else "no",
+            s.reason or "-",
+            s.ecgs,
+            s.patients,
+            s.events,
+            s.left_out["time unknown"],
+            s.left_out["input missing"],
+            missing(s.missing),
         ]
-        for site, s in r["sites"].items()
+        for site, s in r.sites.items()
     ]
-    rows += [
-        [site, "no", "; ".join(why.values())] + ["-"] * 6 for site, why in r["absent"].items() if site not in r["sites"]
-    ]
+    rows += [[site, "no", "; ".join(why.values()), *["-"] * 6] for site, why in r.absent.items() if site not in r.sites]
     columns = ["site", "took part", "why not", "ECGs", "patients", "events", "time unknown", "input missing", "missing"]
     return Table(
         "Who was followed, and who was left out",
@@ -73,66 +72,64 @@ def _who(r: dict[str, Any]) -> Table:
     )
 
 
-def missing(counts: dict[str, float | None]) -> str:
+def missing(counts: Mapping[str, Number]) -> str:
     """Return the inputs that ECGs lack, with how many lack them."""
     told = [f"{name} {n:.0f}" for name, n in counts.items() if n]
     return ", ".join(told[:6]) + (" ..." if len(told) > 6 else "") or "-"
 
 
-def _coefficients(name: str, model: dict[str, Any], r: dict[str, Any]) -> Table:
-    hazards = model["proportional_hazards"] or {}
+def _coefficients(name: str, model: CoxModel, r: Result) -> Table:
+    hazards = model.proportional_hazards or {}
     rows: list[list[Cell]] = []
-    for column, c in model["coefficients"].items():
-        sd = r["standardised"][column]["sd"]
+    for column, c in model.coefficients.items():
+        sd = r.standardised[column].sd
         rows.append(
             [
                 column,
-                c["coef"],
-                c["se"],
+                c.coef,
+                c.se,
                 _ratio_span(c, 1.0),
                 "-" if sd is None else _ratio_span(c, sd),
-                c["p"],
-                hazards[column]["p"] if column in hazards else "-",
-                model["forest"][column]["i2"] if model["forest"][column]["i2"] is not None else "-",
+                c.p,
+                hazards[column].p if column in hazards else "-",
+                model.forest[column].i2 if model.forest[column].i2 is not None else "-",
             ]
         )
-    errors = "robust, clustered by patient" if model["robust"] else "of the model"
+    errors = "robust, clustered by patient" if model.robust else "of the model"
     likelihood = ""
-    if model["log_likelihood"] is not None:
-        gained = model["log_likelihood"] - model["log_likelihood_null"]
-        likelihood = f" Log partial likelihood {model['log_likelihood']:.2f}, {gained:.2f} above that of no input."
-    counted = "" if model["ecgs"] is None else f"{model['ecgs']:.0f} ECGs, {model['events']:.0f} with the event, "
+    if model.log_likelihood is not None and model.log_likelihood_null is not None:
+        gained = model.log_likelihood - model.log_likelihood_null
+        likelihood = f" Log partial likelihood {model.log_likelihood:.2f}, {gained:.2f} above that of no input."
+    counted = ""
+    if model.ecgs is not None and model.events is not None:
+        counted = f"{model.ecgs:.0f} ECGs, {model.events:.0f} with the event, "
     return Table(
         f"Coefficients, {name}",
         ["input", "log hazard ratio", "SE", "hazard ratio (95% CI)", "per SD", "p", "p, proportional hazards", "I2"],
         rows,
-        note=f"{counted}{len(model['sites'])} sites, {model['rounds']} rounds. Standard errors {errors}.{likelihood} "
+        note=f"{counted}{len(model.sites)} sites, {model.rounds} rounds. Standard errors {errors}.{likelihood} "
         "Proportional hazards: Schoenfeld residuals against time; a small p says that a hazard ratio changes over "
         "time. I2: share of the spread between the sites' own fits that is not chance.",
     )
 
 
-def _ratio_span(c: dict[str, Any], per: float) -> str | None:
-    if any(c[key] is None for key in ("coef", "low", "high")):
-        return None if c["coef"] is None else f"{math.exp(c['coef'] * per):.3f}"
-    middle, low, high = (math.exp(c[key] * per) for key in ("coef", "low", "high"))
+def _ratio_span(c: Coefficient, per: float) -> str | None:
+    if c.coef is None or c.low is None or c.high is None:
+        return None if c.coef is None else f"{math.exp(c.coef * per):.3f}"
+    middle, low, high = (math.exp(b * per) for b in (c.coef, c.low, c.high))
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _forest(model: dict[str, Any], column: str, sd: float | None) -> Forest:
+def _forest(model: CoxModel, column: str, sd: float | None) -> Forest:
     """The sites' own fits of one input, their combinations, and the model over sites."""
     per = 1.0 if column in FLAGS or sd is None else sd
-    f, pooled = model["forest"][column], model["coefficients"][column]
+    f, pooled = model.forest[column], model.coefficients[column]
     rows = []
-    for site, s in f["sites"].items():
-        half = None if s["se"] is None else 1.959964 * s["se"]
-        weight = None if not s["se"] else s["se"] ** -2
-        rows.append(_row(site, s["coef"], half, per, weight=weight))
-    for label, key in (("fixed effect", "fixed"), ("random effects", "random")):
-        half = None if f[key]["se"] is None else 1.959964 * f[key]["se"]
-        rows.append(_row(label, f[key]["value"], half, per, pooled=True))
-    half = None if pooled["se"] is None else 1.959964 * pooled["se"]
-    rows.append(_row("the model over sites", pooled["coef"], half, per, pooled=True))
+    for site, s in f.sites.items():
+        rows.append(_row(site, s.coef, s.se, per, weight=s.se**-2 if s.se else None))
+    for label, together in (("fixed effect", f.fixed), ("random effects", f.random)):
+        rows.append(_row(label, together.value, together.se, per, pooled=True))
+    rows.append(_row("the model over sites", pooled.coef, pooled.se, per, pooled=True))
     unit = "yes against no" if column in FLAGS else "per standard deviation" if per != 1.0 else "per unit"
     return forest(
         f"Hazard ratio of {column}",
@@ -144,16 +141,17 @@ def _forest(model: dict[str, Any], column: str, sd: float | None) -> Forest:
     )
 
 
-def _row(label: str, value: float | None, half: float | None, per: float, **keys: Any) -> ForestRow:
+def _row(label: str, value: Number, se: Number, per: float, **keys: Any) -> ForestRow:
     if value is None:
         return ForestRow(label, None, None, None, **keys)
+    half = None if se is None else 1.959964 * se
     if half is None:
         return ForestRow(label, math.exp(value * per), None, None, **keys)
     middle, low, high = (math.exp(v * per) for v in (value, value - half, value + half))
     return ForestRow(label, middle, low, high, **keys)
 
 
-def _spread(h: dict[str, Any], per: float) -> str:
-    if h["q"] is None or h["p"] is None:
+def _spread(h: ForestResult, per: float) -> str:
+    if h.q is None or h.p is None or h.i2 is None or h.tau2 is None:
         return "One site has no heterogeneity."
-    return f"Heterogeneity: Q {h['q']:.2f} (p {h['p']:.2f}), I2 {100 * h['i2']:.0f}%, tau2 {h['tau2'] * per**2:.3f}."
+    return f"Heterogeneity: Q {h.q:.2f} (p {h.p:.2f}), I2 {100 * h.i2:.0f}%, tau2 {h.tau2 * per**2:.3f}."

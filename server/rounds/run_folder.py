@@ -24,11 +24,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as save_tensors
 
 from ecgshared.errors import RunError
 from ecgshared.service.files import now, write_atomically
+from ecgshared.stages.results.base import StageResult
+from ecgshared.study.registry import shared_room
 from ecgshared.study.study import Study, load_study
 from server.rounds.step_context import Artefact
 
@@ -130,7 +133,7 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def artefact(self, step: str) -> Artefact | None:
+    def artefact(self, step: str) -> Artefact[Any] | None:
         """Return a finished step's artefact, None where it is not finished; raise RunError where it was altered."""
         file = self.path / "artefacts" / f"{step}.json"
         if not file.exists():
@@ -139,9 +142,9 @@ class RunFolder:
         tensors = self.path / "artefacts" / f"{step}.safetensors"
         if hashlib.sha256(tensors.read_bytes()).hexdigest() != content["arrays_sha256"]:
             raise RunError("does not match the hash its step recorded", where=tensors, remedy="restore it, or run anew")
-        return Artefact(step, content["stage"], content["result"], dict(load_file(tensors)))
+        return Artefact(step, content["stage"], _result(content, file), dict(load_file(tensors)))
 
-    def save_artefact(self, artefact: Artefact) -> None:
+    def save_artefact(self, artefact: Artefact[Any]) -> None:
         """Write a finished step's artefact; its JSON comes last and makes it count."""
         base = self.path / "artefacts" / artefact.step
         tensors = save_tensors(artefact.arrays)
@@ -151,9 +154,23 @@ class RunFolder:
             "step": artefact.step,
             "stage": artefact.stage,
             "arrays_sha256": hashlib.sha256(tensors).hexdigest(),
-            "result": artefact.result,
+            "result": artefact.result.model_dump(mode="json"),
         }
         write_atomically(base.with_suffix(".json"), json.dumps(content, indent=1, allow_nan=False).encode())
+
+
+def _result(content: dict[str, Any], file: Path) -> StageResult:
+    """Return a stored result as its stage's model; raise :class:`RunError` where it does not fit."""
+    model: type[StageResult] = shared_room(content["stage"]).Result
+    try:
+        return model.model_validate(content["result"])
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise RunError(
+            f"holds a result that is none of {content['stage']}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}",
+            where=file,
+            remedy="go on with the version of ecgfed that made it, or run anew",
+        ) from None
 
 
 def is_held(path: Path) -> bool:

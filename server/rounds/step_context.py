@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgshared.stages.results.base import StageResult
 from ecgshared.study.study import Study
+
+ResultT = TypeVar("ResultT", bound=StageResult)
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Artefact(Generic[ResultT]):
     """What a step produced.
 
     Attributes
     ----------
-    result : JSON-able, complete: the report and results.json are made from it alone. Withheld numbers are None.
+    result : the stage's ``Result``, complete: the report and results.json are made from it alone.
     arrays : what later steps send to sites, by name; a site sees them as ``"<step id>.<name>"``.
     """
 
     step: str
     stage: str
-    result: dict[str, Any]
+    result: ResultT
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
@@ -76,7 +79,7 @@ class StepContext:
 
     study: Study
     sites: tuple[str, ...]
-    inputs: Mapping[str, Artefact]
+    inputs: Mapping[str, Artefact[Any]]
     ask: Ask
     folder: Path
     progress: Any

@@ -58,7 +58,7 @@ def run_study(grid: Grid, folder: RunFolder, progress: Progress, manners: Waitin
 
 def _run_step(
     step: StepConfig, study: Study, federation: Federation, folder: RunFolder, progress: Progress
-) -> Artefact:
+) -> Artefact[Any]:
     shared_room(step.stage)
     inputs = _inputs(step, study, folder)
     sent = {f"{name}.{key}": array for name, used in inputs.items() for key, array in used.arrays.items()}
@@ -96,13 +96,13 @@ def _run_step(
         progress=lambda done, total, text="": progress(step.id, done, total, text),
         rng=np.random.default_rng([study.seed, study.steps.index(step)]),
     )
-    artefact: Artefact = room("server", step.stage).run(step, context)
+    artefact: Artefact[Any] = room("server", step.stage).run(step, context)
     return artefact
 
 
-def _inputs(step: StepConfig, study: Study, folder: RunFolder) -> dict[str, Artefact]:
+def _inputs(step: StepConfig, study: Study, folder: RunFolder) -> dict[str, Artefact[Any]]:
     """Artefacts of all steps this one uses, directly or through others."""
-    inputs: dict[str, Artefact] = {}
+    inputs: dict[str, Artefact[Any]] = {}
     waiting = list(step.uses)
     while waiting:
         name = waiting.pop()

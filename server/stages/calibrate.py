@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from ecgshared.arrays import Floats
 from ecgshared.errors import RunError, StatisticsError
-from ecgshared.stages.calibrate import Config, Moments
+from ecgshared.stages.calibrate import Config, Moments, Result
+from ecgshared.stages.results.base import Absences
+from ecgshared.stages.results.calibrate import SiteCalibration
 from ecgshared.stats.calibration import LogisticSums, sandwich, to_raw_scale
 from ecgshared.study.score import calibrate_inputs
 from ecgshared.wire.protocol import StepConfig
@@ -18,14 +19,14 @@ from server.report.sections import Section, Table, Text
 from server.rounds.step_context import Artefact, StepContext
 
 
-def run(step: StepConfig, context: StepContext) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     """Fit the score; sites that withhold their moments take no part."""
     if not isinstance(step, Config):
         raise TypeError("a calibrate step's configuration was expected")
     inputs = calibrate_inputs(step, context.study)
     names = ("intercept", *inputs)
     p = len(names)
-    absent: dict[str, Any] = {}
+    absent: Absences = {}
     replies = context.ask("moments", quorum=quorum(context, context.sites))
     absences(replies, absent, "moments")
     moments: dict[str, Moments] = dict(replies.by_site)
@@ -75,32 +76,32 @@ def run(step: StepConfig, context: StepContext) -> Artefact:
     clustered = _clustered(fit.coef, fit.covariance, mean, scale, members, moments, context, absent)
     coef, covariance = to_raw_scale(fit.coef, fit.covariance, mean, scale)
     patients = [moments[s].counts[1] for s in members]
-    result = {
-        "target": step.target,
-        "split": step.split,
-        "inputs": list(inputs),
-        "coef": dict(zip(names, numbers(coef), strict=True)),
-        "se": dict(zip(names, numbers(np.sqrt(np.diag(covariance))), strict=True)),
-        "se_patient_clustered": None if clustered is None else dict(zip(names, numbers(clustered), strict=True)),
-        "ecgs": number(sum(moments[s].counts[0] for s in members)),
-        "patients": number(sum(patients)),
-        "events": number(sum(moments[s].counts[2] for s in members)),
-        "iterations": fit.iterations,
-        "log_likelihood": number(fit.log_likelihood),
-        "ridge": step.ridge,
-        "sites": {
-            s: {
-                "ecgs": number(m.counts[0]),
-                "patients": number(m.counts[1]),
-                "events": number(m.counts[2]),
-                "left_out": number(m.left_out[0]),
-                "took_part": s in members,
-            }
+    result = Result(
+        target=step.target,
+        split=step.split,
+        inputs=inputs,
+        coef=dict(zip(names, numbers(coef), strict=True)),
+        se=dict(zip(names, numbers(np.sqrt(np.diag(covariance))), strict=True)),
+        se_patient_clustered=None if clustered is None else dict(zip(names, numbers(clustered), strict=True)),
+        ecgs=number(sum(moments[s].counts[0] for s in members)),
+        patients=number(sum(patients)),
+        events=number(sum(moments[s].counts[2] for s in members)),
+        iterations=fit.iterations,
+        log_likelihood=number(fit.log_likelihood),
+        ridge=step.ridge,
+        sites={
+            s: SiteCalibration(
+                ecgs=number(m.counts[0]),
+                patients=number(m.counts[1]),
+                events=number(m.counts[2]),
+                left_out=number(m.left_out[0]),
+                took_part=s in members,
+            )
             for s, m in moments.items()
         },
-        "withheld": [s for s in moments if s not in members],
-        "absent": absent,
-    }
+        withheld=tuple(s for s in moments if s not in members),
+        absent=absent,
+    )
     return Artefact(step.id, "calibrate", result, {"coef": coef})
 
 
@@ -126,7 +127,7 @@ def _clustered(
     members: tuple[str, ...],
     moments: Mapping[str, Moments],
     context: StepContext,
-    absent: dict[str, Any],
+    absent: Absences,
 ) -> Floats | None:
     """Standard errors on the inputs' own scale; None where patients are unknown or a site gives no meat."""
     if not all(moments[s].patients_known for s in members):
@@ -146,25 +147,22 @@ def _clustered(
     return np.asarray(np.sqrt(np.diag(to_raw_scale(coef, robust, mean, scale)[1])), dtype=np.float64)
 
 
-def report(artefact: Artefact) -> list[Section]:
+def report(artefact: Artefact[Result]) -> list[Section]:
     """The score's coefficients, and whose data they rest on."""
     r = artefact.result
-    clustered = r["se_patient_clustered"]
-    rows = [
-        [name, r["coef"][name], r["se"][name], None if clustered is None else clustered[name]] for name in r["coef"]
-    ]
+    clustered = r.se_patient_clustered
+    rows = [[name, r.coef[name], r.se[name], None if clustered is None else clustered[name]] for name in r.coef]
     sites = [
-        [site, s["ecgs"], s["patients"], s["events"], s["left_out"], "yes" if s["took_part"] else "no"]
-        for site, s in r["sites"].items()
+        [site, s.ecgs, s.patients, s.events, s.left_out, "yes" if s.took_part else "no"] for site, s in r.sites.items()
     ]
-    penalty = f", ridge {r['ridge']:g}" if r["ridge"] else ""
+    penalty = f", ridge {r.ridge:g}" if r.ridge else ""
     return [
         Section(
             f"Calibration: {artefact.step}",
             [
                 Text(
-                    f"Logistic regression of {r['target']} on {len(r['inputs'])} inputs, {r['split']} patients, by "
-                    f"exact federated Newton in {r['iterations']} iterations{penalty}."
+                    f"Logistic regression of {r.target} on {len(r.inputs)} inputs, {r.split} patients, by "
+                    f"exact federated Newton in {r.iterations} iterations{penalty}."
                 ),
                 Table(
                     "Coefficients",

@@ -17,6 +17,7 @@ from ecgshared.stages.evaluate import (
     Histograms,
     Influence,
     LocalResults,
+    Result,
     SlopeSums,
     heads_of,
     subgroup_names,
@@ -41,7 +42,7 @@ _ESTIMATES = {
 }
 
 
-def run(step: StepConfig, context: StepContext) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     """Evaluate; sites that train and sites that never did are pooled apart."""
     if not isinstance(step, Config):
         raise TypeError("an evaluate step's configuration was expected")
@@ -89,12 +90,12 @@ def run(step: StepConfig, context: StepContext) -> Artefact:
         "pooled": pooled,
         "absent": absent,
     }
-    return Artefact(step.id, "evaluate", result)
+    return Artefact(step.id, "evaluate", Result.model_validate(result))
 
 
-def report(artefact: Artefact) -> list[Section]:
+def report(artefact: Artefact[Result]) -> list[Section]:
     """Headlines, tables, and ROC, PPV and calibration plots of each endpoint."""
-    return sections(artefact)
+    return sections(artefact.step, artefact.result)
 
 
 _Binned = tuple[ScoreHistogram, Floats]

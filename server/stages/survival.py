@@ -11,7 +11,17 @@ from scipy.stats import chi2
 
 from ecgshared.arrays import Floats
 from ecgshared.errors import RunError, StatisticsError
-from ecgshared.stages.survival import SPREAD_EDGES, Cohort, Config, columns_of, model_columns
+from ecgshared.stages.results.base import Absences, MeanSd
+from ecgshared.stages.results.survival import (
+    Baseline,
+    ChiSquared,
+    Coefficient,
+    CoefficientAtSite,
+    CoxModel,
+    ForestResult,
+    SiteFollowed,
+)
+from ecgshared.stages.survival import SPREAD_EDGES, Cohort, Config, Result, columns_of, model_columns
 from ecgshared.stats.cox_disclosure import common_grid
 from ecgshared.stats.cox_fit import CoxFit, Moments
 from ecgshared.stats.cox_residuals import ProportionalHazards
@@ -25,12 +35,12 @@ from server.report.survival import fit_sections
 from server.rounds.step_context import Artefact, StepContext
 
 
-def run(step: StepConfig, context: StepContext) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     """Fit every model of the step; sites that cannot take part are named with their reason."""
     if not isinstance(step, Config):
         raise TypeError("a survival step's configuration was expected")
     names = columns_of(step.union, context.study)
-    absent: dict[str, Any] = {}
+    absent: Absences = {}
     context.progress(0, 1 + len(step.models), "who takes part")
     replies = context.ask("cohort", quorum=quorum(context, context.sites))
     absences(replies, absent, "cohort")
@@ -48,7 +58,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact:
     grid = None
     if step.mode == "exact":
         grid = common_grid(step.grid_edges, [cohorts[s].servable == 1 for s in active])
-    models: dict[str, Any] = {}
+    models: dict[str, CoxModel] = {}
     arrays: dict[str, NDArray[Any]] = {}
     took_part: set[str] = set()
     for i, model in enumerate(step.inputs_of):
@@ -59,38 +69,43 @@ def run(step: StepConfig, context: StepContext) -> Artefact:
         arrays |= {f"{model}.{name}": array for name, array in found.items()}
         took_part |= set(members)
     total = Moments.total(_moments(cohorts, active))
-    result = {
-        "event": step.event,
-        "mode": step.mode,
-        "ties": step.ties,
-        "penalizer": step.penalizer,
-        "l1_ratio": step.l1_ratio,
-        "robust": step.robust,
-        "one_ecg_per_patient": step.one_ecg_per_patient,
-        "splits": list(step.splits),
-        "horizon_years": step.horizon_years,
-        "follow_up_years": number(step.follow_up_years) if step.follow_up_years else None,
-        "grid": None if grid is None else numbers(grid),
-        "standardised": {n: {"mean": number(total.mean[j]), "sd": number(total.sd[j])} for j, n in enumerate(names)},
-        "models": models,
-        "sites": {
-            site: {
-                **dict(zip(("ecgs", "patients", "events", "event_patients"), numbers(c.counts), strict=True)),
-                "left_out": dict(zip(("time unknown", "input missing"), numbers(c.left_out), strict=True)),
-                "missing": dict(zip(names, numbers(c.missing), strict=True)) if len(c.missing) == len(names) else {},
-                "took_part": site in took_part,
-                "reason": reasons[site] or ("" if site in took_part else "did not answer to the end"),
-            }
-            for site, c in cohorts.items()
-        },
-        "absent": absent,
-    }
+    result = Result(
+        event=step.event,
+        mode=step.mode,
+        ties=step.ties,
+        penalizer=step.penalizer,
+        l1_ratio=step.l1_ratio,
+        robust=step.robust,
+        one_ecg_per_patient=step.one_ecg_per_patient,
+        splits=step.splits,
+        horizon_years=step.horizon_years,
+        follow_up_years=number(step.follow_up_years) if step.follow_up_years else None,
+        grid=None if grid is None else numbers(grid),
+        standardised={n: MeanSd(mean=number(total.mean[j]), sd=number(total.sd[j])) for j, n in enumerate(names)},
+        models=models,
+        sites={site: _followed(c, names, reasons[site], site in took_part) for site, c in cohorts.items()},
+        absent=absent,
+    )
     return Artefact(step.id, "survival", result, arrays)
 
 
-def report(artefact: Artefact) -> list[Section]:
+def report(artefact: Artefact[Result]) -> list[Section]:
     """Coefficients, forest plots and who was left out."""
-    return fit_sections(artefact)
+    return fit_sections(artefact.step, artefact.result)
+
+
+def _followed(c: Cohort, names: tuple[str, ...], reason: str, took_part: bool) -> SiteFollowed:
+    ecgs, patients, events, event_patients = numbers(c.counts)
+    return SiteFollowed(
+        ecgs=ecgs,
+        patients=patients,
+        events=events,
+        event_patients=event_patients,
+        left_out=dict(zip(("time unknown", "input missing"), numbers(c.left_out), strict=True)),
+        missing=dict(zip(names, numbers(c.missing), strict=True)) if len(c.missing) == len(names) else {},
+        took_part=took_part,
+        reason=reason or ("" if took_part else "did not answer to the end"),
+    )
 
 
 def _reason(c: Cohort, p: int) -> str:
@@ -105,8 +120,8 @@ def _moments(cohorts: Mapping[str, Cohort], sites: tuple[str, ...]) -> list[Mome
     return [Moments(int(cohorts[s].counts[0]), cohorts[s].mean, cohorts[s].sd) for s in sites]
 
 
-def _model(question: Question, active: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, NDArray[Any]], list[str]]:
-    """Fit one model; return its JSON, its arrays and the sites whose data it is of."""
+def _model(question: Question, active: tuple[str, ...]) -> tuple[CoxModel, dict[str, NDArray[Any]], list[str]]:
+    """Fit one model; return its result, its arrays and the sites whose data it is of."""
     step, names, notes = question.step, question.names, list[str]()
     moments = question.moments(active)
     singles = question.singles(active, moments)
@@ -130,65 +145,68 @@ def _model(question: Question, active: tuple[str, ...]) -> tuple[dict[str, Any],
         notes.append("Sites' own fits in the forest plot carry no penalty.")
     if not len(years):
         notes.append("No site may tell its observed risk at any time up to the horizon: no absolute risks.")
-    result = {
-        "inputs": list(names),
-        "coefficients": {name: _coefficient(raw, j, float(beta[j])) for j, name in enumerate(names)},
-        "log_likelihood": number(fit.log_likelihood),
-        "log_likelihood_null": number(fit.log_likelihood_null),
-        "rounds": fit.rounds,
-        "robust": raw.robust,
-        "sites": list(members),
-        **{
-            key: number(sum(question.cohorts[s].counts[i] for s in members))
-            for i, key in enumerate(("ecgs", "patients", "events"))
-        },
-        "proportional_hazards": None
+    ecgs, patients, events = (number(sum(question.cohorts[s].counts[i] for s in members)) for i in range(3))
+    result = CoxModel(
+        inputs=names,
+        coefficients={name: _coefficient(raw, j, float(beta[j])) for j, name in enumerate(names)},
+        log_likelihood=number(fit.log_likelihood),
+        log_likelihood_null=number(fit.log_likelihood_null),
+        rounds=fit.rounds,
+        robust=raw.robust,
+        sites=tuple(members),
+        ecgs=ecgs,
+        patients=patients,
+        events=events,
+        proportional_hazards=None
         if hazards is None
         else {
-            name: {"chi2": number(hazards.statistic[j]), "p": number(hazards.p_value[j])}
+            name: ChiSquared(chi2=number(hazards.statistic[j]), p=number(hazards.p_value[j]))
             for j, name in enumerate(names)
         },
-        "forest": forest,
-        "baseline": {"years": numbers(years), "hazard": numbers(np.exp(log_hazard))},
-        "cuts": numbers(cuts),
-        "notes": notes,
-    }
+        forest=forest,
+        baseline=Baseline(years=numbers(years), hazard=numbers(np.exp(log_hazard))),
+        cuts=numbers(cuts),
+        notes=tuple(notes),
+    )
     found = {"coef": raw.beta, "mean": moments.mean, "years": years, "log_hazard": log_hazard, "cuts": cuts}
     return result, found, list(members)
 
 
-def _coefficient(fit: CoxFit, j: int, per_sd: float) -> dict[str, float | None]:
+def _coefficient(fit: CoxFit, j: int, per_sd: float) -> Coefficient:
     b, se = float(fit.beta[j]), float(np.sqrt(fit.covariance[j, j]))
     found = estimate(b, se**2, "identity") if np.isfinite(se) else estimate(b, np.nan, "identity")
     p = float(chi2.sf((b / se) ** 2, 1)) if se > 0 else np.nan
-    return {
-        "coef": number(b),
-        "se": number(se),
-        "low": number(found.low),
-        "high": number(found.high),
-        "hazard_ratio": number(np.exp(b)),
-        "p": number(p),
-        "per_sd": number(per_sd),
-    }
+    return Coefficient(
+        coef=number(b),
+        se=number(se),
+        low=number(found.low),
+        high=number(found.high),
+        hazard_ratio=number(np.exp(b)),
+        p=number(p),
+        per_sd=number(per_sd),
+    )
 
 
-def _forest(singles: Mapping[str, tuple[Floats, Floats]], j: int) -> dict[str, Any]:
+def _forest(singles: Mapping[str, tuple[Floats, Floats]], j: int) -> ForestResult:
     """Put the sites' own coefficients of one input together."""
     values = np.array([coef[j] for coef, _ in singles.values()])
     errors = np.array([se[j] for _, se in singles.values()])
     together = meta_analysis(values, np.where(errors > 0, errors, np.nan))
-    return {
-        "sites": {s: {"coef": number(coef[j]), "se": number(se[j])} for s, (coef, se) in singles.items()},
-        "fixed": est(together.fixed),
-        "random": est(together.random),
-        **{key: number(getattr(together, key)) for key in ("q", "p", "i2", "tau2")},
-    }
+    return ForestResult(
+        sites={s: CoefficientAtSite(coef=number(coef[j]), se=number(se[j])) for s, (coef, se) in singles.items()},
+        fixed=est(together.fixed),
+        random=est(together.random),
+        q=number(together.q),
+        p=number(together.p),
+        i2=number(together.i2),
+        tau2=number(together.tau2),
+    )
 
 
-def _combined(forest: Mapping[str, Any], names: tuple[str, ...]) -> CoxFit:
+def _combined(forest: Mapping[str, ForestResult], names: tuple[str, ...]) -> CoxFit:
     """The sites' own fits by their inverse variances; raise where no site has one."""
-    beta = np.array([forest[n]["fixed"]["value"] for n in names], dtype=np.float64)
-    se = np.array([forest[n]["fixed"]["se"] for n in names], dtype=np.float64)
+    beta = np.array([forest[n].fixed.value for n in names], dtype=np.float64)
+    se = np.array([forest[n].fixed.se for n in names], dtype=np.float64)
     if not np.isfinite(beta).all():
         raise StatisticsError("no site could fit this model by itself", value=names, remedy="mode stratified")
     return CoxFit(beta, np.diag(se**2), np.nan, np.nan, 0.0, 0, 0, True)

@@ -9,12 +9,25 @@ import numpy as np
 from scipy.stats import norm
 
 from ecgshared.arrays import Floats
+from ecgshared.stages.results.base import Absences, Group, Heterogeneity
+from ecgshared.stages.results.survival_evaluate import (
+    Differences,
+    LogRankResult,
+    PooledCurve,
+    PooledModel,
+    PooledRiskGroup,
+    PooledSurvival,
+    SiteModel,
+    SiteRiskGroup,
+    SiteSurvival,
+    SurvivalCurve,
+)
 from ecgshared.stages.survival import Config as FitConfig
 from ecgshared.stages.survival import columns_of
-from ecgshared.stages.survival_evaluate import COMPARED, FIGURES, Config, LocalResults, curve_times, fit_step
+from ecgshared.stages.survival_evaluate import COMPARED, FIGURES, Config, LocalResults, Result, curve_times, fit_step
 from ecgshared.stats.influence import UNDEFINED, Estimate, estimate
 from ecgshared.stats.kaplan_meier import LogRank, log_log_interval
-from ecgshared.stats.meta_analysis import meta_analysis
+from ecgshared.stats.meta_analysis import MetaAnalysis, meta_analysis
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, number, numbers, quorum, released
 from server.report.sections import Section
@@ -24,12 +37,12 @@ from server.rounds.step_context import Artefact, StepContext
 _BY_EVENTS, _BY_ECGS = ("harrell", "uno", "auc"), ("brier", "integrated_brier")
 
 
-def run(step: StepConfig, context: StepContext) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     """Evaluate; sites that train and sites that never did are pooled apart."""
     if not isinstance(step, Config):
         raise TypeError("a survival_evaluate step's configuration was expected")
     study, fit = context.study, fit_step(step, context.study)
-    absent: dict[str, Any] = {}
+    absent: Absences = {}
     context.progress(0, 1, "each site's own figures")
     answers = context.ask("local", quorum=quorum(context, context.sites))
     absences(answers, absent, "local")
@@ -40,32 +53,32 @@ def run(step: StepConfig, context: StepContext) -> Artefact:
             local[site] = reply
         else:
             absent.setdefault(site, {})["local"] = "wrong-shape"
-    groups = {"training": study.sites.train, "zero_shot": study.sites.zero_shot}
-    result = {
-        "fit": fit.id,
-        "event": fit.event,
-        "horizon_years": fit.horizon_years,
-        "times": numbers(times),
-        "models": {name: list(inputs) for name, inputs in fit.inputs_of.items()},
-        "reference": fit.models[0].name,
-        "sites": {
-            site: {"group": "training" if site in study.sites.train else "zero_shot", **_site(r, fit, names)}
+    groups: dict[Group, tuple[str, ...]] = {"training": study.sites.train, "zero_shot": study.sites.zero_shot}
+    result = Result(
+        fit=fit.id,
+        event=fit.event,
+        horizon_years=fit.horizon_years,
+        times=numbers(times),
+        models=fit.inputs_of,
+        reference=fit.models[0].name,
+        sites={
+            site: _site(r, fit, names, "training" if site in study.sites.train else "zero_shot")
             for site in context.sites
             if (r := local.get(site)) is not None
         },
-        "pooled": {
+        pooled={
             group: _pooled({s: local[s] for s in sites if s in local and not local[s].reason}, fit, times)
             for group, sites in groups.items()
             if any(s in local and not local[s].reason for s in sites)
         },
-        "absent": absent,
-    }
+        absent=absent,
+    )
     return Artefact(step.id, "survival_evaluate", result)
 
 
-def report(artefact: Artefact) -> list[Section]:
+def report(artefact: Artefact[Result]) -> list[Section]:
     """Concordance and its differences, survival by risk group, calibration."""
-    return evaluation_sections(artefact)
+    return evaluation_sections(artefact.step, artefact.result)
 
 
 def _well_formed(r: LocalResults, p: int, m: int, g: int, t: int) -> bool:
@@ -85,71 +98,76 @@ def _well_formed(r: LocalResults, p: int, m: int, g: int, t: int) -> bool:
     return all(np.shape(getattr(r, name)) == shape for name, shape in shapes.items())
 
 
-def _site(r: LocalResults, fit: FitConfig, names: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        "interval_unit": "patient" if r.patients_known else "ECG",
-        "reason": r.reason,
-        **dict(zip(("ecgs", "patients", "events", "event_patients"), numbers(r.counts), strict=True)),
-        "left_out": dict(zip(("time unknown", "input missing"), numbers(r.left_out), strict=True)),
-        "missing": dict(zip(names, numbers(r.missing), strict=True)),
-        "observed": est(r.observed),
-        "models": {
-            name: {
+def _site(r: LocalResults, fit: FitConfig, names: tuple[str, ...], group: Group) -> SiteSurvival:
+    ecgs, patients, events, event_patients = numbers(r.counts)
+    return SiteSurvival(
+        group=group,
+        interval_unit="patient" if r.patients_known else "ECG",
+        reason=r.reason,
+        ecgs=ecgs,
+        patients=patients,
+        events=events,
+        event_patients=event_patients,
+        left_out=dict(zip(("time unknown", "input missing"), numbers(r.left_out), strict=True)),
+        missing=dict(zip(names, numbers(r.missing), strict=True)),
+        observed=est(r.observed),
+        models={
+            name: SiteModel(
                 **{figure: est(r.figures[i, j]) for j, figure in enumerate(FIGURES)},
-                "difference": {figure: est(r.differences[i, j]) for j, figure in enumerate(COMPARED)},
-                "groups": [_group(r, i, k) for k in range(fit.risk_groups)],
-            }
+                difference=Differences(**{figure: est(r.differences[i, j]) for j, figure in enumerate(COMPARED)}),
+                groups=tuple(_group(r, i, k) for k in range(fit.risk_groups)),
+            )
             for i, name in enumerate(fit.inputs_of)
         },
-    }
+    )
 
 
-def _group(r: LocalResults, i: int, k: int) -> dict[str, Any]:
+def _group(r: LocalResults, i: int, k: int) -> SiteRiskGroup:
     survival, log_se, at_risk = r.curves[i, k].T
     low, high = log_log_interval(survival, log_se)
-    return {
-        "ecgs": number(r.group_counts[i, k, 0]),
-        "events": number(r.group_counts[i, k, 1]),
-        "predicted": number(r.group_risks[i, k, 0]),
-        "observed": est(r.group_risks[i, k, 1:]),
-        "curve": {
-            name: numbers(values)
-            for name, values in (("survival", survival), ("low", low), ("high", high), ("at_risk", at_risk))
-        },
-    }
+    return SiteRiskGroup(
+        ecgs=number(r.group_counts[i, k, 0]),
+        events=number(r.group_counts[i, k, 1]),
+        predicted=number(r.group_risks[i, k, 0]),
+        observed=est(r.group_risks[i, k, 1:]),
+        curve=SurvivalCurve(survival=numbers(survival), low=numbers(low), high=numbers(high), at_risk=numbers(at_risk)),
+    )
 
 
-def _pooled(local: Mapping[str, LocalResults], fit: FitConfig, times: Floats) -> dict[str, Any]:
+def _pooled(local: Mapping[str, LocalResults], fit: FitConfig, times: Floats) -> PooledSurvival:
     replies = list(local.values())
     ecgs, events = (np.array([r.counts[j] for r in replies]) for j in (0, 2))
-    models: dict[str, Any] = {}
+    models: dict[str, PooledModel] = {}
     for i, name in enumerate(fit.inputs_of):
         figures = {figure: np.array([r.figures[i, j] for r in replies]) for j, figure in enumerate(FIGURES)}
         together = {n: _mean(figures[n], events if n in _BY_EVENTS else ecgs) for n in (*_BY_EVENTS, *_BY_ECGS)}
         slope = meta_analysis(*figures["slope"][:, :2].T)
         spread = meta_analysis(*figures["harrell"][:, :2].T)
-        models[name] = {
+        models[name] = PooledModel(
             **{figure: est(value) for figure, value in together.items()},
-            "expected_over_observed": est(_ratio(figures["expected_over_observed"])),
-            "slope": est(slope.fixed),
-            "difference": {
-                figure: est(_mean(np.array([r.differences[i, j] for r in replies]), events, "identity"))
-                for j, figure in enumerate(COMPARED)
-            },
-            "heterogeneity": {
-                figure: {key: number(getattr(found, key)) for key in ("q", "p", "i2", "tau2")}
-                for figure, found in (("harrell", spread), ("slope", slope))
-            },
-            "log_rank": _log_rank(local, i, fit.risk_groups),
-            "groups": [_pooled_group(local, i, k, times) for k in range(fit.risk_groups)],
-        }
-    return {
-        "sites": list(local),
-        "ecgs": number(ecgs.sum()),
-        "events": number(events.sum()),
-        "interval_unit": "patient" if all(r.patients_known for r in replies) else "ECG",
-        "models": models,
-    }
+            expected_over_observed=est(_ratio(figures["expected_over_observed"])),
+            slope=est(slope.fixed),
+            difference=Differences(
+                **{
+                    figure: est(_mean(np.array([r.differences[i, j] for r in replies]), events, "identity"))
+                    for j, figure in enumerate(COMPARED)
+                }
+            ),
+            heterogeneity={"harrell": _spread(spread), "slope": _spread(slope)},
+            log_rank=_log_rank(local, i, fit.risk_groups),
+            groups=tuple(_pooled_group(local, i, k, times) for k in range(fit.risk_groups)),
+        )
+    return PooledSurvival(
+        sites=tuple(local),
+        ecgs=number(ecgs.sum()),
+        events=number(events.sum()),
+        interval_unit="patient" if all(r.patients_known for r in replies) else "ECG",
+        models=models,
+    )
+
+
+def _spread(found: MetaAnalysis) -> Heterogeneity:
+    return Heterogeneity(q=number(found.q), p=number(found.p), i2=number(found.i2), tau2=number(found.tau2))
 
 
 def _mean(estimates: Floats, weights: Floats, scale: Any = "logit") -> Estimate:
@@ -171,16 +189,16 @@ def _ratio(estimates: Floats) -> Estimate:
     return estimate(value, (value * together.se) ** 2, "log")
 
 
-def _log_rank(local: Mapping[str, LocalResults], i: int, g: int) -> dict[str, Any]:
+def _log_rank(local: Mapping[str, LocalResults], i: int, g: int) -> LogRankResult:
     """The test stratified by site, of the sites that may tell of every group."""
     told = {s: r for s, r in local.items() if released(r.excess[i], (g,)) and released(r.covariance[i], (g, g))}
     if not told:
-        return {"chi2": None, "degrees": None, "p": None, "sites": []}
+        return LogRankResult(chi2=None, degrees=None, p=None, sites=())
     total = LogRank.total(LogRank(r.excess[i], np.zeros(g), r.covariance[i]) for r in told.values())
-    return {"chi2": number(total.statistic), "degrees": total.degrees, "p": number(total.p), "sites": list(told)}
+    return LogRankResult(chi2=number(total.statistic), degrees=total.degrees, p=number(total.p), sites=tuple(told))
 
 
-def _pooled_group(local: Mapping[str, LocalResults], i: int, k: int, times: Floats) -> dict[str, Any]:
+def _pooled_group(local: Mapping[str, LocalResults], i: int, k: int, times: Floats) -> PooledRiskGroup:
     """One risk group: the mean of the sites' curves, weighted by ECGs, where every site tells its own to the last time.
 
     A curve is withheld for its few events, so that a mean over the others would be of the sites where more have it.
@@ -199,22 +217,20 @@ def _pooled_group(local: Mapping[str, LocalResults], i: int, k: int, times: Floa
             variance = np.interp(times, at, np.append(0.0, log_se[known] ** 2))
             curves.append((float(r.group_counts[i, k, 0]), filled, filled * np.sqrt(variance)))
             sites.append(site)
-    empty: list[float | None] = [None] * len(times)
-    curve: dict[str, Any] = {"survival": empty, "low": empty, "high": empty, "at_risk": empty, "sites": sites}
-    if len(curves) == len(local):
-        weight = np.array([c[0] for c in curves])
-        weight = weight / weight.sum()
-        survival = weight @ np.array([c[1] for c in curves])
-        se = np.sqrt(weight**2 @ np.array([c[2] for c in curves]) ** 2)
-        z = float(norm.ppf(0.975))
-        low, high = np.clip(survival - z * se, 0.0, 1.0), np.clip(survival + z * se, 0.0, 1.0)
-        # A time that one of these sites does not tell of has no total.
-        still = np.sum([local[site].curves[i, k, :, 2] for site in sites], axis=0)
-        curve |= dict(
-            zip(("survival", "low", "high", "at_risk"), map(numbers, (survival, low, high, still)), strict=True)
-        )
-    return {
-        "ecgs": number(counts[:, 0].sum()),
-        "events": number(counts[:, 1].sum()),
-        "curve": curve,
-    }
+    ecgs, events = number(counts[:, 0].sum()), number(counts[:, 1].sum())
+    if len(curves) < len(local):
+        empty: tuple[float | None, ...] = (None,) * len(times)
+        nothing = PooledCurve(survival=empty, low=empty, high=empty, at_risk=empty, sites=tuple(sites))
+        return PooledRiskGroup(ecgs=ecgs, events=events, curve=nothing)
+    weight = np.array([c[0] for c in curves])
+    weight = weight / weight.sum()
+    survival = weight @ np.array([c[1] for c in curves])
+    se = np.sqrt(weight**2 @ np.array([c[2] for c in curves]) ** 2)
+    z = float(norm.ppf(0.975))
+    low, high = np.clip(survival - z * se, 0.0, 1.0), np.clip(survival + z * se, 0.0, 1.0)
+    # A time that one of these sites does not tell of has no total.
+    still = np.sum([local[site].curves[i, k, :, 2] for site in sites], axis=0)
+    curve = PooledCurve(
+        survival=numbers(survival), low=numbers(low), high=numbers(high), at_risk=numbers(still), sites=tuple(sites)
+    )
+    return PooledRiskGroup(ecgs=ecgs, events=events, curve=curve)

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from ecgshared.errors import RunError, StatisticsError
-from ecgshared.stages.threshold import Config, EdgeVariance, Histogram, at_edges, largest_group, target_of
+from ecgshared.stages.results.base import EstimateResult
+from ecgshared.stages.threshold import (
+    Config,
+    EdgeVariance,
+    Histogram,
+    Result,
+    at_edges,
+    largest_group,
+    target_of,
+)
 from ecgshared.stats.histogram import N_BINS, ScoreHistogram, edge_risk, pool
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, histogram_of, inside_bins, number, numbers, quorum
@@ -15,7 +24,7 @@ from server.report.sections import Figure, Key, Section, Series, Table, Text
 from server.rounds.step_context import Artefact, StepContext
 
 
-def run(step: StepConfig, context: StepContext) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     """Fix the cut-off; where no group qualifies, fall back to ``top_share``, else to none."""
     if not isinstance(step, Config):
         raise TypeError("a threshold step's configuration was expected")
@@ -95,60 +104,58 @@ def run(step: StepConfig, context: StepContext) -> Artefact:
         "absent": absent,
     }
     cutoff = np.array([np.inf if index is None else float(edge_risk(cut))])
-    return Artefact(step.id, "threshold", result, {"cut_bin": np.array([float(cut)]), "cutoff": cutoff})
+    arrays = {"cut_bin": np.array([float(cut)]), "cutoff": cutoff}
+    return Artefact(step.id, "threshold", Result.model_validate(result), arrays)
 
 
-def report(artefact: Artefact) -> list[Section]:
+def report(artefact: Artefact[Result]) -> list[Section]:
     """The cut-off, why it is there, and the candidates it was chosen from."""
     r = artefact.result
-    c = r["candidates"]
-    shown = [i for i, share in enumerate(c["share"]) if c["rate"][i] is not None and share]
-
-    def series(name: str) -> list[float]:
-        return [float("nan") if c[name][i] is None else c[name][i] for i in shown]
+    c = r.candidates
+    shown = [i for i, share in enumerate(c.share) if c.rate[i] is not None and share]
+    share, rate, low, high = ([column[i] for i in shown] for column in (c.share, c.rate, c.low, c.high))
 
     blocks: list[Any] = [Text(_sentence(r))]
-    if r["cutoff"] is not None:
-        rate = r["rate"]
+    if r.cutoff is not None and r.share_above is not None and r.rate is not None:
         blocks.append(
             Key(
-                f"High-risk cut-off on the risk of {r['target']}",
-                r["cutoff"],
-                f"top {100 * r['share_above']:.1f}% of validation ECGs, event rate {_span(rate)}",
+                f"High-risk cut-off on the risk of {r.target}",
+                r.cutoff,
+                f"top {100 * r.share_above:.1f}% of validation ECGs, event rate {_span(r.rate)}",
             )
         )
     blocks += [
         Figure(
             "Event rate above each candidate cut",
-            [Series("pooled validation data", series("share"), series("rate"), series("low"), series("high"))],
+            [Series("pooled validation data", share, rate, low, high)],
             "share of ECGs above the cut",
             "event rate",
             x_log=True,
-            reference=r["min_rate"],
-            caption=f"Band: 95% interval clustered by {r['interval_unit']}.",
+            reference=r.min_rate,
+            caption=f"Band: 95% interval clustered by {r.interval_unit}.",
         ),
         Table(
             "Validation data",
             ["site", "ECGs", "patients", "ECGs with the event"],
-            [[site, s["ecgs"], s["patients"], s["events"]] for site, s in r["sites"].items()],
-            note=f"Withheld, and not part of the choice: {', '.join(r['withheld']) or 'none'}.",
+            [[site, s.ecgs, s.patients, s.events] for site, s in r.sites.items()],
+            note=f"Withheld, and not part of the choice: {', '.join(r.withheld) or 'none'}.",
         ),
     ]
     return [Section(f"Threshold: {artefact.step}", blocks)]
 
 
-def _sentence(r: dict[str, Any]) -> str:
-    if r["rule"] == "min_rate":
-        return f"The largest top group whose lower 95% limit of the event rate exceeds {r['min_rate']:.3g}."
-    tried = f"No group's lower 95% limit exceeds {r['min_rate']:.3g}. " if r["min_rate"] is not None else ""
-    if r["rule"] == "top_share":
-        return f"{tried}The cut-off leaves the top {r['top_share']:.3g} of ECGs above it, as near as the bins allow."
+def _sentence(r: Result) -> str:
+    if r.rule == "min_rate":
+        return f"The largest top group whose lower 95% limit of the event rate exceeds {r.min_rate:.3g}."
+    tried = f"No group's lower 95% limit exceeds {r.min_rate:.3g}. " if r.min_rate is not None else ""
+    if r.rule == "top_share":
+        return f"{tried}The cut-off leaves the top {r.top_share:.3g} of ECGs above it, as near as the bins allow."
     return f"{tried}There is no high-risk group, and later steps report none."
 
 
-def _span(estimate: dict[str, float | None]) -> str:
-    if estimate["value"] is None:
+def _span(estimate: EstimateResult) -> str:
+    if estimate.value is None:
         return "withheld"
-    if estimate["low"] is None or estimate["high"] is None:
-        return f"{estimate['value']:.3f}"
-    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"

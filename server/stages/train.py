@@ -7,17 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ecgshared.errors import RunError
 from ecgshared.learning.plan import learning_rate
-from ecgshared.stages.train import Config, describe_step, initial_weights
+from ecgshared.stages.results.train import PrivacyAccount, PrivacyResult, TrainingRound, ValidationRound
+from ecgshared.stages.train import Config, Result, describe_step, initial_weights
 from ecgshared.study.study import Study
 from ecgshared.wire.checkpoint import load_checkpoint, save_checkpoint
 from ecgshared.wire.protocol import StepConfig
+from server.pooling.combine import number as finite
 from server.pooling.weights import Aggregator
-from server.report.sections import Cell, Figure, Key, Section, Series, Table, Text
+from server.report.sections import Section
+from server.report.training import training_sections
 from server.rounds.step_context import Artefact, Replies, StepContext
 
 CHECKPOINT = "checkpoint.bin"
@@ -33,13 +35,13 @@ class _State:
     best_round: int = 0
     best_loss: float = math.inf
     strategy: dict[str, NDArray[Any]] = field(default_factory=dict)
-    validation: list[dict[str, Any]] = field(default_factory=list)
-    training: list[dict[str, Any]] = field(default_factory=list)
+    validation: list[ValidationRound] = field(default_factory=list)
+    training: list[TrainingRound] = field(default_factory=list)
     absent: dict[str, dict[str, int]] = field(default_factory=dict)
-    privacy: dict[str, dict[str, float]] = field(default_factory=dict)
+    privacy: dict[str, PrivacyAccount] = field(default_factory=dict)
 
 
-def run(step: StepConfig, context: StepContext) -> Artefact:
+def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     """Train for the planned rounds, from the last checkpoint where there is one."""
     if not isinstance(step, Config):
         raise TypeError("a train step's configuration was expected")
@@ -72,106 +74,38 @@ def run(step: StepConfig, context: StepContext) -> Artefact:
     best = step.keep == "best" and state.best is not None
     kept = state.best if best and state.best is not None else state.weights
     context.progress(step.rounds, step.rounds, "trained")
-    result = {
-        "heads": list(step.heads),
-        "judged": list(step.judged),
-        "sites": list(context.sites),
-        "withheld_sites": [site for site in context.sites if site not in able],
-        "rounds": state.round,
-        "parameters": parameters,
-        "layout": layout_hash,
-        "kept_round": state.best_round if best else state.round,
-        "strategy": step.strategy.name,
-        "model": step.model.model_dump(mode="json"),
-        "input": study.input.model_dump(mode="json"),
-        "seed": study.seed,
-        "covariates": ["age", "male", *study.covariates],
-        "local": step.local.model_dump(mode="json"),
-        "optimiser": step.optimiser.model_dump(mode="json"),
-        "learning_rate": [learning_rate(step.optimiser, r, step.rounds) for r in range(1, step.rounds + 1)],
-        "validation": state.validation,
-        "training_loss": state.training,
-        "absent": state.absent,
-        "privacy": _privacy_result(step, state),
-    }
+    result = Result(
+        heads=step.heads,
+        judged=step.judged,
+        sites=context.sites,
+        withheld_sites=tuple(site for site in context.sites if site not in able),
+        rounds=state.round,
+        parameters=parameters,
+        layout=layout_hash,
+        kept_round=state.best_round if best else state.round,
+        strategy=step.strategy.name,
+        model=step.model,
+        input=study.input,
+        seed=study.seed,
+        covariates=("age", "male", *study.covariates),
+        local=step.local,
+        optimiser=step.optimiser,
+        learning_rate=tuple(learning_rate(step.optimiser, r, step.rounds) for r in range(1, step.rounds + 1)),
+        validation=tuple(state.validation),
+        training_loss=tuple(state.training),
+        absent=state.absent,
+        privacy=_privacy_result(step, state),
+    )
     standardise = described.arrays["standardise"]
     return Artefact(step.id, "train", result, {"weights": kept, "standardise": standardise})
 
 
-def report(artefact: Artefact) -> list[Section]:
+def report(artefact: Artefact[Result]) -> list[Section]:
     """Learning curves, settings, who was absent, and what epsilon covers."""
-    result = artefact.result
-    blocks: list[Any] = []
-    losses = [v for v in result["validation"] if v["loss"] is not None]
-    if losses:
-        blocks.append(
-            Figure(
-                "Validation loss of the global model" if result["heads"] else "Validation of the global model",
-                [Series("pooled over sites", [v["round"] for v in losses], [v["loss"] for v in losses])],
-                "round",
-                "mean cross-entropy" if result["heads"] else ", ".join(result["judged"]),
-            )
-        )
-    aucs = [
-        Series(
-            head,
-            [v["round"] for v in result["validation"] if v["auc"].get(head) is not None],
-            [v["auc"][head] for v in result["validation"] if v["auc"].get(head) is not None],
-        )
-        for head in result["heads"]
-    ]
-    aucs = [series for series in aucs if len(series.x)]
-    if aucs:
-        blocks.append(
-            Figure(
-                "Validation AUC of the global model",
-                aucs,
-                "round",
-                "AUC",
-                caption="The sites' own AUCs, averaged with their aggregation weights.",
-            )
-        )
-    rows: list[list[Cell]] = [
-        ["heads", ", ".join(result["heads"]) or "(none)"],
-        ["parameters", f"{result['parameters']:,}"],
-        ["rounds", result["rounds"]],
-        ["weights kept of round", result["kept_round"]],
-        ["strategy", result["strategy"]],
-        ["local work a round", _work(result["local"])],
-        ["local optimiser", _optimiser(result["optimiser"])],
-    ]
-    blocks.append(Table("Settings", ["", ""], rows))
-    if result["absent"] or result["withheld_sites"]:
-        absent: list[list[Cell]] = [
-            [site, reason, rounds] for site, reasons in result["absent"].items() for reason, rounds in reasons.items()
-        ]
-        absent += [
-            [site, "withheld its number of training ECGs: too few to train", result["rounds"]]
-            for site in result["withheld_sites"]
-        ]
-        blocks.append(Table("Sites left out", ["site", "reason", "rounds"], absent))
-    if result["privacy"] is not None:
-        p = result["privacy"]
-        blocks.append(
-            Key(
-                f"Privacy of step {artefact.step}",
-                f"epsilon {p['epsilon']:g}",
-                f"delta {p['delta']:g}, per patient",
-            )
-        )
-        blocks.append(Text(f"Covered: {p['covers']} Not covered: {p['does_not_cover']}"))
-        blocks.append(
-            Table(
-                "Privacy accounts",
-                ["site", "noise multiplier", "epsilon spent", "delta"],
-                [[site, a["noise_multiplier"], a["epsilon_spent"], a["delta"]] for site, a in p["sites"].items()],
-                note="A site's own cap on epsilon and delta holds where it is stricter than the study's.",
-            )
-        )
-    return [Section(f"Training: {artefact.step}", blocks)]
+    return training_sections(artefact.step, artefact.result)
 
 
-def _aggregation_weights(described: Artefact, study: Study, sites: tuple[str, ...]) -> dict[str, float]:
+def _aggregation_weights(described: Artefact[Any], study: Study, sites: tuple[str, ...]) -> dict[str, float]:
     shares = dict(zip(study.sites.train, described.arrays["site_weights"].tolist(), strict=True))
     if not any(shares[site] > 0 for site in sites):
         raise RunError(
@@ -189,6 +123,9 @@ def _resumed(context: StepContext, initial: NDArray[Any]) -> _State:
     strategy = {name.removeprefix("strategy."): a for name, a in arrays.items() if name.startswith("strategy.")}
     if header["best_loss"] is None:
         header["best_loss"] = math.inf
+    header["validation"] = [ValidationRound.model_validate(line) for line in header["validation"]]
+    header["training"] = [TrainingRound.model_validate(line) for line in header["training"]]
+    header["privacy"] = {site: PrivacyAccount.model_validate(spent) for site, spent in header["privacy"].items()}
     return _State(weights=arrays["weights"], best=arrays.get("best"), strategy=strategy, **header)
 
 
@@ -200,10 +137,10 @@ def _save(context: StepContext, state: _State) -> None:
         "round": state.round,
         "best_round": state.best_round,
         "best_loss": None if math.isinf(state.best_loss) else state.best_loss,
-        "validation": state.validation,
-        "training": state.training,
+        "validation": [line.model_dump() for line in state.validation],
+        "training": [line.model_dump() for line in state.training],
         "absent": state.absent,
-        "privacy": state.privacy,
+        "privacy": {site: spent.model_dump() for site, spent in state.privacy.items()},
     }
     save_checkpoint(context.folder / CHECKPOINT, header, arrays)
 
@@ -222,24 +159,22 @@ def _note_round(
     weights: Mapping[str, float],
 ) -> None:
     _note_validation(state, step, number - 1, replies.by_site, weights, state.weights)
-    losses = {site: _number(reply.training_loss) for site, reply in replies.by_site.items()}
-    state.training.append({"round": number, "loss": _mean(losses, weights), "sites": losses})
+    losses = {site: finite(reply.training_loss) for site, reply in replies.by_site.items()}
+    state.training.append(TrainingRound(round=number, loss=_mean(losses, weights), sites=losses))
     for site, reason in replies.absent.items():
         reasons = state.absent.setdefault(site, {})
         reasons[str(reason)] = reasons.get(str(reason), 0) + 1
     if step.privacy is not None:
         for site, reply in replies.by_site.items():
-            state.privacy[site] = {
-                "noise_multiplier": reply.noise_multiplier,
-                "epsilon_spent": reply.epsilon_spent,
-                "delta": reply.delta,
-            }
+            state.privacy[site] = PrivacyAccount(
+                noise_multiplier=reply.noise_multiplier, epsilon_spent=reply.epsilon_spent, delta=reply.delta
+            )
 
 
 def _round_metrics(step: Config, replies: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, float | None]:
     """Figures of one round for the history: validation speaks of the weights the round began with."""
     loss, aucs = _pooled_validation(step, replies, weights)
-    training = _mean({site: _number(reply.training_loss) for site, reply in replies.items()}, weights)
+    training = _mean({site: finite(reply.training_loss) for site, reply in replies.items()}, weights)
     return {"train_loss": training, "validation_loss": loss, **{f"auc/{head}": a for head, a in aucs.items()}}
 
 
@@ -250,8 +185,8 @@ def _pooled_validation(
     aucs, losses = {}, []
     for h, name in enumerate(step.judged):
         if name in step.heads:
-            aucs[name] = _mean({site: _number(reply.validation_auc[h]) for site, reply in replies.items()}, weights)
-        losses.append(_mean({site: _number(reply.validation_loss[h]) for site, reply in replies.items()}, weights))
+            aucs[name] = _mean({site: finite(reply.validation_auc[h]) for site, reply in replies.items()}, weights)
+        losses.append(_mean({site: finite(reply.validation_loss[h]) for site, reply in replies.items()}, weights))
     known = [loss for loss in losses if loss is not None]
     return (sum(known) / len(known) if known else None), aucs
 
@@ -266,16 +201,16 @@ def _note_validation(
 ) -> None:
     loss, aucs = _pooled_validation(step, replies, weights)
     by_site = {
-        site: [_number(v) for v in (reply.validation_auc if step.heads else reply.validation_loss)]
+        site: [finite(v) for v in (reply.validation_auc if step.heads else reply.validation_loss)]
         for site, reply in replies.items()
     }
     state.validation.append(
-        {
-            "round": round_number,
-            "loss": loss,
-            "auc": aucs,
-            "sites": {site: dict(zip(step.judged, values, strict=True)) for site, values in by_site.items()},
-        }
+        ValidationRound(
+            round=round_number,
+            loss=loss,
+            auc=aucs,
+            sites={site: dict(zip(step.judged, values, strict=True)) for site, values in by_site.items()},
+        )
     )
     if loss is not None and loss < state.best_loss:
         state.best, state.best_round, state.best_loss = vector.copy(), round_number, loss
@@ -287,38 +222,18 @@ def _mean(values: Mapping[str, float | None], weights: Mapping[str, float]) -> f
     return sum(v * w for v, w in known) / total if total > 0 else None
 
 
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _work(local: Mapping[str, Any]) -> str:
-    amount = f"{local['steps']} steps" if local["steps"] is not None else f"{local['epochs']} epochs"
-    prox = f", proximal mu {local['prox_mu']:g}" if local["prox_mu"] else ""
-    return f"{amount} in batches of {local['batch_size'] or 'all'}{prox}"
-
-
-def _optimiser(optimiser: Mapping[str, Any]) -> str:
-    schedule = optimiser["schedule"]["kind"]
-    kept = (
-        "its state starts anew every round"
-        if optimiser["between_rounds"] == "reset"
-        else "its state is kept at the site"
-    )
-    return f"{optimiser['name']}, learning rate {optimiser['lr']:g} ({schedule} over rounds), {kept}"
-
-
-def _privacy_result(step: Config, state: _State) -> dict[str, Any] | None:
+def _privacy_result(step: Config, state: _State) -> PrivacyResult | None:
     if step.privacy is None:
         return None
-    return {
-        **step.privacy.model_dump(mode="json"),
-        "sites": state.privacy,
-        "covers": (
+    return PrivacyResult(
+        **step.privacy.model_dump(),
+        sites=state.privacy,
+        covers=(
             "what the weights of all rounds of this step can tell about any one patient of a training site, "
             "whoever sees them."
         ),
-        "does_not_cover": (
+        does_not_cover=(
             "the counts and means of describe, and the statistics of calibrate, threshold and evaluate, "
             "which are protected by minimum group sizes only; the number of training patients is taken as public."
         ),
-    }
+    )

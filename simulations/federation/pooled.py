@@ -5,12 +5,13 @@ What federation must equal. Possible only in simulation, where one process may o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from client.answer import hold_cohort
 from client.dataset.data import SiteData
 from client.dataset.opening import open_site
 from client.site.settings import load_site
@@ -20,8 +21,24 @@ from ecgshared.study.study import load_study
 POOLED = "pooled"
 
 
-def pooled_twin(study_file: Path, site_files: list[Path], folder: Path) -> tuple[Path, list[Path]]:
-    """Write the twin's study and site file into ``folder``; return them, the zero-shot sites' files behind the first.
+@dataclass(frozen=True)
+class PooledTwin:
+    """What :func:`~simulations.federation.run.simulate` takes to run the twin.
+
+    Attributes
+    ----------
+    study : the twin's study file.
+    sites : the pooled site's file, and the zero-shot sites' behind it.
+    held : the pooled cohort, by the pooled site's file.
+    """
+
+    study: Path
+    sites: list[Path]
+    held: Mapping[Path, SiteData]
+
+
+def pooled_twin(study_file: Path, site_files: list[Path], folder: Path) -> PooledTwin:
+    """Write the twin's study and site file into ``folder``, and pool the training sites' cohorts in memory.
 
     Every patient keeps the split their own site drew. The zero-shot sites are the study's own: their site files must
     name the twin's study under ``studies``.
@@ -53,8 +70,8 @@ def pooled_twin(study_file: Path, site_files: list[Path], folder: Path) -> tuple
     )
     twin = load_study(twin_file)
     opened = [open_site(load_site(given[site]), study) for site in study.sites.train]
-    hold_cohort(site_file, twin, pool(opened))
-    return twin_file, [site_file, *(given[site] for site in twin.sites.zero_shot)]
+    files = [site_file, *(given[site] for site in twin.sites.zero_shot)]
+    return PooledTwin(twin_file, files, {site_file: pool(opened)})
 
 
 def pool(sites: list[SiteData]) -> SiteData:

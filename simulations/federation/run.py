@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,9 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from client.answer import Sites
 from client.approval.required import readable_studies
+from client.dataset.data import SiteData
 from client.site.settings import load_site
 from ecgshared.errors import ConfigError, RunError
 from ecgshared.study.study import Study, load_study
@@ -31,11 +33,17 @@ def simulate(
     *,
     backend: Backend = "inprocess",
     resume: bool = False,
+    held: Mapping[Path, SiteData] | None = None,
 ) -> Path:
     """Run a study and return its run folder.
 
-    ``resume`` goes on after the last checkpoint of the run in ``out``; raises RunError where none stands there.
+    Parameters
+    ----------
+    resume : go on after the last checkpoint of the run in ``out``; raises RunError where none stands there.
+    held : cohorts in memory, by the site file whose cohort they stand for; in this process only.
     """
+    if held and backend != "inprocess":
+        raise RunError("a cohort in memory stays in its process", value=backend, allowed="backend inprocess")
     # Silence what Flower would send and print of its own accord, before it is imported anywhere.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -44,15 +52,16 @@ def simulate(
     check_sites(study, site_files)
     folder = RunFolder.reopen(out) if resume else RunFolder.create(out, study_file, backend=backend)
     try:
-        read_recordings(study, site_files)
+        sites = Sites(held)
+        read_recordings(study, site_files, sites)
         with progress_bars(study) as report:
             if backend == "ray":
                 _on_ray(folder, site_files, report)
             else:
-                from client.app import app
+                from client.app import make_app
                 from simulations.federation.grid import InProcessGrid
 
-                run_study(InProcessGrid(app, site_files), folder, report)
+                run_study(InProcessGrid(make_app(sites), site_files), folder, report)
     finally:
         folder.close()
     return out
@@ -82,10 +91,8 @@ def check_sites(study: Study, site_files: list[Path]) -> None:
         )
 
 
-def read_recordings(study: Study, site_files: list[Path]) -> None:
+def read_recordings(study: Study, site_files: list[Path], sites: Sites) -> None:
     """Fill the sites' caches before the first round, where progress and faults can be shown in full."""
-    from client.answer import cohort
-
     with _bars() as bars:
         for path in site_files:
             settings = load_site(path)
@@ -96,7 +103,7 @@ def read_recordings(study: Study, site_files: list[Path]) -> None:
             def moved(done: int, total: int, text: str, task: TaskID = task) -> None:
                 bars.update(task, completed=done, total=total or None, description=text)
 
-            data = cohort(path, settings, study, progress=moved)
+            data = sites[path].cohort(study, progress=moved)
             bars.update(task, completed=len(data), total=len(data), description="in its cohort")
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from client.app import forget_process_caches
 from server.rounds.run_folder import RunFolder
 from simulations.federation.run import simulate
 from simulations.generation.consistency import compare, summary
@@ -36,7 +35,6 @@ def run_study(hospitals: Path, out: Path, changes) -> tuple[Path, float]:
     step = next(step for step in content["steps"] if step["id"] == "beats")
     changes(step)
     (hospitals / "study.yaml").write_text(yaml.safe_dump(content))
-    forget_process_caches()
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
     return simulate(

@@ -18,7 +18,6 @@ import yaml
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
-from client.app import forget_process_caches
 from client.site.settings import load_site
 from ecgshared.study.study import load_study
 from server.report.results import read_json, write_results
@@ -52,12 +51,12 @@ def pooled_auc(study: Path, sites: list[Path], folder: Path) -> float:
             path = folder / f"{UNSEEN}.yaml"
             path.write_text(yaml.safe_dump(content), encoding="utf-8")
         files.append(path)
-    return judged(simulate(*pooled_twin(study, files, folder), folder / "run"))["auc"]
+    twin = pooled_twin(study, files, folder)
+    return judged(simulate(twin.study, twin.sites, folder / "run", held=twin.held))["auc"]
 
 
 def one_seed(seed: int, out: Path) -> dict[str, float]:
     """Make, train, evaluate; return the figures of one seed."""
-    forget_process_caches()
     start = time.perf_counter()
     study_file, sites = prepare(out, seed)
     zero_shot = judged(simulate(study_file, sites, out))

@@ -25,8 +25,8 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from client.answer import hold_cohort
-from client.app import app, forget_process_caches
+from client.answer import Sites
+from client.app import make_app
 from client.cache.entries import UNITS_PER_MV
 from client.dataset.data import CachedSignals, SiteData
 from ecgshared.models import build
@@ -124,12 +124,12 @@ def bare_fedavg(study: Study, data: list[SiteData]) -> list[float]:
     return losses + [judge(site) for site in data]
 
 
-def federated(study_file: Path, site_files: list[Path], data: list[SiteData], out: Path) -> RunFolder:
+def federated(study_file: Path, cohorts: dict[Path, SiteData], out: Path) -> RunFolder:
     """The same, through coordinator, messages, site apps and gate."""
     logging.getLogger("flwr").setLevel(logging.ERROR)  # as `ecgfed simulate` does
     folder = RunFolder.create(out, study_file, backend="inprocess")
     try:
-        run_study(InProcessGrid(app, site_files), folder, lambda *_: None)
+        run_study(InProcessGrid(make_app(Sites(cohorts)), cohorts), folder, lambda *_: None)
     finally:
         folder.close()
     return folder
@@ -140,7 +140,7 @@ def test_federated_run_beside_a_bare_loop(tmp_path: Path, capsys: pytest.Capture
     study_file.write_text(yaml.safe_dump(STUDY, sort_keys=False), encoding="utf-8")
     study = load_study(study_file)
     data = [made_site(tmp_path, seed) for seed in range(len(SITES))]
-    forget_process_caches()
+    cohorts: dict[Path, SiteData] = {}
     site_files = []
     for site, held in zip(SITES, data, strict=True):
         content = {
@@ -154,12 +154,12 @@ def test_federated_run_beside_a_bare_loop(tmp_path: Path, capsys: pytest.Capture
         }
         site_files.append(tmp_path / f"{site}.yaml")
         site_files[-1].write_text(yaml.safe_dump(content), encoding="utf-8")
-        hold_cohort(site_files[-1], study, held)
+        cohorts[site_files[-1]] = held
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        federated(study_file, site_files, data, tmp_path / "warm")
+        federated(study_file, cohorts, tmp_path / "warm")
         bare_fedavg(study, data)
         wall: dict[str, list[float]] = {"federated": [], "bare": []}
         cpu: dict[str, list[float]] = {"federated": [], "bare": []}
@@ -167,7 +167,7 @@ def test_federated_run_beside_a_bare_loop(tmp_path: Path, capsys: pytest.Capture
             for name in ("federated", "bare") if number % 2 == 0 else ("bare", "federated"):
                 start, start_cpu = time.perf_counter(), time.process_time()
                 if name == "federated":
-                    folder = federated(study_file, site_files, data, tmp_path / f"run{number}")
+                    folder = federated(study_file, cohorts, tmp_path / f"run{number}")
                 else:
                     losses = bare_fedavg(study, data)
                 wall[name].append(time.perf_counter() - start)

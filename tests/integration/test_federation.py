@@ -60,11 +60,11 @@ def test_one_full_batch_step_over_sites_equals_the_pooled_step(federation):
     study = federation.study(steps=[{"id": "cohorts", "stage": "describe"}, federation.train(**ONE_FULL_BATCH_STEP)])
     lacks = {"coast": ("death_date", "death_cause", "data_end"), "valley": ("death_cause",)}
     sites = federation.sites(lacks=lacks, compute={"precision": "fp64"})
-    twin, twin_sites = pooled_twin(study, sites, federation.folder / "twin")
+    twin = pooled_twin(study, sites, federation.folder / "twin")
     federated = weights(simulate(study, sites, federation.folder / "federated"))
-    pooled = weights(simulate(twin, twin_sites, federation.folder / "pooled"))
-    offered = _reopened(federation.folder / "federated").artefact("cohorts").result["sites"]
-    assert {site: sorted(offered[site]["heads_offered"]) for site in ("north", "coast", "valley")} == {
+    pooled = weights(simulate(twin.study, twin.sites, federation.folder / "pooled", held=twin.held))
+    offered = _reopened(federation.folder / "federated").artefact("cohorts").result.sites
+    assert {site: sorted(offered[site].heads_offered) for site in ("north", "coast", "valley")} == {
         "north": ["death_2y", "male", "scd_2y"],
         "coast": ["male"],
         "valley": ["death_2y", "male"],
@@ -148,7 +148,7 @@ def test_a_spoiled_reply_is_left_out_and_named(federation, spoil, reason):
     folder.close()
     artefact = folder.artefact("risk")
     assert artefact is not None
-    assert any(reason in told for told in artefact.result["absent"]["coast"])
+    assert any(reason in told for told in artefact.result.absent["coast"])
     assert np.isfinite(artefact.arrays["weights"]).all()
 
 
@@ -210,7 +210,7 @@ def test_small_groups_are_withheld_and_the_run_goes_on(federation):
     run = simulate(study, sites, federation.folder / "run")
     artefact = _reopened(run).artefact("cohorts")
     assert artefact is not None
-    labelled = artefact.result["sites"]["north"]["labelled"]["male"]
+    labelled = artefact.result.sites["north"].labelled["male"]
     assert labelled["validation"] is None
     assert labelled["train"] is not None
 

@@ -22,9 +22,9 @@ from simulations.federation.run import simulate
 PRIVACY = {"epsilon": 8.0, "delta": 1e-3, "max_grad_norm": 1.0, "expected_batch_size": 16}
 
 
-def private_study(federation, **changes):
-    step = federation.train(local={"steps": 3, "batch_size": None}, privacy=PRIVACY)
-    return federation.study(steps=[{"id": "cohorts", "stage": "describe"}, step], **changes)
+def private_study(small, **changes):
+    step = small.train(local={"steps": 3, "batch_size": None}, privacy=PRIVACY)
+    return small.study(steps=[{"id": "cohorts", "stage": "describe"}, step], **changes)
 
 
 def ledger_of(site):
@@ -36,13 +36,13 @@ def test_every_round_is_charged_once_and_a_second_run_only_while_the_cap_lasts(f
     simulate(study, sites, federation.folder / "one")
     folder = RunFolder.reopen(federation.folder / "one")
     folder.close()
-    told = folder.artefact("risk").result["privacy"]["sites"]
+    told = folder.artefact("risk").result.privacy.sites
     trained = [site for site in sites if ledger_of(site).entries()]
     assert len(trained) == len(told) > 0
     for site in trained:
         entries = ledger_of(site).entries()
         assert [(c.step, c.round, c.answered) for c in entries] == [("risk", 1, True), ("risk", 2, True)]
-        assert entries[-1].epsilon == pytest.approx(told[yaml.safe_load(site.read_text())["site"]]["epsilon_spent"])
+        assert entries[-1].epsilon == pytest.approx(told[yaml.safe_load(site.read_text())["site"]].epsilon_spent)
     with pytest.raises(RunError, match="budget-spent"):
         simulate(study, sites, federation.folder / "two")
     assert all(ledger_of(site).entries()[-1].epsilon <= 10.0 for site in trained)

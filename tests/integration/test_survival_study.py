@@ -39,7 +39,7 @@ def results(run: Path, step: str) -> dict[str, Any]:
     folder.close()
     found = folder.artefact(step)
     assert found is not None
-    return found.result
+    return found.result.model_dump(mode="json")
 
 
 def a_study(federation: Any, *, train: bool = False, **changes: Any) -> Path:

@@ -11,17 +11,17 @@ KIND = os.environ.get("ECGFED_ROGUE", "")
 def _lie() -> None:
     import numpy as np
 
-    import client.app as site
+    import client.app
     from ecgshared.stages.train import Update
     from ecgshared.wire.bytes import decode_payload, encode_payload, pack, stamp_of
 
-    honest = site.answer_bytes
+    honest = client.app.answer_bytes
 
-    def answer_bytes(path, settings, study, request):
-        body = honest(path, settings, study, request)
+    def answer_bytes(site, study, request):
+        body = honest(site, study, request)
         if request.phase != "fit":
             return body
-        stamp = stamp_of(request, settings.site)
+        stamp = stamp_of(request, site.settings().site)
         if KIND == "nan":
             update = decode_payload(body, Update, stamp)
             update.update[:] = np.nan
@@ -37,7 +37,7 @@ def _lie() -> None:
             return encode_payload(decode_payload(body, Update, stamp), stamp | {"round": request.round - 1})
         raise ValueError(f"ECGFED_ROGUE={KIND}")
 
-    site.answer_bytes = answer_bytes
+    client.app.answer_bytes = answer_bytes
 
 
 if KIND:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import stat
+import threading
+import time
+from contextlib import closing
 
 import numpy as np
 import pytest
 
 from client.cache import beats as beat_file
 from client.cache.entries import STORED, Entry
+from client.cache.generation import connect, generation_of
 from client.cache.signals import forget_everywhere, opened
 from client.dataset import median_beats
 from client.dataset.data import CachedSignals, SiteData
 from client.dataset.median_beats import MedianBeats, window_of
+from ecgshared.errors import RunError
 from simulations.physics.heart import dipole, reference_heart, regular_rhythm
 from simulations.physics.torso import project, reference_anatomy, reference_electrodes, twelve
 
@@ -96,14 +101,59 @@ def test_each_beat_is_computed_once(cache, monkeypatch):
     assert len(made) == 4
 
 
-def test_a_slot_with_another_recording_gets_another_beat(cache):
-    folder, _, data, _ = cache
+def test_a_recording_that_changed_gets_a_slot_and_a_beat_of_its_own(cache):
+    folder, signals, data, order = cache
     before = MedianBeats(data).batch(np.array([1]))
     with opened(folder, SAMPLES) as store:
         store.store([entry(b"A", recordings([110])[0])])
-        slots = store.signals()
-    after = MedianBeats(data_over(CachedSignals(slots, np.array([0])))).batch(np.array([0]))
+        slots, found = store.signals(), store.lookup([b"A"], [(1, 1)], 1)
+    assert order[1] == 0
+    assert found.slot.tolist() == [4]
+    after = MedianBeats(data_over(CachedSignals(slots, found.slot))).batch(np.array([0]))
     assert np.abs(after - before).max() > 0.01
+    with pytest.raises(RunError, match="taken out of the cache meanwhile"):
+        MedianBeats(data).batch(np.array([1]))
+    np.testing.assert_array_equal(np.asarray(data.signals)[[0, 2, 3]], signals[order[[0, 2, 3]]])
+
+
+def test_a_cache_made_anew_in_the_same_folder_is_another_cache(cache):
+    folder, signals, _, order = cache
+    with opened(folder, SAMPLES) as store:
+        old = CachedSignals(store.signals(), order, store.generation().made)
+    assert MedianBeats(data_over(old)).known(np.array([0])).all()
+    (folder / "index.sqlite").write_bytes(b"no database at all" * 100)
+    with opened(folder, SAMPLES) as store:
+        store.store([entry(b"Z", recordings([110])[0]), *(entry(bytes([70 + i]), s) for i, s in enumerate(signals))])
+    with pytest.raises(RunError, match="taken out of the cache meanwhile"):
+        MedianBeats(data_over(old)).batch(np.array([1]))
+
+
+def test_who_is_forgotten_while_beats_are_made_leaves_none(cache):
+    folder, signals, _, _ = cache
+    store = beat_file.BeatStore(folder, round(0.8 * FS), None)
+    forgetting = threading.Thread(target=forget_everywhere, args=(folder.parent, [b"pB"]))
+
+    def compute(slot):
+        if slot == 0:
+            forgetting.start()
+            while changes(folder) == 0:
+                time.sleep(0.01)
+        # What a reader holds of the forgotten: it is written after they left the index, and before the wiping.
+        return window_of(signals[slot].astype(np.float32) / 1000, FS)
+
+    store.fill(np.arange(3), compute)
+    forgetting.join(20)
+    assert not forgetting.is_alive()
+    left = (folder / beat_file.FILE).read_bytes()
+    place = (len(left) - 24) // 3
+    assert [any(left[24 + i * place : 24 + (i + 1) * place]) for i in range(3)] == [True, False, True]
+    with pytest.raises(RunError, match="taken out of the cache meanwhile"):
+        beat_file.BeatStore(folder, round(0.8 * FS), None).fill(np.arange(3), compute)
+
+
+def changes(folder):
+    with closing(connect(folder)) as index:
+        return generation_of(folder, index).changes
 
 
 @pytest.mark.parametrize("damage", ["beat", "header", "truncated"])

@@ -13,8 +13,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from hospital import make_hospital
 from typer.testing import CliRunner
 
-from client.answer import answer_bytes
-from client.app import app, forget_process_caches
+from client.answer import Site, answer_bytes
+from client.app import app
 from client.approval import register as approvals
 from client.approval import required as approval
 from client.approval.envelope import check_envelope
@@ -61,7 +61,6 @@ def site(tmp_path) -> tuple[Path, SiteSettings]:
         "coordinator": "127.0.0.1:9", "ca": "ca.crt", "certificate": "c.crt", "key": "k.key", "envelope": "ab" * 32,
     }  # fmt: skip
     settings = make_hospital(tmp_path / "north", rows, network=network, limits={"min_patients": 1, "min_events": 0})
-    forget_process_caches()
     approval._code.clear()
     return tmp_path / "north" / "site.yaml", settings
 
@@ -196,10 +195,11 @@ def test_a_replayed_round_gives_the_kept_bytes_and_under_privacy_nothing_else(si
     for number in range(1, 10):
         log = {"site": "north", "study": study.sha256, "round": number}
         outbox.keep(request(number, 0.5), Release(b"answer %d" % number, log))
-    assert answer_bytes(site_file, settings, study, request(9, 0.5)) == b"answer 9"
+    here = Site(site_file)
+    assert answer_bytes(here, study, request(9, 0.5)) == b"answer 9"
     for replay in (request(9, 0.6), request(1, 0.5), request(1, 0.6)):
         with pytest.raises(Refused) as refused:
-            answer_bytes(site_file, settings, study, replay)
+            answer_bytes(here, study, replay)
         assert refused.value.code is RefusalCode.BAD_REQUEST
     lines = [json.loads(line) for line in (settings.state / "releases.jsonl").read_text().splitlines()]
     assert [(line["round"], line["replayed"]) for line in lines] == [(9, True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from federated_stages import CALIBRATE, UNGATED, Federation, pooled, site_data, study
+from federated_stages import CALIBRATE, UNGATED, Federation, pooled, site_data, study, typed
 
 from client.stages.calibrate import FitRows, newton_answer
 from ecgshared.errors import ConfigError, RunError, StatisticsError
@@ -132,5 +132,5 @@ def test_a_step_that_does_not_fit_its_study_is_refused(change, says):
 
 def test_the_report_shows_every_coefficient():
     result = Federation(study([CALIBRATE]), three_sites()).run()["score"]
-    tables = {b.title: b for s in report(result) for b in s.blocks if hasattr(b, "rows")}
+    tables = {b.title: b for s in report(typed(result)) for b in s.blocks if hasattr(b, "rows")}
     assert [row[0] for row in tables["Coefficients"].rows] == ["intercept", "age", "male", "bmi", "lvef"]

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from federated_stages import CALIBRATE, UNGATED, Federation, pooled, site_data, study
+from federated_stages import CALIBRATE, UNGATED, Federation, pooled, site_data, study, typed
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from client.rows.risk import Scored
@@ -176,7 +176,7 @@ def test_a_tiny_site_withholds_everything_and_breaks_nothing(patients):
     assert mine["calibration_curve"] == []
     assert found.result["pooled"]["zero_shot"]["event"]["withheld"] == ["d"]
     json.dumps(found.result, allow_nan=False)
-    assert report(found)
+    assert report(typed(found))
 
 
 def test_every_site_tiny_still_gives_a_report():
@@ -186,14 +186,14 @@ def test_every_site_tiny_still_gives_a_report():
     found = Federation(chosen, tiny, LIMITS, artefacts={k: scored[k] for k in ("score", "cut")}).run()["abroad"]
     assert found.result["pooled"]["training"]["event"]["auc"]["value"] is None
     json.dumps(found.result, allow_nan=False)
-    assert report(found)
+    assert report(typed(found))
 
 
 def test_ungated_empty_sites_break_nothing():
     data = {**sites(), "d": site_data(7, 0, split="lockbox"), "c": site_data(8, 1, split="lockbox")}
     found = Federation(four_sites(), data, UNGATED).run()["abroad"]
     json.dumps(found.result, allow_nan=False)
-    assert report(found)
+    assert report(typed(found))
 
 
 def test_without_patient_ids_nothing_is_said_of_patients():
@@ -212,7 +212,7 @@ def test_no_high_risk_group_is_carried_through():
     assert found.result["threshold"] is None
     assert found.result["pooled"]["zero_shot"]["event"]["threshold"] is None
     json.dumps(found.result, allow_nan=False)
-    assert report(found)
+    assert report(typed(found))
 
 
 def test_a_site_that_drops_out_between_phases_costs_the_interval_not_the_result():

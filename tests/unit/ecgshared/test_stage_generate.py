@@ -14,7 +14,7 @@ from client.stages.generate import Beats, judged_answer
 from ecgshared.errors import ConfigError
 from ecgshared.models.config import BEAT_WINDOW_S
 from ecgshared.privacy.disclosure import DisclosureLimits
-from ecgshared.stages.generate import FEATURES, measured
+from ecgshared.stages.generate import FEATURES, Result, measured
 from ecgshared.study.study import Study
 from ecgshared.wire.bytes import decode_payload, stamp_of
 from ecgshared.wire.protocol import Request
@@ -75,9 +75,13 @@ def judged(beats, limits=None):
     return decode_payload(made.body, type(answer.payload), stamp_of(request, "a"))
 
 
+def told(reply):
+    return _site(reply, CONDITIONS, "training").model_dump(mode="json")
+
+
 def test_a_perfect_model_is_as_good_as_real_against_real():
     beats = site()
-    found = _site(judged(beats), CONDITIONS)
+    found = told(judged(beats))
     assert (found["ecgs"], found["patients"]) == (240, 120)
     # |noise| of SD 10 uV has a mean of 10 sqrt(2 / pi).
     assert found["reconstruction_uv"]["mean"] == pytest.approx(10 * np.sqrt(2 / np.pi), rel=0.02)
@@ -93,12 +97,12 @@ def test_a_perfect_model_is_as_good_as_real_against_real():
 
 def test_beats_that_ignore_conditions_are_told():
     made, _ = hearts(np.random.default_rng(9), 240)
-    assert _site(judged(site(made=made)), CONDITIONS)["slope_agreement"]["slope"] < 0.2
+    assert told(judged(site(made=made)))["slope_agreement"]["slope"] < 0.2
 
 
 def test_copies_of_training_beats_are_told():
     good = site()
-    copied = _site(judged(replace(good, made=np.resize(good.trained, good.x.shape))), CONDITIONS)
+    copied = told(judged(replace(good, made=np.resize(good.trained, good.x.shape))))
     assert copied["nearest_uv"]["made"]["median"] < 0.01 * copied["nearest_uv"]["real"]["median"]
 
 
@@ -106,7 +110,7 @@ def test_one_beat_for_all_has_no_recall():
     good = site()
     rng = np.random.default_rng(2)
     one = np.repeat(good.x[:1], 240, axis=0) + 0.001 * rng.standard_normal(good.x.shape).astype(np.float32)
-    found = _site(judged(replace(good, made=one)), CONDITIONS)
+    found = told(judged(replace(good, made=one)))
     assert found["recall"] < 0.1
     assert found["mmd2"]["made"] > 0.1
 
@@ -115,14 +119,14 @@ def test_latents_that_hold_a_condition_are_told():
     good = site()
     z = good.z.copy()
     z[:, 2] = good.conditions[:, 0]
-    assert _site(judged(replace(good, z=z)), CONDITIONS)["condition_r2"]["age"] > 0.99
+    assert told(judged(replace(good, z=z)))["condition_r2"]["age"] > 0.99
 
 
 def test_little_leaves_a_small_site_and_nothing_an_empty_one():
-    small = _site(judged(site(n=12)), CONDITIONS)
+    small = told(judged(site(n=12)))
     assert small["ecgs"] is None
     assert small["reconstruction_uv"] == {"mean": None, "sd": None}
-    few = _site(judged(site(n=26)), CONDITIONS)
+    few = told(judged(site(n=26)))
     assert few["reconstruction_uv"]["mean"] is not None
     # 13 patients: halves are too few, and so is a tail; six coefficients want twelve.
     assert few["precision"] is None
@@ -148,12 +152,9 @@ def test_features_are_measured_and_an_axis_is_where_it_was_put():
 
 def test_the_report_shows_what_was_found():
     sites = {
-        "a": {"group": "training", **_site(judged(site()), CONDITIONS)},
-        "b": {
-            "group": "zero_shot",
-            **_site(judged(site(seed=3, trained=np.empty((0, 12, 400), np.float32))), CONDITIONS),
-        },
-        "c": {"group": "training", **_site(judged(site(n=12)), CONDITIONS)},
+        "a": _site(judged(site()), CONDITIONS, "training"),
+        "b": _site(judged(site(seed=3, trained=np.empty((0, 12, 400), np.float32))), CONDITIONS, "zero_shot"),
+        "c": _site(judged(site(n=12)), CONDITIONS, "training"),
     }
     result = {
         "model": "beats",
@@ -164,7 +165,7 @@ def test_the_report_shows_what_was_found():
         "pooled": {group: _pool(sites, group) for group in ("training", "zero_shot")},
         "absent": {},
     }
-    (section,) = report(Artefact("judged", "generate", result))
+    (section,) = report(Artefact("judged", "generate", Result.model_validate(result)))
     kinds = [type(block) for block in section.blocks]
     assert kinds.count(Key) == 2
     assert kinds.count(Table) == 3

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from federated_stages import CALIBRATE, UNGATED, Federation, pooled, site_data, study
+from federated_stages import CALIBRATE, UNGATED, Federation, pooled, site_data, study, typed
 
 from ecgshared.errors import ConfigError, RunError
 from ecgshared.privacy.disclosure import DisclosureLimits
@@ -92,7 +92,7 @@ def test_no_group_qualifies_and_there_is_no_way_out():
     assert found.arrays["cut_bin"][0] == N_BINS
     assert np.isinf(found.arrays["cutoff"][0])
     json.dumps(found.result, allow_nan=False)
-    assert "no high-risk group" in report(found)[0].blocks[0].text
+    assert "no high-risk group" in report(typed(found))[0].blocks[0].text
 
 
 @pytest.mark.parametrize("min_rate", [0.999, None])

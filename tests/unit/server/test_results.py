@@ -7,12 +7,27 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ecgshared.errors import EcgFedError, RunError
-from server.report.results import SCHEMA_FILE, Results, read_results, results_schema, schema_text, write_results
+from ecgshared.stages.results.base import StageResult
+from ecgshared.study.registry import STAGES, shared_room
+from server.report.results import (
+    SCHEMA_FILE,
+    Results,
+    RunInfo,
+    StepResult,
+    read_results,
+    results_schema,
+    schema_text,
+    typed_result,
+    write_results,
+)
+from server.rounds.run_folder import _result
 
 INFO: dict[str, Any] = {
     "run": "tiny-1",
@@ -126,3 +141,74 @@ def test_a_fault_is_named(tmp_path: Path, file: str, content: str, named: str) -
     with pytest.raises(EcgFedError, match=named):
         write_results(folder)
     assert not (folder / "results.json").exists()
+
+
+def test_every_stage_gives_the_model_of_its_result_and_the_schema_holds_it() -> None:
+    schema = results_schema()
+    for stage in STAGES:
+        model = shared_room(stage).Result
+        assert issubclass(model, StageResult)
+        assert model.model_config["frozen"]
+        assert set(schema["$defs"][f"{stage}.Result"]["properties"]) == set(model.model_fields)
+    shapes = schema["properties"]["steps"]["additionalProperties"]["oneOf"]
+    assert len(shapes) == len(STAGES) + 1, "one a stage, and one for stages this version does not know"
+
+
+CALIBRATED: dict[str, Any] = {
+    "target": "event",
+    "split": "validation",
+    "inputs": ["age"],
+    "coef": {"intercept": -2.0, "age": 0.04},
+    "se": {"intercept": 0.1, "age": None},
+    "se_patient_clustered": None,
+    "ecgs": 90.0,
+    "patients": 45.0,
+    "events": None,
+    "iterations": 4,
+    "log_likelihood": -30.5,
+    "ridge": 0.0,
+    "sites": {"a": {"ecgs": 90.0, "patients": 45.0, "events": None, "left_out": 0.0, "took_part": True}},
+    "withheld": [],
+    "absent": {"b": {"newton": "deadline"}},
+}
+
+
+def document(stage: str, result: dict[str, Any]) -> dict[str, Any]:
+    step = StepResult(stage=stage, arrays_sha256="cd" * 32, result=result)
+    info = RunInfo.model_validate(INFO)
+    return Results(run=info, study="tiny", steps={"a": step}).model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "fits"),
+    [
+        ("calibrate", {}, True),
+        ("calibrate", {"a_key_of_a_later_version": 1}, True),
+        ("calibrate", {"coef": {"age": "much"}}, False),
+        ("calibrate", {"sites": {"a": {}}}, False),
+        ("evaluate", {}, False),
+        ("of_tomorrow", {}, True),
+    ],
+)
+def test_the_schema_tells_a_stages_result_from_another(stage: str, changes: dict[str, Any], fits: bool) -> None:
+    validator = jsonschema.Draft202012Validator(results_schema())
+    assert validator.is_valid(document(stage, CALIBRATED | changes)) is fits
+
+
+def test_a_result_comes_back_from_disk_as_its_stages_model_and_out_again_the_same() -> None:
+    step = StepResult(stage="calibrate", result=CALIBRATED)
+    found = typed_result(step)
+    assert found.model_dump(mode="json") == CALIBRATED
+    with pytest.raises(ValidationError):
+        typed_result(StepResult(stage="calibrate", result={**CALIBRATED, "iterations": "four"}))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_json_has_not_is_no_result(number: float) -> None:
+    with pytest.raises(ValidationError, match="finite"):
+        shared_room("calibrate").Result.model_validate(CALIBRATED | {"ecgs": number})
+
+
+def test_a_stored_result_that_is_none_of_its_stage_is_named() -> None:
+    with pytest.raises(RunError, match=r"calibration\.json: holds a result that is none of calibrate: iterations"):
+        _result({"stage": "calibrate", "result": CALIBRATED | {"iterations": "four"}}, Path("calibration.json"))

@@ -1,0 +1,55 @@
+"""The result of ``describe``."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ecgshared.stages.results.base import MeanSd, Number, ResultPart, StageResult
+
+BySplit = dict[str, Number]
+"""ECGs or patients by split: train, validation, lockbox."""
+
+
+class FlowLine(ResultPart):
+    """One rule of the exclusion flow and what it leaves."""
+
+    reason: str
+    ecgs: Number
+    patients: Number
+
+
+class SiteDescription(ResultPart):
+    """One site's counts. At a site that trains, labels of the lockbox are neither read nor counted."""
+
+    heads_offered: tuple[str, ...]
+    patients_known: bool
+    patients: BySplit
+    ecgs: BySplit
+    labelled: dict[str, BySplit] = Field(description="ECGs with a label, by endpoint")
+    events: dict[str, BySplit] = Field(description="ECGs with the event, by endpoint")
+    table1: dict[str, dict[str, MeanSd]] = Field(
+        description="by group (all; <endpoint>: event; <endpoint>: no event), then by variable; over ECGs"
+    )
+    follow_up_years: MeanSd
+    devices: dict[str, Number] = Field(description="ECGs by device")
+    rates_hz: dict[str, Number] = Field(description="ECGs by sampling rate")
+    flow: tuple[FlowLine, ...]
+
+
+class PooledDescription(ResultPart):
+    """Totals over the sites that answered; a withheld number counts as none."""
+
+    patients: float
+    ecgs: float
+    labelled: dict[str, float]
+    events: dict[str, float]
+    training_age: MeanSd
+
+
+class Result(StageResult):
+    """Cohorts, Table 1, devices and exclusions, by site."""
+
+    heads: tuple[str, ...]
+    sites: dict[str, SiteDescription]
+    absent: dict[str, str] = Field(description="reason by site")
+    pooled: PooledDescription | None

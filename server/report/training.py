@@ -1,0 +1,93 @@
+"""How a training is shown: learning curves, settings, who was left out, and what epsilon covers."""
+
+from __future__ import annotations
+
+from ecgshared.learning.plan import LocalWork, OptimiserConfig
+from ecgshared.stages.results.train import PrivacyResult, Result
+from server.report.sections import Block, Cell, Figure, Key, Section, Series, Table, Text
+
+
+def training_sections(step: str, r: Result) -> list[Section]:
+    """Return one section."""
+    blocks: list[Block] = [*_curves(r), _settings(r), *_left_out(r)]
+    if r.privacy is not None:
+        blocks += _privacy(step, r.privacy)
+    return [Section(f"Training: {step}", blocks)]
+
+
+def _curves(r: Result) -> list[Figure]:
+    figures = []
+    losses = [(v.round, v.loss) for v in r.validation if v.loss is not None]
+    if losses:
+        figures.append(
+            Figure(
+                "Validation loss of the global model" if r.heads else "Validation of the global model",
+                [Series("pooled over sites", [n for n, _ in losses], [loss for _, loss in losses])],
+                "round",
+                "mean cross-entropy" if r.heads else ", ".join(r.judged),
+            )
+        )
+    aucs = []
+    for head in r.heads:
+        told = [(v.round, v.auc[head]) for v in r.validation if v.auc.get(head) is not None]
+        if told:
+            aucs.append(Series(head, [n for n, _ in told], [auc for _, auc in told]))
+    if aucs:
+        figures.append(
+            Figure(
+                "Validation AUC of the global model",
+                aucs,
+                "round",
+                "AUC",
+                caption="The sites' own AUCs, averaged with their aggregation weights.",
+            )
+        )
+    return figures
+
+
+def _settings(r: Result) -> Table:
+    rows: list[list[Cell]] = [
+        ["heads", ", ".join(r.heads) or "(none)"],
+        ["parameters", f"{r.parameters:,}"],
+        ["rounds", r.rounds],
+        ["weights kept of round", r.kept_round],
+        ["strategy", r.strategy],
+        ["local work a round", _work(r.local)],
+        ["local optimiser", _optimiser(r.optimiser)],
+    ]
+    return Table("Settings", ["", ""], rows)
+
+
+def _left_out(r: Result) -> list[Table]:
+    rows: list[list[Cell]] = [
+        [site, reason, rounds] for site, reasons in r.absent.items() for reason, rounds in reasons.items()
+    ]
+    rows += [[site, "withheld its number of training ECGs: too few to train", r.rounds] for site in r.withheld_sites]
+    return [Table("Sites left out", ["site", "reason", "rounds"], rows)] if rows else []
+
+
+def _privacy(step: str, p: PrivacyResult) -> list[Block]:
+    rows: list[list[Cell]] = [[site, a.noise_multiplier, a.epsilon_spent, a.delta] for site, a in p.sites.items()]
+    return [
+        Key(f"Privacy of step {step}", f"epsilon {p.epsilon:g}", f"delta {p.delta:g}, per patient"),
+        Text(f"Covered: {p.covers} Not covered: {p.does_not_cover}"),
+        Table(
+            "Privacy accounts",
+            ["site", "noise multiplier", "epsilon spent", "delta"],
+            rows,
+            note="A site's own cap on epsilon and delta holds where it is stricter than the study's.",
+        ),
+    ]
+
+
+def _work(local: LocalWork) -> str:
+    amount = f"{local.steps} steps" if local.steps is not None else f"{local.epochs} epochs"
+    prox = f", proximal mu {local.prox_mu:g}" if local.prox_mu else ""
+    return f"{amount} in batches of {local.batch_size or 'all'}{prox}"
+
+
+def _optimiser(optimiser: OptimiserConfig) -> str:
+    kept = (
+        "its state starts anew every round" if optimiser.between_rounds == "reset" else "its state is kept at the site"
+    )
+    return f"{optimiser.name}, learning rate {optimiser.lr:g} ({optimiser.schedule.kind} over rounds), {kept}"
