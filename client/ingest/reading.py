@@ -29,11 +29,11 @@ from client.readers import read
 from client.site.settings import QualityPolicy
 from ecgshared.ecg.input import InputConfig
 from ecgshared.ecg.preprocess import preprocess
-from ecgshared.ecg.quality import REPAIRED, assess, decide, repair
+from ecgshared.ecg.quality import REPAIRED, Decision, assess, decide, repair
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
 
-READING_VERSION = 2
+READING_VERSION = 3
 """Raised whenever a reader or the quality rules read a recording otherwise: older entries are read again."""
 
 LARGEST_UNITS = 32_767
@@ -132,14 +132,19 @@ def must_be_read(status: int, findings: str, policy: QualityPolicy) -> bool:
     if status == UNREADABLE:
         return False
     known = findings_of(findings)
-    action = decide(known, policy.actions, policy.default)
+    action = decision(known, policy)
     repaired = any(finding.code == REPAIRED for finding in known)
     return (status == REFUSED and action != "refuse") or (action != "refuse" and repaired != (action == "repair"))
 
 
 def refused(findings: str, policy: QualityPolicy) -> bool:
     """Tell whether today's policy refuses a recording with these findings."""
-    return decide(findings_of(findings), policy.actions, policy.default) == "refuse"
+    return decision(findings_of(findings), policy) == "refuse"
+
+
+def decision(findings: Iterable[Finding], policy: QualityPolicy) -> Decision:
+    """Return what a site's policy makes of a recording with these findings."""
+    return decide(findings, policy.actions, policy.default, most_empty=policy.most_empty)
 
 
 def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
@@ -183,7 +188,7 @@ def findings_of(text: str) -> tuple[Finding, ...]:
 def _described(entry: Entry, record: EcgRecord, recipe: Recipe) -> tuple[Entry, EcgRecord]:
     """Return what is known of a recording, and the recording as it is to be used: repaired where it is."""
     findings = assess(record)
-    action = decide(findings, recipe.quality.actions, recipe.quality.default)
+    action = decision(findings, recipe.quality)
     at = record.recorded_at
     content = _content(record, recipe.content_key)
     if action == "repair":

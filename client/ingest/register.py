@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.cache.entries import REFUSED, UNREADABLE, CacheLookup, Entry
-from ecgshared.ecg.quality import REPAIRED
+from ecgshared.ecg.quality import NOTES, REPAIRED
 from ecgshared.errors import RunError
 from ecgshared.service.files import private_folder
 
@@ -234,7 +234,7 @@ class IngestLedger:
 
     def _row(self, path: str, entry: Entry) -> tuple[object, ...]:
         codes = sorted({code for code, *_ in json.loads(entry.findings)})
-        outcome: Outcome = "flagged" if codes else "read"
+        outcome: Outcome = "flagged" if set(codes) - NOTES else "read"
         if entry.status == UNREADABLE:
             outcome = "unreadable"
         elif entry.status == REFUSED:

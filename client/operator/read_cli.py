@@ -30,7 +30,7 @@ def read(
     record = read_record(path)
     findings = assess(record)
     policy = QualityPolicy()
-    action = decide(findings, policy.actions, policy.default)
+    action = decide(findings, policy.actions, policy.default, most_empty=policy.most_empty)
     if plot is not None:
         _save_sheet(record, path, plot)
     measured = _measured(record) if features else None

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ecgshared.ecg.beats import median_beat
+from ecgshared.ecg.beats import MedianBeat, median_beat
+from ecgshared.ecg.rate import LONG_QRS_MS, SHORT_QRS_MS, by_intervals
 from ecgshared.ecg.record import Finding
 from ecgshared.ecg.reversals import reversals
 
@@ -32,16 +33,25 @@ ENOUGH_HZ = 240.0
 """Signals are thinned to no less than this before their beats are compared."""
 
 
-def assess_beats(p_signal: NDArray[np.float32], fs: float) -> list[Finding]:
+def assess_beats(
+    p_signal: NDArray[np.float32],
+    fs: float,
+    *,
+    thin: NDArray[np.float32] | None = None,
+    swing: NDArray[np.float32] | None = None,
+    centres: NDArray[np.int64] | None = None,
+) -> list[Finding]:
     """Return what the beats betray; nothing where too few show to tell.
 
     Parameters
     ----------
     p_signal : array, shape = (12, T), finite, mV.
+    thin, swing, centres : the same :func:`thinned`, each lead's usual swing in 2 s (mV), and the middles of the QRS
+        complexes in ``thin``, where known already.
     """
     # Half of it is enough to compare beats and leads, at half the cost; a spike needs every sample.
-    step = max(1, int(fs // ENOUGH_HZ))
-    beat = median_beat(_thinned(p_signal, step), fs / step)
+    step = thinning(fs)
+    beat = median_beat(thinned(p_signal, step) if thin is None else thin, fs / step, swing=swing, centres=centres)
     if beat is None or beat.alike.sum() < MIN_BEATS:
         return []
     agreement = float(np.median(beat.agreement[np.ptp(beat.signal, axis=1) > 0.02])) if beat.signal.any() else 0.0
@@ -50,7 +60,17 @@ def assess_beats(p_signal: NDArray[np.float32], fs: float) -> list[Finding]:
         return [
             Finding("beats-disagree", f"beats agree with their median only by r = {agreement:.2f}", None, agreement)
         ]
-    return reversals(beat) + pacing_spikes(p_signal, fs, step * beat.qrs[beat.alike])
+    return reversals(beat) + pacing_spikes(p_signal, fs, step * beat.qrs[beat.alike]) + _durations(fs, beat)
+
+
+def _durations(fs: float, beat: MedianBeat) -> list[Finding]:
+    """Doubt the sampling rate where all durations are wrong by one factor; they are only measured where QRS is odd."""
+    from ecgshared.ecg.features import measure, qrs_ms
+
+    if SHORT_QRS_MS <= qrs_ms(beat) <= LONG_QRS_MS:
+        return []
+    found = measure(beat)
+    return by_intervals(fs, 60 / found.rate_bpm, found.pr_ms, found.qrs_ms, found.qt_ms)
 
 
 def pacing_spikes(p_signal: NDArray[np.float32], fs: float, qrs: NDArray[np.int64]) -> list[Finding]:
@@ -86,7 +106,12 @@ def pacing_spikes(p_signal: NDArray[np.float32], fs: float, qrs: NDArray[np.int6
     return [Finding("pacing-spikes", message, value=float(usual[best]))]
 
 
-def _thinned(x: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+def thinning(fs: float) -> int:
+    """Return how many samples are enough as one to compare beats."""
+    return max(1, int(fs // ENOUGH_HZ))
+
+
+def thinned(x: NDArray[np.float32], step: int) -> NDArray[np.float32]:
     """Return means of ``step`` samples each, shape = (12, T // step)."""
     if step == 1:
         return x

@@ -43,8 +43,8 @@ FLOOR_MV = 0.012
 SHARE = 0.05
 """Nor one below this share of the limb leads' own size: recorders filter and compress leads one by one."""
 
-GROSS_SHARE = 0.3
-"""A difference that no cause explains counts from this share on."""
+GROSS_MV, GROSS_SHARE = 0.12, 0.25
+"""A difference that no change of places and signs explains counts from here on."""
 
 MOST = 98.0
 """Differences are judged by this percentile of their size: shorter ones are spikes, not contradictions."""
@@ -104,9 +104,10 @@ def _limbs(x: NDArray[np.float32], live: Bools, step_mv: float, copies: list[lis
     put_back = _moved(limbs, enough) or _columns(x, live, enough)
     if put_back is not None:
         return [put_back]
-    if alone is not None:
+    gross = max(GROSS_MV, GROSS_SHARE * own)
+    if alone is not None and (alone.value or 0.0) > gross:
         return [alone]
-    if broken <= GROSS_SHARE * own:
+    if broken <= gross:
         return []
     return [Finding(BROKEN, f"the limb leads' equations are missed by {broken:.2f} mV", None, broken)]
 

@@ -130,6 +130,12 @@ def measure(beat: MedianBeat) -> Features:
     )
 
 
+def qrs_ms(beat: MedianBeat) -> float:
+    """Return the duration of QRS alone, at the beat's own rate."""
+    onset, end = _qrs(beat.signal[list(INDEPENDENT)].astype(np.float64), beat.centre, beat.fs)
+    return 1000 * (end - onset) / beat.fs
+
+
 def _velocity(eight: F64, fs: float) -> F64:
     """Return the spatial velocity over 8 ms, mV/s, shape = (W,)."""
     step = max(1, round(0.004 * fs))

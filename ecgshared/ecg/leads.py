@@ -37,6 +37,9 @@ def standard_name(name: str) -> str | None:
     ``MDC_ECG_LEAD_II``, ``Ableitung V1``); a unit after (``II [mV]``); C1 to C6 (IEC 60601-2-25), DI to DIII and D1
     to D3. ``-aVR`` is not accepted: it is inverted.
     """
+    plain = _BY_SPELLING.get(name.upper())
+    if plain is not None:
+        return plain
     key = unicodedata.normalize("NFKC", name).strip().upper()
     key = _UNIT.sub("", key)
     if _TURNED.search(key):

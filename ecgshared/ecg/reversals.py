@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgshared.ecg.beats import MedianBeat
+from ecgshared.ecg.chest_leads import INVERTED, chest_findings
 from ecgshared.ecg.leads import LEADS
 from ecgshared.ecg.record import Finding
 
@@ -78,16 +79,20 @@ class Weights:
 
 
 def reversals(beat: MedianBeat) -> list[Finding]:
-    """Return the exchange of electrodes that the median beat betrays, if any: at most one finding."""
+    """Return the exchange of electrodes, or the misplaced chest leads, that the median beat betrays: one at most."""
     arm_leg = _arm_leg(beat)
     if arm_leg is not None:
         return [arm_leg]
     x = beat.signal[list(INDEPENDENT)]
     if not (np.ptp(x, axis=1) > 0.02).all():
         return []  # an absent or dead lead: nothing to compare the others with
-    weights = committed_weights()
-    odds = log_odds(moments(beat), weights.theta)
+    weights, seen = committed_weights(), moments(beat)
+    odds = log_odds(seen, weights.theta)
     over = [kind for i, kind in enumerate(EXCHANGES) if odds[i] > weights.limits[kind]]
+    # A lead upside down looks like many an exchange; several moved leads look like the exchange of two.
+    chest = chest_findings(seen)
+    if chest and (chest[0].code == INVERTED or not over):
+        return chest
     if not over:
         return []
     best = max(over, key=lambda kind: odds[EXCHANGES.index(kind)])
