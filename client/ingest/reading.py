@@ -27,9 +27,10 @@ from client.cache.entries import REFUSED, STORED, UNITS_PER_MV, UNREADABLE, Entr
 from client.cache.signals import SignalCache
 from client.readers import read
 from client.site.settings import QualityPolicy
+from ecgshared.ecg.amplitude import step_mv
 from ecgshared.ecg.input import InputConfig
 from ecgshared.ecg.preprocess import preprocess
-from ecgshared.ecg.quality import REPAIRED, Decision, assess, decide, repair
+from ecgshared.ecg.quality import REPAIRED, Decision, decide, examine, repair
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
 
@@ -187,7 +188,7 @@ def findings_of(text: str) -> tuple[Finding, ...]:
 
 def _described(entry: Entry, record: EcgRecord, recipe: Recipe) -> tuple[Entry, EcgRecord]:
     """Return what is known of a recording, and the recording as it is to be used: repaired where it is."""
-    findings = assess(record)
+    findings, amplitude = examine(record)
     action = decision(findings, recipe.quality)
     at = record.recorded_at
     content = _content(record, recipe.content_key)
@@ -211,6 +212,7 @@ def _described(entry: Entry, record: EcgRecord, recipe: Recipe) -> tuple[Entry, 
         seconds=record.seconds,
         device=record.device or "",
         format=record.source_format,
+        size=(amplitude, step_mv(record), record.adc_units_per_mv),
         features=features,
     )
     return described, record

@@ -19,6 +19,7 @@ from client.cohort.link import LinkedRows, link
 from client.cohort.recordings import match, named, walk
 from client.cohort.selection import select
 from client.cohort.table import usable_table
+from client.ingest.comparison import Sized, outliers, summary
 from client.ingest.quality_report import write_report
 from client.ingest.reading import BATCH, READING_VERSION, Job, Progress, Recipe, must_be_read, read_in_order
 from client.ingest.register import IngestLedger, opened_ledger
@@ -35,12 +36,17 @@ CHUNK_BATCHES = 32
 
 @dataclass
 class Ingested:
-    """What a run did: files read, files the caches held already, and the ledger's counts at its end."""
+    """What a run did: files read, files the caches held already, and the ledger's counts at its end.
+
+    ``stand_out`` recordings differ from the others of their device; ``compared`` says for each device which and how.
+    """
 
     read: int = 0
     kept: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
     report: str = ""
+    stand_out: int = 0
+    compared: list[str] = field(default_factory=list)
 
 
 def ingest_site(
@@ -83,6 +89,9 @@ def ingest_site(
             progress(0, 0, "listing the folder")
         _list_the_rest(settings, linked, table.other_files, ledger)
         ledger.finish()
+        found = outliers(Sized(*row) for row in ledger.sizes())
+        ledger.stand_out([(o.path, o.patient, o.device, o.code, o.why) for o in found])
+        done.stand_out, done.compared = len(found), summary(found)
         done.outcomes = {str(outcome): int(files or 0) for outcome, files in ledger.counts("outcome")}
         done.report = str(write_report(settings, ledger))
     return done

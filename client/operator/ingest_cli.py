@@ -47,6 +47,10 @@ def ingest(
     for outcome, meaning in OUTCOMES.items():
         if done.outcomes.get(outcome):
             typer.echo(f"{done.outcomes[outcome]:>10,}  {meaning}")
+    if done.compared:
+        typer.echo(f"{done.stand_out:>10,}  stand out among the recordings of their device:")
+        for line in done.compared:
+            typer.echo(f"{'':12}{line}")
     typer.echo(f"quality report: {done.report}")
 
 

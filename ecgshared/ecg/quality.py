@@ -73,6 +73,10 @@ CODES: dict[str, str] = {
     "reversed-la-ll": "left arm and left leg electrodes look exchanged",
     ARM_LEG: "an arm electrode looks exchanged with the right leg's",
     **{f"swapped-v{i}-v{j}": f"V{i} and V{j} look exchanged" for i, j in _CHEST_PAIRS},
+    "amplitude-outlier": "much larger or smaller than the other recordings of its device",
+    "step-outlier": "its values move in other steps than those of the other recordings of its device",
+    "gain-outlier": "states another gain than the others of its device, and is in line with them only at theirs",
+    "device-amplitude": "all recordings of its device are much larger or smaller than any hospital's",
     REPAIRED: "an exchange of limb electrodes was undone, as the site's policy asks",
 }
 """Every code a finding can carry, and its meaning."""
@@ -94,6 +98,14 @@ CLIPPED_S, HELD_S = 0.02, 0.2
 MAINS_MV, MAINS_RATIO = 0.1, 10.0
 def assess(record: EcgRecord) -> tuple[Finding, ...]:
     """Return the reader's findings and those of every rule; empty where nothing is wrong."""
+    return examine(record)[0]
+
+
+def examine(record: EcgRecord) -> tuple[tuple[Finding, ...], float | None]:
+    """Return :func:`assess`, and the usual amplitude: the mean over leads of their swing in 2 s, mV; None without one.
+
+    By the amplitude a recording is compared with the others of its device.
+    """
     x = record.p_signal
     findings = list(record.findings)
     findings += _length(record)
@@ -101,7 +113,7 @@ def assess(record: EcgRecord) -> tuple[Finding, ...]:
     present = finite.any(axis=1)
     findings += [Finding("missing-lead", "absent, and not to be derived", LEADS[i]) for i in np.flatnonzero(~present)]
     if not present.any() or x.shape[1] < 2:
-        return (*findings, Finding("all-flat", "no lead carries a signal"))
+        return (*findings, Finding("all-flat", "no lead carries a signal")), None
     whole = bool(finite[present].all())
     if not whole:
         bad = (~finite).sum(axis=1)
@@ -122,7 +134,7 @@ def assess(record: EcgRecord) -> tuple[Finding, ...]:
     live = np.asarray(present & (amplitude > FLAT_MV))
     findings += _flat(constant, flat, live)
     if not live.any():
-        return (*findings, Finding("all-flat", "no lead carries a signal"))
+        return (*findings, Finding("all-flat", "no lead carries a signal")), None
     findings += _empty(finite, constant)
     wrong = implausible_amplitude(float(np.median(amplitude[live])), record.adc_units_per_mv)
     findings += wrong
@@ -145,7 +157,7 @@ def assess(record: EcgRecord) -> tuple[Finding, ...]:
     doubts = rate_doubts(record, beats, power, hz_step)
     if not wrong and not doubts and record.seconds >= SECONDS[0]:
         findings += assess_beats(centred, record.fs, thin=thin, swing=amplitude, centres=centres)
-    return (*findings, *doubts)
+    return (*findings, *doubts), float(amplitude[live].mean())
 
 
 def repair(record: EcgRecord, findings: Iterable[Finding], actions: Mapping[str, str]) -> tuple[EcgRecord, bool]:
