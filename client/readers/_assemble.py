@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -131,6 +131,7 @@ def assemble(
     device: str | None = None,
     manufacturer: str | None = None,
     filters: str | None = None,
+    machine: Mapping[str, float] | None = None,
     findings: Sequence[Finding] = (),
 ) -> EcgRecord:
     """Make the record: standard order, mV, without a calibration pulse at its end.
@@ -139,6 +140,7 @@ def assemble(
     ----------
     names, rows : the leads as the file has them, each array in mV.
     mv_per_step : one quantisation step.
+    machine : what the recording machine measured, see :class:`EcgRecord`.
 
     Raises
     ------
@@ -167,6 +169,7 @@ def assemble(
         device=device,
         manufacturer=manufacturer,
         filters=filters,
+        machine=machine or {},
         adc_units_per_mv=None if mv_per_step is None else 1 / mv_per_step,
         findings=(*findings, *noticed),
     )

@@ -49,17 +49,21 @@ def assess_beats(
         return [
             Finding("beats-disagree", f"beats agree with their median only by r = {agreement:.2f}", None, agreement)
         ]
-    return reversals(beat) + pacing_spikes(p_signal, fs, step * beat.qrs[beat.alike]) + _durations(fs, beat)
+    return (
+        reversals(beat)
+        + pacing_spikes(p_signal, fs, step * beat.qrs[beat.alike])
+        + _durations(fs, p_signal.shape[1], beat)
+    )
 
 
-def _durations(fs: float, beat: MedianBeat) -> list[Finding]:
+def _durations(fs: float, samples: int, beat: MedianBeat) -> list[Finding]:
     """Doubt the sampling rate where all durations are wrong by one factor; they are only measured where QRS is odd."""
     from ecgshared.ecg.features import measure, qrs_ms
 
     if SHORT_QRS_MS <= qrs_ms(beat) <= LONG_QRS_MS:
         return []
     found = measure(beat)
-    return by_intervals(fs, 60 / found.rate_bpm, found.pr_ms, found.qrs_ms, found.qt_ms)
+    return by_intervals(fs, samples, 60 / found.rate_bpm, found.pr_ms, found.qrs_ms, found.qt_ms)
 
 
 def thinning(fs: float) -> int:

@@ -39,8 +39,8 @@ class ChestWeights:
     order_limit: float
 
 
-def chest_findings(moments: Floats) -> list[Finding]:
-    """Return what is odd about the chest leads, at most one finding.
+def chest_finding(moments: Floats) -> tuple[Finding, Floats] | None:
+    """Return what is odd about the chest leads, and what undoes it to the eight leads, (8, 8); None where nothing is.
 
     Parameters
     ----------
@@ -51,13 +51,13 @@ def chest_findings(moments: Floats) -> list[Finding]:
     lead = int(odds.argmax())
     if odds[lead] > weights.inverted_limit:
         message = f"{CHEST_LEADS[lead]} fits the other leads better upside down (log odds {odds[lead]:.1f})"
-        return [Finding(INVERTED, message, CHEST_LEADS[lead], float(odds[lead]))]
-    value, best = order_odds(moments, weights.order)
+        return Finding(INVERTED, message, CHEST_LEADS[lead], float(odds[lead])), inversions()[1 + lead]
+    value, number = order_odds(moments, weights.order)
     if value > weights.order_limit:
-        names = " ".join(CHEST_LEADS[i] for i in best)
+        names = " ".join(CHEST_LEADS[i] for i in ORDERS[number])
         message = f"more like an ECG with the chest leads in the order {names} (log odds {value:.1f})"
-        return [Finding(DISORDERED, message, None, value)]
-    return []
+        return Finding(DISORDERED, message, None, value), orders()[number]
+    return None
 
 
 def inversion_odds(moments: Floats, theta: Floats) -> Floats:
@@ -66,12 +66,14 @@ def inversion_odds(moments: Floats, theta: Floats) -> Floats:
     return np.asarray(scores[..., 1:] - scores[..., :1])
 
 
-def order_odds(moments: Floats, theta: Floats) -> tuple[float, tuple[int, ...]]:
-    """Return the log odds of the best order that moves three leads or more against the best of all others; and it."""
+def order_odds(moments: Floats, theta: Floats) -> tuple[float, int]:
+    """Return the log odds of the best order that moves three leads or more against the best of all others, and its
+    place in :data:`ORDERS`.
+    """
     scores = moments @ _ordering(theta.tobytes())
     far = np.where(_MOVED > 2, scores, -np.inf)
     best = int(far.argmax())
-    return float(far[best] - scores[_MOVED <= 2].max()), ORDERS[best]
+    return float(far[best] - scores[_MOVED <= 2].max()), best
 
 
 def inversions() -> Floats:
@@ -82,6 +84,7 @@ def inversions() -> Floats:
     return out
 
 
+@cache
 def orders() -> Floats:
     """Return what each of :data:`ORDERS` does to the eight leads, shape = (720, 8, 8)."""
     out = np.zeros((len(ORDERS), 8, 8))

@@ -23,7 +23,7 @@ _WORDS = re.compile(
     r"|AFLEIDING|EINTHOVEN|GOLDBERGER|WILSON|KANAL|CHANNEL)[\s_.:-]*)+"
 )
 _UNIT = re.compile(r"\s*[\[(/]\s*(MV|[UµΜ]V|NV|V)\s*[\])]?$")
-_TURNED = re.compile(r"(^|\s)-\s*A|^INV")
+_TURNED = re.compile(r"(^|\s)-\s*A|^INV|I\W+I")
 _BETWEEN = re.compile(r"[\s_.-]+")
 
 # Einthoven and Goldberger: each limb lead as a combination of I and II.

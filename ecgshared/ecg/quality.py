@@ -16,7 +16,7 @@ from scipy import fft
 
 from ecgshared.arrays import Floats
 from ecgshared.ecg import contradictions as law
-from ecgshared.ecg.amplitude import IMPLAUSIBLE, implausible_amplitude, swings
+from ecgshared.ecg.amplitude import IMPLAUSIBLE, STALE, implausible_amplitude, swings
 from ecgshared.ecg.beat_quality import assess_beats, thinned, thinning
 from ecgshared.ecg.chest_leads import DISORDERED, INVERTED
 from ecgshared.ecg.leads import LEADS
@@ -57,7 +57,7 @@ CODES: dict[str, str] = {
     "low-amplitude": "a lead, or all of them, is much smaller than an ECG",
     "baseline-wander": "the baseline wanders by millivolts",
     "mains-noise": "interference at 50 or 60 Hz",
-    "stale-gain": "the amplitude is plausible only at another gain than the file's",
+    STALE: "the amplitude is plausible only at another gain than the file's",
     IMPLAUSIBLE: "the amplitude is one that no heart has, and no usual gain mends it",
     EMPTY: "so much of the twelve leads holds no signal: absent, invalid or constant",
     **law.CODES,
@@ -96,6 +96,8 @@ ONE_LEAD = 0.1
 
 CLIPPED_S, HELD_S = 0.02, 0.2
 MAINS_MV, MAINS_RATIO = 0.1, 10.0
+
+
 def assess(record: EcgRecord) -> tuple[Finding, ...]:
     """Return the reader's findings and those of every rule; empty where nothing is wrong."""
     return examine(record)[0]
@@ -139,10 +141,11 @@ def examine(record: EcgRecord) -> tuple[tuple[Finding, ...], float | None]:
     wrong = implausible_amplitude(float(np.median(amplitude[live])), record.adc_units_per_mv)
     findings += wrong
     spectrum = _Spectrum.of(centred, record.fs) if record.seconds >= SHORTEST_SPECTRUM_S else None
-    if not wrong:
-        # These limits are in mV: at a wrong gain they would only repeat the same fault under other names.
-        findings += _low(amplitude, live)
+    # These limits are in mV: at a wrong gain they would only repeat the same fault under other names.
+    if not any(finding.code == STALE for finding in wrong):
         findings += _spikes(centred, record.fs)
+    if not wrong:
+        findings += _low(amplitude, live)
         if spectrum is not None:
             findings += _wander(spectrum, live) + _mains(spectrum, live)
     findings += _clipped(centred, record.fs, live)
@@ -317,9 +320,7 @@ def _wander(spectrum: _Spectrum, live: NDArray[np.bool_]) -> list[Finding]:
     worst = int(swing.argmax())
     if swing[worst] <= WANDER_MV:
         return []
-    return [
-        Finding("baseline-wander", f"about {swing[worst]:.1f} mV peak to peak", LEADS[worst], float(swing[worst]))
-    ]
+    return [Finding("baseline-wander", f"about {swing[worst]:.1f} mV peak to peak", LEADS[worst], float(swing[worst]))]
 
 
 def _mains(spectrum: _Spectrum, live: NDArray[np.bool_]) -> list[Finding]:

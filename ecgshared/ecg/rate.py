@@ -23,7 +23,7 @@ USUAL_FS_HZ += (1024.0, 2000.0)
 
 TYPICAL_BPM = (45.0, 130.0)
 
-AGREES, DISAGREES = 0.012, 0.03
+AGREES, DISAGREES = 0.012, 0.02
 """Two counts of a steady heart agree within the first (machines round to whole beats), and differ from the second on;
 for a less steady one both are four times as wide."""
 
@@ -33,6 +33,9 @@ MAINS_HZ = (50.0, 60.0)
 LINE_FROM_HZ, LINE_RATIO, LINE_ALONE = 35.0, 60.0, 6.0
 """A line stands out so far from the median of its surroundings, and from the next line: the beats of a paced heart
 make a comb of them."""
+
+WITH_LENGTH = 0.3
+"""As SHORTER and LONGER, where the rate found makes a standard length of what is none at the stated one."""
 
 SHIFT_MEAN: Floats = np.log([0.85, 151.8, 88.5, 377.6])
 SHIFT_COVARIANCE: Floats = np.array(
@@ -130,10 +133,11 @@ def _by_pulse(fs: float, beats: Pulse | None) -> list[Finding]:
     return _doubt(fs, best, f"the heart beats {beats.bpm:.0f} times a minute")
 
 
-def by_intervals(fs: float, rr_s: float, pr_ms: float, qrs_ms: float, qt_ms: float) -> list[Finding]:
+def by_intervals(fs: float, samples: int, rr_s: float, pr_ms: float, qrs_ms: float, qt_ms: float) -> list[Finding]:
     """Return a finding where P, QRS and T are all too short, or all too long, and right at another usual rate.
 
-    NaN where a wave is absent; without QRS and QT nothing is told.
+    NaN where a wave is absent; without QRS and QT nothing is told. The recording's ``samples`` alone are no evidence;
+    but where durations point to a rate at which they make a standard recording, less is enough.
     """
     values = np.log(np.maximum([rr_s, pr_ms, qrs_ms, qt_ms], 1e-9))
     known = np.isfinite(values)
@@ -148,11 +152,19 @@ def by_intervals(fs: float, rr_s: float, pr_ms: float, qrs_ms: float, qt_ms: flo
         return float(rest @ precision @ rest)
 
     others = [other for other in USUAL_FS_HZ if TYPICAL_BPM[0] <= 60 / rr_s * other / fs <= TYPICAL_BPM[1]]
-    far = shift < -SHORTER if qrs_ms < SHORT_QRS_MS else shift > LONGER
+    standard = [other for other in others if _standard(samples, other)] if not _standard(samples, fs) else []
+    enough = (WITH_LENGTH, WITH_LENGTH) if standard else (SHORTER, LONGER)
+    far = shift < -enough[0] if qrs_ms < SHORT_QRS_MS else shift > enough[1]
     if not far or not others:
         return []
+    others = standard or others
     best = min(others, key=lambda other: distance(fs / other))
-    if distance(fs / best) > MAX_DISTANCE:
+    if distance(fs / best) > (2 if standard else 1) * MAX_DISTANCE:
         return []
     evidence = f"QRS of {qrs_ms:.0f} ms and QT of {qt_ms:.0f} ms at {60 / rr_s:.0f} beats per minute are no heart's"
     return _doubt(fs, best, evidence)
+
+
+def _standard(samples: int, fs: float) -> bool:
+    """Tell whether so many samples are ten whole seconds, or the 7.335 s of the tele-ECG of Minas Gerais."""
+    return samples == round(10 * fs) or (samples, fs) == (2934, 400.0)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgshared.ecg.beats import MedianBeat
-from ecgshared.ecg.chest_leads import INVERTED, chest_findings
+from ecgshared.ecg.chest_leads import chest_finding
 from ecgshared.ecg.leads import LEADS
 from ecgshared.ecg.record import Finding
 
@@ -63,6 +63,9 @@ _LEAD_SWAPS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 _LEADS_TURNED: dict[str, tuple[str, ...]] = {"ra-la": ("I",), "ra-ll": ("I", "II", "III"), "la-ll": ("III",)}
 
+_P_IN_I = 44 + 36
+"""Place of lead I's mean in the P window, in :func:`moments`."""
+
 _SMALLEST_MV2 = (0.00025, 0.00004, 0.00025)
 """Added to the mean square of QRS, P and T: a window without a wave must not become a loud one."""
 
@@ -89,19 +92,25 @@ def reversals(beat: MedianBeat) -> list[Finding]:
     weights, seen = committed_weights(), moments(beat)
     odds = log_odds(seen, weights.theta)
     over = [kind for i, kind in enumerate(EXCHANGES) if odds[i] > weights.limits[kind]]
-    # A lead upside down looks like many an exchange; several moved leads look like the exchange of two.
-    chest = chest_findings(seen)
-    if chest and (chest[0].code == INVERTED or not over):
-        return chest
+    # A chest lead upside down, or several in other places, look like an exchange of limb electrodes; but where the
+    # limb leads still look exchanged once that is undone, or P is negative in I, it was their electrodes.
+    chest = chest_finding(seen)
+    if chest is not None:
+        told, undo = chest
+        left = log_odds(moved(seen, undo), weights.theta)
+        still = [left[i] > weights.limits[kind] or seen[_P_IN_I] < 0 for i, kind in enumerate(_LIMB)]
+        over = [kind for kind, so in zip(_LIMB, still, strict=True) if so and kind in over]
+        if not over:
+            return [told]
     if not over:
         return []
     best = max(over, key=lambda kind: odds[EXCHANGES.index(kind)])
     value = float(odds[EXCHANGES.index(best)])
     one, other = best.upper().split("-")
-    told = f"more like an ECG with {one} and {other} exchanged back (log odds {value:.1f})"
+    said = f"more like an ECG with {one} and {other} exchanged back (log odds {value:.1f})"
     if best in _LIMB:
-        return [Finding(f"reversed-{best}", f"{told}; {_polarity(beat)}", value=value)]
-    return [Finding(f"swapped-{best}", told, f"V{_CHEST[best][0] + 1}", value)]
+        return [Finding(f"reversed-{best}", f"{said}; {_polarity(beat)}", value=value)]
+    return [Finding(f"swapped-{best}", said, f"V{_CHEST[best][0] + 1}", value)]
 
 
 def exchange(p_signal: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
