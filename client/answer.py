@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from client.approval.required import require_approved, require_approved_code
 from client.dataset.cohorts import Cohorts
 from client.dataset.data import SiteData
 from client.egress.audit import log_event, record_lockbox_opening
@@ -22,6 +24,7 @@ from client.site.current import SiteFile
 from client.site.keys import load_keys
 from client.site.settings import SiteSettings
 from ecgshared.errors import RefusalCode, Refused
+from ecgshared.privacy.groups import close_groups
 from ecgshared.study.registry import room, shared_room
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import Request, payload_type
@@ -75,6 +78,8 @@ class Site:
             record_lockbox_opening(settings, study_hash=study.sha256, step=step.id, run=request.run)
         elif trains:
             data = data.without_lockbox()
+        if step.population is not None:
+            data = _population(cohort.data, data, step.population, settings)
         return SiteContext(
             settings=settings,
             study=study,
@@ -93,6 +98,19 @@ class Site:
         return self.settings() == context.settings and self._cohorts.is_now(context.settings, context.study)
 
 
+def _population(everybody: SiteData, data: SiteData, name: str, settings: SiteSettings) -> SiteData:
+    """Return one population of ``data``; refused where it differs from another of the study by a few patients."""
+    # Figures are of one split, and of those whose outcome is known: nearness counts within each.
+    splits = [everybody.split == split for split in np.unique(everybody.split)]
+    known = ~np.isnan(everybody.labels.T)
+    for part in (*splits, *(split & labelled for split in splits for labelled in known)):
+        groups = {other: belongs[part] for other, belongs in everybody.populations.items()}
+        closed = close_groups(groups, everybody.patient[part], settings.limits.min_patients)
+        if name in closed:
+            raise Refused(RefusalCode.TOO_FEW, f"population {name!r} {closed[name]}")
+    return data.members(name)
+
+
 class Sites:
     """The sites of one process, by their files: one at a hospital, all of them in a simulation.
 
@@ -105,7 +123,19 @@ class Sites:
         self._held, self._sites = dict(held or {}), dict[Path, Site]()
 
     def __getitem__(self, path: Path) -> Site:
-        return self._sites.setdefault(path, Site(path, self._held.get(path)))
+        if path not in self._sites:
+            self._sites[path] = Site(path, self._held.get(path))
+        return self._sites[path]
+
+    def __reduce__(self) -> tuple[Callable[[], Sites], tuple[()]]:
+        # Ray sends the app to its workers with every message: what a worker has opened stays that worker's.
+        return of_this_process, ()
+
+
+@cache
+def of_this_process() -> Sites:
+    """Return the sites of the app that Flower loads by name: one holder a process, with nothing opened at first."""
+    return Sites()
 
 
 def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
@@ -135,7 +165,7 @@ def computed(site: Site, study: Study, request: Request, stage: str, ledger: Led
 
     Raises
     ------
-    Refused : DATA_UNAVAILABLE where they changed each time.
+    Refused : DATA_UNAVAILABLE where they changed each time; what is missing where an approval was withdrawn meanwhile.
     """
     for _ in range(_ATTEMPTS):
         context = site.context(study, request, ledger=ledger)
@@ -147,9 +177,17 @@ def computed(site: Site, study: Study, request: Request, stage: str, ledger: Led
                 raise
         else:
             if site.is_now(context):
+                require_still_approved(context.settings, study)
                 return made
         log_event(context.settings.state, "made-again", step=request.step, phase=request.phase, round=request.round)
     raise Refused(RefusalCode.DATA_UNAVAILABLE, "the site's files changed each time an answer was computed")
+
+
+def require_still_approved(settings: SiteSettings, study: Study) -> None:
+    """On the network, raise :class:`Refused` where code or study was withdrawn while an answer was computed."""
+    if settings.network is not None:
+        require_approved_code(settings)
+        require_approved(settings, "study", study.sha256)
 
 
 def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str:
@@ -162,6 +200,8 @@ def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str
     step = steps[request.step]
     if settings.site not in study.members(step):
         raise Refused(RefusalCode.NOT_A_MEMBER, f"step {step.id!r} is not for site {settings.site!r}")
+    if step.frozen is not None:
+        raise Refused(RefusalCode.BAD_REQUEST, f"step {step.id!r} is imported: no site is asked about it")
     shared_room(step.stage)
     if payload_type(step.stage, request.phase) is None:
         raise Refused(RefusalCode.BAD_REQUEST, f"stage {step.stage!r} has no such phase", value=request.phase)

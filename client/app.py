@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import os
 import traceback
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.clientapp.typing import ClientAppCallable
 
-from client.answer import Sites, answer_bytes
+from client.answer import Sites, answer_bytes, of_this_process
 from client.approval.required import approved_study, require_approved_code
 from client.egress.audit import log_event
 from ecgshared.errors import EcgFedError, RefusalCode, Refused
@@ -69,7 +69,7 @@ class Border:
     def __init__(self, sites: Sites) -> None:
         self._sites = sites
 
-    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    def __call__(self, message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
         """Pass a message in, and its reply out."""
         error: Exception
         try:
@@ -118,5 +118,5 @@ def site_file(context: Context) -> Path:
     )
 
 
-app = make_app(Sites())
+app = make_app(of_this_process())
 """What Flower loads by this name, here and in a worker."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ecgshared.errors import ConfigError
 
@@ -21,6 +21,13 @@ class Config(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+
+Label = Annotated[
+    str | None,
+    # Where there is none it is no part of a study's content, nor of its hash.
+    Field(min_length=1, max_length=80, pattern=r"^[^\x00-\x1f\x7f]+$", exclude_if=lambda value: value is None),
+]
+"""How the report calls a thing, in words."""
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

@@ -32,14 +32,14 @@ def main(grid: Grid, context: Context) -> None:
     home = Home(Path(os.environ.get(HOME_VARIABLE, "")))
     tune(grid, home.config.max_reply_mb)
     folder = RunFolder.reopen(_folder(home, context.run_id))
-    manners = WaitingPolicy(
+    policy = WaitingPolicy(
         patience_seconds=folder.study.federation.patience_seconds,
         tell=folder.tell,
         stopped=folder.stop_asked,
         site_of=home.site_of,
     )
     try:
-        run_study(grid, folder, lambda step, done, total, text: folder.tell_progress(step, done, total, text), manners)
+        run_study(grid, folder, lambda step, done, total, text: folder.tell_progress(step, done, total, text), policy)
         # Imported late: figures are heavy, and a run should begin soon.
         from server.report.cli import rebuild
 

@@ -90,3 +90,41 @@ def untied(seed: int = 1, n: int = 700, sites: int = 3) -> list[SiteTable]:
     x = np.column_stack([rng.normal(size=n) + shared, rng.random(n) < 0.3])
     time = rng.permutation(rng.exponential(1.0, n)) / np.exp(0.5 * x[:, 0] + 0.5 * shared)
     return sites_of(x, time, rng.random(n) < 0.6, cluster % sites, cluster.astype(np.int64))
+
+
+def slow_zph(
+    x: np.ndarray,
+    time: np.ndarray,
+    event: np.ndarray,
+    g: np.ndarray,
+    beta: np.ndarray,
+    strata: np.ndarray | None = None,
+) -> tuple[np.ndarray, float]:
+    """The score test of x g(t) by its definition, one death after the other (Efron): chi-squared of each, of all.
+
+    ``g``: shape = (n,), the transformed time of each row. Equal to R's cox.zph, see test_survival_r.py.
+    """
+    n, p = x.shape
+    strata = np.zeros(n) if strata is None else strata
+    score, information = np.zeros(2 * p), np.zeros((2 * p, 2 * p))
+    centre = g[event].mean()
+    for level in np.unique(strata):
+        mine = strata == level
+        for t in np.unique(time[mine & event]):
+            risk, dead = np.flatnonzero(mine & (time >= t)), np.flatnonzero(mine & event & (time == t))
+            at = g[dead[0]] - centre
+            both = np.concatenate([np.eye(p), at * np.eye(p)])
+            for i, death in enumerate(dead):
+                weight = np.exp(x[risk] @ beta) * np.where(np.isin(risk, dead), 1 - i / len(dead), 1.0)
+                mean = weight @ x[risk] / weight.sum()
+                spread = (x[risk] - mean).T @ ((x[risk] - mean) * weight[:, None]) / weight.sum()
+                score += both @ (x[death] - mean)
+                information += both @ spread @ both.T
+    score[:p] = 0
+
+    def test(columns: list[int]) -> float:
+        kept = [*range(p), *(p + j for j in columns)]
+        u = score[kept]
+        return float(u @ np.linalg.solve(information[np.ix_(kept, kept)], u))
+
+    return np.array([test([j]) for j in range(p)]), test(list(range(p)))

@@ -74,12 +74,14 @@ def site_data(
 
 @dataclass
 class Federation:
-    """``gone`` names (site, phase, round) at which a site does not answer; ``sent`` collects what left."""
+    """``gone`` names (site, phase, round) from which on a site does not answer, ``away`` those at which alone it does
+    not; ``sent`` collects what left."""
 
     study: Study
     data: Mapping[str, SiteData]
     limits: DisclosureLimits = UNGATED
     gone: set[tuple[str, str, int]] = field(default_factory=set)
+    away: set[tuple[str, str, int]] = field(default_factory=set)
     sent: list[tuple[str, str, Any]] = field(default_factory=list)
     artefacts: dict[str, Artefact] = field(default_factory=dict)
 
@@ -118,7 +120,8 @@ class Federation:
                 request = Request(self.study.sha256, "run", step.id, phase, round, {**sent, **(arrays or {})})
                 answers, absent = {}, {}
                 for site in sites or self.study.members(step):
-                    if any(s == site and p == phase and round >= r for s, p, r in self.gone):
+                    left = any(s == site and p == phase and round >= r for s, p, r in self.gone)
+                    if left or (site, phase, round) in self.away:
                         absent[site] = "deadline"
                         continue
                     try:

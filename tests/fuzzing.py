@@ -165,16 +165,17 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return repaired(work) if rng.random() < 0.5 else work
 
 
-def outcome(address: Path, folder: Path) -> tuple[str, str | None]:
+def outcome(address: Path, folder: Path, described: dict[str, Any] | None = None) -> tuple[str, str | None]:
     """Read one file; return what came of it and, where that is a fault of the reader, a description."""
     import numpy as np
 
     from client.readers import read
+    from client.site.described import DescribedConfig
     from ecgshared.errors import EcgReadError
 
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     try:
-        record = read(address)
+        record = read(address) if described is None else read(address, DescribedConfig(**described))
     except EcgReadError as error:
         signal.setitimer(signal.ITIMER_PROF, 0)
         text = str(error)
@@ -204,11 +205,16 @@ def outcome(address: Path, folder: Path) -> tuple[str, str | None]:
 
 def limit_resources() -> None:
     """Load everything, then let the process grow by no more than the limit."""
+    import edfio  # noqa: F401
     import h5py  # noqa: F401
+    import pandas  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
     import pydicom  # noqa: F401
+    import scipy.io  # noqa: F401
+    import soundfile  # noqa: F401
     import wfdb  # noqa: F401
 
-    from client.readers import readers
+    from client.readers import _described, readers  # noqa: F401
 
     readers()
 
@@ -222,10 +228,15 @@ def limit_resources() -> None:
 
 
 def run(seeds: Path, count: int, first: int, report: Path) -> None:
-    """Read ``count`` mutants, taking the folders of ``seeds`` in turn; an address.txt says what to read in one."""
+    """Read ``count`` mutants, taking the folders of ``seeds`` in turn; an address.txt says what to read in one.
+
+    A described.json is what a site says of plain arrays.
+    """
     limit_resources()
     folders = sorted(path for path in seeds.iterdir() if path.is_dir())
-    contents = {f: {p.name: p.read_bytes() for p in f.iterdir() if p.name != "address.txt"} for f in folders}
+    aside = ("address.txt", "described.json")
+    contents = {f: {p.name: p.read_bytes() for p in f.iterdir() if p.name not in aside} for f in folders}
+    described = {f: json.loads((f / aside[1]).read_text()) for f in folders if (f / aside[1]).exists()}
     tally: Counter[str] = Counter()
     faults: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -239,7 +250,7 @@ def run(seeds: Path, count: int, first: int, report: Path) -> None:
             for name, data in files.items():
                 (work / name).write_bytes(mutate(data, rng) if name == damaged else data)
             report.write_text(json.dumps({"crashed_on": number, "seed": folder.name}))
-            result, fault = outcome(work / (folder / "address.txt").read_text(), work)
+            result, fault = outcome(work / (folder / "address.txt").read_text(), work, described.get(folder))
             tally[f"{result} {folder.name}"] += 1
             if fault is not None:
                 faults.append({"number": number, "seed": folder.name, "fault": fault[:400]})

@@ -6,14 +6,13 @@ import getpass
 import json
 import os
 import re
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from ecgshared.errors import ConfigError
-from ecgshared.service.files import append_line, private_folder
+from ecgshared.service.files import append_line, private_folder, write_atomically
 from ecgshared.study.study import Study, load_study
 
 Kind = Literal["study", "code", "envelope"]
@@ -97,10 +96,7 @@ def approve_study(state: Path, path: Path) -> Study:
     study = load_study(path)
     kept = study_path(state, study.sha256)
     private_folder(kept.parent)
-    draft = kept.with_suffix(f".{os.getpid()}.draft")
-    shutil.copyfile(path, draft)
-    draft.chmod(0o600)
-    draft.replace(kept)
+    write_atomically(kept, path.read_bytes(), private=True)
     record(state, "study", load_copy(state, study.sha256).sha256, study.name)
     return study
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from client.approval.register import in_force, load_copy, study_path
 from client.site.settings import SiteSettings
 from ecgshared.errors import ConfigError
+from ecgshared.study.populations import Population
 from ecgshared.study.registry import shared_room
 from ecgshared.study.study import Study, load_study
 from ecgshared.wire.protocol import StepConfig, field_kinds, payload_type, phases
@@ -45,7 +46,7 @@ def show_study(settings: SiteSettings, study: Study) -> list[str]:
         f"study {study.name}",
         f"  hash:     {study.sha256}",
         *([f"  about:    {study.about}"] if study.about else []),
-        f"  trains:   {', '.join(study.sites.train)}",
+        f"  trains:   {', '.join(study.sites.train) or 'nobody; what is judged was trained elsewhere'}",
         f"  judged:   {', '.join(study.sites.zero_shot) or 'no further site'}",
         f"  here:     {settings.site} {role}; {_approval(settings, study)}",
         f"  ECGs:     {study.input.seconds:g} s at {study.input.fs_hz:g} Hz, 12 leads",
@@ -59,6 +60,8 @@ def show_study(settings: SiteSettings, study: Study) -> list[str]:
         lines.append("  patients: all are used to judge, none to train")
     if study.covariates:
         lines.append(f"  columns:  age, sex, {', '.join(study.covariates)}")
+    for name, population in study.populations.items():
+        lines.append(f"  group:    {name}: {population.label or 'no words for it'}; {_where(population)}")
     for number, step in enumerate(study.steps, start=1):
         lines += ["", *_step(settings, study, step, number)]
     return [*lines, "", *_limits(settings), *_lockbox(settings, study)]
@@ -92,6 +95,11 @@ def _step(settings: SiteSettings, study: Study, step: StepConfig, number: int) -
         lines.append(f"     leaves when asked for {phase!r}:")
         lines += [f"       {text}" for text in _leaves(step.stage, phase)]
     return lines
+
+
+def _where(population: Population) -> str:
+    filters = [f"{column} {_value(condition)}" for column, condition in population.where.items()]
+    return ", ".join([*filters, *(["the patient's last ECG"] if population.most_recent_only else [])])
 
 
 def _leaves(stage: str, phase: str) -> list[str]:

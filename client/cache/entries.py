@@ -18,9 +18,10 @@ class Entry:
 
     ``size_bytes``, ``mtime_ns`` and ``version`` (of the code that read it) say what it was made from; ``signal``
     is int16 microvolts, shape = (12, T), None unless STORED; ``content`` is a keyed hash of the recording's own
-    samples; ``findings`` is JSON ``[[code, lead, value], ...]``; ``recorded_at`` is seconds since 1970, local; ``size`` is
-    usual amplitude (mV), smallest step between values (mV) and stated units per mV, by which recordings of a device
-    are compared.
+    samples; ``findings`` is JSON ``[[code, lead, value], ...]``; ``recorded_at`` is seconds since 1970, local.
+
+    ``size`` is usual amplitude (mV), smallest step between values (mV) and stated units per mV: by it the recordings
+    of a device are compared.
 
     ``fault`` (why it could not be read) and ``features`` (a row of numbers) are for the ledger of ingestion: the
     cache does not keep them.

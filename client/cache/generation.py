@@ -14,12 +14,13 @@ INDEX = "index.sqlite"
 class CacheGeneration:
     """The state of one cache.
 
-    Recordings that are added leave the generation as it is: nothing that was seen has become another thing.
+    Recordings that are added leave the generation as it is, for nothing that was seen has become another thing; who
+    has added all there was to add says so (:meth:`~client.cache.signals.SignalCache.announce`).
 
     Attributes
     ----------
     made : drawn when the cache was made; one made anew in the same folder has another.
-    changes : how often recordings were dropped, replaced, or given to another patient.
+    changes : how often recordings were dropped, replaced, given to another patient, or announced.
     """
 
     folder: Path

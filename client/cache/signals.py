@@ -37,7 +37,7 @@ ALWAYS_CHECKED_BYTES = 2**28
 LOCK = "lock.sqlite"
 _FORMAT = 1
 _SIZE = ("amplitude_mv", "step_mv", "units_per_mv")
-_SPARE_BYTES = 64 * 2**20
+_SPARE_BYTES, _ENTRY_BYTES = 64 * 2**20, 512
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entry (
     record BLOB PRIMARY KEY, patient BLOB NOT NULL, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
@@ -58,11 +58,6 @@ class SignalCache:
         self.folder, self.samples, self._db = folder, samples, database
         self._slots = SlotFile(folder, samples)
         self.dropped = 0
-
-    @property
-    def slot_bytes(self) -> int:
-        """Bytes of one signal on disk."""
-        return self._slots.slot_bytes
 
     def lookup(self, records: Sequence[bytes], signatures: Sequence[tuple[int, int]], version: int) -> CacheLookup:
         """Return what is kept of ``records``; what another file or other code made is not found."""
@@ -94,13 +89,10 @@ class SignalCache:
         """Return how many signals are here."""
         return int(self._db.execute("SELECT count(slot) FROM entry").fetchone()[0])
 
-    def missing_bytes(self, new_signals: int) -> int:
-        """Return the disk space that ``new_signals`` more need."""
-        return new_signals * (self.slot_bytes + 512)
-
     def require_room(self, new_signals: int) -> None:
         """Raise RunError where the disk has no room for ``new_signals`` more."""
-        need, free = self.missing_bytes(new_signals) + _SPARE_BYTES, shutil.disk_usage(self.folder).free
+        need = new_signals * (self._slots.slot_bytes + _ENTRY_BYTES) + _SPARE_BYTES
+        free = shutil.disk_usage(self.folder).free
         if need > free:
             raise RunError(
                 f"the cache needs {need / 2**20:,.0f} MiB for {new_signals:,} ECGs, the disk has {free / 2**20:,.0f}",
@@ -143,6 +135,20 @@ class SignalCache:
             if moved > 0:
                 self._note(changes=self._meta()["changes"] + 1)
 
+    def persons(self, records: Sequence[bytes]) -> tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.object_]]:
+        """Return what tells whose each recording is: age and sex its file states, and a hash of its signals.
+
+        NaN and "" where the file states none; b"" for a recording that is not stored.
+        """
+        age, sex = np.full(len(records), np.nan), np.full(len(records), "", dtype="<U1")
+        content = np.full(len(records), b"", dtype=object)
+        for i, record in enumerate(records):
+            row = self._db.execute("SELECT age, sex, content, slot FROM entry WHERE record = ?", (record,)).fetchone()
+            if row is not None:
+                age[i], sex[i] = np.nan if row[0] is None else row[0], row[1]
+                content[i] = row[2] if row[3] is not None and row[2] else b""
+        return age, sex, content
+
     def forget(self, patients: Sequence[bytes]) -> int:
         """Overwrite and drop every recording of ``patients``; return how many there were."""
         found: list[bytes] = []
@@ -161,6 +167,11 @@ class SignalCache:
         meta = self._meta()
         return CacheGeneration(self.folder, meta["made"], meta["changes"])
 
+    def announce(self) -> None:
+        """End the generation: who opened a cohort before may lack recordings that were added since."""
+        with self._transaction():
+            self._note(changes=self._meta()["changes"] + 1)
+
     def check(self) -> int:
         """Compare every slot with its checksum unless the file is as the index left it; drop what differs."""
         stat, remembered = self._slots.stat(), self._meta()
@@ -172,7 +183,7 @@ class SignalCache:
         bad = [
             record
             for (record, _, crc), data in zip(known, found, strict=True)
-            if len(data) != self.slot_bytes or zlib.crc32(data) != crc
+            if len(data) != self._slots.slot_bytes or zlib.crc32(data) != crc
         ]
         self._drop(bad)
         self.dropped += len(bad)
@@ -285,23 +296,33 @@ def opened(folder: Path, samples: int, *, waiting: Callable[[], None] | None = N
             database.close()
 
 
-def forget_everywhere(root: Path, patients: Sequence[bytes]) -> list[int]:
+def forget_everywhere(root: Path, patients: Sequence[bytes], *, waiting: Callable[[], None] | None = None) -> list[int]:
     """Forget ``patients`` in every cache below ``root``; return the recordings removed from each.
 
-    A cache whose index is damaged is emptied: nobody can say who is in it.
+    ``waiting`` is called about once a second while another process of this site holds one. A cache whose index is
+    damaged is emptied: nobody can say who is in it.
     """
     removed = []
     for index in sorted(root.glob(f"*/{INDEX}")):
-        with alone(index.parent / LOCK):
+        with alone(index.parent / LOCK, waiting):
             samples = None
             with closing(sqlite3.connect(index)) as database, suppress(sqlite3.DatabaseError):
                 samples = database.execute("SELECT value FROM meta WHERE name = 'samples'").fetchone()
             if samples is None:
                 _discard(index.parent)
                 continue
-        with opened(index.parent, int(samples[0])) as cache:
+        with opened(index.parent, int(samples[0]), waiting=waiting) as cache:
             removed.append(cache.forget(patients))
     return removed
+
+
+def holds(root: Path, patient: bytes) -> int:
+    """Return how many recordings of a patient the caches below ``root`` hold; a damaged one tells of none."""
+    found = 0
+    for index in sorted(root.glob("*/index.sqlite")):
+        with closing(sqlite3.connect(index)) as database, suppress(sqlite3.DatabaseError):
+            found += database.execute("SELECT count(*) FROM entry WHERE patient = ?", (patient,)).fetchone()[0]
+    return found
 
 
 def _discard(folder: Path) -> None:

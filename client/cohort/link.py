@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.cohort.cells import normal_id
+from client.cohort.faults import SHOWN_VALUES, where
+from client.cohort.identities import DAMAGED
+from client.cohort.optout import OptOuts, left_out, read_opt_outs
 from client.cohort.recordings import Matches, Recordings, find_recordings, match
-from client.cohort.table import CohortTable
-from client.site.keys import SiteKeys
+from client.cohort.table import CohortTable, read_cohort_table
+from client.site.keys import SiteKeys, load_keys
 from client.site.settings import SiteSettings
-from ecgshared.errors import CohortError
+from ecgshared.errors import CohortError, EcgFedError
 from ecgshared.study.study import EligibilityConfig, SplitConfig
 from ecgshared.wire.protocol import SPLITS
 
-OPT_OUT_FILE = "opt-out.txt"
 EACH_ECG = "ecg:"
 """Put before a recording's path where it stands in for a patient id."""
 
@@ -34,6 +35,9 @@ class LinkedRows:
     pseudonyms : of ``units``.
     opted_out : bool array, shape = (n,).
     unmatched_files : recordings that no row of the whole table means.
+    opt_outs : who opted out, as listed. by : of ``units`` that are left out, the id of the list they are left out
+        by: their own, one near it, or "" for those forgotten.
+    faults : what stands in the way, with lines and values; for the operator's terminal only.
     """
 
     recordings: Recordings
@@ -45,32 +49,75 @@ class LinkedRows:
     first_stand_in: int
     unmatched_files: int
     ambiguous: tuple[str, ...]
+    opt_outs: OptOuts
+    by: dict[int, str]
+    faults: tuple[LinkFault, ...] = ()
+
+
+@dataclass(frozen=True)
+class LinkFault:
+    """One thing that keeps rows from being linked: ``what`` holds no value, ``shown`` may; ``rows`` it is about."""
+
+    what: str
+    remedy: str
+    shown: str
+    rows: NDArray[np.int64]
 
 
 def link(
     settings: SiteSettings, table: CohortTable, keys: SiteKeys, *, unlisted: tuple[Recordings, Matches] | None = None
 ) -> LinkedRows:
-    """Join rows to recordings and patients.
+    """Join rows to recordings and patients; what cannot be joined for certain is refused.
 
     ``unlisted`` holds the files the rows name (:func:`.recordings.named`) where the folder need not be listed
     first; whether they are there is then not known, and no file is counted as being without a row.
 
     Raises
     ------
-    CohortError : no recordings, an opt-out list that cannot be read, or patient ids missing under ``refuse``.
+    CohortError : no recordings; an opt-out list that cannot be read, or whose ids are damaged; one recording named for
+        two patients; patient ids missing under ``refuse``. No value of a patient is in its text.
     """
+    found = inspect(settings, table, keys, unlisted=unlisted)
+    if found.faults:
+        raise CohortError(
+            "; ".join(fault.what for fault in found.faults),
+            where=settings.table.path,
+            remedy="run `ecgfed site check SITE.yaml`: it shows each line; "
+            + "; ".join(fault.remedy for fault in found.faults),
+        )
+    return found
+
+
+def inspect(
+    settings: SiteSettings,
+    table: CohortTable,
+    keys: SiteKeys,
+    *,
+    unlisted: tuple[Recordings, Matches] | None = None,
+    listed: Recordings | None = None,
+) -> LinkedRows:
+    """Do what :func:`link` does, with ``faults`` listed instead of raised; ``listed`` is the folder listed before.
+
+    Raises
+    ------
+    CohortError : no recordings, or an opt-out list that cannot be read.
+    """
+    opt_outs = read_opt_outs(settings)
     if unlisted is None:
-        recordings = find_recordings(settings.records)
+        recordings = find_recordings(settings.records, settings.described) if listed is None else listed
         matches = match(recordings, table.file)
         others = match(recordings, sorted(table.other_files)).file
         used = np.union1d(matches.file, others)
         without_a_row = len(recordings.paths) - int((used >= 0).sum())
     else:
         (recordings, matches), without_a_row = unlisted, 0
-    unit, units, first_stand_in = _units(settings, table, matches.file, recordings)
+    recordings = _with_rates(recordings, table, matches.file)
+    unit, units, first_stand_in, missing = _units(settings, table, matches.file, recordings)
+    faults = [*missing, *_shared_files(table, recordings, matches.file, unit), *_damaged_list(opt_outs)]
     pseudonyms = tuple(keys.patient(name) for name in units)
-    out = opted_out(settings, keys)
-    gone = np.asarray([pseudonym in out for pseudonym in pseudonyms] + [False], dtype=bool)
+    by = left_out(opt_outs, units, pseudonyms, keys, near=settings.exclude_near)
+    gone = np.zeros(len(units) + 1, dtype=bool)
+    gone[list(by)] = True
     return LinkedRows(
         recordings=recordings,
         file=matches.file,
@@ -81,35 +128,72 @@ def link(
         first_stand_in=first_stand_in,
         unmatched_files=without_a_row,
         ambiguous=matches.ambiguous,
+        opt_outs=opt_outs,
+        by=by,
+        faults=tuple(faults),
     )
 
 
-def opted_out(settings: SiteSettings, keys: SiteKeys) -> frozenset[bytes]:
-    """Return the pseudonyms of everyone on the site's ``exclude`` list or forgotten before."""
-    found: set[bytes] = set()
-    if settings.exclude is not None:
-        try:
-            lines = settings.exclude.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CohortError(
-                f"the opt-out list cannot be read ({type(error).__name__})",
-                where=settings.exclude,
-                allowed="a UTF-8 text file of patient ids, one a line",
-            ) from None
-        names = (normal_id(line.partition("#")[0]) for line in lines)
-        found.update(keys.patient(name) for name in names if name)
-    kept = settings.state / OPT_OUT_FILE
-    if kept.exists():
-        try:
-            found.update(bytes.fromhex(line) for line in kept.read_text(encoding="ascii").split())
-        except (OSError, ValueError) as error:
-            raise CohortError(f"is damaged ({type(error).__name__})", where=kept) from None
-    return frozenset(found)
+def _with_rates(recordings: Recordings, table: CohortTable, file: NDArray[np.int64]) -> Recordings:
+    """Hand the table's sampling rates to the recordings they are about."""
+    rates = table.columns.get("fs_hz")
+    if rates is None:
+        return recordings
+    of_file = np.full(len(recordings.paths), np.nan)
+    of_file[file[file >= 0]] = rates[file >= 0]
+    return replace(recordings, fs_hz=of_file)
+
+
+def unmatched_opt_outs(linked: LinkedRows) -> list[tuple[int, str]]:
+    """Return line and id of everyone on the opt-out list whom no row of the table means."""
+    met = {by for by in linked.by.values() if by}
+    return [(number, name) for name, number in linked.opt_outs.listed.items() if name not in met]
+
+
+def look_over(settings: SiteSettings) -> list[str]:
+    """Return what of a site's table and opt-out list is to be looked at, without looking for any recording."""
+    try:
+        table = read_cohort_table(settings)
+        nowhere = Recordings(settings.records.folder, ()), Matches(np.full(len(table), -1, dtype=np.int64), ())
+        linked = inspect(settings, table, load_keys(settings), unlisted=nowhere)
+    except EcgFedError as error:
+        return [
+            f"{error.where or settings.table.path}: {error.what.partition(chr(10))[0]}; until that is mended, "
+            "questions about data are refused (ecgfed site check SITE.yaml)"
+        ]
+    said = lines_to_look_at(table, linked)
+    wrong = len(table.faults) + len(linked.faults)
+    return said + (
+        [f"{table.path}: {wrong} fault(s); until they are mended, questions about data are refused"] if wrong else []
+    )
+
+
+def lines_to_look_at(table: CohortTable, linked: LinkedRows) -> list[str]:
+    """Return what of table and opt-out list is to be looked at: counts and lines, fit for any log."""
+    said = []
+    unmatched = [number for number, _ in unmatched_opt_outs(linked)]
+    if unmatched:
+        lines = ", ".join(map(str, unmatched[:10])) + (", ..." if len(unmatched) > 10 else "")
+        said.append(
+            f"{linked.opt_outs.path}: {len(unmatched)} of {len(linked.opt_outs.listed)} ids that opted out are of "
+            f"nobody in the table (lines {lines})"
+        )
+    likely = [place for place, by in linked.by.items() if by and linked.units[place] != by]
+    if likely:
+        lines = ", ".join(str(number) for number in sorted({linked.opt_outs.listed[linked.by[i]] for i in likely})[:10])
+        said.append(
+            f"{linked.opt_outs.path}: {len(likely)} patient id(s) of the table are near one that opted out, and are "
+            f"left out too (lines {lines})"
+        )
+    if table.unread:
+        cells = ", ".join(f"{name} {count}" for name, count in sorted(table.unread.items()))
+        said.append(f"{table.path}: cells that cannot be read count as not known: {cells}")
+    return said + (["`ecgfed site check SITE.yaml` shows the values"] if said else [])
 
 
 def _units(
     settings: SiteSettings, table: CohortTable, file: NDArray[np.int64], recordings: Recordings
-) -> tuple[NDArray[np.int64], tuple[str, ...], int]:
+) -> tuple[NDArray[np.int64], tuple[str, ...], int, list[LinkFault]]:
     ids = table.ids.get("patient_id")
     n = len(table)
     if ids is None:
@@ -118,21 +202,53 @@ def _units(
         named = np.asarray([bool(name) for name in ids.values] + [False], dtype=bool)
         unit, names = np.where(named[ids.codes], ids.codes, -1).astype(np.int64), list(ids.values)
     missing = np.flatnonzero((unit < 0) & (file >= 0))
-    if not len(missing):
-        return unit, tuple(names), len(names)
+    if not len(missing) or settings.patient_id_missing == "drop":
+        return unit, tuple(names), len(names), []
     if settings.patient_id_missing == "refuse":
-        where = "table.columns maps no patient_id" if ids is None else f"{len(missing)} ECGs have no patient id"
-        raise CohortError(
-            where,
-            where=settings.table.path,
-            remedy="set patient_id_missing: drop, or each-ecg-a-patient (no claim about patients then)",
-        )
-    if settings.patient_id_missing == "drop":
-        return unit, tuple(names), len(names)
+        what = "table.columns maps no patient_id" if ids is None else f"{len(missing)} ECGs have no patient id"
+        remedy = "set patient_id_missing: drop, or each-ecg-a-patient (no claim about patients then)"
+        at = str(table.path) if ids is None else where(table.path, table.lines, missing)
+        return unit, tuple(names), len(names), [LinkFault(what, remedy, f"{at}: {what}; {remedy}", missing)]
     # One recording named by two rows is still one: its path stands for the patient, not its row.
     own, place = np.unique(file[missing], return_inverse=True)
     unit[missing] = len(names) + place
-    return unit, (*names, *(EACH_ECG + recordings.paths[i] for i in own)), len(names)
+    return unit, (*names, *(EACH_ECG + recordings.paths[i] for i in own)), len(names), []
+
+
+def _shared_files(
+    table: CohortTable, recordings: Recordings, file: NDArray[np.int64], unit: NDArray[np.int64]
+) -> list[LinkFault]:
+    """Find recordings that rows name for different patients: whose ECG it is, nobody can tell."""
+    rows = np.flatnonzero((file >= 0) & (unit >= 0))
+    rows = rows[np.argsort(file[rows], kind="stable")]
+    starts = np.flatnonzero(np.r_[True, np.diff(file[rows]) != 0]) if len(rows) else np.zeros(0, dtype=np.int64)
+    lowest = np.minimum.reduceat(unit[rows], starts) if len(rows) else starts
+    highest = np.maximum.reduceat(unit[rows], starts) if len(rows) else starts
+    found = []
+    for at in np.flatnonzero(lowest != highest).tolist():
+        stop = starts[at + 1] if at + 1 < len(starts) else len(rows)
+        mine = rows[starts[at] : stop]
+        at_lines = where(table.path, table.lines, mine)
+        found.append((f"{at_lines}: {recordings.paths[file[mine[0]]]}: one recording named for several patients", mine))
+    if not found:
+        return []
+    what = f"{len(found)} recording(s) named for several patients"
+    remedy = "give each recording one patient"
+    shown = "\n".join(text for text, _ in found[:SHOWN_VALUES])
+    more = f"\n({len(found) - SHOWN_VALUES} further recordings)" if len(found) > SHOWN_VALUES else ""
+    return [LinkFault(what, remedy, shown + more, np.concatenate([mine for _, mine in found]))]
+
+
+def _damaged_list(opt_outs: OptOuts) -> list[LinkFault]:
+    if not opt_outs.damaged:
+        return []
+    lines = ", ".join(f"line {number}" for number, _ in opt_outs.damaged[:SHOWN_VALUES])
+    what = f"the opt-out list holds {len(opt_outs.damaged)} id(s) that a spreadsheet rounded ({lines})"
+    shown = "\n".join(
+        f"{opt_outs.path}:{number}: patient id, found {name!r}; allowed: {DAMAGED}"
+        for number, name in opt_outs.damaged[:SHOWN_VALUES]
+    )
+    return [LinkFault(what, "export the list as text", shown, np.zeros(0, dtype=np.int64))]
 
 
 def eligibility(

@@ -1,25 +1,36 @@
-"""Reading the site's own table, CSV or Parquet, as the text its owner sees, with the line of every row."""
+"""The site's own table as the text its owner sees: columns, the line of every row, and where the header is."""
 
 from __future__ import annotations
 
-import codecs
-import csv
 import fnmatch
+import re
+import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.cohort.dates import SERIAL_ORIGIN
 from client.site.settings import TableConfig
 from ecgshared.errors import CohortError
 
-SEPARATORS: tuple[str, ...] = (",", ";", "\t", "|")
-EMPTY = frozenset({"", "na", "n/a", "nan", "nat", "null", "none", "<na>"})
+EMPTY = frozenset(
+    {"", "na", "n/a", "nan", "nat", "null", "none", "<na>", "#n/a", "#nv", "(null)", "(empty)", "(leer)", "k.a.", "."}
+)
 """Spellings of an empty cell, in lower case."""
+
+HEADER_LINES = 50
+"""The names of the columns stand within so many lines."""
+Kind = Literal["text", "workbook", "parquet"]
+
+Row = tuple[int, Sequence[str]]
+"""Line (the last one of a row that spans several) and cells."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +57,16 @@ class LocalTable:
     """The local columns asked for.
 
     ``lines`` : int64 array, shape = (n,): the line of the file at which a row ends; in Parquet its number.
+    ``header_line`` : where the names of the columns stand; 0 in Parquet.
+    ``origin`` : day 0 of a workbook's days.
     """
 
     path: Path
     columns: dict[str, Coded]
     lines: NDArray[np.int64]
+    header_line: int = 1
+    kind: Kind = "text"
+    origin: datetime = SERIAL_ORIGIN
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -65,139 +81,141 @@ class LocalTable:
         return keep
 
 
-def read_table(config: TableConfig, wanted: Iterable[str]) -> LocalTable:
-    """Read the ``wanted`` local columns of the site's table.
+def kind_of(path: Path) -> Kind:
+    """Tell what a table is by how the file begins, whatever it is called.
 
     Raises
     ------
-    CohortError : naming everything that stands in the way: the file, absent columns, lines of a wrong length.
+    CohortError : it is not there, or what no table is: an old workbook, or a page that only looks like one.
     """
-    names = sorted(set(wanted))
-    if not config.path.is_file():
-        raise CohortError("there is no such table", where=config.path, remedy="check table.path")
-    if config.path.suffix.lower() in (".parquet", ".pq"):
-        return _read_parquet(config.path, names)
-    return _read_csv(config, names)
-
-
-def _absent(names: list[str], header: list[str], path: Path) -> None:
-    twice = sorted({name for name in names if header.count(name) > 1})
-    lines = [f"  column {name!r} stands twice in the header" for name in twice]
-    for name in names:
-        if name not in header:
-            close = get_close_matches(name, header, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"columns: {', '.join(map(repr, header[:40]))}"
-            lines.append(f"  no column {name!r}; {hint}")
-    if lines:
-        raise CohortError("the header does not fit table.columns:\n" + "\n".join(lines), where=f"{path}:1")
-
-
-def _read_csv(config: TableConfig, names: list[str]) -> LocalTable:
-    encoding = config.encoding or _guess_encoding(config.path)
-    coders: list[dict[str, int]] = [{} for _ in names]
-    codes = [array("i") for _ in names]
-    lines = array("q")
-    ragged: list[str] = []
     try:
-        with config.path.open(encoding=encoding, newline="") as file:
-            first = file.readline()
-            separator: str = config.separator or max(SEPARATORS, key=lambda mark: first.count(mark))
-            file.seek(0)
-            reader = csv.reader(file, delimiter=separator, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            _absent(names, header, config.path)
-            places = [header.index(name) for name in names]
-            for row in reader:
-                if not row or (len(row) == 1 and not row[0].strip()):
-                    continue
-                if len(row) != len(header):
-                    ragged.append(f"  line {reader.line_num}: {len(row)} cells, the header has {len(header)}")
-                    continue
-                lines.append(reader.line_num)
-                for place, coder, column in zip(places, coders, codes, strict=True):
-                    column.append(coder.setdefault(_cell(row[place]), len(coder)))
-    except (UnicodeError, LookupError):
-        raise CohortError(
-            "cannot be decoded", where=config.path, value=encoding, remedy="set table.encoding, e.g. latin-1"
-        ) from None
-    except csv.Error as error:
-        where = f"{config.path}:{reader.line_num}"
-        raise CohortError(f"is not valid CSV: {error}", where=where, remedy="export it again") from None
+        with path.open("rb") as file:
+            head = file.read(64)
+    except FileNotFoundError:
+        raise CohortError("there is no such table", where=path, remedy="check table.path") from None
     except OSError as error:
-        raise CohortError(f"cannot be read ({type(error).__name__})", where=config.path) from None
-    if ragged:
-        shown = ragged[:200] + ([f"  and {len(ragged) - 200} more"] if len(ragged) > 200 else [])
+        raise CohortError(f"cannot be read ({type(error).__name__})", where=path) from None
+    if head.startswith(b"PK\x03\x04"):
+        return "workbook"
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith(b"\xd0\xcf\x11\xe0"):
         raise CohortError(
-            f"{len(ragged)} line(s) of a wrong length:\n" + "\n".join(shown),
-            where=config.path,
-            remedy=f"quote cells that hold the separator {separator!r}, or set table.separator",
+            "is a workbook of old Excel, or one with a password",
+            where=path,
+            allowed="CSV, Excel (.xlsx) or Parquet",
+            remedy="open it in Excel and save it as .xlsx without a password",
         )
-    columns = {
-        name: Coded(np.frombuffer(column, dtype=np.int32).copy(), tuple(coder))
-        for name, column, coder in zip(names, codes, coders, strict=True)
-    }
-    return LocalTable(config.path, columns, np.frombuffer(lines, dtype=np.int64).copy())
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
+        raise CohortError(
+            "is a web page or XML, though a spreadsheet may open it",
+            where=path,
+            allowed="CSV, Excel (.xlsx) or Parquet",
+            remedy="open it in Excel and save it as .xlsx",
+        )
+    if path.suffix.lower() in (".xlsx", ".xlsm", ".parquet", ".pq"):
+        raise CohortError(
+            f"is no {path.suffix} file inside", where=path, allowed="CSV, Excel or Parquet", remedy="export it again"
+        )
+    return "text"
 
 
-def _guess_encoding(path: Path) -> str:
-    """UTF-16 and UTF-8 by their marks; otherwise UTF-8 if the whole file is, or else Latin-1."""
-    with path.open("rb") as file:
-        start = file.read(4)
-        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return "utf-16"
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        try:
-            decoder.decode(start)
-            while block := file.read(1 << 20):
-                decoder.decode(block)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return "latin-1"
-    return "utf-8-sig"
+def clean_name(text: str) -> str:
+    """Return a column's name as it is compared: composed characters, single blanks, none around."""
+    return unicodedata.normalize("NFC", " ".join(text.replace("\ufeff", "").split()))
 
 
-def _cell(text: str) -> str:
+def cell_text(text: str) -> str:
+    """Return what stands in a cell, "" for any spelling of nothing."""
     text = text.strip()
     return "" if text.lower() in EMPTY else text
 
 
-def _read_parquet(path: Path, names: list[str]) -> LocalTable:
-    import pyarrow
-    import pyarrow.parquet
+def header_at(rows: Sequence[Row], names: Sequence[str], config: TableConfig) -> int:
+    """Return the place among ``rows``, the first of the table, of the one that names the columns.
 
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        _absent(names, list(file.schema_arrow.names), path)
-        coders: list[dict[str, int]] = [{} for _ in names]
-        parts: list[list[NDArray[np.int32]]] = [[] for _ in names]
-        total = file.metadata.num_rows
-        for batch in file.iter_batches(columns=names):
-            for name, coder, part in zip(names, coders, parts, strict=True):
-                encoded = batch.column(name)
-                if not pyarrow.types.is_dictionary(encoded.type):
-                    encoded = encoded.dictionary_encode()
-                local = [coder.setdefault(text, len(coder)) for text in _texts(encoded.dictionary)]
-                blank = coder.setdefault("", len(coder))
-                picked = encoded.indices.fill_null(len(local)).to_numpy(zero_copy_only=False)
-                part.append(np.asarray([*local, blank], dtype=np.int32)[picked])
-    except (pyarrow.ArrowException, OSError) as error:
-        raise CohortError(f"is not readable Parquet ({type(error).__name__})", where=path) from None
-    columns = {
-        name: Coded(np.concatenate([np.zeros(0, np.int32), *part]), tuple(coder))
-        for name, coder, part in zip(names, coders, parts, strict=True)
-    }
-    return LocalTable(path, columns, np.arange(1, total + 1, dtype=np.int64))
+    It is the line that ``config.header`` says, else the first that has all ``names``, else the one that has most of
+    them; of none the first that has any cell, so that :func:`absent_columns` can say what is there.
+    """
+    if config.header is not None:
+        at = [place for place, (line, _) in enumerate(rows) if line == config.header]
+        if not at:
+            raise CohortError("table.header names an empty line, or none", where=config.path, value=config.header)
+        return at[0]
+    wanted = {clean_name(name) for name in names}
+    held = [len(wanted.intersection(map(clean_name, cells))) for _, cells in rows]
+    return held.index(max(held)) if held else 0
 
 
-def _texts(values: object) -> Iterator[str]:
-    from datetime import date, datetime
+def absent_columns(names: Sequence[str], header: Sequence[str], where: str) -> None:
+    """Raise a :class:`CohortError` that names every column the header lacks or has twice, with what it may be."""
+    have = [clean_name(name) for name in header]
+    lines = [f"  column {name!r} stands twice in the header" for name in names if have.count(clean_name(name)) > 1]
+    for name in names:
+        if clean_name(name) not in have:
+            close = get_close_matches(clean_name(name), have, n=1)
+            shown = ", ".join(map(repr, filter(None, have[:40])))
+            lines.append(f"  no column {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"columns: {shown}"))
+    if lines:
+        raise CohortError("the header does not fit table.columns:\n" + "\n".join(lines), where=where)
 
-    for value in values.to_pylist():  # type: ignore[attr-defined]
-        if isinstance(value, bool):
-            yield str(int(value))
-        elif isinstance(value, datetime | date):
-            yield value.isoformat()
-        elif isinstance(value, bytes):
-            yield _cell(value.decode("utf-8", errors="replace"))
-        else:
-            yield _cell(str(value))
+
+class _Coder(dict[str, int]):
+    """From a cell as it stands in the file to the code of its text; each spelling is looked at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: dict[str, int] = {}
+
+    def __missing__(self, cell: str) -> int:
+        code = self[cell] = self.texts.setdefault(cell_text(cell), len(self.texts))
+        return code
+
+
+class Columns:
+    """The cells of the wanted columns as they come, row by row."""
+
+    def __init__(self, names: Sequence[str], header: Sequence[str]) -> None:
+        have = [clean_name(name) for name in header]
+        self._names = names
+        self._places = [have.index(clean_name(name)) for name in names]
+        self._coders = [_Coder() for _ in names]
+        self._codes = [array("i") for _ in names]
+        self._lines = array("q")
+
+    def add(self, line: int, cells: Sequence[str]) -> None:
+        """Take one row; it must be as long as the header."""
+        self._lines.append(line)
+        for place, coder, column in zip(self._places, self._coders, self._codes, strict=True):
+            column.append(coder[cells[place]])
+
+    def coded(self) -> dict[str, Coded]:
+        """Return the columns by name."""
+        return {
+            name: Coded(np.frombuffer(column, dtype=np.int32).copy(), tuple(coder.texts))
+            for name, column, coder in zip(self._names, self._codes, self._coders, strict=True)
+        }
+
+    def lines(self) -> NDArray[np.int64]:
+        """Return the line of each row."""
+        return np.frombuffer(self._lines, dtype=np.int64).copy()
+
+
+def number_text(value: float) -> str:
+    """Return a number as a person would write it; one that had more digits than a spreadsheet keeps stays marked.
+
+    Of 16 digits and more the last are lost: written with an exponent, no identifier passes for whole.
+    """
+    if value != value:
+        return ""
+    if abs(value) >= 1e15:
+        return f"{value:.5E}"
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+_DIGITS_ONLY = re.compile(r"0{2,}")
+
+
+def padded(text: str, number_format: str) -> str:
+    """Return a whole number with the leading zeros that its cell's format shows (``0000000``)."""
+    return text.zfill(len(number_format)) if _DIGITS_ONLY.fullmatch(number_format) and text.isdigit() else text

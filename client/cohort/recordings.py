@@ -6,8 +6,9 @@ in one fixed ending, a row's file is known without any listing (:func:`named`).
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -16,28 +17,45 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from client.site.described import ENDINGS, DescribedConfig
 from client.site.settings import RecordsConfig
+from ecgshared.arrays import Floats
 from ecgshared.errors import CohortError, EcgReadError
 
-_COMPANIONS = (".dat", ".mat")
+_COMPANIONS = (".dat", ".mat", ".flac")
 """Where a header's samples lie: a change there is a change of the recording."""
 _CONTAINERS = (".hdf5", ".h5")
-"""Files of many exams; a row means one of them as ``exams.hdf5#1234``."""
+"""Files of many exams; a row means one of them as ``exams.hdf5#1234``. A site may describe others."""
+ANYWHERE = "**/"
+"""Before a row's file: in whatever folder below that of the records."""
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """Recordings below ``folder``; ``paths`` are relative to it, with slashes."""
+    """Recordings below ``folder``; ``paths`` are relative to it, with slashes.
+
+    ``described`` is what the site says of its plain arrays; ``fs_hz``, shape = (paths,), the rates by its table, NaN
+    where it has none.
+    """
 
     folder: Path
     paths: tuple[str, ...]
+    described: DescribedConfig | None = None
+    fs_hz: Floats | None = None
 
     def full(self, index: int) -> Path:
         """Return where a recording lies."""
         return self.folder / self.paths[index]
 
+    def rate(self, index: int) -> float | None:
+        """Return the samples per second that the table gives a recording."""
+        return None if self.fs_hz is None or np.isnan(self.fs_hz[index]) else float(self.fs_hz[index])
+
     def signature(self, index: int) -> tuple[int, int]:
         """Return (bytes, newest modification time in ns) of a recording and its companions.
+
+        What the site says of a recording, by its description and its table, changes the time: said otherwise, the
+        recording is read again.
 
         Raises
         ------
@@ -55,7 +73,17 @@ class Recordings:
             except OSError:
                 continue  # most formats have none
             size, newest = size + beside.st_size, max(newest, beside.st_mtime_ns)
-        return size, newest
+        return size, newest ^ self._said(index)
+
+    def _said(self, index: int) -> int:
+        rate = self.rate(index)
+        described = self.described
+        if described is not None and not described.covers(PurePosixPath(self.paths[index])):
+            described = None
+        if described is None and rate is None:
+            return 0
+        text = f"{rate} {'' if described is None else described.model_dump_json()}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
 
 
 @dataclass(frozen=True)
@@ -70,22 +98,22 @@ class Matches:
     ambiguous: tuple[str, ...]
 
 
-def find_recordings(config: RecordsConfig) -> Recordings:
-    """List the recordings below the site's folder, sorted.
+def find_recordings(config: RecordsConfig, described: DescribedConfig | None = None) -> Recordings:
+    """List the recordings below the site's folder, sorted; a file of many exams by its exams.
 
     Raises
     ------
     CohortError : there is no such folder, or nothing in it fits the pattern.
     """
-    found = sorted(one for path in walk(config) for one in _exams_of(config.folder, path))
+    found = sorted(one for path in walk(config) for one in _exams_of(config.folder, path, described))
     if not found:
         raise CohortError(
             "no file fits records.pattern",
             where=config.folder,
             value=config.pattern,
-            allowed="a pattern such as **/*.hea",
+            allowed="a pattern such as **/*.hea, or several",
         )
-    return Recordings(config.folder, tuple(found))
+    return Recordings(config.folder, tuple(found), described)
 
 
 def walk(config: RecordsConfig) -> Iterator[str]:
@@ -100,41 +128,53 @@ def walk(config: RecordsConfig) -> Iterator[str]:
     """
     if not config.folder.is_dir():
         raise CohortError("there is no such folder", where=config.folder, remedy="check records.folder")
-    return _walk(os.fspath(config.folder), "", frozenset(_tails(_parts(config.pattern))))
+    tails = frozenset(tail for parts in _patterns(config) for tail in _tails(parts))
+    return _walk(os.fspath(config.folder), "", tails)
 
 
-def named(config: RecordsConfig, wanted: Sequence[str]) -> tuple[Recordings, Matches] | None:
+def named(
+    config: RecordsConfig, wanted: Sequence[str], described: DescribedConfig | None = None
+) -> tuple[Recordings, Matches] | None:
     """Return the files the rows mean without asking the disk; None where only a listing can tell.
 
-    That is so where the pattern's last part is ``*`` and an ending: a name with the ending is the file, a name
-    without it can mean but the one file that has it. Whether the file is there is not known yet.
+    That is so where the last part of each pattern is ``*`` and an ending: a name with such an ending is the file, a
+    name without can mean but the one file that has it, where there is but one ending. Whether the file is there is not
+    known yet.
     """
     if not config.folder.is_dir():
         raise CohortError("there is no such folder", where=config.folder, remedy="check records.folder")
-    parts = _parts(config.pattern)
-    ending = PurePosixPath(parts[-1]).suffix
-    if parts[-1] != f"*{ending}" or not ending or any(mark in ending for mark in "*?["):
-        return None
-    if ending in _CONTAINERS:
-        return None  # which exams a file holds, only the file can tell
+    endings: dict[str, list[tuple[str, ...]]] = {}
+    for parts in _patterns(config):
+        ending = PurePosixPath(parts[-1]).suffix
+        if parts[-1] != f"*{ending}" or not ending or any(mark in ending for mark in "*?["):
+            return None
+        if ending in _CONTAINERS or (described is not None and described.exams):
+            return None  # which exams a file holds, only the file can tell
+        endings.setdefault(ending, []).append(parts)
     index: dict[str, int] = {}
     file = np.full(len(wanted), -1, dtype=np.int64)
     for row, name in enumerate(wanted):
-        path = name if name.endswith(ending) else name + ending
-        if name and _fits(tuple(path.split("/")), parts):
+        if not name:
+            continue
+        ending = next((end for end in endings if name.endswith(end)), "")
+        if (not ending and len(endings) > 1) or name.startswith(ANYWHERE):
+            return None
+        ending, path = (ending, name) if ending else (next(iter(endings)), name + next(iter(endings)))
+        if any(_fits(tuple(path.split("/")), parts) for parts in endings[ending]):
             file[row] = index.setdefault(path, len(index))
-    return Recordings(config.folder, tuple(index)), Matches(file, ())
+    return Recordings(config.folder, tuple(index), described), Matches(file, ())
 
 
-def _exams_of(folder: Path, path: str) -> Iterator[str]:
+def _exams_of(folder: Path, path: str, described: DescribedConfig | None) -> Iterator[str]:
     """Give a file's exams by their addresses, and a file of one recording as itself."""
-    if not path.endswith(_CONTAINERS):
+    covered = described is not None and described.exams and described.covers(PurePosixPath(path))
+    if not path.endswith(_CONTAINERS) and not covered:
         yield path
         return
-    from client.readers.hdf5 import exams
+    from client.readers import exams
 
     try:
-        for address in exams(folder / path):
+        for address in exams(folder / path, described):
             yield str(PurePosixPath(path).with_name(address.name))
     except EcgReadError:
         yield path  # reading it will name the fault
@@ -143,23 +183,51 @@ def _exams_of(folder: Path, path: str) -> Iterator[str]:
 def _file_of(path: str) -> str:
     """Return the file of a recording's path or address."""
     base, mark, _ = path.rpartition("#")
-    return base if mark and base.endswith(_CONTAINERS) else path
+    return base if mark and base.endswith(ENDINGS) else path
 
 
 def match(recordings: Recordings, wanted: Sequence[str]) -> Matches:
-    """Find each row's file: by its path, or by its path without the ending where only one file has it."""
+    """Find each row's file: by its path, or by its path without the ending where only one file has it.
+
+    A name behind ``**/`` is looked for in every folder, and found where only one has it.
+    """
     exact = {path: index for index, path in enumerate(recordings.paths)}
-    bare: dict[str, int] = {}
+    bare, several = _unique((_without_ending(path), index) for path, index in exact.items())
+    found = {name: exact.get(name, bare.get(name, -1)) for name in set(wanted)}
+    anywhere = {name: name.removeprefix(ANYWHERE) for name in found if name.startswith(ANYWHERE)}
+    unclear = {name for name in found if name in several and name not in exact}
+    if anywhere:
+        names = {path: path.rpartition("/")[2] for path in exact}
+        whole, shared = _unique((names[path], index) for path, index in exact.items())
+        stems, shared_stems = _unique((_without_ending(names[path]), index) for path, index in exact.items())
+        for name, last in anywhere.items():
+            found[name] = whole.get(last, -1 if last in shared else stems.get(last, -1))
+            if last in shared or (last not in whole and last in shared_stems):
+                unclear.add(name)
+    file = np.fromiter((found[name] for name in wanted), dtype=np.int64, count=len(wanted))
+    return Matches(file, tuple(sorted(unclear)))
+
+
+def _without_ending(path: str) -> str:
+    return path[: len(path) - len(PurePosixPath(path).suffix)]
+
+
+def _unique(pairs: Iterable[tuple[str, int]]) -> tuple[dict[str, int], set[str]]:
+    """Return what only one has, and the names that several have."""
+    one: dict[str, int] = {}
     several: set[str] = set()
-    for index, path in enumerate(recordings.paths):
-        stem = path[: len(path) - len(PurePosixPath(path).suffix)]
-        if bare.setdefault(stem, index) != index:
-            several.add(stem)
-    for stem in several:
-        del bare[stem]
-    file = np.fromiter((exact.get(name, bare.get(name, -1)) for name in wanted), dtype=np.int64, count=len(wanted))
-    unclear = sorted({name for name in wanted if name in several and name not in exact})
-    return Matches(file, tuple(unclear))
+    for name, index in pairs:
+        if one.setdefault(name, index) != index:
+            several.add(name)
+    for name in several:
+        del one[name]
+    return one, several
+
+
+def _patterns(config: RecordsConfig) -> list[tuple[str, ...]]:
+    if not config.patterns:
+        raise CohortError("records.pattern names no pattern", allowed="a pattern such as **/*.hea, or several")
+    return [_parts(pattern) for pattern in config.patterns]
 
 
 def _parts(pattern: str) -> tuple[str, ...]:

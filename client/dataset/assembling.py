@@ -17,6 +17,7 @@ from client.ingest.reading import findings_of, refused
 from client.site.keys import SiteKeys
 from client.site.settings import QualityPolicy, SiteSettings
 from ecgshared.study.endpoints import BinaryEndpoint, follow_up_years, label_cells, time_to_event
+from ecgshared.study.populations import members
 from ecgshared.study.study import SplitConfig, Study
 from ecgshared.wire.protocol import SPLITS
 
@@ -50,7 +51,7 @@ def assemble(
     units, patient = np.unique(linked.unit[rows], return_inverse=True)
     trains = settings.site in study.sites.train
     split = _splits(trains, study.split, keys, [linked.units[i] for i in units])
-    cells = [label_cells(kept, endpoint, censoring=study.censoring) for endpoint in study.endpoints.values()]
+    labels = _labels(study, columns)[rows]
     nowhere = np.full(len(rows), np.nan, dtype=np.float32)
     events = sorted({event for step in study.steps if (event := getattr(step, "event", None)) is not None})
     return SiteData(
@@ -58,7 +59,7 @@ def assemble(
         patient=patient.astype(np.int64),
         split=split[patient],
         heads=tuple(study.endpoints),
-        labels=np.stack(cells, axis=1),
+        labels=labels,
         age=kept["age"].astype(np.float32),
         male=label_cells(kept, BinaryEndpoint(kind="binary", column="male")),
         covariates={name: kept.get(name, nowhere).astype(np.float32) for name in study.covariates},
@@ -68,8 +69,27 @@ def assemble(
         flow=tuple(flow.steps),
         descriptions=_descriptions(kept["device"], patient, found.take(places), linked.unmatched_files),
         follow_up_years=follow_up_years(kept),
-        event_times={event: time_to_event(kept, event) for event in events},
+        event_times={
+            event: time_to_event(kept, event, censor_at_defibrillator=study.censor_at_defibrillator) for event in events
+        },
+        populations={
+            name: members(population, kept, np.ones(len(rows), dtype=bool), patient)
+            for name, population in study.populations.items()
+        },
         chronology=_chronology(kept["recorded_at"]),
+    )
+
+
+def _labels(study: Study, columns: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """Return the endpoints' cells of the whole table: its latest date may be what ends the data."""
+    return np.stack(
+        [
+            label_cells(
+                columns, endpoint, censoring=study.censoring, censor_at_defibrillator=study.censor_at_defibrillator
+            )
+            for endpoint in study.endpoints.values()
+        ],
+        axis=1,
     )
 
 

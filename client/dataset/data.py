@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.cache.entries import UNITS_PER_MV
+from ecgshared.arrays import Bools
 from ecgshared.study.endpoints import EventTimes
 from ecgshared.wire.protocol import SPLITS, Split
 
@@ -71,6 +72,7 @@ class SiteData:
         (by code of the quality report), "files" ("without a row": recordings that no row of the table means).
     follow_up_years : float array, shape = (n,): from ECG to last known status, NaN where unknown.
     event_times : time and status by event, of the events that steps of the study name.
+    populations : the study's, by name: bool array, shape = (n,), who belongs.
     chronology : int array, shape = (n,): the later ECG of a patient has the higher number; None: the later row.
     """
 
@@ -89,6 +91,7 @@ class SiteData:
     follow_up_years: NDArray[np.float32]
     event_times: dict[str, EventTimes] = field(default_factory=dict)
     chronology: NDArray[np.int64] | None = None
+    populations: dict[str, Bools] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -123,7 +126,14 @@ class SiteData:
             follow_up_years=self.follow_up_years[rows],
             event_times={name: times.take(rows) for name, times in self.event_times.items()},
             chronology=None if self.chronology is None else self.chronology[rows],
+            populations={name: belongs[rows] for name, belongs in self.populations.items()},
         )
+
+    def members(self, population: str) -> SiteData:
+        """Return a population alone; the flow ends with it."""
+        rows = np.flatnonzero(self.populations[population])
+        line = (f"not of the population {population}", len(rows), len(np.unique(self.patient[rows])))
+        return replace(self.subset(rows), flow=(*self.flow, line))
 
     def without_lockbox(self) -> SiteData:
         """Return what a step that may not open the lockbox sees: training and validation rows."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.cache.generation import CacheGeneration
-from client.cohort.link import OPT_OUT_FILE
+from client.cohort.optout import OPT_OUT_FILE
 from client.site.current import FileMark
 from client.site.keys import SITE_KEY
 from client.site.settings import SiteSettings

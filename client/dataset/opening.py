@@ -77,13 +77,13 @@ def read(
     records = [keys.record(recordings.paths[file]) for file in files]
     patients = [linked.pseudonyms[unit] for unit in linked.unit[rows].tolist()]
     signatures = [recordings.signature(file) for file in files]
-    recipe = Recipe(study.input, settings.quality, keys.content)
+    recipe = Recipe(study.input, settings.quality, keys.content, described=settings.described)
     folder = settings.state / "cache" / fingerprint(study.input)
     with opened(folder, study.input.samples, waiting=_waiting(progress)) as cache:
         cache.forget([linked.pseudonyms[i] for i in np.unique(linked.unit[linked.opted_out])])
         found = cache.lookup(records, signatures, READING_VERSION)
         jobs = [
-            Job(recordings.full(files[i]), records[i], patients[i], signatures[i])
+            Job(recordings.full(files[i]), records[i], patients[i], signatures[i], recordings.rate(files[i]))
             for i in np.flatnonzero(_to_read(found, settings.quality))
         ]
         if jobs:

@@ -14,14 +14,14 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from client.site.keys import ledger_key
 from ecgshared.errors import PrivacyError
-from ecgshared.service.files import private_folder
+from ecgshared.service.files import link_once, private_folder, write_atomically, write_once
 
 FOLDER, FILE, ANCHOR = "privacy", "ledger.sqlite", "ledger.anchor"
 BUSY_SECONDS = 60.0
@@ -123,7 +123,7 @@ class LedgerStore:
                 database.execute(f"PRAGMA user_version = {_FORMAT}")
             finally:
                 database.close()
-            _link_once(draft, self.path)
+            link_once(draft, self.path)
         finally:
             draft.unlink(missing_ok=True)
 
@@ -187,32 +187,8 @@ def _read_anchor(path: Path) -> _Anchor | None:
 
 def _write_anchor(path: Path, anchor: _Anchor, *, replace: bool = True) -> None:
     private_folder(path.parent)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(handle, json.dumps({"format_version": _FORMAT, "lines": anchor.lines, "mac": anchor.mac}).encode())
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    content = json.dumps({"format_version": _FORMAT, "lines": anchor.lines, "mac": anchor.mac}).encode()
     if replace:
-        draft.replace(path)
-        _sync_folder(path.parent)
+        write_atomically(path, content, private=True)
     else:
-        _link_once(draft, path)
-        draft.unlink()
-
-
-def _link_once(draft: Path, path: Path) -> None:
-    """Give ``draft`` its name, unless another process was faster, and sync the folder."""
-    # A link, unlike a rename, never replaces what is there.
-    with suppress(FileExistsError):
-        os.link(draft, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        write_once(path, content)

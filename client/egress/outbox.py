@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from client.egress.gate import Release
 from ecgshared.errors import RefusalCode, Refused
+from ecgshared.service.files import write_atomically
 from ecgshared.wire.bytes import encode_request
 from ecgshared.wire.protocol import Request
 
@@ -48,20 +48,11 @@ class Outbox:
         path = self._path(request)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         head = json.dumps({"request": _digest(request), "log": release.log_line}).encode()
-        temporary = path.with_suffix(".part")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb", closefd=False) as file:
-                file.write(head + b"\n" + release.body)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.rename(path)
-        _sync_folder(path.parent)
+        write_atomically(path, head + b"\n" + release.body, private=True)
         for old in path.parent.glob(f"{request.phase}-*.answer"):
             number = int(old.stem.rpartition("-")[2])
-            if number <= request.round - _KEPT_ROUNDS:
-                old.write_bytes(b"")  # an empty file still says that the round was answered
+            if number <= request.round - _KEPT_ROUNDS and old.stat().st_size:
+                write_atomically(old, b"", private=True)  # an empty file still says that the round was answered
 
     def _path(self, request: Request) -> Path:
         run = hashlib.sha256(f"{request.study_hash}/{request.run}".encode()).hexdigest()[:24]
@@ -70,11 +61,3 @@ class Outbox:
 
 def _digest(request: Request) -> str:
     return hashlib.sha256(encode_request(request)).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

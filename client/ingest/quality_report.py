@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from client.ingest.register import FOLDER, OUTCOMES, IngestLedger, Line
 from client.site.settings import SiteSettings
 from ecgshared.ecg.quality import CODES
 from ecgshared.errors import EcgReadError
+from ecgshared.service.files import write_atomically
 
 FILE, TEMPLATE = "quality.html", "quality_report.html"
 EXAMPLES, LISTED = 8, 50
@@ -52,11 +52,7 @@ def write_report(settings: SiteSettings, ledger: IngestLedger) -> Path:
         examples=_examples(settings, ledger, groups),
     )
     path = settings.state / FOLDER / FILE
-    draft = path.with_name(f"{FILE}.{os.getpid()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(page)
-    draft.replace(path)
+    write_atomically(path, page.encode(), private=True)
     return path
 
 

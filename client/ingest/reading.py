@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from client.cache.entries import REFUSED, STORED, UNITS_PER_MV, UNREADABLE, Entry
 from client.cache.signals import SignalCache
 from client.readers import read
+from client.site.described import DescribedConfig
 from client.site.settings import QualityPolicy
 from ecgshared.ecg.amplitude import step_mv
 from ecgshared.ecg.input import InputConfig
@@ -34,7 +35,7 @@ from ecgshared.ecg.quality import REPAIRED, Decision, decide, examine, repair
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
 
-READING_VERSION = 3
+READING_VERSION = 4
 """Raised whenever a reader or the quality rules read a recording otherwise: older entries are read again."""
 
 LARGEST_UNITS = 32_767
@@ -49,25 +50,28 @@ Progress = Callable[[int, int, str], Any]
 
 @dataclass(frozen=True)
 class Job:
-    """One recording to read: where it lies, what it is called in the cache, what it is made from."""
+    """One recording to read: where it lies, its name in the cache, what it is made from, its rate by the table."""
 
     path: Path
     record: bytes
     patient: bytes
     signature: tuple[int, int]
+    fs_hz: float | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What every recording of a cache is read with; sent to the worker processes.
 
-    ``features`` asks for the features of each recording that is stored.
+    ``features`` asks for the features of each recording that is stored; ``described`` is what the site says of its
+    plain arrays.
     """
 
     input: InputConfig
     quality: QualityPolicy
     content_key: bytes
     features: bool = False
+    described: DescribedConfig | None = None
 
 
 def ingest(
@@ -156,7 +160,7 @@ def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
         size, mtime_ns = job.signature
         entry = Entry(job.record, job.patient, size, mtime_ns, READING_VERSION, UNREADABLE)
         try:
-            record = read(job.path)
+            record = read(job.path, recipe.described, job.fs_hz)
         except EcgReadError as error:
             entries.append(replace(entry, fault=_without_values(error.what)))
             continue

@@ -243,6 +243,15 @@ class IngestLedger:
             (most,),
         ).fetchall()
 
+    def grouped(self, outcome: Outcome, most: int) -> list[tuple[str, int, str]]:
+        """Return (reason, files, one of them) of an outcome, the most frequent first; why is codes or a sentence."""
+        reason = "why" if outcome == "unreadable" else "codes"
+        return self._db.execute(
+            f"""SELECT {reason}, count(*), min(path) FROM file WHERE outcome = ?
+            GROUP BY {reason} ORDER BY count(*) DESC, {reason} LIMIT ?""",
+            (outcome, most),
+        ).fetchall()
+
     def counts(self, *columns: str) -> list[tuple[str | float | int | None, ...]]:
         """Return (value of each column, files) for every combination, the most frequent first."""
         allowed = {"outcome", "codes", "device", "fs_hz", "format"}

@@ -19,10 +19,11 @@ from client.network.fleet_messages import Head, Objects, peek
 from client.network.inbox import Inbox, Parcel, answer_of
 from client.network.journal import Journal
 from client.network.site_watch import SiteWatch
-from client.network.status import StatusFile, now
+from client.network.status import StatusFile
 from client.network.worker import Worker, WorkerLost
 from client.site.settings import SiteSettings, network_of
 from ecgshared.errors import EcgFedError, RefusalCode, Refused
+from ecgshared.service.files import now
 from ecgshared.service.fingerprint import code_sha256
 from ecgshared.wire.bytes import refusal_records
 

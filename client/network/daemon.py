@@ -26,10 +26,11 @@ from client.network.fleet_messages import Head, peek
 from client.network.inbox import Inbox, Parcel, answer_of
 from client.network.journal import Journal
 from client.network.site_watch import SiteWatch
-from client.network.status import StatusFile, is_paused, now, remember_node, remembered_node
+from client.network.status import StatusFile, is_paused, remember_node, remembered_node
 from client.site.current import SiteFile
 from client.site.settings import SiteSettings, network_of
 from ecgshared.errors import RefusalCode, Refused
+from ecgshared.service.files import now
 from ecgshared.wire.bytes import MESSAGE_TYPE_HELLO, WireError
 
 _POLL_ACTIVE, _POLL_IDLE, _ACTIVE_SECONDS = 0.1, 1.0, 60.0
@@ -230,7 +231,6 @@ class Daemon:
             if head.seconds_left <= 0:
                 raise RunOver("nobody waits for the answer any more")
             self._link.pull_objects(head, parcel.lacks(head.object_ids), self._limited(parcel))
-            parcel.sync()
             self._link.confirm(head)
             self._watch.require()
             self._gate.check_run(head, self._link)

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -25,12 +26,11 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from pydantic import Field
 
-from client.network.status import write_whole
 from client.site.settings import NetworkConfig, SiteSettings, load_site, network_of
 from client.site.sitefile import network_lines, site_template
 from ecgshared.config import Config, load
 from ecgshared.errors import ConfigError
-from ecgshared.service.files import private_folder
+from ecgshared.service.files import private_folder, write_atomically, write_once
 
 FOLDER = "network"
 """Beside the site file: key, request, certificate, and the authority's certificate."""
@@ -59,8 +59,12 @@ class Enrolled:
     new_key: bool
 
 
-def start(kit_file: Path, site_file: Path) -> Enrolled:
+def start(
+    kit_file: Path, site_file: Path, *, given: dict[str, Any] | None = None, guessed: dict[str, str] | None = None
+) -> Enrolled:
     """Make key and request for a kit, and a site file where there is none; a key that is there is kept.
+
+    ``given`` and ``guessed`` are what a new site file says beside the defaults; see :func:`.site_template`.
 
     Raises
     ------
@@ -82,19 +86,18 @@ def start(kit_file: Path, site_file: Path) -> Enrolled:
     }
     new_file = not site_file.exists()
     if new_file:
-        write_whole(site_file, site_template(kit.site, network), quietly=False)
+        template = site_template(kit.site, network, given=given, guessed=guessed)
+        write_atomically(site_file, template.encode(), private=True)
     else:
         _join(site_file, kit, network)
-    new_key = not key_file.exists()
-    if new_key:
-        _write_key(key_file)
-    write_whole(folder / "ca.crt", authority.public_bytes(Encoding.PEM).decode(), quietly=False)
+    new_key = not key_file.exists() and _write_key(key_file)
+    write_atomically(folder / "ca.crt", authority.public_bytes(Encoding.PEM), private=True)
     request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, kit.site)]))
         .sign(read_key(key_file), hashes.SHA384())
     )
-    write_whole(request_file, request.public_bytes(Encoding.PEM).decode(), quietly=False)
+    write_atomically(request_file, request.public_bytes(Encoding.PEM), private=True)
     return Enrolled(kit, request_file, site_file, new_file, new_key)
 
 
@@ -115,7 +118,7 @@ def install_certificate(settings: SiteSettings, file: Path) -> x509.Certificate:
             remedy="send the coordinator the request made by `ecgfed site init`, and ask for its certificate",
         )
     private_folder(network.certificate.parent)
-    write_whole(network.certificate, certificate.public_bytes(Encoding.PEM).decode(), quietly=False)
+    write_atomically(network.certificate, certificate.public_bytes(Encoding.PEM), private=True)
     return certificate
 
 
@@ -186,8 +189,9 @@ def _join(site_file: Path, kit: Kit, network: dict[str, str]) -> None:
             remedy="give another file by --out, or ask for a kit of this site's name",
         )
     if settings.network is None:
-        with site_file.open("a", encoding="utf-8") as file:
-            file.write("\n" + network_lines(network))
+        section = f"\n{network_lines(network)}".encode()
+        # The file itself, where a link stands in the folder.
+        write_atomically(site_file.resolve(), site_file.read_bytes() + section)
     elif settings.network.coordinator != kit.coordinator or settings.network.envelope != kit.envelope_sha256:
         raise ConfigError(
             "the file names another coordinator or envelope than the kit",
@@ -196,15 +200,11 @@ def _join(site_file: Path, kit: Kit, network: dict[str, str]) -> None:
         )
 
 
-def _write_key(path: Path) -> None:
+def _write_key(path: Path) -> bool:
+    """Make a key unless one stands there; return whether it was made."""
     key = ec.generate_private_key(ec.SECP384R1())
     data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(handle, data)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return write_once(path, data)
 
 
 def _public(holder: x509.Certificate | ec.EllipticCurvePrivateKey) -> bytes:

@@ -16,34 +16,6 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import httpx
-from flwr.common.serde import fab_from_proto, run_from_proto
-from flwr.proto.fab_pb2 import GetFabRequest
-from flwr.proto.fleet_pb2 import (
-    ActivateNodeRequest,
-    DeactivateNodeRequest,
-    PullMessagesRequest,
-    PushMessagesRequest,
-)
-from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
-from flwr.proto.node_pb2 import Node
-from flwr.proto.run_pb2 import GetRunRequest
-from flwr.supercore.inflatable.inflatable_object import (
-    get_object_id,
-)
-from flwr.supercore.inflatable.inflatable_protobuf_utils import (
-    make_pull_object_fn_protobuf,
-    make_push_object_fn_protobuf,
-)
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
-    ObjectPushError,
-    pull_objects,
-)
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
-from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.network.enrol import read_key
 from client.network.fleet_failures import (
@@ -56,6 +28,29 @@ from client.network.fleet_failures import (
     transport_failure,
 )
 from client.network.fleet_messages import Head, Objects
+from client.network.flower_insides import (
+    ActivateNodeRequest,
+    ConfirmMessageReceivedRequest,
+    DeactivateNodeRequest,
+    FleetHttpClient,
+    GetFabRequest,
+    GetRunRequest,
+    Node,
+    NodeAuthHttpInterceptor,
+    ObjectPullError,
+    ObjectPushError,
+    PullMessagesRequest,
+    PushMessagesRequest,
+    RuntimeVersionMetadata,
+    SendNodeHeartbeatRequest,
+    fab_from_proto,
+    get_object_id,
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+    public_key_to_bytes,
+    pull_objects,
+    run_from_proto,
+)
 from client.site.settings import NetworkConfig
 from ecgshared.errors import ConfigError
 from ecgshared.wire.bytes import WireError

@@ -7,8 +7,8 @@ import time
 from email.utils import parsedate_to_datetime
 
 import httpx
-from flwr.supercore.error import ApiErrorCode, FlowerError
 
+from client.network.flower_insides import ApiErrorCode, FlowerError
 from ecgshared.errors import EcgFedError
 
 _GATEWAY = (502, 503, 504)

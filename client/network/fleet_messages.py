@@ -14,20 +14,21 @@ from typing import Any, Protocol
 
 import numpy as np
 from flwr.app import Message, RecordDict
-from flwr.app.message import remove_content_from_message
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.fleet_pb2 import PullMessagesResponse
-from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.inflatable.inflatable_object import (
+
+from client.network.flower_insides import (
+    ObjectTree,
+    PullMessagesResponse,
     get_all_nested_objects,
     get_object_body,
     get_object_head_values_from_object_content,
     get_object_tree,
+    inflate_object_from_contents,
     iterate_object_tree,
+    message_from_proto,
+    message_to_proto,
     no_object_id_recompute,
+    remove_content_from_message,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-
 from ecgshared.wire.bytes import WireError
 
 _WORD = re.compile(r"[A-Za-z0-9_.-]{0,80}")

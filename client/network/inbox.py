@@ -7,13 +7,12 @@ daemon that is killed at any moment finds here what it had promised to answer, a
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecgshared.service.files import private_folder
+from ecgshared.service.files import private_folder, sync_folder, write_atomically
 
 _HEAD = "head"
 
@@ -43,15 +42,11 @@ class Parcel:
 
     def write_head(self, data: bytes, *, sync: bool = True) -> None:
         """Write the head."""
-        _write(private_folder(self.folder) / _HEAD, data, sync=sync)
+        write_atomically(private_folder(self.folder) / _HEAD, data, private=True, sync=sync)
 
     def keep(self, object_id: str, content: bytes, *, sync: bool = True) -> None:
         """Write one part."""
-        _write(self._path(object_id), content, sync=sync)
-
-    def sync(self) -> None:
-        """Wait until the names of all parts are on the disk, too."""
-        _sync_folder(self.folder)
+        write_atomically(self._path(object_id), content, private=True, sync=sync)
 
     def lacks(self, object_ids: list[str]) -> list[str]:
         """Return the parts that are not here."""
@@ -73,7 +68,7 @@ class Inbox:
         """Make a place for a message and write its head; raises OSError where the disk is full."""
         parcel = Parcel(self._folder / f"{time.time_ns():020d}-{message_id[:16]}")
         parcel.write_head(head)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         return parcel
 
     def waiting(self) -> list[Parcel]:
@@ -96,25 +91,3 @@ class Inbox:
 def answer_of(parcel: Parcel) -> Parcel:
     """Return where the answer to a message lies; it is complete when it has a head."""
     return Parcel(parcel.folder / "answer")
-
-
-def _write(path: Path, data: bytes, *, sync: bool) -> None:
-    draft = path.with_name(f"{path.name}.draft")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

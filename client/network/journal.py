@@ -6,8 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from client.network.status import now
-from ecgshared.service.files import private_folder
+from ecgshared.service.files import now, private_folder
 from ecgshared.service.logs import clean, json_log
 
 

@@ -8,12 +8,13 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ecgshared.errors import RunError
-from ecgshared.service.files import private_folder
+from ecgshared.service.files import now, private_folder, write_atomically
 
 _STATUS, _LOCK, _PAUSED, _NODE = "status.json", "daemon.lock", "paused", "node.json"
 
@@ -37,7 +38,9 @@ class StatusFile:
             if fields == self._fields and self._path.exists() and changes:
                 return
             self._fields = fields
-            write_whole(self._path, json.dumps(fields, indent=1, sort_keys=True))
+            text = json.dumps(fields, indent=1, sort_keys=True)
+            with suppress(OSError):
+                write_atomically(self._path, text.encode(), private=True, sync=False)
 
     def get(self, key: str) -> Any:
         """Return one field, or None."""
@@ -157,7 +160,7 @@ def pause(state: Path, paused: bool) -> None:
     """Tell the daemon, running or to come, to answer no question; it stays connected."""
     path = private_folder(state / "network") / _PAUSED
     if paused:
-        write_whole(path, now() + "\n", quietly=False)
+        write_atomically(path, f"{now()}\n".encode(), private=True)
     else:
         path.unlink(missing_ok=True)
 
@@ -176,23 +179,6 @@ def remembered_node(state: Path) -> int | None:
 
 
 def remember_node(state: Path, node_id: int) -> None:
-    """Keep the number Flower gave this site."""
-    write_whole(state / "network" / _NODE, json.dumps({"node_id": node_id}))
-
-
-def write_whole(path: Path, text: str, *, quietly: bool = True) -> None:
-    """Put a file in the place of the old one at once, readable by its owner only."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        if not quietly:
-            raise
-
-
-def now() -> str:
-    """Return the time in UTC, ISO 8601."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Keep the number Flower gave this site; where the disk is full it is asked for again in the next life."""
+    with suppress(OSError):
+        write_atomically(state / "network" / _NODE, json.dumps({"node_id": node_id}).encode(), private=True)

@@ -204,10 +204,10 @@ def _answer_or_refuse(site_file: Path, **command: Any) -> dict[str, Any]:
 
 def _answer(site_file: Path, folder: str, node_id: int, max_bytes: int) -> dict[str, Any]:
     from flwr.app import Context, RecordDict
-    from flwr.supercore.task_identity import TaskIdentity
 
     from client.app import app
     from client.network.fleet_messages import Head, deflate, inflate, peek
+    from client.network.flower_insides import TaskIdentity
     from client.network.inbox import Parcel, answer_of
     from ecgshared.wire.bytes import refusal_of
 

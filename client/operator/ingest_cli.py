@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ecgshared.study.study import Study
 
 
 def ingest(
@@ -15,6 +18,9 @@ def ingest(
     study: Annotated[
         list[Path] | None, typer.Option(help="study file to ingest for; default: every study the site approved")
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="read what the table names for no study: with 500 Hz, 10 s and no filter")
+    ] = False,
     features: Annotated[bool, typer.Option("--features", help="also measure intervals, axes and amplitudes")] = False,
 ) -> None:
     """Read all recordings the studies need, once, into the cache; write a ledger of every file and a quality report.
@@ -29,7 +35,9 @@ def ingest(
 
     settings = load_site(site_file)
     studies = [load_study(path) for path in study or settings.studies]
-    for path, loaded in zip(study or settings.studies, studies, strict=True):
+    if everything:
+        studies.append(_of_everything(settings.site))
+    for path, loaded in zip(study or settings.studies, studies, strict=False):
         if settings.site not in loaded.sites.all:
             raise ConfigError(
                 "the study does not name this site",
@@ -47,11 +55,32 @@ def ingest(
     for outcome, meaning in OUTCOMES.items():
         if done.outcomes.get(outcome):
             typer.echo(f"{done.outcomes[outcome]:>10,}  {meaning}")
+            for why, files, example in done.reasons.get(outcome, []):
+                typer.echo(f"{'':10}  {files:>8,} x {why or 'the file is not there'}; e.g. {example}")
     if done.compared:
         typer.echo(f"{done.stand_out:>10,}  stand out among the recordings of their device:")
         for line in done.compared:
             typer.echo(f"{'':12}{line}")
+    for doubt in done.doubts:
+        typer.echo(f"LOOK {doubt}")
     typer.echo(f"quality report: {done.report}")
+    if not done.usable:
+        typer.echo("NOTHING can be used: no recording was stored; the reasons stand above", err=True)
+        raise SystemExit(2)
+
+
+def _of_everything(site: str) -> Study:
+    """Return a study that asks for every recording, as a study that says nothing of its input would see them."""
+    from ecgshared.study.study import Study
+
+    return Study.model_validate(
+        {
+            "name": "everything",
+            "sites": {"train": [site]},
+            "endpoints": {"male": {"kind": "binary", "column": "male"}},
+            "steps": [{"id": "describe", "stage": "describe"}],
+        }
+    )
 
 
 @contextmanager

@@ -24,12 +24,15 @@ def start(
 
     from importlib.metadata import version
 
+    from client.cohort.link import look_over
     from client.network.daemon import Daemon
     from client.network.journal import Journal
     from client.network.status import DaemonLock
     from client.site.settings import load_site
 
     settings = load_site(site_file)
+    for line in look_over(settings):
+        typer.echo(f"LOOK {line}", err=True)
     with DaemonLock(settings.state):
         journal = Journal(settings.state, as_json=json_logs)
         try:
@@ -124,31 +127,6 @@ def certificate(
     )
 
 
-def init(
-    kit: Annotated[Path, typer.Option(help="the kit the coordinator sent", metavar="KIT.yaml")],
-    out: Annotated[Path, typer.Option(help="the site's file", metavar="SITE.yaml")] = Path("site.yaml"),
-) -> None:
-    """Join a federation: make the site's private key, a request for its certificate, and a site file."""
-    from client.network.enrol import start as enrol
-    from ecgshared.service.fingerprint import code_sha256
-
-    done = enrol(kit, out)
-    typer.echo(f"site:    {done.kit.site}, invited by {done.kit.coordinator}")
-    typer.echo(f"key:     {'made' if done.new_key else 'kept as it was'}; it never leaves this machine")
-    typer.echo(f"request: {done.request}")
-    typer.echo(
-        f"file:    {done.site_file}, {'new, every key explained' if done.new_site_file else 'knows the network now'}"
-    )
-    same = code_sha256() == done.kit.code_sha256
-    typer.echo(
-        f"code:    {'the same as the coordinator runs' if same else 'ANOTHER than the coordinator runs: ask which'}"
-    )
-    typer.echo("")
-    typer.echo(f"1. send {done.request} to the coordinator (it holds nothing secret)")
-    typer.echo(f"2. when {done.kit.site}.crt comes back: ecgfed site certificate {done.site_file} {done.kit.site}.crt")
-    typer.echo(f"3. fill in records and table: ecgfed site check {done.site_file}")
-
-
 def status(
     site_file: SiteFile,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
@@ -183,4 +161,4 @@ def budget(site_file: SiteFile) -> None:
     typer.echo("\n".join(budget_lines(load_site(site_file))))
 
 
-COMMANDS = (init, certificate, show, approve, withdraw, start, status, pause, resume, stop, releases, budget)
+COMMANDS = (certificate, show, approve, withdraw, start, status, pause, resume, stop, releases, budget)

@@ -21,16 +21,23 @@ def read(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="write the 12-lead sheet here (.png, .pdf, .svg)")] = None,
     features: Annotated[bool, typer.Option("--features", help="measure intervals, axes and amplitudes")] = False,
+    site: Annotated[
+        Path | None, typer.Option("--site", help="site file, whose `described:` says what plain arrays mean")
+    ] = None,
+    fs_hz: Annotated[
+        float | None, typer.Option("--fs-hz", min=20, max=32_000, help="rate of a file that does not state its own")
+    ] = None,
 ) -> None:
     """Show a recording's header and quality, and draw it at 25 mm/s and 10 mm/mV."""
     from client.readers import read as read_record
-    from client.site.settings import QualityPolicy
+    from client.site.settings import QualityPolicy, load_site
     from ecgshared.ecg.features import QT_METHOD
     from ecgshared.ecg.quality import assess, decide
 
-    record = read_record(path)
+    settings = None if site is None else load_site(site)
+    record = read_record(path, None if settings is None else settings.described, fs_hz)
     findings = assess(record)
-    policy = QualityPolicy()
+    policy = QualityPolicy() if settings is None else settings.quality
     action = decide(findings, policy.actions, policy.default, most_empty=policy.most_empty)
     if plot is not None:
         _save_sheet(record, path, plot)

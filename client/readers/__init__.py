@@ -7,19 +7,26 @@ A reader is a module of this package with two functions::
 
 It is found by being there: a further format is a further file. Modules whose name starts with an underscore
 are parts of readers. `sniff` must rest on content (a magic number, a root element, a header that names the
-file), so that no two readers claim one file and their order does not matter.
+file), so that no two readers claim one file and their order does not matter. Files that are nothing but numbers no
+reader can tell: they are read as the site describes them.
 """
 
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from ecgshared.ecg.record import EcgRecord
+from client.site.described import ENDINGS, DescribedConfig
+from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
+
+CONTAINERS = (".hdf5", ".h5")
+"""Endings of files that may hold many exams; one is addressed as ``exams.hdf5#1234``."""
 
 HEAD_BYTES = 4096
 """How much of a file :func:`read` shows to every ``sniff``."""
@@ -42,16 +49,63 @@ def readers() -> dict[str, Reader]:
     return {name: cast("Reader", import_module(f"{__name__}.{name}")) for name in names}
 
 
-def read(path: Path) -> EcgRecord:
+def read(path: Path, described: DescribedConfig | None = None, fs_hz: float | None = None) -> EcgRecord:
     """Read one recording of any known format.
 
     A path that names no file is offered to the readers too: a WFDB record may be given by its bare name, and
     one of many exams in a file by file and exam.
 
+    Parameters
+    ----------
+    described : what the site says of its plain arrays; the files it covers are read as it says.
+    fs_hz : the rate by the site's table, for a file that does not state its own. A file that does keeps it, and a
+        table that says otherwise is a finding.
+
     Raises
     ------
     EcgReadError : whatever is wrong with the path or the bytes; nothing else comes out.
     """
+    if described is not None and described.covers(path):
+        from client.readers import _described
+
+        return _described.read(path, described, fs_hz)
+    return _at_rate(_read_by_content(path), fs_hz)
+
+
+def exams(path: Path, described: DescribedConfig | None = None) -> Iterator[Path]:
+    """Yield the address of every exam of a file of many; of any other, the file itself."""
+    from client.readers import _described, hdf5
+
+    if described is not None and described.covers(path):
+        yield from _described.exams(path, described)
+    elif path.suffix in CONTAINERS:
+        yield from hdf5.exams(path)
+    else:
+        yield path
+
+
+def formats() -> list[dict[str, str]]:
+    """Return every format that can be read, as ``ecgfed site formats`` lists them: name and what it is."""
+    rows = [
+        {"format": name, "what": (module.__doc__ or "").strip().splitlines()[0]} for name, module in readers().items()
+    ]
+    what = (DescribedConfig.__doc__ or "").strip().splitlines()[0]
+    return [*rows, {"format": "described", "what": what}]
+
+
+def _at_rate(record: EcgRecord, fs_hz: float | None) -> EcgRecord:
+    """Put the table's rate where the file states none; name a table that contradicts the file."""
+    if fs_hz is None:
+        return record
+    if any(finding.code == "fs-assumed" for finding in record.findings):
+        return replace(record, fs=fs_hz, findings=tuple(f for f in record.findings if f.code != "fs-assumed"))
+    if abs(fs_hz / record.fs - 1) > 1e-3:
+        said = Finding("fs-contradicts-table", f"the file says {record.fs:g} Hz, the table {fs_hz:g}", value=fs_hz)
+        return replace(record, findings=(*record.findings, said))
+    return record
+
+
+def _read_by_content(path: Path) -> EcgRecord:
     path = Path(path)
     head = _head(path)
     for name, reader in readers().items():
@@ -74,7 +128,9 @@ def read(path: Path) -> EcgRecord:
         where=path,
         value=head[:16] or None,
         allowed=", ".join(readers()),
-        remedy="give the recording itself (for WFDB its .hea); the format is told by content, not by name",
+        remedy="say under `described:` in the site file what its numbers mean"
+        if head and path.suffix.lower() in ENDINGS
+        else "give the recording itself (for WFDB its .hea); the format is told by content, not by name",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,17 @@ def check_length(samples: int, where: object) -> int:
     return samples
 
 
+def refuse_leads(names: Sequence[str], where: object) -> NoReturn:
+    """Raise :class:`EcgReadError`: none of these names is a lead's."""
+    raise EcgReadError(
+        "no signal is one of the twelve leads",
+        where=where,
+        value=[name[:20] for name in names[:15]],
+        allowed=", ".join(LEADS),
+        remedy="export a 12-lead ECG; a file that names its leads otherwise has to be corrected",
+    )
+
+
 def twelve_leads(
     names: Sequence[str], rows: Sequence[NDArray[np.floating]], path: Path
 ) -> tuple[NDArray[np.float32], list[Finding]]:
@@ -86,30 +98,25 @@ def twelve_leads(
         else:
             chosen[lead] = row
     if not chosen:
-        raise EcgReadError(
-            "no signal is one of the twelve leads",
-            where=path,
-            value=[name[:20] for name in names[:15]],
-            allowed=", ".join(LEADS),
-            remedy="export a 12-lead ECG",
-        )
+        refuse_leads(names, path)
     samples = check_length(max(len(row) for row in chosen.values()), path)
     stacked = np.full((len(chosen), samples), np.nan, dtype=np.float32)
     for i, (lead, row) in enumerate(chosen.items()):
-        stacked[i, : len(row)] = np.where(np.abs(row) <= _MAX_MV, row, np.nan)
+        stacked[i, : len(row)] = row
         if len(row) < samples:
             findings.append(
                 Finding("truncated", f"{lead} holds {len(row)} of {samples} samples", lead, len(row) / samples)
             )
-    if np.isnan(stacked).all():
+    with np.errstate(invalid="ignore"):
+        absurd = ~(np.abs(stacked) <= _MAX_MV)
+    if absurd.any():
+        stacked[absurd] = np.nan
+    if absurd.all():
         raise EcgReadError("no lead holds a sample", where=path, remedy="export it again; the file is damaged")
     p_signal = to_standard_order(stacked, list(chosen))
-    empty = {lead for lead, row in zip(chosen, stacked, strict=True) if np.isnan(row).all()}
-    derived = [
-        lead
-        for lead, row in zip(LEADS, p_signal, strict=True)
-        if (lead not in chosen or lead in empty) and not np.isnan(row).all()
-    ]
+    stored = {lead for lead, void in zip(chosen, absurd, strict=True) if not void.all()}
+    made = [lead for lead in LEADS if lead not in stored]
+    derived = [lead for lead in made if not np.isnan(p_signal[LEADS.index(lead)]).all()]
     if derived:
         findings.append(
             Finding("derived-lead", f"{', '.join(derived)} computed from the other limb leads, not recorded")
@@ -126,6 +133,7 @@ def assemble(
     source_format: str,
     mv_per_step: float | None,
     age_years: float | None = None,
+    age_capped: bool = False,
     sex: Sex | None = None,
     recorded_at: datetime | None = None,
     device: str | None = None,
@@ -163,6 +171,7 @@ def assemble(
         p_signal=p_signal,
         fs=fs,
         age_years=age_years,
+        age_capped=age_capped,
         sex=sex,
         recorded_at=recorded_at,
         source_format=source_format,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.readers._assemble import MAX_SAMPLES, check_length
-from client.readers._huffman import Table, decode, parse_tables
+from client.readers._huffman import Decoder, Table, parse_tables
 from client.readers._scp_compression import interpolate, stored_samples, undo_differences
 from ecgshared.ecg.leads import LEADS
 from ecgshared.ecg.record import Finding
@@ -110,6 +110,7 @@ def rhythm_millivolts(
     fs : Hz. mv_per_step : the resolution. findings : leads that end early.
     """
     tables = _tables(sections, path)
+    decoder = Decoder(tables) if tables else None
     rhythm = _coded(sections[6], len(leads.leads), f"{path}: section 6")
     beat_section = (
         _coded(sections[5], len(leads.leads), f"{path}: section 5") if len(sections.get(5, b"")) > 6 else None
@@ -127,7 +128,7 @@ def rhythm_millivolts(
         where = f"{path}: section 6, lead {name}"
         spans = _protected_in(lead, complexes) if ratio > 1 else []
         wanted = stored_samples(lead.samples, spans, ratio)
-        stored = undo_differences(_numbers(rhythm.data[i], tables, wanted), rhythm.differences)
+        stored = undo_differences(_numbers(rhythm.data[i], decoder, wanted), rhythm.differences)
         if not len(stored):
             raise EcgReadError("holds no sample that can be decoded", where=where, remedy=_REMEDY)
         if len(stored) < wanted:
@@ -141,7 +142,7 @@ def rhythm_millivolts(
                 raise EcgReadError(
                     "a reference beat was subtracted, and sections 4 and 5 do not hold it", where=path, remedy=_REMEDY
                 )
-            beat = _reference_beat(beat_section, i, tables, complexes, interval, path)
+            beat = _reference_beat(beat_section, i, decoder, complexes, interval, path)
             _add_beats(millivolts, lead, beat, complexes)
         row = np.full(total, np.nan)
         row[lead.start - 1 : lead.start - 1 + len(millivolts)] = millivolts
@@ -239,14 +240,14 @@ def _protected_in(lead: Lead, complexes: Complexes | None) -> list[tuple[int, in
     return spans
 
 
-def _numbers(data: bytes, tables: list[Table], wanted: int) -> NDArray[np.int64]:
-    if tables:
-        return decode(data, tables, wanted)
+def _numbers(data: bytes, decoder: Decoder | None, wanted: int) -> NDArray[np.int64]:
+    if decoder is not None:
+        return decoder(data, wanted)
     return np.frombuffer(data, dtype="<i2", count=min(wanted, len(data) // 2)).astype(np.int64)
 
 
 def _reference_beat(
-    section: Coded, lead: int, tables: list[Table], complexes: Complexes, interval: int, path: Path
+    section: Coded, lead: int, decoder: Decoder | None, complexes: Complexes, interval: int, path: Path
 ) -> NDArray[np.float64]:
     """Return the beat in mV at the rhythm's rate."""
     if section.interval_us != interval:
@@ -258,7 +259,7 @@ def _reference_beat(
             remedy=_REMEDY,
         )
     wanted = min(round(complexes.beat_ms * 1000 / interval), MAX_SAMPLES)
-    beat = undo_differences(_numbers(section.data[lead], tables, wanted), section.differences)
+    beat = undo_differences(_numbers(section.data[lead], decoder, wanted), section.differences)
     return beat.astype(np.float64) * (section.nanovolts * 1e-6)
 
 

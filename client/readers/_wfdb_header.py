@@ -12,23 +12,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
+from client.readers._assemble import FS_HZ
+from ecgshared.ecg import person
 from ecgshared.ecg.record import Finding, Sex
 from ecgshared.errors import EcgReadError
 
 MAX_SIGNALS = 256
-FS_HZ = (20.0, 32_000.0)
-"""Rates a recording may declare."""
 
 DEFAULT_FS_HZ, DEFAULT_GAIN = 250.0, 200.0
 """What the format prescribes where a header gives neither."""
 
-AGE_OVER_89, CAPPED_AGE_YEARS, MAX_AGE_YEARS = 300.0, 90.0, 130.0
-
 _FORMAT = re.compile(r"(\d{1,3})(?:x(\d{1,4}))?(?::(\d{1,6}))?(?:\+(\d{1,9}))?")
 _GAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\((-?\d+)\))?(?:/(\S+))?")
-_AGE = re.compile(r"<?\bage\b>?\s*[:=]\s*(\d+(?:[.,]\d+)?)\s*([a-z]*)", re.IGNORECASE)
-_SEX = re.compile(r"<?\b(?:sex|gender)\b>?\s*[:=]\s*(\w+)", re.IGNORECASE)
-_MIT_BIH = re.compile(r"#\s*(\d{1,3})\s+([MF])\b")
+_AGE = re.compile(r"\bage\b>?\s*[:=]\s*(.*)", re.IGNORECASE)
+_NEXT_FIELD = re.compile(r"[<;|]|[,\s]\s*[a-z]+\s*[:=]", re.IGNORECASE)
+_SEX = re.compile(r"\b(?:sex|gender)\b>?\s*[:=]\s*(\w+)", re.IGNORECASE)
+_MIT_BIH = re.compile(r"#\s*(\d{1,3}\s+[MF])\b")
 _TIME = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\d+))?)?")
 _DATE = re.compile(r"(\d{1,2})[/-](\d{1,2}|[A-Za-z]{3})[/-](\d{4})")
 
@@ -39,11 +38,6 @@ _MONTHS = dict(
         strict=True,
     )
 )
-_SEXES: dict[str, Sex] = {
-    **dict.fromkeys(("m", "male", "man", "0"), "M"),
-    **dict.fromkeys(("f", "female", "woman", "1"), "F"),
-}
-_YEARS_PER = {"": 1.0, "y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
 
 
 @dataclass(frozen=True)
@@ -66,6 +60,15 @@ class Signal:
 
 
 @dataclass(frozen=True)
+class Person:
+    """What the comments say of the person."""
+
+    age_years: float | None = None
+    age_capped: bool = False
+    sex: Sex | None = None
+
+
+@dataclass(frozen=True)
 class Header:
     """A header. ``fs`` is frames per second; ``n_frames`` is None where the header does not say."""
 
@@ -74,9 +77,7 @@ class Header:
     n_frames: int | None
     recorded_at: datetime | None
     signals: tuple[Signal, ...]
-    age_years: float | None
-    age_capped: bool
-    sex: Sex | None
+    person: Person
     findings: tuple[Finding, ...]
 
     @property
@@ -98,8 +99,29 @@ def parse_header(text: str, path: Path) -> Header:
     if not lines:
         raise EcgReadError("holds no record line", where=path, remedy="export the record again")
     line, fields = lines[0]
-    where = f"{path}:{line}"
-    findings: list[Finding] = []
+    n_sig, fs, n_frames, findings = _record_line(fields, f"{path}:{line}")
+    if len(lines) - 1 < n_sig:
+        _fault(
+            "fewer signal lines than the record line declares",
+            f"{path}:{line}",
+            len(lines) - 1,
+            f"{n_sig} signal lines",
+        )
+    signals = tuple(_signal(i, number, part, path) for i, (number, part) in enumerate(lines[1 : n_sig + 1]))
+    assumed = [signal.description for signal, (_, part) in zip(signals, lines[1:], strict=False) if _no_gain(part)]
+    if assumed:
+        findings.append(
+            Finding(
+                "gain-assumed",
+                f"no gain is given for {', '.join(assumed)}; WFDB's default, 200 per mV, is used",
+            )
+        )
+    who, about = _person(comments)
+    return Header(line, fs, n_frames, _recorded_at(fields[4:6]), signals, who, (*findings, *about))
+
+
+def _record_line(fields: list[str], where: str) -> tuple[int, float, int | None, list[Finding]]:
+    """Return the number of signals, frames per second and frames, and a finding where a rate was assumed."""
     if "/" in fields[0]:
         raise EcgReadError(
             "is a multi-segment record",
@@ -115,37 +137,11 @@ def parse_header(text: str, path: Path) -> Header:
             "NAME SIGNALS FS",
         )
     n_sig = _integer(fields[1], "number of signals", where, low=1, high=MAX_SIGNALS)
-    if len(fields) > 2:
-        fs = _rate(fields[2].split("/")[0], where)
-    else:
-        fs = DEFAULT_FS_HZ
-        findings.append(Finding("fs-assumed", "the header gives no sampling rate; WFDB's default, 250 Hz, is used"))
     n_frames = _integer(fields[3], "number of samples", where, low=0, high=2**62) if len(fields) > 3 else 0
-    if len(lines) - 1 < n_sig:
-        _fault("fewer signal lines than the record line declares", where, len(lines) - 1, f"{n_sig} signal lines")
-    signals = tuple(_signal(i, number, part, path) for i, (number, part) in enumerate(lines[1 : n_sig + 1]))
-    assumed = [signal.description for signal, (_, part) in zip(signals, lines[1:], strict=False) if _no_gain(part)]
-    if assumed:
-        findings.append(
-            Finding(
-                "gain-assumed",
-                f"no gain is given for {', '.join(assumed)}; WFDB's default, 200 per mV, is used",
-            )
-        )
-    age, capped, implausible = _age(comments)
-    if implausible is not None:
-        findings.append(Finding("age-implausible", f"age {implausible:g} is not plausible and is dropped"))
-    return Header(
-        line,
-        fs,
-        n_frames or None,
-        _recorded_at(fields[4:6]),
-        signals,
-        age,
-        capped,
-        _sex(comments),
-        tuple(findings),
-    )
+    if len(fields) > 2:
+        return n_sig, _rate(fields[2].split("/")[0], where), n_frames or None, []
+    assumed = Finding("fs-assumed", "the header gives no sampling rate; WFDB's default, 250 Hz, is used")
+    return n_sig, DEFAULT_FS_HZ, n_frames or None, [assumed]
 
 
 def _fault(what: str, where: str, value: object, allowed: str) -> NoReturn:
@@ -193,22 +189,14 @@ def _signal(number: int, line: int, fields: list[str], path: Path) -> Signal:
     fmt = _FORMAT.fullmatch(fields[1])
     if fmt is None:
         _fault("the signal format is not valid", where, fields[1], "such as 16, 212, 16+24, 80x2")
-    gain, baseline, units = DEFAULT_GAIN, None, "mV"
-    if len(fields) > 2:
-        match = _GAIN.fullmatch(fields[2])
-        value = float(match[1]) if match else math.nan
-        if match is None or not (value == 0 or 1e-9 <= abs(value) <= 1e12):
-            _fault("the gain is not valid", where, fields[2], "GAIN(BASELINE)/UNITS, such as 1000(0)/mV")
-        gain, units = value or DEFAULT_GAIN, match[3] or "mV"
-        if match[2] is not None:
-            baseline = _integer(match[2], "baseline", where, low=-(2**31), high=2**31)
-    numbers = [
+    gain, baseline, units = _scale(fields[2], where) if len(fields) > 2 else (DEFAULT_GAIN, None, "mV")
+    numbers: list[int | None] = [
         _integer(text, what, where, low=-(2**31), high=2**32)
         for text, what in zip(
             fields[3:8], ("resolution", "ADC zero", "initial value", "checksum", "block size"), strict=False
         )
     ]
-    adc_zero = numbers[1] if len(numbers) > 1 else 0
+    _, adc_zero, initial_value, checksum, _ = [*numbers, *[None] * 5][:5]
     return Signal(
         number=number,
         line=line,
@@ -218,12 +206,22 @@ def _signal(number: int, line: int, fields: list[str], path: Path) -> Signal:
         skew=int(fmt[3] or 0),
         byte_offset=int(fmt[4] or 0),
         gain=gain,
-        baseline=adc_zero if baseline is None else baseline,
+        baseline=(adc_zero or 0) if baseline is None else baseline,
         units=units,
-        initial_value=numbers[2] if len(numbers) > 2 else None,
-        checksum=numbers[3] if len(numbers) > 3 else None,
+        initial_value=initial_value,
+        checksum=checksum,
         description=" ".join(fields[8:]),
     )
+
+
+def _scale(text: str, where: str) -> tuple[float, int | None, str]:
+    """Return gain, baseline and unit of ``GAIN(BASELINE)/UNITS``; 0 stands for the format's default gain."""
+    match = _GAIN.fullmatch(text)
+    value = float(match[1]) if match else math.nan
+    if match is None or not (value == 0 or 1e-9 <= abs(value) <= 1e12):
+        _fault("the gain is not valid", where, text, "GAIN(BASELINE)/UNITS, such as 1000(0)/mV")
+    baseline = None if match[2] is None else _integer(match[2], "baseline", where, low=-(2**31), high=2**31)
+    return value or DEFAULT_GAIN, baseline, match[3] or "mV"
 
 
 def _recorded_at(fields: list[str]) -> datetime | None:
@@ -232,33 +230,35 @@ def _recorded_at(fields: list[str]) -> datetime | None:
     date = next((m for m in map(_DATE.fullmatch, fields) if m), None)
     if time is None or date is None:
         return None
-    month = int(date[2]) if date[2].isdecimal() else _MONTHS.get(date[2].lower(), 0)
+    on = person.day(date[3], date[2] if date[2].isdecimal() else _MONTHS.get(date[2].lower(), 0), date[1])
+    at = person.clock(time[1], time[2], time[3] or 0)
+    return None if on is None or at is None else datetime.combine(on, at)
+
+
+def _person(comments: list[str]) -> tuple[Person, list[Finding]]:
+    """Return age and sex of the first comments that give them; what cannot be read for certain is a finding."""
+    ages = (match[1] for match in (_AGE.search(c) or _MIT_BIH.match(c) for c in comments) if match)
+    sexes = (match[1] for match in map(_SEX.search, comments) if match)
+    age, findings = _age(_NEXT_FIELD.split(next(ages, ""))[0].strip(" ,"))
+    word = next(sexes, None)
+    sex = None if age is None else age.sex
+    if word is not None:
+        try:
+            stated = person.parse_sex(word)
+        except ValueError:
+            stated = None
+            findings.append(Finding("sex-unclear", "the sex in the header is no word for one, and is left out"))
+        sex = sex if stated is None else stated
+    return (Person(sex=sex) if age is None else Person(age.years, age.capped, sex)), findings
+
+
+def _age(text: str) -> tuple[person.Age | None, list[Finding]]:
+    if not any(character.isdecimal() for character in text):
+        return None, []  # "NaN", "unknown"
     try:
-        return datetime(int(date[3]), month, int(date[1]), int(time[1]), int(time[2]), int(time[3] or 0))
+        return person.parse_age(text), []
+    except person.ImplausibleAge as error:
+        message = f"age {error.years:g} is not plausible and is dropped"
+        return None, [Finding("age-implausible", message, value=error.years)]
     except ValueError:
-        return None
-
-
-def _age(comments: list[str]) -> tuple[float | None, bool, float | None]:
-    """Return age, whether it stands for "over 89", and an implausible value that was dropped."""
-    for comment in comments:
-        match = _AGE.search(comment) or _MIT_BIH.match(comment)
-        if match is None:
-            continue
-        unit = match[2][:1].lower() if match.re is _AGE else ""
-        age = float(match[1].replace(",", ".")) * _YEARS_PER.get(unit, 1.0)
-        if age == AGE_OVER_89:
-            return CAPPED_AGE_YEARS, True, None
-        return (age, False, None) if age <= MAX_AGE_YEARS else (None, False, age)
-    return None, False, None
-
-
-def _sex(comments: list[str]) -> Sex | None:
-    for comment in comments:
-        match = _SEX.search(comment)
-        if match is not None:
-            return _SEXES.get(match[1].lower())
-        short = _MIT_BIH.match(comment)
-        if short is not None:
-            return _SEXES[short[2].lower()]
-    return None
+        return None, [Finding("age-unclear", "the age in the header cannot be read for certain and is left out")]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import NoReturn
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element, ParseError, XMLParser
 
 import numpy as np
-from defusedxml import DefusedXmlException
-from defusedxml import ElementTree as SafeTree
 from numpy.typing import NDArray
 
 from client.readers._source import read_bytes
@@ -23,6 +22,11 @@ MAX_MARKUP = 400_000
 MAX_NUMBERS_CHARS = 8 << 20
 
 _ROOT = re.compile(r"<(?:[A-Za-z_][\w.-]*:)?([A-Za-z_][\w.-]*)[\s/>]")
+_ENCODING = re.compile(rb"\s*<\?xml[^>]{0,100}?\bencoding\s*=\s*[\"']([A-Za-z0-9._-]{1,40})[\"']")
+_KNOWN_ENCODINGS = re.compile(
+    r"utf-?8(-sig)?|utf-?16(-?[lb]e)?|us-ascii|ascii|iso-?8859-?\d{1,2}|latin-?1|(windows-|cp)125\d|cp\d{3}"
+    r"|shift[_-]jis|euc-jp|gb2312|gbk|gb18030|big5|euc-kr|koi8-r"
+)
 _REMEDY = "export it again; the file is damaged or was edited"
 
 
@@ -60,37 +64,64 @@ def parse(path: Path) -> Element:
     ------
     EcgReadError : not readable, not well-formed, larger than a recording can be, or with entities of its own.
     """
-    raw = read_bytes(path, MAX_XML_BYTES)
-    for mark, what in ((b"<", "tags"), (b"=", "attributes")):
-        if raw.count(mark) > MAX_MARKUP:
+    text = _decoded(read_bytes(path, MAX_XML_BYTES), path)
+    for mark, what in (("<", "tags"), ("=", "attributes")):
+        if text.count(mark) > MAX_MARKUP:
             raise EcgReadError(
                 f"holds more {what} than an ECG needs",
                 where=path,
                 allowed=f"at most {MAX_MARKUP}",
                 remedy="export the resting ECG alone",
             )
-    try:
-        root: Element = SafeTree.fromstring(raw, forbid_entities=True, forbid_external=True)
-    except DefusedXmlException as error:
+    if "<!ENTITY" in text:
+        # Without one there is nothing to expand and nothing to fetch: the parser loads no external subset.
         raise EcgReadError(
-            f"declares entities of its own or refers to other files ({type(error).__name__})",
+            "declares entities of its own or refers to other files",
             where=path,
             allowed="XML without entity declarations",
             remedy="do not open this file elsewhere; export the ECG again",
-        ) from error
+        )
+    parser = XMLParser()
+    try:
+        parser.feed(text)
+        root: Element = parser.close()
     except ParseError as error:
         line, column = error.position
         raise EcgReadError(
             f"is not well-formed XML at column {column}", where=f"{path}:{line}", remedy=_REMEDY
         ) from error
-    except (ValueError, LookupError) as error:
-        raise EcgReadError(
-            "is in an encoding that cannot be read", where=path, allowed="UTF-8, UTF-16, ISO-8859-1", remedy=_REMEDY
-        ) from error
-    for element in root.iter():
-        if isinstance(element.tag, str) and "}" in element.tag:
-            element.tag = element.tag.rpartition("}")[2]
+    except ValueError as error:
+        raise EcgReadError("is not well-formed XML", where=path, remedy=_REMEDY) from error
+    if "xmlns" in text:
+        for element in root.iter():
+            if isinstance(element.tag, str) and "}" in element.tag:
+                element.tag = element.tag.rpartition("}")[2]
     return root
+
+
+def _decoded(raw: bytes, path: Path) -> str:
+    """Return the text of a document, by its byte order mark, its first bytes, or what it declares."""
+    declared = _ENCODING.match(raw[:200])
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    elif raw.startswith((b"<\0", b"\0<")):
+        encoding = "utf-16-le" if raw[0] else "utf-16-be"
+    elif raw.startswith(b"\xef\xbb\xbf") or declared is None:
+        encoding = "utf-8-sig"
+    else:
+        encoding = declared[1].decode("ascii").lower()
+    try:
+        if not _KNOWN_ENCODINGS.fullmatch(encoding):
+            raise LookupError(encoding)
+        return raw.decode(encoding)
+    except (UnicodeError, LookupError) as error:
+        raise EcgReadError(
+            "is in an encoding that cannot be read",
+            where=path,
+            value=encoding[:20],
+            allowed="UTF-8, UTF-16, ISO-8859, Windows-125x",
+            remedy=_REMEDY,
+        ) from error
 
 
 def text_of(element: Element | None, path: str | None = None) -> str | None:
@@ -130,8 +161,13 @@ def numbers(text: str | None, what: str, where: object) -> NDArray[np.float64]:
         fail(f"{what} holds no samples", where, None, "numbers separated by blanks or commas")
     if len(text) > MAX_NUMBERS_CHARS:
         fail(f"{what} is longer than an ECG can be", where, len(text), f"at most {MAX_NUMBERS_CHARS} characters")
+    spaced = text.replace(",", " ")
     try:
-        return np.array(text.replace(",", " ").split(), dtype=np.float64)
+        return _whole_numbers(spaced)
+    except (ValueError, DeprecationWarning):
+        pass
+    try:
+        return np.array(spaced.split(), dtype=np.float64)
     except ValueError as error:
         raise EcgReadError(
             f"{what} holds something that is no number",
@@ -139,6 +175,13 @@ def numbers(text: str | None, what: str, where: object) -> NDArray[np.float64]:
             allowed="numbers separated by blanks or commas",
             remedy=_REMEDY,
         ) from error
+
+
+def _whole_numbers(text: str) -> NDArray[np.float64]:
+    """Return whole numbers, five times as fast as any; raise where there is anything else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # older numpy warns, and stops at what is no number
+        return np.fromstring(text, dtype=np.int64, sep=" ").astype(np.float64)
 
 
 def fail(what: str, where: object, value: object, allowed: str) -> NoReturn:

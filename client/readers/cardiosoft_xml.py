@@ -15,10 +15,10 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from numpy.typing import NDArray
 
-from client.readers import _person
 from client.readers._assemble import MAX_SAMPLES, assemble, check_rate, twelve_leads
 from client.readers._source import filter_label, label
 from client.readers._xml import fail, number, numbers, optional_number, parse, root_name, text_of
+from ecgshared.ecg import person
 from ecgshared.ecg.record import EcgRecord, Finding
 
 _MV_PER_STEP = {"uvperlsb": 1e-3, "mvperlsb": 1.0, "nvperlsb": 1e-6}
@@ -40,9 +40,9 @@ def read(path: Path) -> EcgRecord:
     names, rows, fs, step, findings = _samples(root.find("StripData"), "StripData", path)
     recorded_at = _recorded_at(root)
     age_element = root.find("PatientInfo/Age")
-    stated = _person.years(text_of(age_element), None if age_element is None else age_element.get("units"))
+    stated = person.years(text_of(age_element), None if age_element is None else age_element.get("units"))
     birth = _date(root.find("PatientInfo/BirthDateTime"))
-    age, about_age = _person.age(stated, birth, None if recorded_at is None else recorded_at.date())
+    age, about_age = person.age_at(stated, birth, None if recorded_at is None else recorded_at.date())
     device = root.find("ClinicalInfo/DeviceInfo")
     settings = root.find("FilterSetting")
     notch = next(
@@ -56,7 +56,7 @@ def read(path: Path) -> EcgRecord:
         source_format="cardiosoft_xml",
         mv_per_step=step,
         age_years=age,
-        sex=_person.sex_of(text_of(root, "PatientInfo/Gender")),
+        sex=person.sex_of(text_of(root, "PatientInfo/Gender")),
         recorded_at=recorded_at,
         device=label(text_of(device, "Desc") or text_of(root, "Device-Type"), text_of(device, "SoftwareVer")),
         manufacturer="GE",
@@ -111,11 +111,11 @@ def _samples(
 
 def _date(element: Element | None) -> date | None:
     parts = [text_of(element, part) for part in ("Year", "Month", "Day")]
-    return _person.day(*parts) if all(parts) else None
+    return person.day(*parts) if all(parts) else None
 
 
 def _recorded_at(root: Element) -> datetime | None:
     element = root.find("ObservationDateTime")
     on = _date(element)
-    at = _person.clock(text_of(element, "Hour"), text_of(element, "Minute"), text_of(element, "Second") or 0)
+    at = person.clock(text_of(element, "Hour"), text_of(element, "Minute"), text_of(element, "Second") or 0)
     return None if on is None or at is None else datetime.combine(on, at)

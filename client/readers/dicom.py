@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.readers import _person
 from client.readers._assemble import assemble, check_length, check_rate, mv_per_unit
 from client.readers._source import filter_label, label, read_bytes
+from ecgshared.ecg import person
 from ecgshared.ecg.leads import LEADS, standard_name
 from ecgshared.ecg.record import EcgRecord
 from ecgshared.errors import EcgReadError
@@ -110,9 +110,9 @@ def _read(path: Path) -> EcgRecord:
             if found and found not in filters:
                 filters.append(found)
     recorded_at = _recorded_at(dataset)
-    born = _person.moment(_text(dataset, "PatientBirthDate"))
-    age, findings = _person.age(
-        _person.years(_text(dataset, "PatientAge")),
+    born = person.moment(_text(dataset, "PatientBirthDate"))
+    age, findings = person.age_at(
+        person.years(_text(dataset, "PatientAge")),
         None if born is None else born.date(),
         None if recorded_at is None else recorded_at.date(),
     )
@@ -124,7 +124,7 @@ def _read(path: Path) -> EcgRecord:
         source_format="dicom",
         mv_per_step=max(steps, default=None),
         age_years=age,
-        sex=_person.sex_of(_text(dataset, "PatientSex")),
+        sex=person.sex_of(_text(dataset, "PatientSex")),
         recorded_at=recorded_at,
         device=label(_text(dataset, "ManufacturerModelName"), _text(dataset, "SoftwareVersions")),
         manufacturer=label(_text(dataset, "Manufacturer")),
@@ -266,8 +266,8 @@ def _millivolts(raw: NDArray[np.integer], channel: Any, where: str) -> tuple[NDA
 
 
 def _recorded_at(dataset: Any) -> datetime | None:
-    moment = _person.moment(_text(dataset, "AcquisitionDateTime"))
+    moment = person.moment(_text(dataset, "AcquisitionDateTime"))
     for kind in ("Content", "Acquisition", "Study", "Series"):
         if moment is None and _text(dataset, f"{kind}Date") is not None:
-            moment = _person.moment(f"{_text(dataset, f'{kind}Date')}{_text(dataset, f'{kind}Time') or ''}")
+            moment = person.moment(f"{_text(dataset, f'{kind}Date')}{_text(dataset, f'{kind}Time') or ''}")
     return moment

@@ -1,12 +1,14 @@
-"""HDF5 as CODE-15% is published: many exams a file, 12 leads at 400 Hz, each padded with zeros to one length.
+"""HDF5 as CODE-15% (many exams a file) and SPH (one exam a file) are published, in mV, leads in standard order.
 
+CODE-15% is 12 leads at 400 Hz, each exam padded with zeros to one length; SPH is ``ecg``, (12, samples) at 500 Hz.
 ``tracings`` is (exams, samples, 12) in mV (or (exams, 12, samples)), leads in standard order, and ``exam_id`` names
 the rows. One exam is addressed as ``file.hdf5#<exam_id>``, or by row, from 0, where the file holds no ids;
 :func:`exams` lists the addresses. Age and sex lie in a table beside the file.
 
 A declared size costs nothing in HDF5, so everything is checked before a row is read: chunks are decompressed whole.
 
-Source: A. H. Ribeiro et al., "CODE-15%", Zenodo 10.5281/zenodo.4916206.
+Source: A. H. Ribeiro et al., "CODE-15%", Zenodo 10.5281/zenodo.4916206; H. Liu et al., "A large-scale multi-label
+12-lead electrocardiogram database", Sci. Data 9 (2022) 272.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ from ecgshared.errors import EcgReadError
 MAGIC = b"\x89HDF\r\n\x1a\n"
 FS_HZ, PADDED_SAMPLES = 400.0, 4096
 """Rate and length of CODE-15%: a file of another length has to state its rate."""
+
+ONE_EXAM_FS_HZ = 500.0
+"""Rate of SPH, whose files do not state it."""
 
 MAX_ID_BYTES = 64
 MAX_EXAMS, MAX_CHUNK_BYTES, MAX_EXAM_BYTES = 3_000_000, 64 << 20, 128 << 20
@@ -63,20 +68,21 @@ def read(path: Path) -> EcgRecord:
     EcgReadError : no such exam, another layout, or sizes no ECG has.
     """
     file_path, exam = _split(path)
-    with _open(file_path) as file:
+    with open_file(file_path) as file:
         tracings = _tracings(file, file_path)
+        alone = len(tracings.shape) == 2
         row = _row(file, tracings, exam, file_path)
         try:
-            stored = np.asarray(tracings[row], dtype=np.float64)
+            stored = np.asarray(tracings[()] if alone else tracings[row], dtype=np.float64)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise EcgReadError(
                 "the exam cannot be read", where=path, remedy="copy the file again; it is damaged"
             ) from error
-        lead_rows = stored if tracings.shape[1] == 12 and tracings.shape[2] != 12 else stored.T
+        lead_rows = stored if _leads_first(tracings.shape) else stored.T
         fs, unit, findings = _rate(file, tracings, lead_rows.shape[1], file_path)
     factor = 1.0 if unit is None else mv_per_unit(unit, file_path)
     used = np.flatnonzero((lead_rows != 0).any(axis=0))
-    if len(used):
+    if len(used) and not alone:
         lead_rows = lead_rows[:, used[0] : used[-1] + 1]
     return assemble(
         LEADS,
@@ -91,8 +97,11 @@ def read(path: Path) -> EcgRecord:
 
 def exams(path: Path) -> Iterator[Path]:
     """Yield the address of every exam of a file, in the file's order, a few thousand ids in memory at a time."""
-    with _open(path) as file:
+    with open_file(path) as file:
         tracings = _tracings(file, path)
+        if len(tracings.shape) == 2:
+            yield path
+            return
         ids, count = _ids(file, tracings, path), tracings.shape[0]
         for start in range(0, count, 4096):
             names = range(start, min(start + 4096, count)) if ids is None else ids[start : start + 4096]
@@ -109,7 +118,8 @@ def _split(path: Path) -> tuple[Path, str | None]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def open_file(path: Path) -> Iterator[Any]:
+    """Give an HDF5 file, open; raise :class:`EcgReadError` where it is none."""
     import h5py
 
     try:
@@ -122,7 +132,7 @@ def _open(path: Path) -> Iterator[Any]:
         yield file
 
 
-def _dataset(file: Any, names: tuple[str, ...], path: Path) -> Any | None:
+def dataset(file: Any, names: tuple[str, ...], path: Path) -> Any | None:
     """Return the first dataset of these names that lies in this very file."""
     import h5py
 
@@ -158,7 +168,7 @@ def _dataset(file: Any, names: tuple[str, ...], path: Path) -> Any | None:
 
 
 def _tracings(file: Any, path: Path) -> Any:
-    tracings = _dataset(file, _TRACINGS, path)
+    tracings = dataset(file, _TRACINGS, path)
     if tracings is None:
         raise EcgReadError(
             "holds no dataset of tracings",
@@ -167,16 +177,17 @@ def _tracings(file: Any, path: Path) -> Any:
             remedy=_REMEDY,
         )
     shape, kind = tracings.shape, tracings.dtype.kind
-    if len(shape) != 3 or 12 not in shape[1:] or kind not in "fiu" or tracings.dtype.itemsize > 8:
+    if len(shape) not in (2, 3) or 12 not in shape[-2:] or kind not in "fiu" or tracings.dtype.itemsize > 8:
         raise EcgReadError(
             "the tracings have another layout",
             where=path,
             value=f"shape {shape}, type {tracings.dtype}"[:100],
-            allowed="(exams, samples, 12) or (exams, 12, samples), numbers",
+            allowed="(exams, samples, 12) or (exams, 12, samples), or one exam as (12, samples), numbers",
             remedy=_REMEDY,
         )
-    check_length(shape[2] if shape[1] == 12 and shape[2] != 12 else shape[1], path)
-    if math.prod(shape[1:]) * tracings.dtype.itemsize > MAX_EXAM_BYTES or not 0 < shape[0] <= MAX_EXAMS:
+    check_length(shape[-1] if _leads_first(shape) else shape[-2], path)
+    count = shape[0] if len(shape) == 3 else 1
+    if math.prod(shape[-2:]) * tracings.dtype.itemsize > MAX_EXAM_BYTES or not 0 < count <= MAX_EXAMS:
         raise EcgReadError(
             "declares a size no file of ECGs has",
             where=path,
@@ -187,8 +198,12 @@ def _tracings(file: Any, path: Path) -> Any:
     return tracings
 
 
+def _leads_first(shape: tuple[int, ...]) -> bool:
+    return shape[-2] == 12 and shape[-1] != 12
+
+
 def _ids(file: Any, tracings: Any, path: Path) -> Any | None:
-    ids = _dataset(file, _IDS, path)
+    ids = dataset(file, _IDS, path)
     if ids is None:
         return None
     if ids.shape != tracings.shape[:1] or ids.dtype.kind not in "iuSO" or ids.dtype.itemsize > 256:
@@ -207,7 +222,7 @@ def _name(value: Any) -> str:
 
 
 def _row(file: Any, tracings: Any, exam: str | None, path: Path) -> int:
-    count = tracings.shape[0]
+    count = tracings.shape[0] if len(tracings.shape) == 3 else 1
     if exam is None:
         if count == 1:
             return 0
@@ -218,7 +233,7 @@ def _row(file: Any, tracings: Any, exam: str | None, path: Path) -> int:
             allowed=f"{path.name}#<exam_id>",
             remedy="name one exam after a #",
         )
-    if _ids(file, tracings, path) is None:
+    if len(tracings.shape) == 2 or _ids(file, tracings, path) is None:
         row = int(exam) if exam.isdecimal() and len(exam) < 12 else -1
     else:
         stat = path.stat()
@@ -244,7 +259,7 @@ def _equal(ids: NDArray[np.generic], exam: str) -> NDArray[np.intp]:
 @lru_cache(maxsize=2)
 def _id_array(path: Path, size: int, changed_ns: int) -> NDArray[np.generic]:
     """Return the exam ids, whole numbers or bytes; kept for the files read last, as long as they do not change."""
-    with _open(path) as file:
+    with open_file(path) as file:
         ids = _ids(file, _tracings(file, path), path)
         try:
             stored = np.zeros(0, dtype=np.int64) if ids is None else np.asarray(ids[()])
@@ -276,9 +291,10 @@ def _rate(file: Any, tracings: Any, samples: int, path: Path) -> tuple[float, st
             unit = _name(stated)
     if fs is not None:
         return fs, unit, []
-    if samples == PADDED_SAMPLES:
+    if samples == PADDED_SAMPLES and len(tracings.shape) == 3:
         return FS_HZ, unit, []
-    return FS_HZ, unit, [Finding("fs-assumed", f"the file gives no rate; {FS_HZ:g} Hz, that of CODE-15%, is used")]
+    like, fs = ("SPH", ONE_EXAM_FS_HZ) if len(tracings.shape) == 2 else ("CODE-15%", FS_HZ)
+    return fs, unit, [Finding("fs-assumed", f"the file gives no rate; {fs:g} Hz, that of {like}, is used")]
 
 
 def _small(holder: Any, key: str) -> bool:

@@ -1,5 +1,6 @@
 """HL7 annotated ECG (aECG, the FDA's XML): one rhythm series, further series derived from it.
 
+A series may give its leads in several sequence sets; those of one start, rate and length are one recording.
 Samples are ``origin + scale * digits`` in the unit each list names; time is a list with an increment.
 
 Source: HL7 aECG Implementation Guide (Brown and Badilini, 2005), PORT_MT020001.
@@ -15,12 +16,12 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from numpy.typing import NDArray
 
-from client.readers import _person
 from client.readers._assemble import MAX_SAMPLES, assemble, check_rate, mv_per_unit
 from client.readers._source import filter_label, label
 from client.readers._xml import fail, number, numbers, optional_number, parse, root_name, text_of
+from ecgshared.ecg import person
 from ecgshared.ecg.leads import standard_name
-from ecgshared.ecg.record import EcgRecord
+from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
 
 _SECONDS_PER = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
@@ -29,8 +30,9 @@ _FILTER = "MDC_ECG_CTL_VBL_ATTR_FILTER_"
 
 @dataclass(frozen=True)
 class _Set:
-    """One sequence set: leads over one time axis."""
+    """Leads over one time axis: one sequence set, or several of one ``start``, rate and length."""
 
+    start: str | None
     names: list[str]
     rows: list[NDArray[np.float64]]
     fs: float
@@ -55,13 +57,15 @@ def read(path: Path) -> EcgRecord:
     usable = [s for s in sets if s is not None]
     if not usable:
         fail("the series holds no sequence of samples", path, None, "component/sequenceSet with leads")
-    best = max(usable, key=lambda s: (len({standard_name(n) for n in s.names} - {None}), len(s.rows[0])))
+    joined = _joined(usable)
+    best = max(joined, key=lambda s: (_leads(s), len(s.rows[0])))
+    left_out = [s for s in joined if s is not best and _leads(s)]
     recorded_at = _moment(series) or _moment(root)
-    person = root.find(".//subjectDemographicPerson")
-    gender = None if person is None else person.find("administrativeGenderCode")
-    birth = None if person is None else person.find("birthTime")
-    born = _person.moment(None if birth is None else birth.get("value"))
-    age, findings = _person.age(
+    subject = root.find(".//subjectDemographicPerson")
+    gender = None if subject is None else subject.find("administrativeGenderCode")
+    birth = None if subject is None else subject.find("birthTime")
+    born = person.moment(None if birth is None else birth.get("value"))
+    age, findings = person.age_at(
         _stated_age(root), None if born is None else born.date(), None if recorded_at is None else recorded_at.date()
     )
     return assemble(
@@ -72,7 +76,7 @@ def read(path: Path) -> EcgRecord:
         source_format="hl7_aecg",
         mv_per_step=best.mv_per_step,
         age_years=age,
-        sex=None if gender is None else _person.sex_of(gender.get("code")) or _person.sex_of(gender.get("displayName")),
+        sex=None if gender is None else person.sex_of(gender.get("code")) or person.sex_of(gender.get("displayName")),
         recorded_at=recorded_at,
         device=label(
             text_of(series, "author/seriesAuthor/manufacturedSeriesDevice/manufacturerModelName"),
@@ -80,8 +84,38 @@ def read(path: Path) -> EcgRecord:
         ),
         manufacturer=label(text_of(series, "author/seriesAuthor/manufacturerOrganization/name")),
         filters=_filters(series),
-        findings=findings,
+        findings=(
+            *findings,
+            *(
+                Finding(
+                    "leads-apart",
+                    f"{', '.join(s.names[:12])} have another start, rate or length, and are left out",
+                )
+                for s in left_out
+            ),
+        ),
     )
+
+
+def _joined(sets: list[_Set]) -> list[_Set]:
+    """Return the sets, those that lie over one time axis as one."""
+    axes: dict[tuple[str | None, float, int], list[_Set]] = {}
+    for each in sets:
+        axes.setdefault((each.start, each.fs, len(each.rows[0])), []).append(each)
+    return [
+        _Set(
+            start,
+            [name for s in group for name in s.names],
+            [row for s in group for row in s.rows],
+            fs,
+            max(s.mv_per_step for s in group),
+        )
+        for (start, fs, _), group in axes.items()
+    ]
+
+
+def _leads(one: _Set) -> int:
+    return len({standard_name(name) for name in one.names} - {None})
 
 
 def _rhythm(root: Element, path: Path) -> Element:
@@ -109,12 +143,12 @@ def _decode(element: Element, path: Path) -> _Set | None:
     names: list[str] = []
     rows: list[NDArray[np.float64]] = []
     steps: list[float] = []
-    fs = None
+    fs = start = None
     for sequence in element.iterfind("component/sequence"):
         name, value = _code(sequence) or "", sequence.find("value")
         if value is None:
             continue
-        increment, digits = value.find("increment"), value.find("digits")
+        increment, digits, head = value.find("increment"), value.find("digits"), value.find("head")
         if increment is not None and name.startswith("TIME"):
             where = f"{path}: {name[:20]}"
             step = number(increment.get("value"), "time increment", where, low=1e-9, high=1e9)
@@ -122,6 +156,7 @@ def _decode(element: Element, path: Path) -> _Set | None:
             if unit not in _SECONDS_PER:
                 fail("the unit of the time increment is not known", where, unit[:20], "s, ms, us")
             fs = check_rate(round(1 / (step * _SECONDS_PER[unit]), 6), where)
+            start = None if head is None else head.get("value")
         elif digits is not None and standard_name(name) is not None:
             where = f"{path}: {name[:30]}"
             row, step = _millivolts(value, digits, where)
@@ -132,7 +167,7 @@ def _decode(element: Element, path: Path) -> _Set | None:
         return None
     if fs is None:
         fail("a sequence set has no time increment", path, None, "a TIME_ABSOLUTE or TIME_RELATIVE sequence")
-    return _Set(names, rows, fs, max(steps))
+    return _Set(start, names, rows, fs, max(steps))
 
 
 def _millivolts(value: Element, digits: Element, where: str) -> tuple[NDArray[np.float64], float]:
@@ -156,11 +191,11 @@ def _moment(element: Element) -> datetime | None:
     for which in ("low", "center"):
         found = element.find(f"effectiveTime/{which}")
         if found is not None:
-            moment = _person.moment(found.get("value"))
+            moment = person.moment(found.get("value"))
             if moment is not None:
                 return moment
     found = element.find("effectiveTime")
-    return None if found is None else _person.moment(found.get("value"))
+    return None if found is None else person.moment(found.get("value"))
 
 
 def _stated_age(root: Element) -> float | None:
@@ -168,7 +203,7 @@ def _stated_age(root: Element) -> float | None:
     for observation in root.iterfind("controlVariable/relatedObservation"):
         if _code(observation) == "21612-7":
             value = observation.find("value")
-            return None if value is None else _person.years(value.get("value"), value.get("unit"))
+            return None if value is None else person.years(value.get("value"), value.get("unit"))
     return None
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from client.readers import _person
 from client.readers._assemble import MAX_SAMPLES, assemble, check_length, check_rate
 from client.readers._source import label, read_bytes
+from ecgshared.ecg import person
 from ecgshared.ecg.leads import LEADS
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
@@ -82,9 +82,9 @@ def read(path: Path) -> EcgRecord:
                 "truncated", f"holds {held} of {samples // n_leads} samples per lead", value=held * n_leads / samples
             )
         )
-    birth, recorded = _person.day(dates[2], dates[1], dates[0]), _person.day(dates[5], dates[4], dates[3])
-    at = _person.clock(*dates[9:12])
-    age, about_age = _person.age(None, birth, recorded)
+    birth, recorded = person.day(dates[2], dates[1], dates[0]), person.day(dates[5], dates[4], dates[3])
+    at = person.clock(*dates[9:12])
+    age, about_age = person.age_at(None, birth, recorded)
     rows = [
         np.where(row == _INVALID, np.nan, row.astype(np.float64) * (nv * 1e-6))
         for row, nv in zip(stored, nanovolts, strict=True)

@@ -19,10 +19,10 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from numpy.typing import NDArray
 
-from client.readers import _person
 from client.readers._assemble import MAX_SAMPLES, assemble, check_rate, mv_per_unit, twelve_leads
 from client.readers._source import filter_label, label
 from client.readers._xml import fail, number, optional_number, parse, root_name, text_of
+from ecgshared.ecg import person
 from ecgshared.ecg.leads import standard_name
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
@@ -85,10 +85,10 @@ def read(path: Path) -> EcgRecord:
     wave = _decode(element, path)
     recorded_at = _recorded_at(root)
     birth = _date(text_of(root, "PatientDemographics/DateofBirth"))
-    stated = _person.years(
+    stated = person.years(
         text_of(root, "PatientDemographics/PatientAge"), text_of(root, "PatientDemographics/AgeUnits")
     )
-    age, findings = _person.age(stated, birth, recorded_at.date() if recorded_at else None)
+    age, findings = person.age_at(stated, birth, recorded_at.date() if recorded_at else None)
     high_pass = optional_number(text_of(element, "HighPassFilter"))
     notch = text_of(element, "ACFilter")
     return assemble(
@@ -99,7 +99,7 @@ def read(path: Path) -> EcgRecord:
         source_format="muse_xml",
         mv_per_step=wave.mv_per_step,
         age_years=age,
-        sex=_person.sex_of(text_of(root, "PatientDemographics/Gender")),
+        sex=person.sex_of(text_of(root, "PatientDemographics/Gender")),
         recorded_at=recorded_at,
         device=label(
             text_of(root, "TestDemographics/AcquisitionDevice"),
@@ -220,11 +220,11 @@ def _date(text: str | None) -> date | None:
     parts = (text or "").replace("/", "-").split("-")
     if len(parts) != 3:
         return None
-    return _person.day(*parts) if len(parts[0]) == 4 else _person.day(parts[2], parts[0], parts[1])
+    return person.day(*parts) if len(parts[0]) == 4 else person.day(parts[2], parts[0], parts[1])
 
 
 def _recorded_at(root: Element) -> datetime | None:
     on = _date(text_of(root, "TestDemographics/AcquisitionDate"))
     parts = (text_of(root, "TestDemographics/AcquisitionTime") or "").split(":")
-    at = _person.clock(*parts) if 2 <= len(parts) <= 3 else None
+    at = person.clock(*parts) if 2 <= len(parts) <= 3 else None
     return None if on is None or at is None else datetime.combine(on, at)

@@ -1,11 +1,9 @@
 """Philips SierraECG and PhilipsECG XML, versions 1.03 to 1.04.02: UTF-8 or UTF-16, plain or XLI-compressed.
 
-XLI packs each lead by LZW with 10-bit codes, high bytes before low ones, as second differences; leads III, aVR,
-aVL and aVF are stored as what is left after computing them from I and II. The LZW decoder is that of the
-``sierraecg`` library; the walk over the chunks is here, because it must end on damaged sizes, and the sums are
-here, because they can be done on whole leads. The second that holds the calibration pulse is left out.
+Leads III, aVR, aVL and aVF are stored as what is left after computing them from I and II. The second that holds
+the calibration pulse is left out.
 
-Source: sierra-ecg-tools by C. A. Watford, its description of the XLI compression.
+Source: sierra-ecg-tools by C. A. Watford; exports of versions 1.03 to 1.04.02.
 """
 
 from __future__ import annotations
@@ -19,12 +17,12 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 from numpy.typing import NDArray
-from sierraecg.lzw import LzwDecoder
 
-from client.readers import _person
 from client.readers._assemble import MAX_SAMPLES, assemble, check_length, check_rate
 from client.readers._source import filter_label, label
+from client.readers._xli import inflate, undo_differences
 from client.readers._xml import fail, number, optional_number, parse, root_name, text_of
+from ecgshared.ecg import person
 from ecgshared.ecg.leads import LEADS
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
@@ -34,9 +32,6 @@ VERSIONS = ("1.03", "1.04", "1.04.01", "1.04.02")
 
 MAX_XLI_SAMPLES = 120_000
 """Most samples of one compressed lead, two minutes at 1 kHz: LZW can blow 1 kB up to half a megabyte."""
-
-_LZW_BITS = 10
-_DELTA_BIAS = 64
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ def read(path: Path) -> EcgRecord:
         source_format="philips_xml",
         mv_per_step=stored.mv_per_step,
         age_years=age,
-        sex=_person.sex_of(text_of(root, "patient/generalpatientdata/sex")),
+        sex=person.sex_of(text_of(root, "patient/generalpatientdata/sex")),
         recorded_at=recorded_at,
         device=label(text_of(machine), None if machine is None else machine.get("detaildescription")),
         manufacturer="Philips",
@@ -198,50 +193,18 @@ def _unpack(raw: bytes, stored: _Stored, path: Path) -> list[NDArray[np.int64]]:
         if size <= 0 or at + 8 + size > len(raw):
             fail("a compressed lead is cut short", where, size, f"1 to {len(raw) - at - 8} bytes")
         try:
-            packed = _inflate(raw[at + 8 : at + 8 + size], 2 * stored.samples + 2)
-        except (IndexError, KeyError) as error:
+            packed = inflate(raw[at + 8 : at + 8 + size], 2 * stored.samples + 2)
+        except ValueError as error:
             raise EcgReadError(
                 "a compressed lead cannot be unpacked", where=where, remedy="export it again; the file is damaged"
             ) from error
-        rows.append(_undo_differences(packed, first)[: stored.samples])
+        rows.append(undo_differences(packed, first)[: stored.samples])
         at += 8 + size
     if len(rows) < len(stored.names):
         fail("holds fewer compressed leads than it names", path, len(rows), f"{len(stored.names)} leads")
     if min(len(row) for row in rows) < 3:
         fail("a compressed lead holds no samples", path, None, f"{stored.samples} samples")
     return rows
-
-
-def _inflate(chunk: bytes, limit: int) -> NDArray[np.uint8]:
-    """Undo the LZW coding of one lead, at most ``limit`` bytes; damaged codes can stand for very many."""
-    decoder = LzwDecoder(chunk, bits=_LZW_BITS)
-    out = bytearray()
-    while len(out) < limit and decoder.read() >= 0:
-        # The first byte of a string has been read; the rest is taken at once, which is four times as fast.
-        string = decoder.current or b""
-        out.extend(string)
-        decoder.position = len(string)
-    return np.frombuffer(bytes(out[:limit]), dtype=np.uint8)
-
-
-def _undo_differences(packed: NDArray[np.uint8], first: int) -> NDArray[np.int64]:
-    """Turn high bytes, then low bytes, into words, and second differences (biased by 64) into samples.
-
-    x[0] and x[1] are stored; x[i] = 2 x[i-1] - x[i-2] - r[i-1], where r[1] is the chunk's own number and
-    r[i] the word i less 64. Sums wrap at 16 bits as the recorder's do.
-    """
-    half = (len(packed) + 1) // 2
-    padded = np.zeros(2 * half, dtype=np.uint8)
-    padded[: len(packed)] = packed
-    words = ((padded[:half].astype(np.uint16) << 8) | padded[half:]).view(np.int16).astype(np.int64)
-    if half < 3:
-        return words
-    curvature = np.empty(half - 2, dtype=np.int64)
-    curvature[0] = -first
-    curvature[1:] = _DELTA_BIAS - words[2:-1]
-    slope = words[1] - words[0] + np.cumsum(curvature)
-    samples = np.concatenate([words[:2], words[1] + np.cumsum(slope)])
-    return samples.astype(np.int16).astype(np.int64)
 
 
 def _reconstitute(rows: list[NDArray[np.int64]], names: list[str]) -> list[NDArray[np.int64]]:
@@ -266,13 +229,13 @@ def _age(root: Element, recorded_at: datetime | None) -> tuple[float | None, lis
     element = root.find("patient/generalpatientdata/age")
     stated = None
     for unit in ("years", "months", "weeks", "days"):
-        stated = _person.years(text_of(element, unit), unit) if stated is None else stated
-    born = _person.moment(text_of(element, "dateofbirth"))
-    return _person.age(
+        stated = person.years(text_of(element, unit), unit) if stated is None else stated
+    born = person.moment(text_of(element, "dateofbirth"))
+    return person.age_at(
         stated, None if born is None else born.date(), None if recorded_at is None else recorded_at.date()
     )
 
 
 def _recorded_at(root: Element) -> datetime | None:
     element = root.find("dataacquisition")
-    return None if element is None else _person.moment(f"{element.get('date', '')}T{element.get('time', '')}")
+    return None if element is None else person.moment(f"{element.get('date', '')}T{element.get('time', '')}")

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 
-from client.readers import _person
 from client.readers._assemble import assemble, check_rate
 from client.readers._scp_signal import read_leads, rhythm_millivolts
 from client.readers._source import filter_label, label, read_bytes
+from ecgshared.ecg import person
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
 
@@ -101,7 +101,7 @@ def read(path: Path) -> EcgRecord:
     leads = read_leads(sections, path)
     names, rows, fs, mv_per_step, more = rhythm_millivolts(leads, sections, path)
     stated = header.age_years
-    age, about_age = _person.age(stated, header.born, header.recorded_on)
+    age, about_age = person.age_at(stated, header.born, header.recorded_on)
     return assemble(
         names,
         rows,
@@ -194,9 +194,9 @@ def _header(body: bytes) -> _Header:
     age = None
     if len(tags.get(4, b"")) >= 3:
         value, unit = struct.unpack_from("<HB", tags[4])
-        age = _person.years(str(value), _AGE_UNITS[unit]) if value and unit in _AGE_UNITS else None
+        age = person.years(str(value), _AGE_UNITS[unit]) if value and unit in _AGE_UNITS else None
     on = _date(tags.get(25, b""))
-    at = _person.clock(*tags[26][:3]) if len(tags.get(26, b"")) >= 3 else None
+    at = person.clock(*tags[26][:3]) if len(tags.get(26, b"")) >= 3 else None
     device, maker, mains = _machine(tags.get(14, b""))
     high_pass = _u16(tags.get(27, b""))
     bits = tags.get(29, b"\0")[:1] or b"\0"
@@ -229,7 +229,7 @@ def _u16(value: bytes) -> int | None:
 
 
 def _date(value: bytes) -> date | None:
-    return _person.day(*struct.unpack_from("<HBB", value)) if len(value) >= 4 else None
+    return person.day(*struct.unpack_from("<HBB", value)) if len(value) >= 4 else None
 
 
 def _machine(value: bytes) -> tuple[str | None, str | None, int | None]:

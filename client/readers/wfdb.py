@@ -1,4 +1,4 @@
-"""WFDB records (.hea with .dat) and their CinC form (.hea with a MATLAB v4 .mat).
+"""WFDB records (.hea with its signal files) and their CinC form (.hea with a MATLAB .mat).
 
 The wfdb library does not compare checksums; this reader does, for every format.
 
@@ -12,27 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from client.readers._assemble import MV_PER_UNIT, assemble, refuse_leads
 from client.readers._wfdb_header import Header, Signal, parse_header
-from client.readers._wfdb_samples import Digital, read_digital
-from ecgshared.ecg.leads import LEADS, standard_name, to_standard_order
+from client.readers._wfdb_samples import INVALID, Digital, read_digital
+from ecgshared.arrays import Floats
+from ecgshared.ecg.leads import standard_name
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
 
 MAX_HEADER_BYTES = 1 << 20
-
-INVALID = {
-    "16": -32768,
-    "212": -2048,
-    "80": -128,
-    "310": -512,
-    "311": -512,
-    "24": -(1 << 23),
-    "32": -(1 << 31),
-}
-"""The digital value that stands for "no sample", by format."""
-
-
-_MV_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}
 
 
 def sniff(head: bytes, path: Path) -> bool:
@@ -58,35 +46,29 @@ def read(path: Path) -> EcgRecord:
     """
     header_path = _locate(path)
     header = _read_header(header_path)
-    chosen, findings = _choose_leads(header, header_path)
-    digital, more = read_digital(header, header_path)
-    findings += more
-    rate = {header.signals[i].samples_per_frame for i in chosen.values()}
-    oversampled = rate.pop() if len(rate) == 1 else 1
-    rows = [_physical(header.signals[i], digital[i].samples, header_path, oversampled) for i in chosen.values()]
-    p_signal = to_standard_order(np.stack(rows), list(chosen))
-    findings += _verify(header, digital, chosen)
-    derived = [
-        lead
-        for i, lead in enumerate(LEADS)
-        if not np.isnan(p_signal[i]).all() and (lead not in chosen or np.isnan(rows[list(chosen).index(lead)]).all())
+    used = [signal for signal in header.signals if standard_name(signal.description) is not None]
+    if not used:
+        refuse_leads([signal.description for signal in header.signals], header_path)
+    step = [_mv_per_unit(signal, header_path) / signal.gain for signal in used]
+    digital, findings = read_digital(header, header_path)
+    rates = {signal.samples_per_frame for signal in used}
+    oversampled = rates.pop() if len(rates) == 1 else 1
+    rows = [
+        _physical(signal, digital[signal.number].samples, mv, oversampled)
+        for signal, mv in zip(used, step, strict=True)
     ]
-    if derived:
-        findings.append(
-            Finding("derived-lead", f"{', '.join(derived)} computed from the other limb leads, not recorded")
-        )
-    return EcgRecord(
-        p_signal=p_signal,
+    return assemble(
+        [signal.description for signal in used],
+        rows,
+        path,
         fs=header.fs * oversampled,
-        age_years=header.age_years,
-        age_capped=header.age_capped,
-        sex=header.sex,
-        recorded_at=header.recorded_at,
         source_format="wfdb",
-        adc_units_per_mv=min(
-            abs(header.signals[i].gain) / _mv_per_unit(header.signals[i], header_path) for i in chosen.values()
-        ),
-        findings=tuple(findings),
+        mv_per_step=max(abs(mv) for mv in step),
+        age_years=header.person.age_years,
+        age_capped=header.person.age_capped,
+        sex=header.person.sex,
+        recorded_at=header.recorded_at,
+        findings=(*header.findings, *findings, *_verify(used, digital)),
     )
 
 
@@ -114,8 +96,10 @@ def _header_of(path: Path) -> Path | None:
     header = path.with_suffix(".hea")
     if not header.is_file() or header.stat().st_size > MAX_HEADER_BYTES:
         return None
-    named = path.name.encode()
-    return header if any(named in line.split()[:1] for line in header.read_bytes().splitlines()) else None
+    named = [path.name.encode(), *([path.stem.encode()] if path.suffix in (".mat", ".dat") else [])]
+    lines = header.read_bytes().splitlines()
+    signal_lines = [line.split()[0] for line in lines if line.strip() and not line.startswith(b"#")][1:]
+    return header if any(name in named for name in signal_lines) else None
 
 
 def _locate(path: Path) -> Path:
@@ -153,61 +137,51 @@ def _read_header(path: Path) -> Header:
     return parse_header(text, path)
 
 
-def _choose_leads(header: Header, path: Path) -> tuple[dict[str, int], list[Finding]]:
-    """Return signal numbers by standard lead name, the first of each."""
-    chosen: dict[str, int] = {}
-    findings = list(header.findings)
-    for i, signal in enumerate(header.signals):
-        lead = standard_name(signal.description)
-        if lead is None:
-            continue
-        if lead in chosen:
-            findings.append(Finding("duplicate-lead", f"{lead} is stored more than once; the first is used", lead))
-            continue
-        chosen[lead] = i
-        _mv_per_unit(signal, path)
-    if not chosen:
-        raise EcgReadError(
-            "no signal is one of the twelve leads",
-            where=path,
-            value=[signal.description[:20] for signal in header.signals[:15]],
-            allowed=", ".join(LEADS),
-            remedy="name the leads in the header's signal lines",
-        )
-    return chosen, findings
-
-
 def _mv_per_unit(signal: Signal, path: Path) -> float:
-    factor = _MV_PER_UNIT.get(signal.units.lower())
+    factor = MV_PER_UNIT.get(signal.units.lower())
     if factor is None:
         raise EcgReadError(
-            f"lead {signal.description!r} has an unknown unit",
+            f"lead {signal.description[:20]!r} has an unknown unit",
             where=f"{path}:{signal.line}",
-            value=signal.units,
+            value=signal.units[:20],
             allowed="V, mV, uV, nV",
             remedy="correct the unit in the header",
         )
     return factor
 
 
-def _physical(signal: Signal, samples: NDArray[np.integer], path: Path, oversampled: int) -> NDArray[np.float32]:
-    """Return one signal in mV at the common rate; samples marked invalid are NaN."""
-    millivolts = samples.astype(np.float32)
-    millivolts -= np.float32(signal.baseline)
-    millivolts /= np.float32(signal.gain / _mv_per_unit(signal, path))
-    invalid = samples == INVALID.get(signal.fmt, np.iinfo(np.int32).min)
-    if invalid.any():
-        millivolts[invalid] = np.nan
+def _physical(
+    signal: Signal, samples: NDArray[np.integer], mv_per_step: float, oversampled: int
+) -> NDArray[np.floating]:
+    """Return one signal in mV at the common rate; samples marked invalid are NaN.
+
+    In double precision, as in the other readers: the same samples are the same record, whatever the format.
+    """
+    millivolts: Floats = np.subtract(samples, signal.baseline, dtype=np.float64)
+    millivolts *= mv_per_step
+    absent = INVALID[signal.fmt]
+    if absent is not None:
+        invalid = samples == absent
+        if invalid.any():
+            millivolts[invalid] = np.nan
     per_frame = signal.samples_per_frame
     return millivolts if per_frame == oversampled else millivolts.reshape(-1, per_frame).mean(axis=1)
 
 
-def _verify(header: Header, digital: list[Digital], chosen: dict[str, int]) -> list[Finding]:
-    """Compare 16-bit checksum and initial value of each used lead; a cut signal has no valid checksum."""
+def _verify(used: list[Signal], digital: list[Digital]) -> list[Finding]:
+    """Compare 16-bit checksum and initial value of each used lead; a cut signal has no valid checksum.
+
+    Where every lead has 0 for both, the writer left them out.
+    """
+    if all(signal.initial_value == 0 and signal.checksum == 0 for signal in used):
+        return []
     findings = []
-    for lead, i in chosen.items():
-        signal, stored = header.signals[i], digital[i]
-        if signal.initial_value is not None and int(stored.samples[0]) != signal.initial_value:
+    first_of_each: dict[str | None, Signal] = {}
+    for signal in used:
+        first_of_each.setdefault(standard_name(signal.description), signal)
+    for lead, signal in first_of_each.items():
+        stored = digital[signal.number]
+        if signal.initial_value is not None and signal.fmt != "8" and int(stored.samples[0]) != signal.initial_value:
             findings.append(
                 Finding(
                     "initial-value",

@@ -23,7 +23,8 @@ class SiteContext:
 
     Attributes
     ----------
-    data : the site's cohort under this study, with the lockbox rows removed unless the step may open it.
+    data : the site's cohort under this study, its step's population alone, with the lockbox rows
+        removed unless the step may open it.
     state : owner-only folder of this run at this site.
     trains : False where the study only evaluates this site: then all its patients stand in the lockbox.
     ledger : what private training is charged to before it begins; None where nothing can leave (a preview).
@@ -52,5 +53,7 @@ class SiteContext:
         model : id of the train step.
         arrays : weights, standardisation and rows.
         """
-        # Whether the step opens the lockbox is part of it: row numbers then mean other ECGs.
-        return self.memory.get(kind, (model, str(self.step.opens_lockbox), self.run), arrays, compute, most=most)
+        # Lockbox and population are part of it: row numbers then mean other ECGs.
+        return self.memory.get(
+            kind, (model, str(self.step.opens_lockbox), str(self.step.population), self.run), arrays, compute, most=most
+        )

@@ -31,7 +31,8 @@ class FollowedRows:
     Attributes
     ----------
     x : float array, shape = (n, P): the columns of all models, on their own scale.
-    years, observed, patient : shape = (n,).
+    years, observed, patient : shape = (n,). cause : int array, shape = (n,): 0 censored, 1 the event, 2 a death that
+        forestalled it.
     without_time, without_input : patients, shape = (m,), one entry for each ECG left out.
     missing : shape = (P,): ECGs (with a time) that lack the column; ``missing_patients`` the patients behind them.
     reason : why the site cannot take part; "" where it can.
@@ -40,6 +41,7 @@ class FollowedRows:
     x: Floats
     years: Floats
     observed: NDArray[np.bool_]
+    cause: NDArray[np.int64]
     patient: NDArray[np.int64]
     without_time: NDArray[np.int64]
     without_input: NDArray[np.int64]
@@ -77,15 +79,17 @@ def followed_rows(
         reason = "no ECG has all inputs"
     patient = data.patient[rows]
     keep = _last_of_each(data, rows, complete) if step.one_ecg_per_patient else complete
-    years, observed = times.years[keep], times.observed[keep]
+    years, observed, cause = times.years[keep], times.observed[keep], times.cause[keep]
     if step.follow_up_years is not None:
         observed = observed & (years <= step.follow_up_years)
+        cause = np.where(years <= step.follow_up_years, cause, 0)
         years = np.minimum(years, step.follow_up_years)
     absent = timed[:, None] & ~known
     return FollowedRows(
         x=x[keep],
         years=years,
         observed=observed,
+        cause=cause,
         patient=patient[keep],
         without_time=patient[~timed],
         without_input=patient[timed & ~complete],

@@ -9,6 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.dataset.data import SiteData
+from client.dataset.median_beats import MedianBeats
+from ecgshared.models.config import BaseModelConfig
+
+
+class Recordings:
+    """Whole recordings by row of a cohort, as :class:`~client.dataset.median_beats.MedianBeats` gives beats."""
+
+    def __init__(self, data: SiteData) -> None:
+        self.batch = data.batch
+
+    def known(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Mark the rows that have one: all."""
+        return np.ones(len(rows), dtype=bool)
+
+
+def seen_by(model: BaseModelConfig, data: SiteData) -> Recordings | MedianBeats:
+    """Return what a model sees of a cohort; ``batch`` gives NaN where a row is not ``known``."""
+    return MedianBeats(data) if model.sees == "median_beat" else Recordings(data)
 
 
 class ModelRows:

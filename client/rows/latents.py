@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.dataset.median_beats import MedianBeats
 from client.rows.context import SiteContext
-from client.rows.inputs import ModelRows
+from client.rows.inputs import ModelRows, seen_by
 from client.rows.model import load_model
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.learning.loop import predict
-from ecgshared.models import CvaeConfig
 from ecgshared.stages.train import Config as TrainConfig
 
 _KEPT = 4
@@ -29,7 +27,7 @@ def posterior_means(
 
     Parameters
     ----------
-    config : of a train step whose model is a cvae.
+    config : of a train step whose model has a latent.
     arrays : of the request: ``"<step>.weights"`` and ``"<step>.standardise"``.
     rows : row numbers of ``site.data``.
 
@@ -37,7 +35,7 @@ def posterior_means(
     ------
     Refused : the step trains another model, or its arrays are missing or do not fit.
     """
-    if not isinstance(config.model, CvaeConfig):
+    if not config.model.latent_size:
         raise Refused(RefusalCode.BAD_REQUEST, "this step's model has no latent", value=config.id)
     try:
         weights, standardise = arrays[f"{config.id}.weights"], arrays[f"{config.id}.standardise"]
@@ -61,18 +59,18 @@ def _encode(
     standardise: NDArray[Any],
     rows: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    beats = MedianBeats(site.data)
+    seen = seen_by(config.model, site.data)
     model = load_model(site, config, weights)
-    means = np.full((len(rows), config.model.latent), np.nan)  # type: ignore[union-attr]
-    known = np.flatnonzero(beats.known(rows))
+    means = np.full((len(rows), config.model.latent_size), np.nan)
+    known = np.flatnonzero(seen.known(rows))
     if len(known):
         data = ModelRows(
             site.data,
             rows[known],
-            covariates=config.model.covariates,
+            covariates=config.model.side_inputs,
             standardise=standardise,
             heads=(),
-            signals=beats.batch,
+            signals=seen.batch,
         )
         means[known] = predict(model, data, np.arange(len(known)))
     return means

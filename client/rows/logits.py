@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.rows.context import SiteContext
-from client.rows.inputs import ModelRows
+from client.rows.inputs import ModelRows, seen_by
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.stages.train import Config as TrainConfig
 
@@ -63,5 +63,12 @@ def _predict(
     from ecgshared.learning.loop import predict
 
     model = load_model(site, config, weights)
-    data = ModelRows(site.data, rows, covariates=config.model.covariates, standardise=standardise, heads=config.heads)
+    data = ModelRows(
+        site.data,
+        rows,
+        covariates=config.model.side_inputs,
+        standardise=standardise,
+        heads=config.heads,
+        signals=seen_by(config.model, site.data).batch,
+    )
     return predict(model, data, np.arange(len(rows)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from client.rows.context import SiteContext
@@ -15,8 +15,7 @@ from ecgshared.errors import ModelError, RefusalCode, Refused
 from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import place
 from ecgshared.models import build
-from ecgshared.models.config import input_samples
-from ecgshared.service.files import private_folder
+from ecgshared.service.files import private_folder, write_atomically
 from ecgshared.stages.train import Config, head_specs
 
 _KEPT_ROUNDS = 3
@@ -30,7 +29,7 @@ def load_model(site: SiteContext, config: Config, weights: NDArray[Any]) -> nn.M
     precision = "fp64" if config.precision == "fp64" else compute.precision
     dtype = torch.float64 if precision == "fp64" else torch.float32
     study = site.study
-    samples = input_samples(config.model, study.input.fs_hz, study.input.seconds)
+    samples = config.model.samples(study.input.fs_hz, study.input.seconds)
     model = build(config.model, head_specs(config, study), samples, study.seed, dtype)
     layout = Layout.of(model, config.layout_mode)
     try:
@@ -67,10 +66,7 @@ class SiteState:
         """Store what this round leaves, owner-only; drop what is older than the last few."""
         private_folder(self._folder)
         path = self._path(name, round_number)
-        temporary = path.with_suffix(".part")
-        save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
-        temporary.chmod(0o600)
-        temporary.rename(path)
+        write_atomically(path, save({key: value.contiguous() for key, value in tensors.items()}), private=True)
         for old in self._rounds(name):
             if old <= round_number - _KEPT_ROUNDS:
                 self._path(name, old).unlink()

@@ -12,7 +12,7 @@ from client.rows.context import SiteContext
 from client.rows.logits import feature_matrix
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.study.score import risk_from_inputs, risk_score
-from ecgshared.wire.protocol import Evidence, Request
+from ecgshared.wire.protocol import Request
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,6 @@ class Scored:
     male: NDArray[np.float32]
     left_out: int
     left_out_patients: int
-
-    @property
-    def left_out_evidence(self) -> Evidence:
-        """The group behind ``left_out``."""
-        return Evidence(np.array(self.left_out_patients))
 
 
 def rows_under(site: SiteContext, rows: NDArray[np.int64], max_age: float | None) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from client.site.settings import SiteSettings
 from ecgshared.errors import PrivacyError
-from ecgshared.service.files import private_folder
+from ecgshared.service.files import private_folder, write_once
 
 PSEUDONYM_BYTES = 16
 SITE_KEY = "keys/site.key"
@@ -35,6 +35,10 @@ class SiteKeys:
     def patient(self, patient_id: str) -> bytes:
         """Return a patient's pseudonym in caches and opt-out lists, 16 bytes."""
         return _keyed(self.own, "patient", patient_id)[:PSEUDONYM_BYTES]
+
+    def near(self, form: str) -> bytes:
+        """Return the pseudonym of a form that ids near each other have, 16 bytes; only opt-out lists hold it."""
+        return _keyed(self.own, "near", form)[:PSEUDONYM_BYTES]
 
     def record(self, path: str) -> bytes:
         """Return the pseudonym of a recording, from its path below the records folder, 16 bytes."""
@@ -80,20 +84,8 @@ def _own_key(state: Path) -> bytes:
 
 def _create(path: Path) -> None:
     private_folder(path.parent)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(handle, secrets.token_bytes(_KEY_BYTES).hex().encode() + b"\n")
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    try:
-        # A link, unlike a rename, never replaces the key another process made meanwhile.
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
+    # Not where another process was faster: its key may be in use already.
+    write_once(path, secrets.token_bytes(_KEY_BYTES).hex().encode() + b"\n")
 
 
 def _read(path: Path) -> bytes:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from client.site.described import DescribedConfig
 from ecgshared.config import Config, load_yaml, validate
 from ecgshared.errors import ConfigError
 from ecgshared.privacy.disclosure import DisclosureLimits
@@ -27,7 +28,14 @@ class RecordsConfig(Config):
     """Where the recordings lie. Paths are relative to the site file."""
 
     folder: Path = Field(description="folder of the recordings")
-    pattern: str = Field(default="**/*.hea", description="glob below the folder that finds every recording")
+    pattern: str | tuple[str, ...] = Field(
+        default="**/*.hea", description="glob below the folder that finds every recording, or several"
+    )
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The globs, one or several."""
+        return (self.pattern,) if isinstance(self.pattern, str) else self.pattern
 
 
 class MatchedLabel(Config):
@@ -46,16 +54,42 @@ class MatchedLabel(Config):
         return pattern
 
 
+class DateAndTime(Config):
+    """A date whose time of day stands in a local column of its own."""
+
+    date: str
+    time: str
+
+
 class TableConfig(Config):
     """The cohort table, one row per ECG, and how a row finds its file."""
 
-    path: Path = Field(description="CSV or Parquet")
-    separator: Literal[",", ";", "\t", "|"] | None = Field(default=None, description="null guesses")
+    path: Path = Field(description="CSV, Excel (.xlsx) or Parquet")
+    sheet: str | None = Field(default=None, description="of a workbook; null takes the one that has the columns")
+    header: int | None = Field(
+        default=None, ge=1, description="line of the column names; null finds it, below title lines where there are any"
+    )
+    separator: Literal[",", ";", "\t", "|"] | None = Field(
+        default=None, description="null takes what `sep=` says, or what splits the header"
+    )
     decimal: Literal[".", ","] | None = Field(default=None, description="null reads 0.35 and 0,35")
-    encoding: str | None = Field(default=None, description="null reads UTF-8, and what is not UTF-8 as Latin-1")
-    date_format: str | None = Field(default=None, description="strptime format; null accepts ISO and the usual ones")
-    day_first: bool = Field(default=True, description="read 03/04/2020 as the third of April")
-    columns: dict[str, str] = Field(description="standard column: local column")
+    encoding: str | None = Field(
+        default=None, description="null reads UTF-8, UTF-16 by its mark, and all else as Windows-1252"
+    )
+    date_format: str | None = Field(
+        default=None, description="strptime format of every date; null reads ISO, 31.12.2020, 31-Dec-2020 and the like"
+    )
+    day_first: bool | None = Field(
+        default=None,
+        description="whether 03/04/2020 is the third of April; null decides by the column's other dates (31/12/2020), "
+        "and refuses what they leave open",
+    )
+    unreadable: Literal["stop", "unknown"] = Field(
+        default="stop", description="a value that cannot be read stops the site, or counts as not known; both are named"
+    )
+    columns: dict[str, str | DateAndTime] = Field(
+        description="standard column: local column; a date with its time in another column: {date: ..., time: ...}"
+    )
     labels: dict[str, str | MatchedLabel] = Field(
         default={}, description="name of a 0/1 label: local column of flags, or {column, matches}"
     )
@@ -67,7 +101,8 @@ class TableConfig(Config):
     )
     join: str = Field(
         default="{file}",
-        description="a row's file below the records folder, from local columns in braces: 'wfdb/{ExamID}'",
+        description="a row's file below the records folder, from local columns in braces: 'wfdb/{ExamID}'; "
+        "'**/{ExamID}' looks for the name in every folder",
     )
 
 
@@ -155,11 +190,23 @@ class SiteSettings(Config):
     site: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="this site's name in studies and certificate")
     records: RecordsConfig
     table: TableConfig
+    described: DescribedConfig | None = Field(
+        default=None,
+        description="recordings that are plain arrays (NumPy, CSV, HDF5, Parquet, MATLAB, raw numbers): which files, "
+        "order of the axes, leads, rate, unit; null where there are none",
+    )
     state: Path = Field(default=Path("state"), description="cache, ledger, outbox, logs: owner-only")
     patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = Field(
         default="refuse", description="what becomes of rows without a patient id"
     )
-    exclude: Path | None = Field(default=None, description="text file of patient ids that opted out, one a line")
+    exclude: Path | None = Field(
+        default=None, description="patient ids that opted out: a text file, one a line, or an .xlsx, its first column"
+    )
+    exclude_near: bool = Field(
+        default=True,
+        description="also leave out ids that differ from one that opted out only by case, leading zeros, blanks or "
+        "dashes; `check` names them",
+    )
     quality: QualityPolicy = QualityPolicy()
     limits: DisclosureLimits = DisclosureLimits()
     privacy: PrivacyCap = PrivacyCap()
@@ -185,6 +232,11 @@ class SiteSettings(Config):
         for name in labels:
             if name in STANDARD_COLUMNS or name in BUILT_IN_LABELS:
                 faults.append(f"table.labels.{name}: the name is taken; choose another")
+        faults += [
+            f"table.columns.{name}: {{date, time}} is for dates; this column is of kind {STANDARD_COLUMNS[name].kind}"
+            for name, source in columns.items()
+            if isinstance(source, DateAndTime) and name in STANDARD_COLUMNS and STANDARD_COLUMNS[name].kind != "date"
+        ]
         faults += [
             f"table.values.{name}: neither in table.columns nor in table.labels"
             for name in self.table.values
@@ -225,6 +277,22 @@ def load_site(path: Path) -> SiteSettings:
             ),
         }
     )
+
+
+def named_paths(path: Path) -> list[tuple[str, Path]]:
+    """Return what a site file names as (what it is, where), also where the file is not valid otherwise."""
+    try:
+        data = load_yaml(path)
+    except ConfigError:
+        return []
+    found = []
+    for what, *keys in (("folder", "records", "folder"), ("table", "table", "path"), ("opt-out list", "exclude")):
+        value: object = data
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, str) and value:
+            found.append((what, path.resolve().parent / value))
+    return found
 
 
 def network_of(settings: SiteSettings) -> NetworkConfig:

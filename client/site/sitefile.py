@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from client.site.settings import NetworkConfig, SiteSettings
-from ecgshared.study.columns import STANDARD_COLUMNS
+from ecgshared.study.columns import ANATOMY, STANDARD_COLUMNS
 
 _TOP = """\
 # The file of one hospital. It never leaves the hospital. Paths are relative to this file.
@@ -29,15 +29,30 @@ _EXAMPLES: dict[str, Any] = {
 """What has no default, or whose default is not enough to read a table with."""
 
 
-def site_template(site: str, network: dict[str, str]) -> str:
-    """Return a site file with every key explained; it is valid, but for the data it names."""
-    given = {**_EXAMPLES, "site": site, **{f"network.{key}": value for key, value in network.items()}}
-    columns = ", ".join(STANDARD_COLUMNS)
+def site_template(
+    site: str,
+    network: dict[str, str] | None = None,
+    *,
+    given: dict[str, Any] | None = None,
+    guessed: dict[str, str] | None = None,
+) -> str:
+    """Return a site file with every key explained; it is valid, but for the data it names.
+
+    Parameters
+    ----------
+    network : of the ``network:`` section, which is null where there is none.
+    given : values by key (``table.path``) in place of examples and defaults.
+    guessed : what a value rests on, by key; each line of it is marked GUESSED.
+    """
+    given = {**_EXAMPLES, **(given or {}), "site": site, **{f"network.{key}": v for key, v in (network or {}).items()}}
+    columns = ", ".join(name for name in STANDARD_COLUMNS if name not in {column.name for column in ANATOMY})
     notes = {
-        "table.columns": f"standard columns: {columns}",
+        "table.columns": f"standard columns: {columns}; `ecgfed site columns` explains them and lists those of anatomy",
         "limits.min_patients": "no figure about fewer patients leaves",
         "limits.min_events": "nor about fewer patients with the event, or without it",
     }
+    for key, why in (guessed or {}).items():
+        notes[key] = "\n".join([notes.get(key, ""), *(f"GUESSED: {line}" for line in why.split("\n"))])
     return _TOP + "\n".join(_lines(SiteSettings, "", given, notes, 0)) + "\n"
 
 
@@ -54,9 +69,11 @@ def _lines(model: type[BaseModel], path: str, given: dict[str, Any], notes: dict
         indent = "  " * depth
         inner = _section(field)
         about = field.description or (_first_sentence(inner) if inner is not None else "")
-        for text in (about, notes.get(full, ""), _allowed(field)):
+        for text in (about, _allowed(field), *notes.get(full, "").split("\n")):
             lines += [f"{indent}# {line}" for line in _wrapped(text, 110 - len(indent))]
-        if inner is not None:
+        if inner is not None and _is_left_out(field, full, given):
+            lines.append(f"{indent}{name}: null")
+        elif inner is not None:
             lines.append(f"{indent}{name}:")
             lines += _lines(inner, f"{full}.", given, notes, depth + 1)
         else:
@@ -65,6 +82,11 @@ def _lines(model: type[BaseModel], path: str, given: dict[str, Any], notes: dict
         if depth == 0:
             lines.append("")
     return lines
+
+
+def _is_left_out(field: FieldInfo, full: str, given: dict[str, Any]) -> bool:
+    """Tell whether a section may be absent and nothing is given for it."""
+    return not field.is_required() and field.default is None and not any(key.startswith(f"{full}.") for key in given)
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:

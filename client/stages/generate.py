@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.dataset.median_beats import MedianBeats
 from client.rows.context import SiteContext
-from client.rows.inputs import ModelRows
+from client.rows.inputs import ModelRows, seen_by
 from client.rows.latents import posterior_means
 from client.rows.model import load_model
 from ecgshared.errors import RefusalCode, Refused
-from ecgshared.models.config import CvaeConfig
-from ecgshared.models.cvae import Cvae, decode_beats
+from ecgshared.models.decode import decode_beats
 from ecgshared.stages.generate import AXES, FEATURES, Config, Judged, measured, trained_cvae
 from ecgshared.stats.generative import (
     adjusted_r2,
@@ -205,19 +203,17 @@ def _flat(x: F32) -> F64:
 
 def _beats(site: SiteContext, step: Config, arrays: Mapping[str, NDArray[Any]]) -> Beats:
     trained = trained_cvae(step, site.study)
-    store = MedianBeats(site.data)
+    store = seen_by(trained.model, site.data)
     held_out = site.data.rows("validation") if site.trains else np.arange(len(site.data))
     rows = held_out[store.known(held_out)]
     if len(rows) > step.max_ecgs:
         rows = np.sort(site.rng.choice(rows, step.max_ecgs, replace=False))
     z = posterior_means(site, trained, arrays, rows)
     model = load_model(site, trained, arrays[f"{trained.id}.weights"])
-    if not isinstance(model, Cvae) or not isinstance(trained.model, CvaeConfig):
-        raise Refused(RefusalCode.BAD_REQUEST, "this step's model makes no beats", value=trained.id)
     data = ModelRows(
         site.data,
         rows,
-        covariates=trained.model.conditions,
+        covariates=trained.model.side_inputs,
         standardise=arrays[f"{trained.id}.standardise"],
         heads=(),
         signals=store.batch,

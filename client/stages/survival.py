@@ -8,7 +8,7 @@ import numpy as np
 from client.rows.allowance import spend
 from client.rows.context import SiteContext
 from client.rows.followed import followed_rows
-from client.rows.question import on_grid, read_question, survival_step, too_small
+from client.rows.question import ModelQuestion, on_grid, read_question, survival_step, too_small
 from client.rows.risk import received
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
 from ecgshared.privacy.disclosure import group_size
@@ -24,11 +24,13 @@ from ecgshared.stages.survival import (
     Spread,
     cox_limits,
 )
+from ecgshared.stats.competing import cumulative_incidence
 from ecgshared.stats.cox import PooledHazard, RiskSums, curvature, prepare, risk_sums, stratified_sums
 from ecgshared.stats.cox_disclosure import servable
 from ecgshared.stats.cox_fit import Moments, newton_fit
-from ecgshared.stats.cox_residuals import ResidualTerms, residual_terms, schoenfeld_sums, score_meat, score_residuals
-from ecgshared.stats.kaplan_meier import kaplan_meier, releasable_times
+from ecgshared.stats.cox_proportional import trend_curvatures, trend_outer
+from ecgshared.stats.cox_residuals import ResidualTerms, residual_terms, score_meat, score_residuals
+from ecgshared.stats.kaplan_meier import releasable_times
 from ecgshared.wire.protocol import Answer, Evidence, Request
 
 
@@ -106,6 +108,11 @@ def risk(site: SiteContext, request: Request) -> Answer:
 def hessian_part(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``curvature``."""
     asked = on_grid(read_question(site, request))
+    hazard = _pooled_hazard(asked, request)
+    return Answer(Curvature(curvature(asked.rows, asked.coef, hazard)), {"hessian": asked.evidence})
+
+
+def _pooled_hazard(asked: ModelQuestion, request: Request) -> PooledHazard:
     k = len(asked.rows.grid)
     hazard = PooledHazard(
         received(request, "increment", (k,)),
@@ -116,33 +123,38 @@ def hessian_part(site: SiteContext, request: Request) -> Answer:
     died = np.bincount(asked.rows.interval[asked.rows.event], minlength=k) > 0
     if (hazard.increment < 0).any() or (hazard.dying < 0).any() or (hazard.increment[died] <= 0).any():
         raise Refused(RefusalCode.BAD_REQUEST, "a hazard is negative, or missing where patients here died")
-    return Answer(Curvature(curvature(asked.rows, asked.coef, hazard)), {"hessian": asked.evidence})
+    return hazard
 
 
 def residuals(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``residuals``; in the exact mode the terms of all sites come with the request."""
     asked = read_question(site, request)
     ties = asked.step.ties
-    if asked.grid is None:
-        terms = residual_terms(risk_sums(asked.rows, asked.coef, ties), ties)
+    own = risk_sums(asked.rows, asked.coef, ties) if asked.grid is None else None
+    if own is not None:
+        terms = residual_terms(own, ties)
     else:
         asked = on_grid(asked)
         k, p = len(asked.rows.grid), len(asked.coef)
         terms = ResidualTerms(
-            PooledHazard(
-                received(request, "increment", (k,)),
-                received(request, "dying", (k,)),
-                float(received(request, "shift", (1,))[0]),
-            ),
+            _pooled_hazard(asked, request),
             *(received(request, name, (k, p)) for name in ("mean_at_risk", "drift", "dying_drift")),
         )
     meat = score_meat(score_residuals(asked.rows, asked.coef, terms), asked.followed.patient[asked.rows.row])
-    over_time = schoenfeld_sums(asked.rows, terms.mean, asked.rows.grid)
-    fields = ("meat", "times", "residual", "residual_time")
+    # Time in years is one scale for all sites; ranks within a site would make differences between sites look like time.
+    years = asked.rows.grid
+    over_time = trend_curvatures(asked.rows, asked.coef, terms.mean, terms.hazard, years)
+    if own is not None:
+        over_time = over_time.less(trend_outer(own, ties, years))
     payload = ResidualSums(
-        meat, np.array([over_time.deaths, over_time.g, over_time.gg], dtype=np.float64), over_time.r, over_time.gr
+        meat=meat,
+        times=np.array([over_time.deaths, over_time.g], dtype=np.float64),
+        residual=over_time.score,
+        residual_time=over_time.trend,
+        curvature_time=over_time.information,
+        curvature_square=over_time.square,
     )
-    return Answer(payload, dict.fromkeys(fields, asked.evidence))
+    return Answer(payload, dict.fromkeys(ResidualSums.__dataclass_fields__, asked.evidence))
 
 
 def single(site: SiteContext, request: Request) -> Answer:
@@ -192,13 +204,13 @@ def baseline(site: SiteContext, request: Request) -> Answer:
         site.settings.limits,
         cox_limits(site.settings.limits).min_leavers,
     )
-    seen = kaplan_meier(followed.years, followed.observed, at)
+    seen = cumulative_incidence(followed.years, followed.cause, at)
     fields = ("predicted", "slope", "observed")
     payload = BaselineSums(
         # Six digits find a baseline; sixteen would say more of single people than a mean should.
         predicted=np.round((1 - survival).mean(axis=0), 6),
         slope=np.round((survival * hazard).mean(axis=0), 6),
-        observed=np.where(np.isin(at, may), 1 - seen.survival, np.nan),
+        observed=np.where(np.isin(at, may), seen.risk, np.nan),
     )
     size = asked.evidence
     evidence = Evidence(np.full(len(at), size.patients), np.full(len(at), size.events))

@@ -26,9 +26,10 @@ from ecgshared.stages.survival_evaluate import (
     curve_times,
     fit_step,
 )
+from ecgshared.stats.competing import cumulative_incidence
 from ecgshared.stats.concordance import Influenced, harrell, uno
 from ecgshared.stats.influence import UNDEFINED, Estimate
-from ecgshared.stats.kaplan_meier import kaplan_meier, log_rank, releasable_times
+from ecgshared.stats.kaplan_meier import log_rank, releasable_times
 from ecgshared.stats.survival_performance import (
     brier_score,
     calibration_at_horizon,
@@ -37,6 +38,7 @@ from ecgshared.stats.survival_performance import (
     expected_over_observed,
     integrated_brier,
     observed_risk,
+    without_at,
 )
 from ecgshared.wire.protocol import Answer, Evidence, Request
 
@@ -128,7 +130,9 @@ def local_answer(
         figures[i] = _figures(rows, model, found, horizon)
         for j, name in enumerate(COMPARED):
             if name in found and name in (first or found):
-                differences[i, j] = (found[name] - (first or found)[name]).estimate(rows.patient, "identity").as_array()
+                difference = found[name] - (first or found)[name]
+                known = _events_behind(rows, name, horizon)
+                differences[i, j] = difference.estimate(rows.patient, "identity", events=known).as_array()
         first = first or found
         sizes = [group_size(rows.patient, rows.observed, model.group == k) for k in range(g)]
         shown = release_partition(np.array([s.patients for s in sizes]), None, limits)
@@ -140,14 +144,14 @@ def local_answer(
         ranked[i] = whole.patients if all(shown[k] or not s.patients for k, s in enumerate(sizes)) else 0
         risk = 1 - model.survival[:, -1] if model.reaches(horizon) else np.full(len(rows), np.nan)
         calibrated = calibration_at_horizon(
-            rows.years, rows.observed, risk, rows.patient, horizon, model.group, fit.risk_groups
+            rows.years, rows.cause, risk, rows.patient, horizon, model.group, fit.risk_groups
         )
         for k, size in enumerate(sizes):
             inside = model.group == k
             if not shown[k]:
                 continue
             group_patients[i, k], group_events[i, k] = size.patients, size.events
-            mine = _Group(rows.years[inside], rows.observed[inside], rows.patient[inside])
+            mine = _Group(rows.years[inside], rows.observed[inside], rows.cause[inside], rows.patient[inside])
             risk_events[i, k] = _by_horizon(mine, horizon).events
             counts[i, k] = [inside.sum(), mine.observed.sum()]
             risks[i, k, 0], risks[i, k, 1:] = calibrated.predicted[k], calibrated.observed[k]
@@ -165,7 +169,7 @@ def local_answer(
             counts=np.array([len(rows), patients, rows.observed.sum(), events], dtype=np.float64),
             left_out=np.array([len(rows.without_time), len(rows.without_input)], dtype=np.float64),
             missing=rows.missing.astype(np.float64),
-            observed=observed_risk(rows.years, rows.observed, rows.patient, horizon)
+            observed=observed_risk(rows.years, rows.cause, rows.patient, horizon)
             if len(rows)
             else UNDEFINED.as_array(),
             figures=figures,
@@ -218,14 +222,24 @@ def _differ_by_few(
 class _Group:
     years: Floats
     observed: NDArray[np.bool_]
+    cause: NDArray[np.int64]
     patient: NDArray[np.int64]
 
 
 def _by_horizon(rows: _Group | FollowedRows, horizon: float) -> GroupSize:
-    """Patients, and the lesser of those seen to have the event by the horizon and those seen past it."""
+    """Patients, and the lesser of those known to have the event by the horizon and of those known to be without it."""
     case = len(np.unique(rows.patient[rows.observed & (rows.years <= horizon)]))
-    past = len(np.unique(rows.patient[rows.years > horizon]))
-    return GroupSize(len(np.unique(rows.patient)), min(case, past))
+    free = len(np.unique(rows.patient[without_at(rows.years, rows.cause, horizon)]))
+    return GroupSize(len(np.unique(rows.patient)), min(case, free))
+
+
+def _events_behind(rows: FollowedRows, figure: str, horizon: float) -> int:
+    """Patients whose events a figure hangs on: of all pairs, of pairs up to the horizon, of a status at the horizon."""
+    if figure == "harrell":
+        return len(np.unique(rows.patient[rows.observed]))
+    if figure == "uno":
+        return len(np.unique(rows.patient[rows.observed & (rows.years < horizon)]))
+    return _by_horizon(rows, horizon).events
 
 
 def _influenced(rows: FollowedRows, model: Predicted, horizon: float) -> dict[str, Influenced]:
@@ -234,11 +248,11 @@ def _influenced(rows: FollowedRows, model: Predicted, horizon: float) -> dict[st
     wanted: dict[str, Callable[[], Influenced]] = {
         "harrell": lambda: harrell(time, event, model.score),
         "uno": lambda: uno(time, event, model.score, until=horizon),
-        "auc": lambda: cumulative_auc(time, event, model.score, horizon),
+        "auc": lambda: cumulative_auc(time, rows.cause, model.score, horizon),
     }
     if model.reaches(horizon):
-        wanted["brier"] = lambda: brier_score(time, event, model.survival[:, -1], horizon)
-        wanted["integrated_brier"] = lambda: integrated_brier(time, event, model.survival, model.at)
+        wanted["brier"] = lambda: brier_score(time, rows.cause, model.survival[:, -1], horizon)
+        wanted["integrated_brier"] = lambda: integrated_brier(time, rows.cause, model.survival, model.at)
     found = {}
     for name, compute in wanted.items():
         try:
@@ -249,11 +263,13 @@ def _influenced(rows: FollowedRows, model: Predicted, horizon: float) -> dict[st
 
 
 def _figures(rows: FollowedRows, model: Predicted, found: dict[str, Influenced], horizon: float) -> Floats:
-    estimates: dict[str, Estimate] = {name: value.estimate(rows.patient) for name, value in found.items()}
+    estimates: dict[str, Estimate] = {
+        name: value.estimate(rows.patient, events=_events_behind(rows, name, horizon)) for name, value in found.items()
+    }
     if model.reaches(horizon):
         risk = 1 - model.survival[:, -1]
         estimates["expected_over_observed"] = _defined(
-            lambda: expected_over_observed(rows.years, rows.observed, risk, rows.patient, horizon)
+            lambda: expected_over_observed(rows.years, rows.cause, risk, rows.patient, horizon)
         )
     estimates["slope"] = _defined(lambda: calibration_slope(rows.years, rows.observed, model.score, rows.patient))
     return np.array([estimates.get(name, UNDEFINED).as_array() for name in FIGURES])
@@ -261,8 +277,12 @@ def _figures(rows: FollowedRows, model: Predicted, found: dict[str, Influenced],
 
 def _curve(group: _Group, times: Floats, limits: DisclosureLimits, leavers: int) -> Floats:
     may = releasable_times(group.years, group.observed, group.patient, times, limits, leavers)
-    curve = kaplan_meier(group.years, group.observed, times, patient=group.patient)
-    table = np.stack([curve.survival, curve.log_se, curve.at_risk], axis=1)
+    curve = cumulative_incidence(group.years, group.cause, times, patient=group.patient)
+    free = 1 - curve.risk
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_se = np.where(free > 0, curve.se / free, np.nan)
+    still = len(group.years) - np.searchsorted(np.sort(group.years), times, side="right")
+    table = np.stack([free, log_se, still.astype(np.float64)], axis=1)
     table[~np.isin(times, may)] = np.nan
     return table
 

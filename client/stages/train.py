@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.dataset.median_beats import MedianBeats
 from client.rows.context import SiteContext
-from client.rows.inputs import ModelRows
+from client.rows.inputs import ModelRows, seen_by
 from client.rows.model import SiteState, load_model
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
 from ecgshared.learning.layout import Layout
@@ -22,8 +21,6 @@ from ecgshared.learning.loop import train as train_locally
 from ecgshared.learning.losses import cell_losses, cell_weights, private_cell_weights
 from ecgshared.learning.optimiser import load_optimiser_state, make_optimiser, optimiser_state
 from ecgshared.learning.plan import learning_rate
-from ecgshared.models import CvaeConfig
-from ecgshared.models.cvae import Cvae
 from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privacy
 from ecgshared.privacy.patient_sgd import PrivateStep
 from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector
@@ -38,8 +35,8 @@ def fit(site: SiteContext, request: Request) -> Answer:
         raise Refused(RefusalCode.BAD_REQUEST, "the study plans no such round", value=request.round)
     start = time.monotonic()
     inputs = _Inputs.of(site, config, request)
-    model = load_model(site, config, inputs.weights)
-    if isinstance(model, Cvae):
+    model: Any = load_model(site, config, inputs.weights)
+    if config.model.own_objective:
         model.begin_round(request.round, config.rounds)
     judged = _no_figures(config) if config.privacy else _validate(site, config, model, inputs)
     rows = _rows(site, config, inputs, "train")
@@ -217,7 +214,7 @@ def _no_figures(config: Config) -> _Judged:
 def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inputs) -> _Judged:
     """Mean cross-entropy and AUC of each head over the site's validation ECGs, or the model's own figures."""
     rows = _rows(site, config, inputs, "validation")
-    if isinstance(model, Cvae):
+    if config.model.own_objective:
         return _figures(config, model, rows)
     logits = predict(model, rows, np.arange(len(rows)))
     losses = cell_losses(torch.from_numpy(logits), torch.from_numpy(rows.labels.astype(np.float64))).numpy()
@@ -237,7 +234,7 @@ def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inpu
     return _Judged(loss, area, {"validation_loss": group, "validation_auc": group})
 
 
-def _figures(config: Config, model: Cvae, rows: ModelRows) -> _Judged:
+def _figures(config: Config, model: Any, rows: ModelRows) -> _Judged:
     if not len(rows):
         return _no_figures(config)
     means = predict(model, rows, np.arange(len(rows)), output=model.judged).mean(axis=0)
@@ -252,25 +249,25 @@ def _config(site: SiteContext) -> Config:
 
 
 def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> ModelRows:
-    """The split's ECGs that have a label for at least one of the step's heads, or a median beat where it sees those.
+    """The split's ECGs that have a label for at least one of the step's heads, if it has any, and what the model sees.
 
     Under privacy all of them: the sampling rate must follow from the number of patients that `describe` released. One
     without a beat is NaN there, and a private step adds nothing for it.
     """
     columns = [site.data.heads.index(head) for head in config.heads]
     rows = site.data.rows(split)
-    beats = MedianBeats(site.data) if isinstance(config.model, CvaeConfig) else None
-    if config.privacy is None and beats is None:
-        rows = rows[~np.isnan(site.data.labels[rows][:, columns]).all(axis=1)]
-    elif config.privacy is None and beats is not None:
-        rows = rows[beats.known(rows)]
+    seen = seen_by(config.model, site.data)
+    if config.privacy is None:
+        if config.heads:
+            rows = rows[~np.isnan(site.data.labels[rows][:, columns]).all(axis=1)]
+        rows = rows[seen.known(rows)]
     return ModelRows(
         site.data,
         rows,
-        covariates=config.model.covariates,
+        covariates=config.model.side_inputs,
         standardise=inputs.standardise,
         heads=config.heads,
-        signals=None if beats is None else beats.batch,
+        signals=seen.batch,
         event=config.event,
     )
 

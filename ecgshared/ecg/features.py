@@ -116,7 +116,7 @@ def features_of(record: EcgRecord) -> Features | None:
         return None
     found = measure(beat)
     if without_spikes(cleaned, fs, beat.qrs[beat.alike]) is not None:
-        return replace(_nothing_but(found.rate_bpm), note=SPIKES_LEFT)
+        return _nothing_but(found)
     return replace(found, note=SPIKES_OUT)
 
 
@@ -157,10 +157,12 @@ def measure(beat: MedianBeat) -> Features:
     )
 
 
-def _nothing_but(rate_bpm: float) -> Features:
+def _nothing_but(found: Features) -> Features:
+    """Return the heart rate of ``found``, and NaN for all else."""
     nothing = dict.fromkeys(SCALARS[1:], np.nan)
     points = dict.fromkeys(FIDUCIALS, np.nan)
-    return Features(rate_bpm=rate_bpm, **nothing, fiducials=points, amplitudes_mv=np.full((5, 12), np.nan))
+    blank = replace(found, fiducials=points, amplitudes_mv=np.full((len(AMPLITUDES), 12), np.nan), note=SPIKES_LEFT)
+    return replace(blank, **nothing)
 
 
 def qrs_ms(beat: MedianBeat) -> float:

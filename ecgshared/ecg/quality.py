@@ -43,11 +43,15 @@ CODES: dict[str, str] = {
     "truncated": "the file holds fewer samples than it declares",
     "excess-samples": "the file holds more samples than it declares",
     "duplicate-lead": "a lead is stored twice",
+    "leads-apart": "further leads in the file have another start, rate or length, and were left out",
     "lead-off": "the recorder says that the electrode of a lead was off",
     DERIVED: "limb leads were computed from two others",
     "gain-assumed": "the file gives no gain; the format's default was used",
     "fs-assumed": "the file gives no sampling rate; the format's default was used",
     "age-implausible": "the age in the file cannot be one and was dropped",
+    "age-unclear": "the age in the file cannot be read for certain and was left out",
+    "age-contradicts-dates": "the age in the file is more than two years from what birth and recording date make",
+    "sex-unclear": "the sex in the file is a number or no word for one, and was left out",
     "missing-lead": "a lead is absent and cannot be derived",
     "not-finite": "some samples are marked as invalid or are no numbers",
     "flat-lead": "a lead is constant for two seconds or longer",
@@ -64,6 +68,7 @@ CODES: dict[str, str] = {
     INVERTED: "a chest lead looks upside down: its neighbours foretell the opposite",
     DISORDERED: "the chest leads look as if in another order",
     "fs-contradicts-length": "the machine's own count, the mains or the heart agree only with another sampling rate",
+    "fs-contradicts-table": "the table gives another sampling rate than the file",
     "too-short": "shorter than 3 s",
     "too-long": "longer than 60 s",
     "beats-disagree": "the beats differ from each other so much that noise must be the larger part",
@@ -299,7 +304,7 @@ class _Spectrum:
 
     @property
     def hz_step(self) -> float:
-        return self.fs / fft.next_fast_len(self.samples, real=True)
+        return self.fs / int(fft.next_fast_len(self.samples, real=True))
 
     def power(self, from_hz: float, to_hz: float) -> NDArray[np.float32]:
         """Return the mean square of each lead by frequency from one to the other, shape = (12, bins)."""

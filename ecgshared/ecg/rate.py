@@ -17,8 +17,10 @@ from ecgshared.ecg.record import EcgRecord, Finding
 
 CODE = "fs-contradicts-length"
 
-USUAL_FS_HZ = (100.0, 125.0, 128.0, 200.0, 240.0, 250.0, 256.0, 300.0, 360.0, 400.0, 500.0, 512.0, 600.0, 1000.0)
-USUAL_FS_HZ += (1024.0, 2000.0)
+USUAL_FS_HZ: tuple[float, ...] = (
+    *(100.0, 125.0, 128.0, 200.0, 240.0, 250.0, 256.0, 300.0, 360.0, 400.0, 500.0, 512.0, 600.0),
+    *(1000.0, 1024.0, 2000.0),
+)
 """Rates of 12-lead recorders."""
 
 TYPICAL_BPM = (45.0, 130.0)

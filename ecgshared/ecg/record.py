@@ -68,3 +68,10 @@ class EcgRecord:
     def seconds(self) -> float:
         """Duration of the recording in seconds."""
         return float(self.p_signal.shape[1] / self.fs)
+
+    @property
+    def invalid_share(self) -> float:
+        """Share of samples that are marked invalid or are no numbers, among the leads that are there at all; 0..1."""
+        absent = ~np.isfinite(self.p_signal)
+        there = ~absent.all(axis=1)
+        return float(absent[there].mean()) if there.any() else 1.0

@@ -1,29 +1,62 @@
-"""The registry of models. A model is one file here with ``build`` and one line in :data:`MODELS`.
+"""The registry of models. A model is one file here, with its configuration and ``build``, and a line in :data:`MODELS`.
 
-The module of a model is imported when one is built, so that a study can be checked without torch.
+The configuration is a :class:`~ecgshared.models.config.BaseModelConfig` that says what the model sees, what it learns
+by and what it gives. Torch is imported inside ``build``, as a study is checked without it; a large net may have a file
+of its own, named by ``net``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from pydantic import Discriminator, Tag
 
 from ecgshared.errors import ModelError
-from ecgshared.models.config import CvaeConfig, HeadSpec, ModelConfig, Resnet1dConfig
+from ecgshared.models.config import BaseModelConfig, HeadSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-MODELS: dict[str, str] = {"resnet1d": "ecgshared.models.resnet1d", "cvae": "ecgshared.models.cvae"}
-"""Name in the study -> module."""
+MODELS: dict[str, str] = {"resnet1d": "Resnet1dConfig", "cvae": "CvaeConfig"}
+"""Name in the study, and of the file -> its configuration's class; where a study names none it is the first."""
 
-__all__ = ["MODELS", "CvaeConfig", "HeadSpec", "ModelConfig", "Resnet1dConfig", "build"]
+DEFAULT = next(iter(MODELS))
+
+__all__ = ["DEFAULT", "MODELS", "BaseModelConfig", "HeadSpec", "ModelConfig", "build", "config_class"]
+
+
+def config_class(name: str) -> type[BaseModelConfig]:
+    """Return the configuration's class of a model; raise ModelError where there is no such model."""
+    if name not in MODELS:
+        raise ModelError("there is no such model", value=name, allowed=", ".join(MODELS))
+    found: type[BaseModelConfig] = getattr(import_module(f"ecgshared.models.{name}"), MODELS[name])
+    return found
+
+
+def _name_of(data: Any) -> str:
+    found = data.get("name", DEFAULT) if isinstance(data, dict) else getattr(data, "name", DEFAULT)
+    return str(found)
+
+
+if TYPE_CHECKING:
+    ModelConfig = BaseModelConfig
+else:
+    ModelConfig = Annotated[
+        Union[tuple(Annotated[config_class(name), Tag(name)] for name in MODELS)],  # noqa: UP007
+        Discriminator(
+            _name_of,
+            custom_error_type="no_such_model",
+            custom_error_message=f"name must be one of {', '.join(MODELS)}",
+        ),
+    ]
+"""The configuration of any model, told apart by ``name``."""
 
 
 def build(
-    config: ModelConfig,
+    config: BaseModelConfig,
     heads: Sequence[HeadSpec],
     samples: int,
     seed: int,
@@ -40,15 +73,15 @@ def build(
     Returns
     -------
     module with ``forward(x, covariates) -> logits``: x of shape (B, 12, T) in mV, covariates of shape (B, C) in
-    the order of ``config.covariates``, standardised, NaN where missing; logits of shape (B, H).
+    the order of ``config.side_inputs``, standardised, NaN where missing; logits of shape (B, H).
 
-    A model that has no heads brings its own objective: ``item_losses(x, covariates, labels)`` gives the loss of each
+    A model with ``config.own_objective`` has no heads: ``item_losses(x, covariates, labels)`` gives the loss of each
     item, shape (B,), ``judged(x, covariates)`` the figures named by ``config.figures``, shape (B, F), and ``forward``
     what later steps take from it (a latent). ``begin_round(number, rounds)`` is told of each global round. What an
     item's loss draws comes from the modules that :func:`ecgshared.learning.draws.seed_draws` seeds.
     """
     if config.name not in MODELS:
         raise ModelError("there is no such model", value=config.name, allowed=", ".join(MODELS))
-    module = import_module(MODELS[config.name])
+    module = import_module(config.net or type(config).__module__)
     model: nn.Module = module.build(config, tuple(heads), samples, seed, dtype)
     return model

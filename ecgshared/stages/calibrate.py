@@ -31,8 +31,24 @@ if TYPE_CHECKING:
     from ecgshared.study.study import Study
 
 
+LEAVES = {
+    "moments": "how many ECGs, patients and events the fit would use, and the sum and sum of squares of each input",
+    "newton": "sums over patients that one step of the logistic fit takes: gradient, Hessian and log-likelihood",
+    "errors": "the sum over patients from which errors clustered by patient are computed",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = (
+    "Sums leave only where the hospital has twice as many patients as coefficients, at least its own least size, and "
+    "no few of them carry the sum."
+)
+"""What stands between these numbers and one patient."""
+
+
 class Config(StepConfig):
     """A calibrate step."""
+
+    can_be_frozen: ClassVar[bool] = True
+    read_later: ClassVar[tuple[str, ...]] = ("target",)
 
     default_sites: ClassVar[str] = "train"
 
@@ -80,7 +96,7 @@ class ErrorSums:
     meat: Annotated[Floats, Sums()]
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a calibrate step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("a calibrate step's configuration was expected")

@@ -18,6 +18,15 @@ VARIABLES = ("age", "male", "lvef", "bmi", "heart_failure", "diabetes", "hyperte
 YES_NO = ("male", "heart_failure", "diabetes", "hypertension", "previous_mi")
 
 
+LEAVES = {
+    "counts": "how many ECGs and patients there are by split, how many have each label and event, means and spreads of "
+    "the variables of Table 1, length of follow-up, ECGs by device and sampling rate, and what each rule excluded",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = "Each number stands for a group of at least the hospital's own least size, or is withheld."
+"""What stands between these numbers and one patient."""
+
+
 class Config(StepConfig):
     """A describe step has no settings of its own."""
 

@@ -33,6 +33,21 @@ COUNTS = ("ecgs", "patients", "events", "event_patients")
 AT_THRESHOLD = ("share", "ppv", "sensitivity", "specificity")
 
 
+LEAVES = {
+    "local": "the hospital's own figures: counts, AUC, calibration, event rates at shares and at the threshold, and "
+    "the same in subgroups",
+    "histogram": "how many ECGs with and without the event fall into each interval of the score, and their summed risk",
+    "influence": "sums over patients that the intervals of the pooled figures take",
+    "slope": "sums over patients that one step of the fit of the pooled calibration line takes",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = (
+    "Each figure stands for a group of at least the hospital's own least size and least number of events, or is "
+    "withheld; neighbouring intervals of the score are merged until each does."
+)
+"""What stands between these numbers and one patient."""
+
+
 class Config(StepConfig):
     """An evaluate step; it uses a calibrate step, or a train step and names the head, and perhaps a
     threshold."""
@@ -167,7 +182,7 @@ def subgroup_index(step: Config, age: NDArray[np.float32], male: NDArray[np.floa
     return cells
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where an evaluate step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("an evaluate step's configuration was expected")

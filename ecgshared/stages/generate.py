@@ -20,7 +20,7 @@ from pydantic import Field
 
 from ecgshared.ecg.beats import MedianBeat
 from ecgshared.ecg.features import NAMES, measure
-from ecgshared.models.config import BEAT_WINDOW_S, CvaeConfig
+from ecgshared.models.config import BEAT_WINDOW_S
 from ecgshared.stages.results.generate import Result as Result
 from ecgshared.stages.train import Config as TrainConfig
 from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, payload
@@ -44,6 +44,15 @@ AXES = 20
 
 ASSUMED_RR_S = 0.9
 """A single beat has no rate; it only bounds where T is looked for."""
+
+
+LEAVES = {
+    "judge": "how far made beats are from real ones: mean errors, distances, means and spreads of what is measured on "
+    "beats, and slopes on conditions; no beat and no latent",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = "Each figure stands for a group of at least the hospital's own least size, or is withheld."
+"""What stands between these numbers and one patient."""
 
 
 class Config(StepConfig):
@@ -96,12 +105,12 @@ def measured(beats: NDArray[np.float32], fs: float) -> F64:
 def trained_cvae(step: StepConfig, study: Study) -> TrainConfig:
     """Return the train step whose cvae a step judges or uses; raise ValueError where there is none."""
     trained = study.used(step, "train")
-    if not isinstance(trained, TrainConfig) or not isinstance(trained.model, CvaeConfig):
+    if not isinstance(trained, TrainConfig) or not trained.model.makes_beats:
         raise ValueError(f"step {step.id!r} must use a train step whose model is a cvae")
     return trained
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a generate step does not fit its study."""
     trained = trained_cvae(step, study)
     foreign = [site for site in study.members(step) if site not in study.members(trained)]

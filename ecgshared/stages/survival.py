@@ -8,14 +8,17 @@ own fit, for the forest plot), ``baseline`` (mean predicted and observed risk, t
 
 Modes. ``stratified``: every site has its own baseline hazard; discloses least. ``exact``: one baseline for all, the
 pooled Cox model of times moved up to a common grid, whose intervals each site must be able to serve
-(:mod:`ecgshared.stats.cox_disclosure`). ``local``: each site fits by itself, the estimates are combined by their
-inverse variances.
+(:mod:`ecgshared.stats.cox_disclosure`). ``local``: each site fits by itself, the estimates are combined as random
+effects (:mod:`ecgshared.stats.meta_analysis`).
 
 What a site answers is capped: of each phase and model it answers so many DIFFERENT questions about one study and no
 more, whatever the run is called (``QUESTIONS``). Coefficients that put the weight of the risk set on a few people count
 as coming from those few (Kish's effective number), so that the gate withholds the sums. No baseline hazard of a single
 site leaves: the pooled one at a few times makes the mean predicted risk of all training rows equal to what
-Kaplan-Meier saw.
+was seen: the cumulative incidence (Aalen-Johansen), in which who dies of something else does not have the event.
+
+Robust errors are clustered by patient within a site. Who is a patient at two hospitals counts as two: the sites cannot
+know it, and nothing that would tell leaves them.
 
 Coefficients are log hazard ratios per unit of the input; counts are of ECGs unless they say patients; withheld
 numbers are null.
@@ -52,6 +55,24 @@ QUESTIONS: dict[str, int] = {"cohort": 3, "residuals": 3, "single": 2, "baseline
 """Different questions a site answers about one model; of the others ``max_rounds``."""
 
 
+LEAVES = {
+    "cohort": "how many ECGs, patients and events could take part, how many lack an input, and mean and spread of each",
+    "newton": "sums over patients that one step of the stratified fit takes: log-likelihood, gradient and Hessian",
+    "risk": "sums over the patients who leave or have the event in each interval of a coarse common time grid",
+    "curvature": "the hospital's part of the Hessian on that grid",
+    "residuals": "sums over patients that robust errors and the test of proportional hazards take",
+    "single": "coefficients and errors of the hospital's own fit",
+    "baseline": "mean predicted and observed risk at a few times",
+    "spread": "how many ECGs fall into each interval of the linear predictor",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = (
+    "Sums leave only where enough patients, events and departures stand behind them and no few of them carry the sum; "
+    "so many different questions about one study are answered and no more."
+)
+"""What stands between these numbers and one patient."""
+
+
 class ModelInputs(BaseConfig):
     """One Cox model of the step: its name and its inputs."""
 
@@ -65,6 +86,9 @@ class ModelInputs(BaseConfig):
 
 class Config(StepConfig):
     """A survival step: fitted where patients train; a ``survival_evaluate`` step judges it."""
+
+    can_be_frozen: ClassVar[bool] = True
+    read_later: ClassVar[tuple[str, ...]] = ("event", "models")
 
     default_sites: ClassVar[str] = "train"
 
@@ -126,8 +150,8 @@ class Config(StepConfig):
         return tuple(dict.fromkeys(name for model in self.models for name in model.inputs))
 
     def rounds_in_all(self) -> int:
-        """Rounds of sums over all models, residuals and the site's own fit counted as one each."""
-        return len(self.models) * (self.max_rounds + 2)
+        """Rounds of sums over all models: residuals hold three Hessians, and the site's own fit counts as one."""
+        return len(self.models) * (self.max_rounds + 4)
 
     def questions(self, phase: str) -> int:
         """How many different requests of a phase a site answers about one model."""
@@ -191,13 +215,18 @@ class Curvature:
 @payload("survival", "residuals")
 @dataclass(frozen=True)
 class ResidualSums:
-    """``meat``: shape = (p, p), summed over patients. ``times``: deaths, sum of time, of its square. ``residual``,
-    ``residual_time``: shape = (p,)."""
+    """``meat``: shape = (p, p), summed over patients. ``times``: deaths, sum of their times in years. ``residual``,
+    ``residual_time``: shape = (p,), Schoenfeld residuals and those times the time. ``curvature_time``,
+    ``curvature_square``: shape = (p, p), the site's part of the Hessian (stratified: the Hessian) with deaths weighing
+    their time, and its square.
+    """
 
     meat: Annotated[Floats, Sums()]
     times: Annotated[Floats, Sums()]
     residual: Annotated[Floats, Sums()]
     residual_time: Annotated[Floats, Sums()]
+    curvature_time: Annotated[Floats, Sums()]
+    curvature_square: Annotated[Floats, Sums()]
 
 
 @payload("survival", "single")
@@ -229,7 +258,7 @@ class Spread:
     counts: Annotated[Floats, Count()]
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a survival step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("a survival step's configuration was expected")

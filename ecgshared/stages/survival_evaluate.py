@@ -9,8 +9,10 @@ Models are compared on the same patients: the interval of a difference comes fro
 influences.
 
 ``difference`` is to the step's first model. Pooled concordance and AUC are the event-weighted means of the sites' own
-(pairs within a site only), Brier scores the ECG-weighted ones, slope and expected over observed combine by inverse
-variances. null: withheld by the site, or undefined for so few.
+(pairs within a site only), Brier scores the ECG-weighted ones; slope and expected over observed are random effects. A
+site whose score is constant or perfect has no error to weigh it by and is left out of what is pooled, with its reason.
+Heterogeneity is on the logit scale for concordance, the log scale for ratios. A value without an interval hangs on
+fewer than ten patients with the event. null: withheld by the site, or undefined for so few.
 """
 
 from __future__ import annotations
@@ -36,6 +38,18 @@ COMPARED = ("harrell", "uno", "auc")
 """Those whose difference to the first model is given."""
 QUESTIONS = 2
 """Different sets of models that a site evaluates for one step."""
+
+
+LEAVES = {
+    "local": "the hospital's own figures: counts, concordance, AUC, Brier scores, calibration, and the survival curves "
+    "of the risk groups at a few times",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = (
+    "Each figure stands for a group of at least the hospital's own least size and least number of events, or is "
+    "withheld; curves are read where enough patients leave between two times."
+)
+"""What stands between these numbers and one patient."""
 
 
 class Config(StepConfig):
@@ -87,7 +101,7 @@ def curve_times(step: Config, fit: FitConfig) -> Floats:
     return fit.horizon_years * np.arange(1, step.curve_points + 1) / step.curve_points
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a survival_evaluate step does not fit its study."""
     fit_step(step, study)
     require_shared_model(step, study)

@@ -31,8 +31,20 @@ if TYPE_CHECKING:
     from ecgshared.study.study import Study
 
 
+LEAVES = {
+    "histogram": "how many validation ECGs with and without the event fall into each interval of the score",
+    "variance": "sums over patients that the interval of the event rate above each of these edges takes",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = "Neighbouring intervals are merged until each holds at least the hospital's own least size."
+"""What stands between these numbers and one patient."""
+
+
 class Config(StepConfig):
     """A threshold step; it uses a calibrate step, or a train step and names the head."""
+
+    can_be_frozen: ClassVar[bool] = True
+    read_later: ClassVar[tuple[str, ...]] = ("target", "score")
 
     default_sites: ClassVar[str] = "train"
 
@@ -86,7 +98,7 @@ def target_of(step: Config, study: Study) -> str:
     return step.target or risk_score(step, study).target
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a threshold step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("a threshold step's configuration was expected")

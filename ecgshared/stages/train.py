@@ -8,7 +8,7 @@ losses are of: the heads, or the model's own figures, which have no AUC. ``model
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from ecgshared.config import Config as BaseConfig
 from ecgshared.learning.plan import AugmentConfig, LocalWork, OptimiserConfig
-from ecgshared.models.config import CvaeConfig, HeadSpec, ModelConfig, Resnet1dConfig, input_samples
+from ecgshared.models import DEFAULT, BaseModelConfig, HeadSpec, ModelConfig, config_class
 from ecgshared.privacy.config import PrivacyConfig
 from ecgshared.stages.results.train import Result as Result
 from ecgshared.study.endpoints import BinaryEndpoint, Event, TimeToEventEndpoint
@@ -24,6 +24,18 @@ from ecgshared.wire.protocol import Public, Statistic, StepConfig, Weights, payl
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
+
+
+LEAVES = {
+    "fit": "the model's weights after training at the hospital, and mean loss and AUC on its validation patients",
+    "validate": "mean loss and AUC of the final weights on the hospital's validation patients",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = (
+    "Losses and AUCs stand for groups of at least the hospital's own least size, or are withheld. Group sizes do not "
+    "protect weights: a model can remember people it was trained on."
+)
+"""What stands between these numbers and one patient."""
 
 
 class StrategyConfig(BaseConfig):
@@ -44,7 +56,10 @@ class StrategyConfig(BaseConfig):
 class Config(StepConfig):
     """A train step. ``uses`` must name a describe step: it gives the global counts N_h and the weights a_k."""
 
-    model: ModelConfig = Resnet1dConfig()
+    can_be_frozen: ClassVar[bool] = True
+    read_later: ClassVar[tuple[str, ...]] = ("model", "heads", "precision")
+
+    model: ModelConfig = config_class(DEFAULT)()  # type: ignore[call-arg]
     heads: tuple[str, ...] = Field(default=(), description="endpoints to predict; a cvae has none")
     head_weights: dict[str, float] = Field(default={}, description="w_h; 1 where not named")
     rounds: int = Field(default=20, ge=1, le=10_000)
@@ -60,22 +75,14 @@ class Config(StepConfig):
     def _fits(self) -> Config:
         if self.strategy.name == "fedprox" and self.local.prox_mu == 0:
             raise ValueError("strategy fedprox needs local.prox_mu above 0")
-        if isinstance(self.model, CvaeConfig):
-            if self.heads:
-                raise ValueError("a cvae has no heads; leave heads out")
-            if self.augment.any:
-                raise ValueError("a cvae learns beats as they are; leave augment out")
-            if self.privacy is not None and self.model.survival is not None:
-                raise ValueError("privacy cannot train model.survival: a risk set mixes patients")
-        elif not self.heads:
-            raise ValueError("heads must name at least one endpoint")
+        _check_objective(self.model, self)
         unknown = set(self.head_weights) - set(self.heads)
         if unknown:
             raise ValueError(f"head_weights names {', '.join(sorted(unknown))}, which is no head of this step")
         if self.privacy is not None:
             if self.local.steps is None:
                 raise ValueError("privacy needs local.steps: the number of steps must not depend on a site's data")
-            if self.model.norm == "batch":
+            if self.model.mixes_patients:
                 raise ValueError("privacy cannot use model.norm batch: it mixes patients; use group")
             if self.keep == "best":
                 raise ValueError("privacy releases no validation figures, so keep must be last")
@@ -86,8 +93,7 @@ class Config(StepConfig):
     @property
     def event(self) -> Event | None:
         """The event whose time and status the model is trained with, or None."""
-        head = self.model.survival if isinstance(self.model, CvaeConfig) else None
-        return None if head is None else head.event
+        return self.model.event
 
     @property
     def judged(self) -> tuple[str, ...]:
@@ -98,6 +104,17 @@ class Config(StepConfig):
     def layout_mode(self) -> Literal["full", "fedbn"]:
         """What the flat vector holds."""
         return "fedbn" if self.strategy.name == "fedbn" else "full"
+
+
+def _check_objective(model: BaseModelConfig, step: Config) -> None:
+    if model.own_objective and step.heads:
+        raise ValueError(f"a {model.name} has no heads; leave heads out")
+    if not model.own_objective and not step.heads:
+        raise ValueError("heads must name at least one endpoint")
+    if model.sees != "recording" and step.augment.any:
+        raise ValueError(f"a {model.name} learns beats as they are; leave augment out")
+    if model.event is not None and step.privacy is not None:
+        raise ValueError("privacy cannot train model.survival: a risk set mixes patients")
 
 
 @payload("train", "fit")
@@ -156,7 +173,7 @@ def initial_weights(step: Config, study: Study) -> tuple[str, NDArray[Any], int]
     from ecgshared.models import build
 
     dtype = torch.float64 if step.precision == "fp64" else torch.float32
-    samples = input_samples(step.model, study.input.fs_hz, study.input.seconds)
+    samples = step.model.samples(study.input.fs_hz, study.input.seconds)
     model = build(step.model, head_specs(step, study), samples, study.seed, dtype)
     layout = Layout.of(model, step.layout_mode)
     return layout.hash, layout.flatten(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -170,7 +187,7 @@ def describe_step(step: StepConfig, study: Study) -> str:
     return described.id
 
 
-def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
+def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a train step does not fit its study."""
     if not isinstance(step, Config):
         raise TypeError("a train step's configuration was expected")
@@ -179,13 +196,22 @@ def check(step: StepConfig, study: Study, seen: dict[str, StepConfig]) -> None:
         raise ValueError(
             f"step {step.id!r}: {', '.join(unknown)} names no endpoint; allowed: {', '.join(study.endpoints)}"
         )
-    lacking = [name for name in step.model.covariates if name not in ("age", "male", *study.covariates)]
+    lacking = [name for name in step.model.side_inputs if name not in ("age", "male", *study.covariates)]
     if lacking:
         raise ValueError(f"step {step.id!r}: the model needs {', '.join(lacking)}; add to the study's covariates")
     columns = {e.column for h in step.heads if isinstance(e := study.endpoints[h], BinaryEndpoint)}
-    if "male" in columns and "male" in step.model.covariates:
+    if "male" in columns and "male" in step.model.side_inputs:
         raise ValueError(f"step {step.id!r}: the label male is among model.covariates; the model would read its answer")
+    if step.frozen is not None:
+        if step.layout_mode == "fedbn":
+            raise ValueError(f"step {step.id!r}: fedbn leaves normalisation at its sites: nothing whole to import")
+        return
     outside = [site for site in study.members(step) if site not in study.sites.train]
     if outside:
         raise ValueError(f"step {step.id!r}: {', '.join(outside)} would train, but is no training site of the study")
-    describe_step(step, study)
+    described = study.step(describe_step(step, study))
+    if described.population != step.population:
+        raise ValueError(
+            f"step {step.id!r} trains on {step.population or 'everybody eligible'}, but {described.id!r} counts "
+            f"{described.population or 'everybody eligible'}: the counts weigh the heads; name one population for both"
+        )

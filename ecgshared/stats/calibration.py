@@ -21,7 +21,16 @@ from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.histogram import logit
 from ecgshared.stats.influence import Estimate, by_patient, clustered_ratio, estimate
+from ecgshared.stats.newton import Words, maximise
 from ecgshared.stats.roc import require_binary
+
+_WORDS = Words(
+    one="an input",
+    many="inputs",
+    among="these ECGs",
+    tell="separate cases from controls",
+    effect="log odds ratio",
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class LogisticFit:
     coef : float array, shape = (p,).
     covariance : float array, shape = (p, p): inverse information.
     log_likelihood : float, without the penalty.
-    iterations : int.
+    iterations : int, the sums asked for.
     """
 
     coef: Floats
@@ -112,13 +121,12 @@ def newton(
     """Maximise the log-likelihood less ``ridge / 2`` times the squared coefficients (the first, the
     intercept, free).
 
-    Inputs should be standardised: then the penalty treats them alike, and the limits below have a meaning.
-
     Parameters
     ----------
     sums_at : gives the (summed) sums at coefficients; one federated round each call.
     start : float array, shape = (p,).
     names : of the coefficients, the intercept first; only to say which one is at fault.
+    max_iterations : cap on calls of ``sums_at``, halved steps included.
     tolerance : largest change of a coefficient in the last full step.
 
     Raises
@@ -127,82 +135,20 @@ def newton(
     """
     penalty = np.full(len(start), float(ridge))
     penalty[0] = 0.0
-    coef = np.asarray(start, dtype=np.float64)
-    here = _penalised(sums_at(coef), coef, penalty)
-    _require_independent(here.hessian, names, first=True)
-    for iteration in range(1, max_iterations + 1):
-        _require_independent(here.hessian, names, first=False)
-        step = np.linalg.solve(here.hessian, here.gradient)
-        if not np.isfinite(step).all():
-            raise StatisticsError("the fit left the range of numbers", remedy="set ridge, or look at the inputs")
-        if np.max(np.abs(step)) <= tolerance:
-            # The last sums already hold at coef; the remaining step is free and quadratically small.
-            final = coef + step
-            covariance = np.asarray(np.linalg.inv(here.hessian), dtype=np.float64)
-            plain = here.log_likelihood + 0.5 * float(penalty @ coef**2)
-            return LogisticFit(final, covariance, plain, iteration)
-        fraction = 1.0
-        while True:
-            there = _penalised(sums_at(coef + fraction * step), coef + fraction * step, penalty)
-            # Rounding alone may lower a sum of many terms by a few parts in 1e12 near the top.
-            if there.log_likelihood >= here.log_likelihood - 1e-12 * abs(here.log_likelihood) or fraction < 1e-4:
-                break
-            fraction /= 2
-        coef, here = coef + fraction * step, there
-    raise _not_converged(coef, here.hessian, names, max_iterations)
-
-
-def _penalised(sums: LogisticSums, coef: Floats, penalty: Floats) -> LogisticSums:
-    return LogisticSums(
-        sums.gradient - penalty * coef,
-        sums.hessian + np.diag(penalty),
-        sums.log_likelihood - 0.5 * float(penalty @ coef**2),
+    found = maximise(
+        sums_at,
+        start,
+        names=names,
+        words=_WORDS,
+        ridge=penalty,
+        intercept=True,
+        tolerance=tolerance,
+        max_rounds=max_iterations,
     )
-
-
-def _require_independent(hessian: Floats, names: Sequence[str], *, first: bool) -> None:
-    if not np.isfinite(hessian).all():
-        raise StatisticsError("the sums are not finite", remedy="look at the inputs' ranges")
-    diagonal = np.sqrt(np.diag(hessian))
-    if (diagonal <= 0).any() and first:
-        raise StatisticsError(
-            "an input does not vary among these ECGs",
-            value=names[int(np.argmin(diagonal))],
-            remedy="leave it out",
-        )
-    if (diagonal <= 0).any():
-        raise _separated(names, -diagonal)
-    values, vectors = np.linalg.eigh(hessian / np.outer(diagonal, diagonal))
-    if values[0] < 1e-10:
-        if not first:
-            raise _separated(names, np.abs(vectors[:, 0]) / diagonal)
-        involved = [names[int(i)] for i in np.flatnonzero(np.abs(vectors[:, 0]) > 0.1)]
-        raise StatisticsError(
-            "inputs are collinear",
-            value=", ".join(involved),
-            remedy="leave one of them out, or set ridge above 0",
-        )
-
-
-def _separated(names: Sequence[str], uncertainty: Floats) -> StatisticsError:
-    return StatisticsError(
-        "the inputs separate cases from controls, so that no finite coefficients fit best",
-        value=names[int(np.argmax(uncertainty))],
-        remedy="set ridge above 0, use fewer inputs, or more events",
-    )
-
-
-def _not_converged(coef: Floats, hessian: Floats, names: Sequence[str], iterations: int) -> StatisticsError:
-    errors = np.sqrt(np.diag(np.linalg.inv(hessian)))
-    # Along a separating direction every step adds about one and the information falls e-fold: no standardised
-    # coefficient that data determine has an error near this.
-    if errors.max() > 50:
-        return _separated(names, errors)
-    return StatisticsError(
-        f"the fit did not converge in {iterations} iterations",
-        value=f"largest coefficient {np.max(np.abs(coef)):.3g} of {names[int(np.argmax(np.abs(coef)))]}",
-        remedy="raise max_iterations, or set ridge above 0",
-    )
+    if found.message:
+        raise StatisticsError(found.message, remedy="set ridge above 0, use fewer inputs, or more events")
+    covariance = np.asarray(np.linalg.inv(found.sums.hessian + np.diag(penalty)), dtype=np.float64)
+    return LogisticFit(found.coef, covariance, found.sums.log_likelihood, found.rounds)
 
 
 def to_raw_scale(coef: Floats, covariance: Floats, mean: Floats, scale: Floats) -> tuple[Floats, Floats]:

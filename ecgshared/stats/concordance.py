@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ecgshared.arrays import Floats, Ints
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.censoring import censoring, require_survival
+from ecgshared.stats.few_events import few_events_estimate
 from ecgshared.stats.influence import Estimate, Scale, by_patient, estimate
 
 
@@ -36,9 +37,19 @@ class Influenced:
     value: float
     influence: Floats
 
-    def estimate(self, patient: Ints, scale: Scale = "logit") -> Estimate:
-        """Return value, patient-clustered standard error and interval; ``patient``: shape = (n,)."""
-        return estimate(self.value, clustered_variance(self.influence, patient), scale)
+    def estimate(self, patient: Ints, scale: Scale = "logit", *, events: float | None = None) -> Estimate:
+        """Return value, patient-clustered standard error and interval.
+
+        Parameters
+        ----------
+        patient : shape = (n,).
+        events : patients with the event behind the figure, for an interval that holds where they are few (see
+            :mod:`ecgshared.stats.few_events`); None: the plain one, of many.
+        """
+        variance = clustered_variance(self.influence, patient)
+        if events is None:
+            return estimate(self.value, variance, scale)
+        return few_events_estimate(self.value, variance, events, scale)
 
     def __sub__(self, other: Influenced) -> Influenced:
         """Return the difference of two statistics of the SAME ECGs: what they share cancels."""
@@ -162,3 +173,73 @@ def _less_before(rank: Ints, weight: Floats) -> Floats:
         position = at
         size *= 2
     return out
+
+
+def concordance_of_fit(
+    time: NDArray[Any],
+    event: NDArray[Any],
+    risk: NDArray[Any],
+    *,
+    weight: NDArray[Any] | None = None,
+    entry: NDArray[Any] | None = None,
+    group: NDArray[Any] | None = None,
+) -> Influenced:
+    """Return Harrell's C of a fitted model's own rows: pairs within a group (a baseline hazard), both at risk.
+
+    Parameters
+    ----------
+    weight : shape = (n,): a pair weighs the product of its rows'. entry : shape = (n,): at risk after it.
+    group : shape = (n,): only rows of one group are compared.
+
+    Raises
+    ------
+    StatisticsError : no pair can be compared.
+    """
+    time, seen = require_survival(time, event)
+    risk, n = _finite(risk, len(time)), len(time)
+    weight = np.ones(n) if weight is None else np.asarray(weight, dtype=np.float64)
+    labels = np.zeros(n, dtype=np.int64) if group is None else np.unique(np.asarray(group), return_inverse=True)[1]
+    concordant, pairs = np.zeros(n), np.zeros(n)
+    total = above = 0.0
+    for label in range(int(labels.max()) + 1):
+        mine = np.flatnonzero(labels == label)
+        part = None if entry is None else np.asarray(entry, dtype=np.float64)[mine]
+        as_event, as_other = _pairs(time[mine], seen[mine], risk[mine], weight[mine], part)
+        pairs[mine], concordant[mine] = as_event[0] + as_other[0], as_event[1] + as_other[1]
+        total += float(weight[mine] @ as_event[0])
+        above += float(weight[mine] @ as_event[1])
+    if not total > 0:
+        raise StatisticsError("no two can be compared: nobody is followed past another's event", value=int(seen.sum()))
+    return Influenced(above / total, weight * (concordant - above / total * pairs) / total)
+
+
+def _pairs(
+    time: Floats, event: NDArray[np.bool_], risk: Floats, weight: Floats, entry: Floats | None
+) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """Return the weight of each row's pairs and of the concordant ones, as the one with the event and as the other."""
+    n = len(time)
+    _, rank = np.unique(risk, return_inverse=True)
+    _, place = np.unique(np.stack([time, ~event]), axis=1, return_inverse=True)
+    place = np.asarray(place).ravel()
+    weighing = weight * event
+    found = [_among(-place, rank, weight), _among(place, rank, weighing)]
+    if entry is not None:
+        # Whoever enters on the day of an event, or later, was not there to be compared.
+        ranks, nothing = np.concatenate([rank, rank]), np.zeros(n)
+        late = [
+            _among(_after(-entry, -time), ranks, np.concatenate([weight, nothing])),
+            _among(_after(time, entry), ranks, np.concatenate([weighing, nothing])),
+        ]
+        found = [
+            (mine[0] - out[0][n:], mine[1] - out[1][n:], mine[2] - out[2][n:])
+            for mine, out in zip(found, late, strict=True)
+        ]
+    (later, below, equal), (earlier, w_below, w_equal) = found
+    return (event * later, event * (below + equal / 2)), (earlier, earlier - w_below - w_equal / 2)
+
+
+def _after(points: Floats, queries: Floats) -> Ints:
+    """Return places of 2n elements at which a point stands before each query of the same or a higher value."""
+    values = np.concatenate([points, queries])
+    last = np.concatenate([np.zeros(len(points)), np.ones(len(queries))])
+    return np.asarray(np.unique(np.stack([values, last]), axis=1, return_inverse=True)[1]).ravel()

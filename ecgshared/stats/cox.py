@@ -70,6 +70,9 @@ class CoxSums:
 class RiskSums:
     """Sums of one site, or of all, over those who leave the risk set in each interval.
 
+    Who enters it late (left truncation) is taken from the sums of the last interval before that: the sums "over those
+    who leave" are then net of them, and their reverse cumulative sums still those of the risk sets.
+
     w = weight x exp(x beta - shift).
 
     Attributes
@@ -183,18 +186,21 @@ def risk_sums(rows: SurvivalRows, beta: Floats, ties: Ties = "efron") -> RiskSum
     n_intervals = len(rows.grid)
     w, shift = relative_hazard(rows, beta)
     wx = rows.x * w[:, None]
+    late = np.flatnonzero(rows.entry >= 0)
+    late = late[np.argsort(rows.entry[late], kind="stable")]
+    since = rows.entry[late]
     dead = np.flatnonzero(rows.event)
     when = rows.interval[dead]
     tied = dead if ties == "efron" else dead[:0]
     return RiskSums(
         shift=shift,
-        leaving_w=_by_interval(w, rows.interval, n_intervals),
-        leaving_wx=_by_interval(wx, rows.interval, n_intervals),
+        leaving_w=_by_interval(w, rows.interval, n_intervals) - _by_interval(w[late], since, n_intervals),
+        leaving_wx=_by_interval(wx, rows.interval, n_intervals) - _by_interval(wx[late], since, n_intervals),
         dying_w=_by_interval(w[tied], rows.interval[tied], n_intervals),
         dying_wx=_by_interval(wx[tied], rows.interval[tied], n_intervals),
         dying_weight=_by_interval(rows.weight[dead], when, n_intervals),
         death_x=rows.weight[dead] @ rows.x[dead],
-        leavers=np.bincount(rows.interval, minlength=n_intervals).astype(np.int64),
+        leavers=(np.bincount(rows.interval, minlength=n_intervals) - np.bincount(since, minlength=n_intervals)),
         deaths=np.bincount(when, minlength=n_intervals).astype(np.int64),
     )
 
@@ -218,6 +224,10 @@ class TieTerms:
     one2: Floats
     f2: Floats
     ff2: Floats
+
+    def times(self, factor: Floats) -> TieTerms:
+        """Return the terms with each grid time's multiplied by ``factor``, shape = (K,)."""
+        return TieTerms(*(factor * getattr(self, name) for name in TieTerms.__dataclass_fields__))
 
 
 # Far along a separating direction the weight of a risk set can vanish: sums that are not finite make Newton's step
@@ -249,8 +259,21 @@ def pooled_hazard(total: RiskSums, ties: Ties) -> PooledHazard:
 def curvature(rows: SurvivalRows, beta: Floats, hazard: PooledHazard) -> Floats:
     """Return one site's part of the Hessian, sum of w x x' times the hazard each row has borne; shape = (p, p)."""
     w, _ = relative_hazard(rows, beta, hazard.shift)
-    borne = np.cumsum(hazard.increment)[rows.interval] - rows.event * hazard.dying[rows.interval]
+    borne = between(hazard.increment, rows) - rows.event * hazard.dying[rows.interval]
     return np.asarray((rows.x * (w * borne)[:, None]).T @ rows.x, dtype=np.float64)
+
+
+def between(increments: Floats, rows: SurvivalRows) -> Floats:
+    """Return the sum of increments, shape = (K, ...), over the grid times at which each row is at risk; (n, ...)."""
+    summed = np.concatenate([np.zeros((1, *increments.shape[1:])), np.cumsum(increments, axis=0)])
+    return np.asarray(summed[rows.interval + 1] - summed[rows.entry + 1], dtype=np.float64)
+
+
+def outer_terms(total: RiskSums, terms: TieTerms) -> Floats:
+    """Return what the curvatures of all rows are more than the information, shape = (p, p)."""
+    t, s1, d1 = terms, total.risk_wx, total.dying_wx
+    cross = s1.T @ (t.f2[:, None] * d1)
+    return np.asarray(s1.T @ (t.one2[:, None] * s1) - cross - cross.T + d1.T @ (t.ff2[:, None] * d1), dtype=np.float64)
 
 
 @np.errstate(all="ignore")
@@ -264,9 +287,7 @@ def exact_sums(total: RiskSums, curvatures: Floats, beta: Floats, ties: Ties) ->
     beta : float array, shape = (p,): where both were taken.
     """
     t, s1, d1 = tie_terms(total, ties), total.risk_wx, total.dying_wx
-    cross = s1.T @ (t.f2[:, None] * d1)
-    outer = s1.T @ (t.one2[:, None] * s1) - cross - cross.T + d1.T @ (t.ff2[:, None] * d1)
-    hessian = curvatures - outer
+    hessian = curvatures - outer_terms(total, t)
     return CoxSums(
         log_likelihood=float(total.death_x @ beta - t.log_phi.sum() - total.shift * total.dying_weight.sum()),
         gradient=total.death_x - (t.one @ s1 - t.f @ d1),

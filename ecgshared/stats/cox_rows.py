@@ -16,13 +16,14 @@ from ecgshared.errors import StatisticsError
 class SurvivalRows:
     """Rows sorted by the interval in which they leave the risk set, deaths first; made once, used at every round.
 
-    Interval k is ``grid[k] <= time < grid[k + 1]``, the last one open. Rows that leave before ``grid[0]`` are in no
-    risk set and are left out.
+    Interval k is ``grid[k] <= time < grid[k + 1]``, the last one open. Rows that leave before ``grid[0]``, or enter
+    after the last grid time before they leave, are in no risk set and are left out.
 
     Attributes
     ----------
     x : float array, shape = (n, p).
     interval : int array, shape = (n,), ascending, 0..K-1.
+    entry : int array, shape = (n,), -1..K-1: the last grid time at which the row is not yet at risk; -1: none.
     event : bool array, shape = (n,).
     weight : float array, shape = (n,).
     row : int array, shape = (n,): where each row stood in the caller's arrays.
@@ -31,6 +32,7 @@ class SurvivalRows:
 
     x: Floats
     interval: Ints
+    entry: Ints
     event: Bools
     weight: Floats
     row: Ints
@@ -65,6 +67,7 @@ def prepare(
     *,
     grid: NDArray[Any] | None = None,
     weights: NDArray[Any] | None = None,
+    entry: NDArray[Any] | None = None,
 ) -> SurvivalRows:
     """Sort the rows of a site (or of a stratum) once.
 
@@ -75,6 +78,8 @@ def prepare(
     event : 0/1 array, shape = (n,).
     grid : float array, shape = (K,): the common event times; None: the rows' own, for the stratified mode.
     weights : float array, shape = (n,), positive; None: 1.
+    entry : float array, shape = (n,): a row is at risk AFTER this time (left truncation, the start of a start-stop
+        row); None: from the start.
 
     Raises
     ------
@@ -94,6 +99,14 @@ def prepare(
     k = np.searchsorted(times, time, side="right") - 1
     if (event & ((k < 0) | (times[np.maximum(k, 0)] != time if len(times) else True))).any():
         raise StatisticsError("an event falls between the common grid times", remedy="coarsen the times first")
+    since = np.full(len(time), -1) if entry is None else _entries(np.asarray(entry, dtype=np.float64), time, times)
     order = np.lexsort((~event, k))
-    order = order[np.searchsorted(k[order], 0) :]
-    return SurvivalRows(x[order], k[order].astype(np.int64), event[order], weight[order], order, times)
+    order = order[k[order] > since[order]]
+    parts = (x[order], k[order].astype(np.int64), since[order].astype(np.int64), event[order], weight[order])
+    return SurvivalRows(*parts, order, times)
+
+
+def _entries(entry: Floats, time: Floats, grid: Floats) -> Ints:
+    if entry.shape != time.shape or not np.isfinite(entry).all() or (entry >= time).any():
+        raise StatisticsError("each row must be entered at a finite time before it is left")
+    return np.asarray(np.searchsorted(grid, entry, side="right") - 1, dtype=np.int64)

@@ -177,8 +177,8 @@ def releasable_times(
     """Choose the times of ``grid`` at which a curve may leave a hospital.
 
     Two neighbouring numbers of a curve tell who left between them. So between two chosen times at least ``leavers``
-    patients leave (by event or censoring), and after the last as many are still followed; none is chosen where the
-    group does not meet ``limits``, or where patients with the event by the last chosen time are fewer than its
+    patients leave (by event or censoring), and as many are still free of the event at the last; none is chosen where
+    the group does not meet ``limits``, or where patients with the event by the last chosen time are fewer than its
     ``min_events``. Under limits that withhold nothing every time that someone reaches is chosen.
 
     Parameters
@@ -196,10 +196,12 @@ def releasable_times(
     def leaving(after: float, until: float) -> int:
         return len(np.unique(patient[(time > after) & (time <= until)]))
 
-    # From the last time backwards: the end of a curve is what it is read for.
+    # From the last time backwards: the end of a curve is what it is read for. Where follow-up is cut at its end, those
+    # who are censored there are still free of the event.
     chosen: list[float] = []
     for edge in grid[::-1]:
-        beyond = leaving(edge, chosen[0] if chosen else np.inf)
+        free = (time > edge) | ((time == edge) & ~event)
+        beyond = leaving(edge, chosen[0]) if chosen else len(np.unique(patient[free]))
         if beyond >= needed and leaving(-np.inf, edge) >= needed:
             chosen.insert(0, float(edge))
     if chosen and len(np.unique(patient[event & (time <= chosen[-1])])) < limits.min_events:

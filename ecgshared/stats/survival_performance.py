@@ -2,7 +2,8 @@
 
 Who is censored before the horizon has an unknown outcome; the others are weighted by the inverse chance of being
 seen (:mod:`ecgshared.stats.censoring`). AUC: cumulative cases against dynamic controls, Uno et al. 2007 (doi
-10.1198/016214507000000149), Hung & Chiang 2010. Brier score: Graf et al. 1999. Observed risk: 1 - Kaplan-Meier.
+10.1198/016214507000000149), Hung & Chiang 2010. Brier score: Graf et al. 1999. Observed risk: Aalen-Johansen.
+Who has died of something else is without the event, and known to be.
 All come with each ECG's influence, that of the censoring weights included, so that intervals cluster by patient.
 """
 
@@ -17,83 +18,113 @@ from numpy.typing import NDArray
 from ecgshared.arrays import Floats, Ints
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.censoring import Censoring, censoring, require_survival
+from ecgshared.stats.competing import cumulative_incidence, incidence_influence, require_causes
 from ecgshared.stats.concordance import Influenced, clustered_variance
 from ecgshared.stats.cox import prepare, risk_sums, stratified_sums
 from ecgshared.stats.cox_fit import newton_fit
 from ecgshared.stats.cox_residuals import residual_terms, score_meat, score_residuals
-from ecgshared.stats.influence import Estimate, estimate
-from ecgshared.stats.kaplan_meier import kaplan_meier, log_survival_influence
+from ecgshared.stats.few_events import few_events_estimate
+from ecgshared.stats.influence import Estimate
 
 
-def cumulative_auc(time: NDArray[Any], event: NDArray[Any], risk: NDArray[Any], horizon: float) -> Influenced:
-    """Return the chance that an ECG with the event by ``horizon`` has a higher risk than one free of it then.
+def without_at(time: Floats, cause: NDArray[Any], horizon: float) -> NDArray[np.bool_]:
+    """Say who is known to be without the event at ``horizon``, shape = (n,).
+
+    Followed past it, or censored on its day: on one day events come before censorings, as everywhere here, so that a
+    follow-up that is cut at the horizon leaves every status there known. Or dead before, of something else.
+    """
+    cause = np.asarray(cause)
+    return np.asarray((time > horizon) | ((time == horizon) & (cause != 1)) | (cause == 2), dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Who has a known status at a horizon, and the chance to have it: shapes (n,); arrays of what is known.
+
+    ``case``, ``control``: bool, shape = (n,). ``at``: float array, shape = (n,): up to where each had to be followed.
+    ``chance``: of being followed until just before that.
+    """
+
+    case: NDArray[np.bool_]
+    control: NDArray[np.bool_]
+    at: Floats
+    chance: Floats
+
+
+def _known(time: Floats, cause: Ints, horizon: float, curve: Censoring) -> _Known:
+    case, control = (cause == 1) & (time <= horizon), without_at(time, cause, horizon)
+    at = np.minimum(time, horizon)
+    return _Known(case, control, at, np.where(case | control, curve.before(at), 1.0))
+
+
+def cumulative_auc(time: NDArray[Any], cause: NDArray[Any], risk: NDArray[Any], horizon: float) -> Influenced:
+    """Return the chance that an ECG with the event by ``horizon`` has a higher risk than one without it then.
 
     Parameters
     ----------
-    time, event, risk : shape = (n,). horizon : in the unit of ``time``.
+    time, risk : shape = (n,). cause : shape = (n,): 0 censored, 1 the event, 2 a death that forestalls it. Who died so
+        is without the event at the horizon (Blanche, Dartigues & Jacqmin-Gadda 2013, doi 10.1002/sim.5958).
+    horizon : in the unit of ``time``.
 
     Raises
     ------
-    StatisticsError : no event by the horizon, or nobody followed past it.
+    StatisticsError : no event by the horizon, or nobody known to be without it then.
     """
-    time, event = require_survival(time, event)
+    time, cause = require_causes(time, cause)
     risk = np.asarray(risk, dtype=np.float64)
-    chance = censoring(time, event)
-    case, control = event & (time <= horizon), time > horizon
+    curve = censoring(time, cause > 0)
+    known = _known(time, cause, horizon, curve)
+    case, control = known.case, known.control
     if not case.any() or not control.any():
-        raise StatisticsError("an AUC needs events by the horizon and people followed past it", value=horizon)
-    weight = 1.0 / chance.before(time[case])
-    beaten = _share_below(risk[control], risk[case])
+        raise StatisticsError("an AUC needs events by the horizon and people followed to it", value=horizon)
+    weight, other = 1.0 / known.chance[case], 1.0 / known.chance[control]
+    beaten = _share_below(risk[control], other, risk[case])
     value = float(weight @ beaten) / float(weight.sum())
-    order = np.argsort(risk[case], kind="stable")
-    ranked, cumulated = risk[case][order], np.concatenate([[0.0], np.cumsum(weight[order])])
-    low, high = (cumulated[np.searchsorted(ranked, risk[control], side=side)] for side in ("left", "right"))
-    above = 1 - (low + high) / 2 / cumulated[-1]
+    above = 1 - _share_below(risk[case], weight, risk[control])
     influence = np.zeros(len(time))
-    excess = weight * (beaten - value) / weight.sum()
-    influence[case] = excess
-    influence[control] = (above - value) / control.sum()
-    return Influenced(value, influence + chance.influence(-excess, time[case], before=True))
+    influence[case] = weight * (beaten - value) / weight.sum()
+    influence[control] = other * (above - value) / other.sum()
+    inside = case | control
+    return Influenced(value, influence + curve.influence(-influence[inside], known.at[inside], before=True))
 
 
-def _share_below(others: Floats, mine: Floats) -> Floats:
-    ordered = np.sort(others)
-    low, high = (np.searchsorted(ordered, mine, side=side) for side in ("left", "right"))
-    return np.asarray((low + high) / 2 / len(ordered), dtype=np.float64)
+def _share_below(others: Floats, weight: Floats, mine: Floats) -> Floats:
+    """Return the share of the others' weight that lies below each of ``mine``; equal ones count half."""
+    order = np.argsort(others, kind="stable")
+    summed = np.concatenate([[0.0], np.cumsum(weight[order])])
+    low, high = (summed[np.searchsorted(others[order], mine, side=side)] for side in ("left", "right"))
+    return np.asarray((low + high) / 2 / summed[-1], dtype=np.float64)
 
 
-def brier_score(time: NDArray[Any], event: NDArray[Any], survival: NDArray[Any], horizon: float) -> Influenced:
-    """Return the weighted mean squared difference of predicted survival and status at ``horizon``.
+def brier_score(time: NDArray[Any], cause: NDArray[Any], survival: NDArray[Any], horizon: float) -> Influenced:
+    """Return the weighted mean squared difference of predicted and true status at ``horizon``.
 
     Parameters
     ----------
-    survival : float array, shape = (n,): predicted chance to be free of the event at ``horizon``.
+    cause : as :func:`cumulative_auc`. survival : float array, shape = (n,): predicted chance not to have had the event
+        by ``horizon``.
 
     Raises
     ------
-    StatisticsError : everybody is censored by the horizon, so that no status is known there.
+    StatisticsError : everybody is censored before the horizon, so that nobody is known to be without the event then.
     """
-    time, event = require_survival(time, event)
-    return _brier(time, event, np.asarray(survival, dtype=np.float64), horizon, censoring(time, event))
+    time, cause = require_causes(time, cause)
+    return _brier(time, cause, np.asarray(survival, dtype=np.float64), horizon, censoring(time, cause > 0))
 
 
-def _brier(time: Floats, event: NDArray[np.bool_], survival: Floats, horizon: float, chance: Censoring) -> Influenced:
-    case, control = event & (time <= horizon), time > horizon
-    free = float(chance.until(horizon))
-    if not control.any() or free <= 0:
-        raise StatisticsError("a Brier score needs people followed past the horizon", value=horizon)
-    term = np.zeros(len(time))
-    term[case] = survival[case] ** 2 / chance.before(time[case])
-    term[control] = (1 - survival[control]) ** 2 / free
+def _brier(time: Floats, cause: Ints, survival: Floats, horizon: float, curve: Censoring) -> Influenced:
+    known = _known(time, cause, horizon, curve)
+    if not ((time > horizon) | ((time == horizon) & (cause == 0))).any():
+        raise StatisticsError("a Brier score needs people followed to the horizon", value=horizon)
+    inside = known.case | known.control
+    missed = np.where(known.case, survival, 1 - survival) ** 2
+    term = np.where(inside, missed / known.chance, 0.0)
     value = float(term.mean())
-    through = chance.influence(-term[case] / len(time), time[case], before=True)
-    through += chance.influence(
-        np.array([-term[control].sum() / len(time)]), np.array([horizon], dtype=np.float64), before=False
-    )
+    through = curve.influence(-term[inside] / len(time), known.at[inside], before=True)
     return Influenced(value, (term - value) / len(time) + through)
 
 
-def integrated_brier(time: NDArray[Any], event: NDArray[Any], survival: NDArray[Any], at: NDArray[Any]) -> Influenced:
+def integrated_brier(time: NDArray[Any], cause: NDArray[Any], survival: NDArray[Any], at: NDArray[Any]) -> Influenced:
     """Return the Brier score averaged over time from 0 to the last of ``at``, by the trapezoidal rule.
 
     Parameters
@@ -101,12 +132,12 @@ def integrated_brier(time: NDArray[Any], event: NDArray[Any], survival: NDArray[
     survival : float array, shape = (n, k): predicted at each of ``at``; nobody has the event at 0, so there it is 0.
     at : float array, shape = (k,), positive and ascending.
     """
-    time, event = require_survival(time, event)
+    time, cause = require_causes(time, cause)
     at = np.asarray(at, dtype=np.float64)
     if not len(at) or at[0] <= 0 or (np.diff(at) <= 0).any():
         raise StatisticsError("times must be positive and ascend", value=at.tolist())
-    chance = censoring(time, event)
-    scores = [_brier(time, event, np.asarray(survival)[:, j], float(t), chance) for j, t in enumerate(at)]
+    chance = censoring(time, cause > 0)
+    scores = [_brier(time, cause, np.asarray(survival)[:, j], float(t), chance) for j, t in enumerate(at)]
     edges = np.concatenate([[0.0], at])
     width = np.diff(edges)
     weight = (width + np.append(width[1:], 0.0)) / 2 / at[-1]
@@ -116,20 +147,20 @@ def integrated_brier(time: NDArray[Any], event: NDArray[Any], survival: NDArray[
 
 
 def expected_over_observed(
-    time: NDArray[Any], event: NDArray[Any], risk: NDArray[Any], patient: Ints, horizon: float
+    time: NDArray[Any], cause: NDArray[Any], risk: NDArray[Any], patient: Ints, horizon: float
 ) -> Estimate:
     """Return mean predicted risk by ``horizon`` over the observed one, patient-clustered, on the log scale."""
-    time, event = require_survival(time, event)
+    time, cause = require_causes(time, cause)
     risk = np.asarray(risk, dtype=np.float64)
-    observed = 1 - float(kaplan_meier(time, event, np.array([horizon])).survival[0])
+    seen = cumulative_incidence(time, cause, np.array([horizon]))
+    observed = float(seen.risk[0])
     if not 0 < observed < 1 or not risk.mean() > 0:
         raise StatisticsError("nobody, or everybody, has the event by the horizon", value=horizon)
     ratio = float(risk.mean()) / observed
-    # d observed = -S d log S
-    influence = ratio * (
-        (risk / risk.mean() - 1) / len(risk) + (1 - observed) * log_survival_influence(time, event, horizon) / observed
-    )
-    return estimate(ratio, clustered_variance(influence, patient), "log")
+    through = incidence_influence(time, cause, horizon)
+    influence = ratio * ((risk / risk.mean() - 1) / len(risk) - through / observed)
+    events = float(len(np.unique(patient[(cause == 1) & (time <= horizon)])))
+    return few_events_estimate(ratio, clustered_variance(influence, patient), events, "log")
 
 
 @dataclass(frozen=True)
@@ -139,7 +170,7 @@ class HorizonCalibration:
     Attributes
     ----------
     predicted : float array, shape = (k,): mean predicted risk; NaN in an empty group.
-    observed : float array, shape = (k, 4): 1 - Kaplan-Meier: value, se, low, high, clustered by patient.
+    observed : float array, shape = (k, 4): cumulative incidence: value, se, low, high, clustered by patient.
     """
 
     predicted: Floats
@@ -148,7 +179,7 @@ class HorizonCalibration:
 
 def calibration_at_horizon(
     time: NDArray[Any],
-    event: NDArray[Any],
+    cause: NDArray[Any],
     risk: NDArray[Any],
     patient: Ints,
     horizon: float,
@@ -156,24 +187,23 @@ def calibration_at_horizon(
     n_groups: int,
 ) -> HorizonCalibration:
     """Return predicted and observed risk of each group; all arrays of shape = (n,), ``group`` 0..n_groups-1."""
-    time, event = require_survival(time, event)
+    time, cause = require_causes(time, cause)
     risk = np.asarray(risk, dtype=np.float64)
     predicted, observed = np.full(n_groups, np.nan), np.full((n_groups, 4), np.nan)
     for k in range(n_groups):
         inside = group == k
         if inside.any():
             predicted[k] = risk[inside].mean()
-            observed[k] = observed_risk(time[inside], event[inside], patient[inside], horizon)
+            observed[k] = observed_risk(time[inside], cause[inside], patient[inside], horizon)
     return HorizonCalibration(predicted, observed)
 
 
-def observed_risk(time: NDArray[Any], event: NDArray[Any], patient: Ints, horizon: float) -> Floats:
-    """Return 1 - Kaplan-Meier at ``horizon``: value, se, low, high; NaN where nobody is followed that far."""
+def observed_risk(time: NDArray[Any], cause: NDArray[Any], patient: Ints, horizon: float) -> Floats:
+    """Return the cumulative incidence at ``horizon``: value, se, low, high; NaN where nobody is followed that far."""
     if np.max(time) < horizon:
         return np.full(4, np.nan)
-    curve = kaplan_meier(time, event, np.array([horizon]), patient=patient)
-    s, log_se = float(curve.survival[0]), float(curve.log_se[0])
-    return np.array([1 - s, s * log_se, 1 - float(curve.high[0]), 1 - float(curve.low[0])])
+    seen = cumulative_incidence(time, cause, np.array([horizon]), patient=patient)
+    return np.array([seen.risk[0], seen.se[0], seen.low[0], seen.high[0]])
 
 
 def calibration_slope(time: NDArray[Any], event: NDArray[Any], score: NDArray[Any], patient: Ints) -> Estimate:
@@ -190,4 +220,5 @@ def calibration_slope(time: NDArray[Any], event: NDArray[Any], score: NDArray[An
     fit.require_converged()
     terms = residual_terms(risk_sums(rows, fit.beta), "efron")
     meat = score_meat(score_residuals(rows, fit.beta, terms), patient[rows.row])
-    return estimate(float(fit.beta[0]), float((fit.covariance @ meat @ fit.covariance)[0, 0]), "identity")
+    variance = float((fit.covariance @ meat @ fit.covariance)[0, 0])
+    return few_events_estimate(float(fit.beta[0]), variance, float(len(np.unique(patient[event]))), "identity")

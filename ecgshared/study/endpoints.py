@@ -5,6 +5,7 @@ Source: Nature 2026 (doi 10.1038/s41586-026-10674-6), Methods. A cell is 1, 0, o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from ecgshared.config import Config
+from ecgshared.config import Config, Label
 from ecgshared.errors import CohortError
 
 Event = Literal["scd", "death", "vfvt", "mi"]
@@ -24,6 +25,7 @@ class BinaryEndpoint(Config):
 
     kind: Literal["binary"]
     column: str
+    label: Label = None
 
 
 class TimeToEventEndpoint(Config):
@@ -35,6 +37,7 @@ class TimeToEventEndpoint(Config):
     group: str | None = Field(
         default=None, description="heads of one group are made monotone in their horizon (cumulative hazard)"
     )
+    label: Label = None
 
 
 Endpoint = Annotated[BinaryEndpoint | TimeToEventEndpoint, Field(discriminator="kind")]
@@ -67,12 +70,16 @@ _CARDIAC = frozenset(
 )
 
 
+_NEXT_CODE = re.compile(r"\s+(?=[A-Z]\d)")
+
+
 def is_cardiac_or_ill_defined(codes: ArrayLike) -> NDArray[np.float32]:
     """Tell which ICD-10 causes of death count as cardiac or ill-defined: I0, I11, I20-I52, Q20-Q24, R95-R99.
 
     Parameters
     ----------
-    codes : array of str, shape = (n,); dots, blanks and case don't matter, "" or "nan" is unknown.
+    codes : array of str, shape = (n,); dots and case don't matter, "" or "nan" is unknown. Several codes with
+        blanks between don't say which of them is the underlying cause: where they disagree it is unknown.
 
     Returns
     -------
@@ -80,9 +87,14 @@ def is_cardiac_or_ill_defined(codes: ArrayLike) -> NDArray[np.float32]:
     """
     texts = np.asarray(codes).astype(str)
     unique, inverse = np.unique(texts, return_inverse=True)
-    cleaned = [code.replace(".", "").replace(" ", "").upper() for code in unique]
-    verdict = [np.nan if code in ("", "NAN", "NONE") else float(code[:3] in _CARDIAC) for code in cleaned]
+    verdict = [_verdict(_NEXT_CODE.split(text.replace(".", "").upper())) for text in unique]
     return np.asarray(verdict, dtype=np.float32)[inverse.reshape(texts.shape)]
+
+
+def _verdict(codes: list[str]) -> float:
+    known = [code.replace(" ", "") for code in codes]
+    answers = {code[:3] in _CARDIAC for code in known if code not in ("", "NAN", "NONE")}
+    return float(answers.pop()) if len(answers) == 1 else np.nan
 
 
 def is_sudden_by_place(table: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
@@ -214,24 +226,35 @@ class EventTimes:
     ----------
     years : float array, shape = (n,): from the ECG to the event or to censoring; NaN where either is unknown.
     observed : bool array, shape = (n,): True for an event, False for censoring and where ``years`` is NaN.
+    competing : bool array, shape = (n,): True where a death that is not the event ended the time: a hazard takes it
+        for censoring, a cumulative incidence for what it is. None: nobody's.
     """
 
     years: NDArray[np.float64]
     observed: NDArray[np.bool_]
+    competing: NDArray[np.bool_] | None = None
+
+    @property
+    def cause(self) -> NDArray[np.int64]:
+        """0 censored, 1 the event, 2 a death that forestalled it; int array, shape = (n,)."""
+        other = np.zeros(len(self.observed), dtype=bool) if self.competing is None else self.competing
+        return np.where(self.observed, 1, np.where(other, 2, 0)).astype(np.int64)
 
     def take(self, rows: NDArray[np.int64]) -> EventTimes:
         """Return ``rows`` alone."""
-        return EventTimes(self.years[rows], self.observed[rows])
+        return EventTimes(
+            self.years[rows], self.observed[rows], None if self.competing is None else self.competing[rows]
+        )
 
 
 def time_to_event(table: Mapping[str, ArrayLike], event: Event, *, censor_at_defibrillator: bool = False) -> EventTimes:
     """Return time and status of one event, for hazards; days are counted as by :func:`label_cells`.
 
-    A competing death is censoring on its day: the hazard is that of people still alive. For ``scd`` so is a death
-    whose cause or place is known to be another one, and one for which what is missing could still decide: until that
-    day the patient is known to have been free of it, and no further. An ECG has no time where a cell of
-    :func:`label_cells` is NaN at every horizon: the event or the death lies before the window, the site lacks the
-    event's columns, or no status after the ECG is known.
+    A competing death ends the time on its day and is marked: the hazard is that of people still alive. For ``scd`` so
+    is a death whose cause or place is known to be another one; one for which what is missing could still decide is
+    censoring: until that day the patient is known to have been free of it, and no further. An ECG has no time where a
+    cell of :func:`label_cells` is NaN at every horizon: the event or the death lies before the window, the site lacks
+    the event's columns, or no status after the ECG is known.
 
     Parameters
     ----------
@@ -246,16 +269,19 @@ def time_to_event(table: Mapping[str, ArrayLike], event: Event, *, censor_at_def
     death, free = _days_after_ecg(table, "death_date", n), _free_days(table, n)
     days = _days_after_ecg(table, event_date, n)
     first_day = _first_day(event)
-    observed = days >= first_day
+    observed, other = days >= first_day, death >= 0
     if event == "scd":
-        observed &= _both(is_cardiac_or_ill_defined(table["death_cause"]), is_sudden_by_place(table)) == 1
+        sudden = _both(is_cardiac_or_ill_defined(table["death_cause"]), is_sudden_by_place(table))
+        observed &= sudden == 1
+        other &= sudden == 0
     time = np.where(observed, days, free)
     if censor_at_defibrillator:
         implanted = _days_after_ecg(table, "icd_date", n)
         before = (implanted >= 1) & (implanted <= time)
         time, observed = np.where(before, implanted, time), observed & ~before
     time[(days < first_day) | (death < 0) | (time < 0)] = np.nan
-    return EventTimes(time / DAYS_PER_YEAR, np.asarray(observed & ~np.isnan(time), dtype=np.bool_))
+    competing = other & ~observed & (time == death)
+    return EventTimes(time / DAYS_PER_YEAR, np.asarray(observed & ~np.isnan(time), dtype=np.bool_), competing)
 
 
 def follow_up_years(table: Mapping[str, ArrayLike]) -> NDArray[np.float32]:

@@ -13,8 +13,9 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from ecgshared.config import Config, load_yaml, validate
 from ecgshared.ecg.input import InputConfig
 from ecgshared.errors import ConfigError
-from ecgshared.study.columns import COVARIATES
+from ecgshared.study.columns import COVARIATES, STANDARD_COLUMNS
 from ecgshared.study.endpoints import Censoring, Endpoint
+from ecgshared.study.populations import Population, kinds
 from ecgshared.study.registry import STAGES, shared_room
 from ecgshared.wire.protocol import StepConfig
 
@@ -49,9 +50,9 @@ class SplitConfig(Config):
 
 
 class SitesConfig(Config):
-    """Which sites train, and which are only ever evaluated."""
+    """Which sites train, and which are only ever evaluated. Nobody trains where all that is judged is imported."""
 
-    train: tuple[Name, ...] = Field(min_length=1)
+    train: tuple[Name, ...] = ()
     zero_shot: tuple[Name, ...] = ()
 
     @model_validator(mode="after")
@@ -59,6 +60,8 @@ class SitesConfig(Config):
         both = set(self.train) & set(self.zero_shot)
         if both:
             raise ValueError(f"{', '.join(sorted(both))} cannot both train and be zero-shot")
+        if not self.all:
+            raise ValueError("names no site, neither under train nor under zero_shot")
         return self
 
     @property
@@ -97,7 +100,15 @@ class Study(Config):
         default=False, description="a defibrillator implanted after the ECG ends the view on what would have come"
     )
     covariates: tuple[str, ...] = Field(default=(), description="standard columns that steps may use, beside age, sex")
+    labels: dict[str, str] = Field(
+        default={},
+        description="how the report calls standard columns and hospitals, in words",
+        exclude_if=lambda labels: not labels,
+    )
     eligibility: EligibilityConfig = EligibilityConfig()
+    populations: dict[Name, Population] = Field(
+        default={}, description="groups among the eligible, named once; steps say whom they are about"
+    )
     split: SplitConfig = SplitConfig()
     federation: FederationConfig = FederationConfig()
     steps: tuple[SerializeAsAny[StepConfig], ...] = Field(min_length=1)
@@ -113,6 +124,26 @@ class Study(Config):
         if len(set(names)) != len(names):
             raise ValueError("covariates names one twice")
         return names
+
+    @model_validator(mode="after")
+    def _labels_name_something(self) -> Study:
+        for name, label in self.labels.items():
+            if name not in ("male", *STANDARD_COLUMNS, *self.sites.all):
+                close = get_close_matches(name, ("male", *COVARIATES, *self.sites.all), n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ValueError(f"labels: {name!r} is no standard column and no site of the study{hint}")
+            if not 0 < len(label) <= 80 or not label.isprintable():
+                raise ValueError(f"labels.{name}: a label has 1 to 80 printable characters")
+        return self
+
+    @field_validator("populations")
+    @classmethod
+    def _columns_known(cls, populations: dict[str, Population]) -> dict[str, Population]:
+        known = kinds()
+        faults = [f"{name}.{fault}" for name, population in populations.items() for fault in population.check(known)]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return populations
 
     @field_validator("steps", mode="before")
     @classmethod
@@ -144,19 +175,37 @@ class Study(Config):
             for used in step.uses:
                 if used not in seen:
                     raise ValueError(f"step {step.id!r} uses {used!r}, which is no earlier step")
+            if step.frozen is not None and (not step.can_be_frozen or step.sites is not None):
+                what = (
+                    f"a step of stage {step.stage} cannot be imported"
+                    if not step.can_be_frozen
+                    else ("no site is asked for what is imported; leave `sites` out")
+                )
+                raise ValueError(f"step {step.id!r}: {what}")
+            if step.population is not None and step.population not in self.populations:
+                close = get_close_matches(step.population, self.populations, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"named are: {', '.join(self.populations) or 'none'}"
+                raise ValueError(f"step {step.id!r}: no population is called {step.population!r}; {hint}")
             self.members(step)
             check = getattr(shared_room(step.stage), "check", None)
             seen[step.id] = step
             if check is not None:
-                check(step, self, seen)
+                check(step, self)
         return self
+
+    @property
+    def used_stages(self) -> frozenset[str]:
+        """The stages of its steps."""
+        return frozenset(step.stage for step in self.steps)
 
     def step(self, step_id: str) -> StepConfig:
         """Return a step by its id; raise KeyError where there is none."""
         return next(step for step in self.steps if step.id == step_id)
 
     def members(self, step: StepConfig) -> tuple[str, ...]:
-        """Return the sites a step is run on."""
+        """Return the sites a step is run on; those it is for where it is imported and nobody is asked."""
+        if step.frozen is not None:
+            return self.sites.all
         wanted = step.sites if step.sites is not None else step.default_sites
         groups = {"train": self.sites.train, "zero_shot": self.sites.zero_shot, "all": self.sites.all}
         names = groups.get(wanted, (wanted,)) if isinstance(wanted, str) else wanted

@@ -1,4 +1,4 @@
-"""``ecgfed survival fit``: a Cox model over the tables of several sites, as if they were one."""
+"""``ecgfed survival``: models and curves over the tables of several sites, as if they were one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,30 @@ import typer
 if TYPE_CHECKING:
     import numpy as np
 
-    from ecgshared.stats.cox_fit import CoxFit
-    from ecgshared.tables.fit import Fitted, Options
-    from ecgshared.tables.tables import SiteTable, Tables
+    from ecgshared.tables.fit import Pooling
+    from ecgshared.tables.tables import Columns, Tables
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Survival models over the tables of several sites.")
+
+Sites = Annotated[list[Path], typer.Option("--site", help="A CSV file of one site; once for each site.")]
+Time = Annotated[str, typer.Option(help="Column: time to the event or to the end of follow-up.")]
+EventColumn = Annotated[str, typer.Option(help="Column: 1 where the event happened, else 0; with --cause, a code.")]
+Cause = Annotated[
+    int | None, typer.Option(help="The event column's code of interest; 0 is censored, other codes are competing.")
+]
+Entry = Annotated[str | None, typer.Option(help="Column: each row is at risk after this time (start of a row).")]
+Weight = Annotated[str | None, typer.Option(help="Column: what a row counts, above 0.")]
+Cluster = Annotated[str | None, typer.Option(help="Column: rows of one patient share its value; makes errors robust.")]
+Shared = Annotated[bool, typer.Option("--patients-shared", help="One value of --cluster at two sites is one patient.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 @app.callback()
 def survival() -> None:
-    """Survival models over the tables of several sites."""
+    """Survival models and curves over the tables of several sites.
+
+    The files are read on this machine, so no disclosure rule applies. The sums are those of a federated study.
+    """
 
 
 class Mode(StrEnum):
@@ -38,6 +52,15 @@ class TieRule(StrEnum):
     breslow = "breslow"
 
 
+class TimeScale(StrEnum):
+    """Against what the test of proportional hazards is: one scale over all sites."""
+
+    rank = "rank"
+    km = "km"
+    identity = "identity"
+    log = "log"
+
+
 class Missing(StrEnum):
     """What to do with rows in which a value is missing."""
 
@@ -45,48 +68,238 @@ class Missing(StrEnum):
     drop = "drop"
 
 
+class CensoringOf(StrEnum):
+    """Whose curve of censoring Fine and Gray's weights take."""
+
+    pooled = "pooled"
+    site = "site"
+
+
+Gaps = Annotated[Missing, typer.Option(help="Rows with a missing value.")]
+
+
 @app.command()
 def fit(
-    site: Annotated[list[Path], typer.Option(help="A CSV file of one site; once for each site.")],
-    time: Annotated[str, typer.Option(help="Column: time to the event or to the end of follow-up.")],
-    event: Annotated[str, typer.Option(help="Column: 1 where the event happened, else 0.")],
+    site: Sites,
+    time: Time,
+    event: EventColumn,
     covariates: Annotated[str, typer.Option(help='Columns, separated by commas: age,"stage, N1".')],
     mode: Annotated[Mode, typer.Option(help="One baseline hazard, one a site, or one model a site.")] = Mode.stratified,
-    ties: Annotated[TieRule, typer.Option(help="Tied deaths.")] = TieRule.efron,
+    ties: Annotated[
+        TieRule | None, typer.Option(help="Tied deaths: efron; of --fine-gray breslow, as in R's cmprsk.")
+    ] = None,
     penalizer: Annotated[float, typer.Option(help="Strength of the penalty, as in lifelines.")] = 0.0,
     l1_ratio: Annotated[float, typer.Option("--l1-ratio", help="0: ridge, 1: lasso.")] = 0.0,
-    categorical: Annotated[str, typer.Option(help="Covariates made into 0/1 columns of their words.")] = "",
-    strata: Annotated[str | None, typer.Option(help="Column: a baseline hazard for each of its values.")] = None,
-    cluster: Annotated[
-        str | None, typer.Option(help="Column: rows of one patient share its value; makes errors robust.")
+    categorical: Annotated[str, typer.Option(help="Covariates made into 0/1 columns of their levels.")] = "",
+    reference: Annotated[str, typer.Option(help="Reference levels: stage=II,sex=F; else the first.")] = "",
+    spline: Annotated[
+        list[str] | None,
+        typer.Option(help="A natural cubic spline: age=4 (knots at quantiles), or its knots, age=50,62,75,88."),
     ] = None,
+    interaction: Annotated[list[str] | None, typer.Option(help="Products of two covariates: age:sex.")] = None,
+    strata: Annotated[str | None, typer.Option(help="Column: a baseline hazard for each of its values.")] = None,
+    cluster: Cluster = None,
+    patients_shared: Shared = False,
+    entry: Entry = None,
+    weight: Weight = None,
+    cause: Cause = None,
+    fine_gray: Annotated[
+        bool, typer.Option("--fine-gray", help="The hazard of the subdistribution, not the cause-specific one.")
+    ] = False,
+    censoring: Annotated[
+        CensoringOf, typer.Option(help="Fine and Gray's weights: one curve of censoring for all, or each site's.")
+    ] = CensoringOf.pooled,
     robust: Annotated[bool, typer.Option("--robust", help="Robust (sandwich) errors.")] = False,
     grid: Annotated[
         str, typer.Option(help="Coarse times: a width (30), or the ends of intervals (30,90,365), in the time's unit.")
     ] = "",
-    missing: Annotated[Missing, typer.Option(help="Rows with a missing value.")] = Missing.refuse,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    ph_transform: Annotated[
+        TimeScale, typer.Option(help="Time scale of the test of proportional hazards, as in R's cox.zph.")
+    ] = TimeScale.rank,
+    missing: Gaps = Missing.refuse,
+    save: Annotated[Path | None, typer.Option(help="Write the model here (JSON), for survival predict.")] = None,
+    forest: Annotated[Path | None, typer.Option(help="Draw the hazard ratios here (.svg or .png).")] = None,
+    ph_plot: Annotated[Path | None, typer.Option(help="Draw the residuals over time here (.svg or .png).")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Fit a Cox model to the tables of several sites.
-
-    The files are read on this machine, so no disclosure rule applies. The sums are those of a federated study.
-    """
-    import json
-
+    """Fit a Cox model, or Fine and Gray's, to the tables of several sites."""
+    from ecgshared.errors import ConfigError
     from ecgshared.stats.cox_fit import Penalty
-    from ecgshared.tables.fit import Options
+    from ecgshared.tables import facts as told
+    from ecgshared.tables.fit import Options, fit_sites
+    from ecgshared.tables.plots import require_picture
+    from ecgshared.tables.show import show_fit
+    from ecgshared.tables.subdistribution import fit_subdistribution
     from ecgshared.tables.tables import Columns, read_tables
 
-    columns = Columns(time, event, _list(covariates), _list(categorical), strata, cluster)
+    columns = Columns(
+        time,
+        event,
+        _list(covariates),
+        _list(categorical),
+        strata,
+        cluster,
+        entry,
+        weight,
+        _references(reference),
+        dict(_spline(text) for text in spline or []),
+        tuple(_pair(text) for text in interaction or []),
+        cause,
+        patients_shared,
+    )
+    if not columns.covariates:
+        raise ConfigError("no covariates were named", remedy="name one or more: --covariates age,sex")
+    rule = ties or (TieRule.breslow if fine_gray else TieRule.efron)
     penalty = Penalty(penalizer, l1_ratio)
-    _require_meaning(mode, ties, penalty)
+    _require_meaning(columns, mode, rule, penalty, fine_gray=fine_gray, made=save or ph_plot, grid=grid)
+    for picture in (forest, ph_plot):
+        if picture is not None:
+            require_picture(picture)
     tables = read_tables(site, columns, missing.value)
-    options = Options(ties.value, penalty, robust or cluster is not None, _grid(grid, tables))
-    facts = _facts(tables, options, mode)
+    options = Options(
+        rule.value,
+        penalty,
+        robust or cluster is not None or fine_gray,
+        _grid(grid, tables),
+        transform=ph_transform.value,
+        terms=tables.design.terms,
+    )
+    facts = told.of_tables(tables, options, mode.value, "fine-gray" if fine_gray else "cox")
+    if mode is Mode.local:
+        told.of_sites(tables, options, facts)
+    else:
+        pooling: Pooling = "exact" if mode is Mode.exact else "stratified"
+        if fine_gray:
+            fitted = fit_subdistribution(tables.sites, tables.names, pooling, options, censoring.value)
+            facts["censoring"] = censoring.value
+        else:
+            fitted = fit_sites(tables.sites, tables.names, pooling, options)
+        facts |= told.of_pooled(tables, fitted, options, pooling)
+        _write_beside(tables, fitted, options, pooling, columns, save, ph_plot)
+    if forest is not None:
+        from ecgshared.tables import plots
+
+        named = [
+            {**row, "covariate": f"{model['site']}: {row['covariate']}" if "site" in model else row["covariate"]}
+            for model in (facts["sites"] if mode is Mode.local else [facts])
+            for row in model.get("covariates", [])
+        ]
+        plots.forest(named, forest)
+    _print(facts, as_json, show_fit)
+
+
+def _write_beside(
+    tables: Tables, fitted: Any, options: Any, pooling: Any, columns: Columns, save: Path | None, ph_plot: Path | None
+) -> None:
+    """Write the model and the picture of its residuals, where they are wanted."""
+    if save is not None:
+        from ecgshared.tables.after import baselines
+        from ecgshared.tables.saved import saved, write_model
+
+        found = baselines(tables.sites, fitted, pooling, options)
+        write_model(saved(tables, fitted, found, pooling, columns.strata), save)
+    if ph_plot is not None:
+        from ecgshared.tables import plots
+        from ecgshared.tables.fit import scaled_residuals
+
+        residuals = scaled_residuals(tables.sites, fitted, pooling, options)
+        plots.hazards(tables.names, residuals.g, residuals.scaled, options.transform, ph_plot)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Option(help="A model that survival fit --save wrote.")],
+    rows: Annotated[Path, typer.Option(help="A CSV file of new rows with the model's columns.")],
+    at: Annotated[str, typer.Option(help="Times at which survival is wanted: 365,730.")],
+    baseline: Annotated[str | None, typer.Option(help="Site whose baseline hazard the rows take.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the rows here (CSV) instead of printing them.")] = None,
+) -> None:
+    """Predict survival of new rows by a saved model, with 95% intervals."""
+    from ecgshared.tables.saved import predict as predicted
+    from ecgshared.tables.saved import read_model
+
+    found = predicted(read_model(model), rows, _times(at, "--at"), baseline)
+    if out is None:
+        typer.echo(found.to_csv(index=False), nl=False)
+    else:
+        found.to_csv(out, index=False)
+
+
+@app.command()
+def km(
+    site: Sites,
+    time: Time,
+    event: EventColumn,
+    by: Annotated[str | None, typer.Option(help="Column: a curve for each of its values.")] = None,
+    at: Annotated[str, typer.Option(help="Times at which curves are read; else ten over the follow-up.")] = "",
+    rmst: Annotated[float | None, typer.Option(help="Mean time free of the event up to here, and differences.")] = None,
+    cause: Cause = None,
+    cluster: Cluster = None,
+    patients_shared: Shared = False,
+    entry: Entry = None,
+    weight: Weight = None,
+    missing: Gaps = Missing.refuse,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves here (.svg or .png).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Kaplan-Meier curves; with --cause the cumulative incidence where another event forestalls the one of interest."""
+    from ecgshared.tables import plots
+    from ecgshared.tables.curve_facts import curve_facts
+    from ecgshared.tables.curves import curves, followed
+    from ecgshared.tables.show import show_curves
+    from ecgshared.tables.tables import Columns, read_tables
+
+    if plot is not None:
+        plots.require_picture(plot)
+    columns = Columns(
+        time,
+        event,
+        strata=by,
+        cluster=cluster,
+        entry=entry,
+        weight=weight,
+        cause=cause,
+        patients_shared=patients_shared,
+    )
+    tables = read_tables(site, columns, missing.value)
+    rows = followed(tables)
+    groups = curves(rows)
+    facts = curve_facts(tables, rows, groups, _times(at, "--at") if at else None, rmst, incidence=cause is not None)
+    if plot is not None:
+        plots.curves(groups, rows.until, incidence=cause is not None, path=plot)
+    _print(facts, as_json, show_curves)
+
+
+@app.command()
+def logrank(
+    site: Sites,
+    time: Time,
+    event: EventColumn,
+    by: Annotated[str, typer.Option(help="Column: the groups that are compared.")],
+    pooled: Annotated[bool, typer.Option("--pooled", help="Compare across sites too, not only within each.")] = False,
+    strata: Annotated[str | None, typer.Option(help="Column: compare within each of its values.")] = None,
+    cause: Cause = None,
+    missing: Gaps = Missing.refuse,
+    as_json: AsJson = False,
+) -> None:
+    """Test whether groups differ in survival, within each site; with --cause in the cause-specific hazard."""
+    from ecgshared.tables.curve_facts import log_rank_facts
+    from ecgshared.tables.show import show_log_rank
+    from ecgshared.tables.tables import Columns, read_tables
+
+    covariates = (by,) if strata is None else (by, strata)
+    columns = Columns(time, event, covariates, categorical=covariates, cause=cause)
+    tables = read_tables(site, columns, missing.value)
+    _print(log_rank_facts(tables, by, strata, by_site=not pooled), as_json, show_log_rank)
+
+
+def _print(facts: dict[str, Any], as_json: bool, show: Any) -> None:
+    import json
+
     if as_json:
         typer.echo(json.dumps(facts, indent=2, allow_nan=False))
     else:
-        _show(facts)
+        show(facts)
 
 
 def _list(text: str) -> tuple[str, ...]:
@@ -97,13 +310,84 @@ def _list(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in words if word.strip())
 
 
-def _require_meaning(mode: Mode, ties: TieRule, penalty: Any) -> None:
+def _references(text: str) -> dict[str, str]:
+    from ecgshared.errors import ConfigError
+
+    found = {}
+    for word in _list(text):
+        name, sign, level = word.partition("=")
+        if not sign or not level.strip():
+            raise ConfigError("--reference is not valid", value=word, allowed="a column and its level: stage=II")
+        found[name.strip()] = level.strip()
+    return found
+
+
+def _spline(text: str) -> tuple[str, tuple[float, ...]]:
+    from itertools import pairwise
+
+    from ecgshared.errors import ConfigError
+    from ecgshared.tables.design import QUANTILES
+
+    name, _, given = text.rpartition("=")
+    allowed = "a column and 3 to 7 knots, by their number or by their values: age=4, age=50,62,75,88"
+    try:
+        knots = tuple(float(word) for word in given.split(","))
+    except ValueError as error:
+        raise ConfigError("--spline is not valid", value=text, allowed=allowed) from error
+    few = len(knots) == 1 and knots[0] not in QUANTILES
+    if not name or few or len(knots) == 2 or any(a >= b for a, b in pairwise(knots)):
+        raise ConfigError("--spline is not valid", value=text, allowed=allowed)
+    return name.strip(), knots
+
+
+def _pair(text: str) -> tuple[str, str]:
+    from ecgshared.errors import ConfigError
+
+    parts = [part.strip() for part in text.split(":")]
+    if len(parts) != 2 or not all(parts) or parts[0] == parts[1]:
+        raise ConfigError("--interaction is not valid", value=text, allowed="two covariates: age:sex")
+    return parts[0], parts[1]
+
+
+def _times(text: str, option: str) -> np.ndarray:
+    import numpy as np
+
+    from ecgshared.errors import ConfigError
+
+    try:
+        times = np.array([float(word) for word in text.split(",")])
+    except ValueError as error:
+        raise ConfigError(f"{option} is not valid", value=text, allowed="times: 365,730") from error
+    if not (np.isfinite(times).all() and (times >= 0).all() and (np.diff(times) > 0).all()):
+        raise ConfigError(f"{option} is not valid", value=text, allowed="ascending numbers, 0 or above")
+    return times
+
+
+def _require_meaning(
+    columns: Columns, mode: Mode, ties: TieRule, penalty: Any, *, fine_gray: bool, made: Path | None, grid: str
+) -> None:
     from ecgshared.errors import ConfigError
 
     if mode is Mode.local and ties is TieRule.breslow:
         raise ConfigError("a local fit is made by lifelines, which has Efron's rule only", remedy="--ties efron")
     if penalty.l1_ratio and not penalty.penalizer:
         raise ConfigError("--l1-ratio has no meaning without a penalty", remedy="set --penalizer above 0")
+    if columns.patients_shared and columns.cluster is None:
+        raise ConfigError("--patients-shared has no meaning without --cluster", remedy="name the patients' column")
+    if mode is Mode.local and (made or columns.entry or columns.weight):
+        raise ConfigError(
+            "a local fit takes no entry times, weights, --save or --ph-plot", remedy="--mode stratified, or exact"
+        )
+    if fine_gray:
+        if columns.cause is None:
+            raise ConfigError(
+                "--fine-gray needs competing events", remedy="--cause names the code of the one of interest"
+            )
+        if mode is Mode.local or columns.entry or columns.weight or columns.strata or made or grid:
+            raise ConfigError(
+                "--fine-gray takes no --entry, --weight, --strata, --grid, --save, --ph-plot or --mode local",
+                remedy="--mode stratified gives each site a baseline of its own",
+            )
 
 
 def _grid(text: str, tables: Tables) -> np.ndarray | None:
@@ -128,157 +412,3 @@ def _grid(text: str, tables: Tables) -> np.ndarray | None:
     if steps > 1_000_000:
         raise ConfigError("--grid makes more than a million intervals", value=text, remedy="a larger width")
     return np.asarray(ends[0] * np.arange(1, max(steps, 1) + 1))
-
-
-def _facts(tables: Tables, options: Options, mode: Mode) -> dict[str, Any]:
-    """Return all that the command says, as plain values."""
-    from ecgshared.errors import StatisticsError
-    from ecgshared.tables.fit import fit_local, fit_sites
-
-    facts: dict[str, Any] = {
-        "mode": mode.value,
-        "engine": "lifelines, each site by itself" if mode is Mode.local else "federated Newton",
-        "ties": options.ties,
-        "penalizer": options.penalty.penalizer,
-        "l1_ratio": options.penalty.l1_ratio,
-        "robust": options.robust,
-        "grid": None if options.grid is None else options.grid.tolist(),
-        "sites": [_counts(site) for site in tables.sites],
-        "notes": list(tables.notes),
-    }
-    if mode is not Mode.local:
-        fitted = fit_sites(tables.sites, tables.names, "exact" if mode is Mode.exact else "stratified", options)
-        return facts | _model(fitted.fit, tables.names) | {"proportional_hazards": _proportional(fitted, tables.names)}
-    for site, row in zip(tables.sites, facts["sites"], strict=True):
-        try:
-            found, said = fit_local(site, tables.names, options)
-        except StatisticsError as error:
-            row["error"] = str(error)
-            continue
-        row |= _model(found, tables.names)
-        facts["notes"] += [f"{site.name}: {line}" for line in said]
-    if all("error" in row for row in facts["sites"]):
-        raise StatisticsError("no site could be fitted", value=facts["sites"][0]["error"])
-    return facts
-
-
-def _counts(site: SiteTable) -> dict[str, Any]:
-    import numpy as np
-
-    patients = len(site.event) if site.cluster is None else len(np.unique(site.cluster))
-    return {
-        "site": site.name,
-        "rows": len(site.event),
-        "patients": patients,
-        "events": int(site.event.sum()),
-        "dropped": site.dropped,
-    }
-
-
-def _model(fit: CoxFit, names: tuple[str, ...]) -> dict[str, Any]:
-    import numpy as np
-    from scipy.stats import norm
-
-    z = float(norm.ppf(0.975))
-    rows = []
-    for name, beta, se in zip(names, fit.beta, fit.standard_errors, strict=True):
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            values = np.exp([beta, beta - z * se, beta + z * se])
-            p = 2 * norm.sf(abs(beta) / se)
-        shown = [_number(v) for v in (beta, se, *values, p)]
-        keys = ("log_hazard_ratio", "standard_error", "hazard_ratio", "hazard_ratio_low", "hazard_ratio_high", "p")
-        rows.append({"covariate": name, **dict(zip(keys, shown, strict=True))})
-    return {
-        "covariates": rows,
-        "covariance": [[_number(v) for v in row] for row in fit.covariance],
-        "log_likelihood": fit.log_likelihood,
-        "log_likelihood_null": fit.log_likelihood_null,
-        "rounds": fit.rounds,
-    }
-
-
-def _proportional(fitted: Fitted, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    test = fitted.proportional
-    if test is None:
-        return []
-    return [
-        {"covariate": name, "chi_squared": _number(statistic), "p": _number(p)}
-        for name, statistic, p in zip(names, test.statistic, test.p_value, strict=True)
-    ]
-
-
-def _number(value: float) -> float | None:
-    import math
-
-    return float(value) if math.isfinite(value) else None
-
-
-def _show(facts: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console()
-    sites = Table("site", *("rows", "patients", "events", "dropped"), title="Sites")
-    for row in facts["sites"]:
-        sites.add_row(escape(row["site"]), *(str(row[key]) for key in ("rows", "patients", "events", "dropped")))
-    console.print(sites)
-    meaning = {
-        "exact": "one baseline hazard for all sites",
-        "stratified": "a baseline hazard for each site",
-        "local": "each site by itself, with lifelines",
-    }[facts["mode"]]
-    errors = "robust errors" if facts["robust"] else "errors from the information"
-    penalty = f", penalizer {facts['penalizer']:g} (l1_ratio {facts['l1_ratio']:g})" if facts["penalizer"] else ""
-    console.print(f"Cox model, {meaning}; {facts['ties'].title()} ties, {errors}{penalty}.")
-    for row in facts["sites"] if facts["mode"] == "local" else [facts]:
-        _show_model(console, row, facts)
-    for note in facts["notes"]:
-        console.print(f"note: {escape(note)}")
-
-
-def _show_model(console: Any, model: dict[str, Any], facts: dict[str, Any]) -> None:
-    from rich.markup import escape
-    from rich.table import Column, Table
-
-    if "error" in model:
-        console.print(f"[bold]{escape(model['site'])}[/bold]: {escape(model['error'])}")
-        return
-    table = Table(Column("covariate", overflow="fold"), "log HR", "SE", "HR", "95% interval", "p")
-    table.title = escape(model["site"]) if "site" in model else None
-    tests = {row["covariate"]: row["p"] for row in model.get("proportional_hazards", [])}
-    if tests:
-        table.add_column("p, PH")
-    for row in model["covariates"]:
-        low, high = _figure(row["hazard_ratio_low"]), _figure(row["hazard_ratio_high"])
-        cells = [
-            escape(row["covariate"]),
-            f"{row['log_hazard_ratio']:.4f}",
-            _figure(row["standard_error"], 4),
-            _figure(row["hazard_ratio"]),
-            "-" if row["standard_error"] is None else f"{low} to {high}",
-            _p(row["p"]),
-        ]
-        table.add_row(*cells, *([_p(tests[row["covariate"]])] if tests else []))
-    console.print(table)
-    rounds = f" in {model['rounds']} rounds" if facts["mode"] != "local" else ""
-    console.print(
-        f"log partial likelihood {model['log_likelihood']:.4f}{rounds}, "
-        f"without covariates {model['log_likelihood_null']:.4f}"
-    )
-    if any(row["standard_error"] is None for row in model["covariates"]):
-        console.print("-: the l1 penalty holds the coefficient at 0, so it has no standard error")
-    if tests:
-        console.print("p, PH: test of proportional hazards (Schoenfeld residuals against the rank of the time)")
-
-
-def _figure(value: float | None, digits: int = 3) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.{digits}f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.2g}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -16,34 +16,60 @@ from numpy.typing import NDArray
 
 from ecgshared.arrays import Floats
 from ecgshared.errors import ConfigError
-
-WORDS_OF_TRUTH = {"true": 1.0, "false": 0.0}
+from ecgshared.tables.cells import causes, entries, numbers, times, weights
+from ecgshared.tables.design import Design, Variable, knots_at
+from ecgshared.tables.levels import MOST_LEVELS, Levels, levels_of, meaning
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of the files mean what; ``categorical`` ones are covariates turned into 0/1 columns."""
+    """Which columns of the files mean what.
+
+    Attributes
+    ----------
+    categorical : covariates turned into 0/1 columns of their levels; ``reference``: their reference level by name.
+    splines : covariates bent by a natural cubic spline: their knots, or one number, how many.
+    interactions : pairs of covariates whose products are columns too.
+    strata, cluster : one baseline hazard a value; rows of one patient. ``patients_shared``: at all sites together.
+    entry : each row is at risk after this time. ``weight``: what a row counts.
+    cause : the event column's code of the event of interest; other codes but 0 are competing. None: the column is 0/1.
+    """
 
     time: str
     event: str
-    covariates: tuple[str, ...]
+    covariates: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     strata: str | None = None
     cluster: str | None = None
+    entry: str | None = None
+    weight: str | None = None
+    reference: Mapping[str, str] = field(default_factory=dict)
+    splines: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    interactions: tuple[tuple[str, str], ...] = ()
+    cause: int | None = None
+    patients_shared: bool = False
 
     def __post_init__(self) -> None:
         twice = [name for name, count in Counter(self.all()).items() if count > 1]
-        if not self.covariates:
-            raise ConfigError("no covariates were named", remedy="name one or more: --covariates age,sex")
         if twice:
             raise ConfigError("a column is named more than once", value=", ".join(twice))
-        for name in self.categorical:
-            if name not in self.covariates:
-                raise ConfigError("a categorical column is not among the covariates", value=name)
+        for what, names in (
+            ("a categorical column", self.categorical),
+            ("a spline's column", tuple(self.splines)),
+            ("a column of an interaction", tuple(name for pair in self.interactions for name in pair)),
+        ):
+            for name in names:
+                if name not in self.covariates:
+                    raise ConfigError(f"{what} is not among the covariates", value=name)
+        for name in self.reference:
+            if name not in self.categorical:
+                raise ConfigError("a reference level needs a categorical column", value=name, remedy="--categorical")
+        if both := set(self.splines) & set(self.categorical):
+            raise ConfigError("a column cannot be a spline and categorical", value=", ".join(sorted(both)))
 
     def all(self) -> list[str]:
         """Return every column, in order."""
-        others = [name for name in (self.strata, self.cluster) if name is not None]
+        others = [name for name in (self.entry, self.weight, self.strata, self.cluster) if name is not None]
         return [self.time, self.event, *self.covariates, *others]
 
 
@@ -60,6 +86,11 @@ class SiteTable:
     cluster : int array, shape = (n,): rows of one patient share a number; None: every row is a patient.
     strata : object array, shape = (n,): each row's stratum, "" where none are named.
     dropped : int, rows left out because a value is missing.
+    entry : float array, shape = (n,): a row is at risk after this time; None: from 0.
+    weight : float array, shape = (n,), above 0; None: 1.
+    cause : int array, shape = (n,): 0 censored, 1 the event of interest, 2 another event that forestalls it; None: no
+        other is known.
+    patients_shared : True where the numbers of ``cluster`` are those of all sites: a patient may be at two of them.
     """
 
     name: str
@@ -69,15 +100,24 @@ class SiteTable:
     cluster: NDArray[np.int64] | None
     strata: NDArray[Any]
     dropped: int
+    entry: Floats | None = None
+    weight: Floats | None = None
+    cause: NDArray[np.int64] | None = None
+    patients_shared: bool = False
 
 
 @dataclass(frozen=True)
 class Tables:
-    """All sites' rows and the names of the p covariates, 0/1 columns of levels included."""
+    """All sites' rows, the names of the p columns of the model and how they come from the tables' own.
+
+    ``levels``: of the categorical columns and the strata, with the rows of each site that have them.
+    """
 
     sites: tuple[SiteTable, ...]
     names: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
+    design: Design = field(default_factory=lambda: Design(()))
+    levels: tuple[Levels, ...] = ()
 
 
 def read_tables(paths: Sequence[Path], columns: Columns, missing: Literal["refuse", "drop"]) -> Tables:
@@ -88,44 +128,153 @@ def read_tables(paths: Sequence[Path], columns: Columns, missing: Literal["refus
     ConfigError : a file, column or cell cannot be used; it says which, what was found and what to do.
     """
     names = _site_names(paths)
-    frames = [_read(path, columns) for path in paths]
-    dropped = []
-    for i, path in enumerate(paths):
-        gaps = frames[i].isna()
-        if missing == "refuse" and gaps.to_numpy().any():
-            where = ", ".join(f"{name}: {count}" for name, count in gaps.sum().items() if count)
-            raise ConfigError(
-                "values are missing",
-                where=path,
-                value=f"{where} of {len(gaps)} rows",
-                remedy="fill them in, or leave such rows out with --missing drop",
-            )
-        dropped.append(int(gaps.any(axis=1).sum()))
-        frames[i] = frames[i].dropna()
-        if frames[i].empty:
-            raise ConfigError("no row is complete", where=path, value=f"{len(gaps)} rows, each with a missing value")
-    levels = {name: _levels(frames, name) for name in columns.categorical}
-    expanded: list[str] = []
-    for name in columns.covariates:
-        expanded += [f"{name}[{level}]" for level in levels[name][1:]] if name in levels else [name]
+    frames, dropped = [], []
+    for path in paths:
+        frame, lost = _complete(_read(path, columns.all()), path, missing)
+        frames.append(frame)
+        dropped.append(lost)
+    levels = {name: levels_of(name, names, [frame[name] for frame in frames]) for name in columns.categorical}
+    levels = {k: v.with_reference(columns.reference[k]) if k in columns.reference else v for k, v in levels.items()}
+    for found in levels.values():
+        _require_levels(found)
+    strata = None
+    if columns.strata is not None:
+        strata = levels_of(columns.strata, names, [frame[columns.strata] for frame in frames])
+    design = _design(frames, paths, columns, levels)
+    patients = _patients(frames, columns)
     sites = tuple(
-        SiteTable(
-            name=site,
-            x=_design(frame, columns, levels, path),
-            time=_times(frame[columns.time], path),
-            event=_events(frame[columns.event], path),
-            cluster=None if columns.cluster is None else pd.factorize(frame[columns.cluster])[0].astype(np.int64),
-            strata=np.full(len(frame), "") if columns.strata is None else frame[columns.strata].to_numpy(),
-            dropped=lost,
-        )
-        for site, path, frame, lost in zip(names, paths, frames, dropped, strict=True)
+        _site(name, path, frame, columns, design, strata, patient, lost)
+        for name, path, frame, patient, lost in zip(names, paths, frames, patients, dropped, strict=True)
     )
     if not any(site.event.any() for site in sites):
         raise ConfigError("nobody has the event at any site", where=f"column {columns.event!r}", remedy="check --event")
-    notes = [f"{name}: reference level {found[0]!r}" for name, found in levels.items()]
+    _require_apart(sites, paths, columns)
+    sites, tied = _with_ties(sites)
+    told = [*levels.values(), *([strata] if strata is not None else [])]
+    notes = [f"{name}: reference level {found.labels[0]!r}" for name, found in levels.items()]
+    notes += [note for found in told for note in found.notes] + tied
+    notes += [f"{v.name}: knots at {', '.join(f'{k:g}' for k in v.knots)}" for v in design.variables if v.knots]
+    notes += _shared_ids(names, frames, columns)
     notes += [f"{site.name}: no events" for site in sites if not site.event.any()]
     notes += [f"{site.name}: {site.dropped} rows with missing values left out" for site in sites if site.dropped]
-    return Tables(sites, tuple(expanded), tuple(notes))
+    return Tables(sites, design.names, tuple(notes), design, tuple(told))
+
+
+def read_rows(path: Path, names: Sequence[str]) -> pd.DataFrame:
+    """Read the columns ``names`` of one file as text; refuse a missing value."""
+    return _complete(_read(path, list(names)), path, "refuse")[0]
+
+
+def numbers_of(frame: pd.DataFrame, path: Path) -> Callable[[str], Floats]:
+    """Return what gives a column of ``frame`` as numbers, and refuses one that holds words."""
+    return lambda name: numbers(frame[name], path, f"--categorical {name} makes 0/1 columns of its words")
+
+
+def _complete(frame: pd.DataFrame, path: Path, missing: str) -> tuple[pd.DataFrame, int]:
+    gaps = frame.isna()
+    if missing == "refuse" and gaps.to_numpy().any():
+        where = ", ".join(f"{name}: {count}" for name, count in gaps.sum().items() if count)
+        raise ConfigError(
+            "values are missing",
+            where=path,
+            value=f"{where} of {len(gaps)} rows",
+            remedy="fill them in, or leave such rows out with --missing drop",
+        )
+    kept = frame.dropna()
+    if kept.empty:
+        raise ConfigError("no row is complete", where=path, value=f"{len(gaps)} rows, each with a missing value")
+    return kept, int(gaps.any(axis=1).sum())
+
+
+def _site(
+    name: str,
+    path: Path,
+    frame: pd.DataFrame,
+    columns: Columns,
+    design: Design,
+    strata: Levels | None,
+    patient: NDArray[np.int64] | None,
+    lost: int,
+) -> SiteTable:
+    cause = causes(frame[columns.event], columns.cause, path)
+    time = times(frame[columns.time], path)
+    return SiteTable(
+        name=name,
+        x=design.matrix(frame, numbers_of(frame, path), str(path)),
+        time=time,
+        event=np.asarray(cause == 1, dtype=np.bool_),
+        cluster=patient,
+        strata=np.full(len(frame), "") if strata is None else strata.of(frame[strata.name]),
+        dropped=lost,
+        entry=None if columns.entry is None else entries(frame[columns.entry], time, path),
+        weight=None if columns.weight is None else weights(frame[columns.weight], path),
+        cause=cause,
+        patients_shared=columns.patients_shared,
+    )
+
+
+def _patients(frames: Sequence[pd.DataFrame], columns: Columns) -> list[NDArray[np.int64] | None]:
+    """Number the patients of each site, or of all together."""
+    if columns.cluster is None:
+        return [None] * len(frames)
+    cells = [frame[columns.cluster].map(meaning) for frame in frames]
+    if not columns.patients_shared:
+        return [pd.factorize(found)[0].astype(np.int64) for found in cells]
+    numbers = pd.factorize(pd.concat(cells, ignore_index=True))[0].astype(np.int64)
+    return list(np.split(numbers, np.cumsum([len(frame) for frame in frames])[:-1]))
+
+
+def _shared_ids(names: Sequence[str], frames: Sequence[pd.DataFrame], columns: Columns) -> list[str]:
+    """Say that an id stands at several sites: it may be one patient, or two."""
+    if columns.cluster is None or columns.patients_shared:
+        return []
+    seen: Counter[str] = Counter(word for frame in frames for word in set(frame[columns.cluster].map(meaning)))
+    several = sorted(word for word, count in seen.items() if count > 1)
+    if not several:
+        return []
+    return [
+        f"{columns.cluster}: {len(several)} ids stand at several sites ({', '.join(several[:3])}...) and are taken for "
+        "different patients; --patients-shared takes them for the same"
+    ]
+
+
+def _require_apart(sites: Sequence[SiteTable], paths: Sequence[Path], columns: Columns) -> None:
+    """Refuse rows of one patient that overlap: they would be at risk twice."""
+    if columns.entry is None or columns.cluster is None:
+        return
+    where = np.repeat(np.arange(len(sites)), [len(site.time) for site in sites])
+    who = np.concatenate([site.cluster for site in sites if site.cluster is not None])
+    start, stop = (np.concatenate([getattr(site, name) for site in sites]) for name in ("entry", "time"))
+    group = who if columns.patients_shared else who + where * (int(who.max()) + 1)
+    order = np.lexsort((start, group))
+    over = (group[order][1:] == group[order][:-1]) & (start[order][1:] < stop[order][:-1])
+    if over.any():
+        row = int(order[1:][over][0])
+        raise ConfigError(
+            "two rows of one patient overlap in time",
+            where=paths[where[row]],
+            value=f"a row from {start[row]:g} to {stop[row]:g}",
+            remedy="start-stop rows of a patient follow one another: each starts where, or after, the last one ended",
+        )
+
+
+def _with_ties(sites: tuple[SiteTable, ...]) -> tuple[tuple[SiteTable, ...], list[str]]:
+    """Take times that differ by rounding only for one, over all sites: R's timefix, with its tolerance."""
+    values = np.unique(np.concatenate([part for s in sites for part in (s.time, s.entry) if part is not None]))
+    gaps, tolerance = np.diff(values), float(np.sqrt(np.finfo(np.float64).eps))
+    near = (gaps <= tolerance) | (gaps <= tolerance * float(np.mean(np.abs(values))))
+    if not near.any():
+        return sites, []
+    first = values[np.concatenate([[True], ~near])]
+
+    def moved(times: Floats) -> Floats:
+        return np.asarray(first[np.searchsorted(first, times, side="right") - 1], dtype=np.float64)
+
+    fixed = tuple(replace(s, time=moved(s.time), entry=None if s.entry is None else moved(s.entry)) for s in sites)
+    for site in fixed:
+        if site.entry is not None and (site.entry >= site.time).any():
+            raise ConfigError(f"at {site.name} a row is entered and left at times that differ by rounding only")
+    return fixed, [f"{int(near.sum())} times that differ from another by rounding only are taken for the same"]
 
 
 def _site_names(paths: Sequence[Path]) -> list[str]:
@@ -140,7 +289,7 @@ def _site_names(paths: Sequence[Path]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
 
 
-def _read(path: Path, columns: Columns) -> pd.DataFrame:
+def _read(path: Path, wanted: list[str]) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             # More cells than names in each row: pandas would drop the last with a warning.
@@ -162,14 +311,14 @@ def _read(path: Path, columns: Columns) -> pd.DataFrame:
             allowed="comma-separated text in UTF-8, its first line the column names",
         ) from error
     frame.columns = [str(name).strip() for name in frame.columns]
-    for name in columns.all():
+    for name in wanted:
         if name not in frame.columns:
             raise _no_column(path, name, list(frame.columns))
         if list(frame.columns).count(name) > 1:
             raise ConfigError("the file has this column twice", where=path, value=name)
     if frame.empty:
         raise ConfigError("the file has no rows under its column names", where=path)
-    return frame[columns.all()]
+    return frame[wanted]
 
 
 def _no_column(path: Path, name: str, found: list[str]) -> ConfigError:
@@ -182,70 +331,31 @@ def _no_column(path: Path, name: str, found: list[str]) -> ConfigError:
     return ConfigError("the file has no such column", where=path, value=name, allowed=shown, remedy=remedy)
 
 
-def _line(cells: pd.Series, bad: NDArray[np.bool_]) -> str:
-    # The first line of a file holds the names.
-    return f"line {int(cells.index[int(np.argmax(bad))]) + 2}"
-
-
-def _numbers(cells: pd.Series, path: Path, remedy: str) -> Floats:
-    values: Floats = np.array(pd.to_numeric(cells, errors="coerce"), dtype=np.float64)
-    words_at = np.flatnonzero(np.isnan(values))
-    if len(words_at):
-        values[words_at] = cells.iloc[words_at].str.strip().str.lower().map(WORDS_OF_TRUTH)
-    bad = ~np.isfinite(values)
-    if bad.any():
-        words = Counter(cells[bad])
-        shown = ", ".join(repr(word) for word, _ in words.most_common(5)) + (", ..." if len(words) > 5 else "")
+def _require_levels(found: Levels) -> None:
+    if len(found.labels) > MOST_LEVELS:
         raise ConfigError(
-            f"column {cells.name!r} holds {'words' if bad.sum() > 1 else 'a word'} where a number is needed",
-            where=f"{path}, {_line(cells, bad)}",
-            value=f"{shown} in {int(bad.sum())} of {len(cells)} rows",
-            allowed="finite numbers, or true and false",
-            remedy=remedy,
+            f"a categorical column has more than {MOST_LEVELS} levels", value=found.name, remedy="join levels"
         )
-    return values
-
-
-def _times(cells: pd.Series, path: Path) -> Floats:
-    values = _numbers(cells, path, "give the time from entry to event or end of follow-up as a number")
-    if (bad := values < 0).any():
+    if len(found.labels) < 2:
         raise ConfigError(
-            f"column {cells.name!r} has a negative time",
-            where=f"{path}, {_line(cells, bad)}",
-            value=float(values[bad][0]),
-            allowed="0 or above",
+            "a categorical column has one level only", value=f"{found.name}: {found.labels[0]}", remedy="leave it out"
         )
-    return values
 
 
-def _events(cells: pd.Series, path: Path) -> NDArray[np.bool_]:
-    values = _numbers(cells, path, "1 where the event happened, 0 where follow-up ended without it")
-    if (bad := (values != 0) & (values != 1)).any():
-        raise ConfigError(
-            f"column {cells.name!r} is not an event: each row must say yes or no",
-            where=f"{path}, {_line(cells, bad)}",
-            value=float(values[bad][0]),
-            allowed="0 or 1, or true and false",
-            remedy="with codes of several outcomes, make a column that is 1 for the one of interest",
-        )
-    return np.asarray(values == 1, dtype=np.bool_)
-
-
-def _levels(frames: Sequence[pd.DataFrame], name: str) -> list[str]:
-    found = sorted({str(word).strip() for frame in frames for word in frame[name].unique()})
-    if len(found) > 50:
-        raise ConfigError("a categorical column has more than 50 levels", value=name, remedy="join levels")
-    if len(found) < 2:
-        raise ConfigError("a categorical column has one level only", value=f"{name}: {found[0]}", remedy="leave it out")
-    return found
-
-
-def _design(frame: pd.DataFrame, columns: Columns, levels: dict[str, list[str]], path: Path) -> Floats:
-    parts = []
+def _design(
+    frames: Sequence[pd.DataFrame], paths: Sequence[Path], columns: Columns, levels: Mapping[str, Levels]
+) -> Design:
+    """Fix the columns of the model from all sites' rows."""
+    variables = []
     for name in columns.covariates:
         if name in levels:
-            words = frame[name].str.strip().to_numpy()
-            parts += [(words == level).astype(np.float64) for level in levels[name][1:]]
+            variables.append(Variable(name, levels=levels[name].labels))
+        elif name in columns.splines:
+            wanted = columns.splines[name]
+            if len(wanted) == 1:
+                x = np.concatenate([numbers_of(f, path)(name) for f, path in zip(frames, paths, strict=True)])
+                wanted = knots_at(x, int(wanted[0]), name)
+            variables.append(Variable(name, knots=wanted))
         else:
-            parts.append(_numbers(frame[name], path, f"--categorical {name} makes 0/1 columns of its words"))
-    return np.column_stack(parts)
+            variables.append(Variable(name))
+    return Design(tuple(variables), columns.interactions)

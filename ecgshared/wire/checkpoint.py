@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ecgshared.errors import RunError
+from ecgshared.service.files import write_atomically
 from ecgshared.wire.bytes import WireError, pack, unpack
 
 
 def save_checkpoint(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Replace ``path`` by this state; a crash leaves the earlier state whole."""
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
-        file.write(pack(header, arrays))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    write_atomically(path, pack(header, arrays))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:

@@ -10,15 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from ecgshared.config import Config
+from ecgshared.config import Config, Label
 
 Array = NDArray[Any]
+
+
+class FrozenFile(Config):
+    """A file beside the study, and its hash: the study approves the content, not the name."""
+
+    file: str = Field(description="path of the file, seen from the study's folder")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="as `ecgfed model export` prints it")
+
+    @field_validator("file")
+    @classmethod
+    def _stays_below(cls, file: str) -> str:
+        path = PurePosixPath(file)
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise ValueError("must be a relative path below the study's folder")
+        return file
 
 
 class StepConfig(Config):
@@ -26,12 +41,25 @@ class StepConfig(Config):
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")
     stage: str
+    label: Label = None
     uses: tuple[str, ...] = ()
     sites: str | tuple[str, ...] | None = Field(
         default=None, description="a group of the study's `sites` (train, zero_shot, all) or site names"
     )
+    population: str | None = Field(
+        default=None, description="whom the step is about: one of the study's `populations`; everybody eligible"
+    )
+    frozen: FrozenFile | None = Field(
+        default=None,
+        alias="import",
+        description="what this step gives is taken from a file that another run exported; no site is asked",
+    )
     default_sites: ClassVar[str] = "train"
     opens_lockbox: ClassVar[bool] = False
+    can_be_frozen: ClassVar[bool] = False
+    """Whether the step may take what it gives from a file (``import``)."""
+    read_later: ClassVar[tuple[str, ...]] = ()
+    """Keys that later steps read: an imported file must have been made with the study's own."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +165,6 @@ def field_kinds(cls: type[Any]) -> dict[str, tuple[type[Any], Kind]]:
             raise TypeError(f"{cls.__name__}.{field.name} declares no kind of release")
         kinds[field.name] = (get_args(hint)[0], found[0])
     return kinds
-
-
-def finite_or_withheld(values: Array) -> NDArray[np.bool_]:
-    """Mark the cells that were released: True where a number, False where NaN (withheld)."""
-    return ~np.isnan(np.asarray(values, dtype=np.float64))
 
 
 Split = Literal["train", "validation", "lockbox"]

@@ -12,9 +12,9 @@ FOLDER = Path(__file__).parent.parent / "flower_app"
 @lru_cache(maxsize=1)
 def envelope() -> bytes:
     """Return the envelope as Flower builds it from :data:`FOLDER`: the same bytes from the same files."""
-    from flwr.cli.build import build_fab_from_disk
+    from server.rounds.flower_insides import envelope_of
 
-    return bytes(build_fab_from_disk(FOLDER))
+    return envelope_of(FOLDER)
 
 
 def envelope_sha256() -> str:

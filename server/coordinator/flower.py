@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
-from flwr.common.serde import fab_to_proto
-from flwr.proto.control_pb2 import (
-    ListNodesRequest,
-    ListRunsRequest,
-    RegisterNodeRequest,
-    StartRunRequest,
-    StopRunRequest,
-    UnregisterNodeRequest,
-)
-from flwr.supercore.constant import NOOP_FEDERATION_ID
-from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.fab import Fab
-from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 
 from ecgshared.errors import RunError
 from server.coordinator.envelope import envelope, envelope_sha256
 from server.coordinator.home import HOME_VARIABLE, Home
 from server.coordinator.superlink import GivesSecret
+from server.rounds.flower_insides import (
+    NOOP_FEDERATION_ID,
+    ControlHttpClient,
+    Fab,
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    RuntimeVersionHttpInterceptor,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+    fab_to_proto,
+)
 
 AnswerT = TypeVar("AnswerT")
 

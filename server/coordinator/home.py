@@ -18,7 +18,6 @@ from __future__ import annotations
 import base64
 import fcntl
 import json
-import os
 import re
 import secrets
 import time
@@ -320,12 +319,7 @@ def _there(file: Path) -> bool:
 
 
 def _write_secret(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(handle, secrets.token_hex(32).encode())
-    finally:
-        os.close(handle)
+    write_atomically(path, secrets.token_hex(32).encode(), private=True)
 
 
 def _now() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ecgshared.errors import RunError
-from ecgshared.service.files import now, write_atomically
+from ecgshared.service.files import append_line, now, rename, write_atomically
 from server.coordinator.flower import Control
 from server.coordinator.home import Home
 from server.rounds.run_folder import RunFolder, is_held
@@ -119,7 +119,7 @@ class Submissions:
         note = self._home.path / "flower-runs" / f"{name}.next"
         write_atomically(note, json.dumps({"run": name, "at": now()}).encode())
         run_id = control.start_run()
-        note.rename(note.with_name(f"{run_id}.json"))
+        rename(note, note.with_name(f"{run_id}.json"))
         self._current[name] = _Submitted(run_id, time.monotonic())
         first = not (folder / "events.jsonl").exists()
         note_event(folder, "submitted" if first else "submitted again", "" if first else why)
@@ -141,5 +141,4 @@ class Submissions:
 
 def note_event(folder: Path, what: str, why: str) -> None:
     """Append to a run's ``events.jsonl``; the report tells it."""
-    with (folder / "events.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"at": now(), "what": what, "why": why}) + "\n")
+    append_line(folder / "events.jsonl", json.dumps({"at": now(), "what": what, "why": why}), private=False)

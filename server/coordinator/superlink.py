@@ -14,9 +14,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flwr.supercore.interceptors.http.utils import add_headers
-from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from starlette.responses import PlainTextResponse
+
+from server.rounds.flower_insides import ProtobufCall, ProtobufRequestContext, add_headers, run_superlink
 
 HEADER = "ecgfed-control"
 _OPEN = ("/v1/fleet/", "/v1/runtime/", "/health")
@@ -53,21 +53,15 @@ class GivesSecret:
 
 def main() -> None:
     """Run Flower's command, its application wrapped."""
-    from flwr.superlink import main as application
-    from flwr.superlink.cli import flower_superlink
-
     from server.coordinator.home import HOME_VARIABLE, Home
 
     secret = Home(Path(os.environ.get(HOME_VARIABLE, ""))).control_secret
-    create_app = application.create_app
 
-    def guarded(*arguments: Any, **options: Any) -> Any:
-        app = create_app(*arguments, **options)
+    def guarded(app: Any) -> Any:
         app.add_middleware(AsksForSecret, secret=secret)
         return app
 
-    application.create_app = guarded
-    flower_superlink()
+    run_superlink(guarded)
 
 
 if __name__ == "__main__":

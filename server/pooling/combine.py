@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from ecgshared.arrays import Floats
-from ecgshared.errors import RunError
 from ecgshared.stages.results.base import EstimateResult
 from ecgshared.stats.calibration import LogisticFit, LogisticSums, newton
 from ecgshared.stats.histogram import N_BINS, ScoreHistogram
 from ecgshared.stats.influence import Estimate
+from server.pooling.members import Members
 from server.rounds.step_context import Replies, StepContext
 
 
@@ -70,16 +70,8 @@ def inside_bins(histogram: ScoreHistogram) -> bool:
     )
 
 
-class _MembersChanged(Exception):
-    """A site left in the middle of a fit: sums before and after are not of the same data."""
-
-    def __init__(self, coef: Floats) -> None:
-        super().__init__()
-        self.coef = coef
-
-
 def federated_newton(
-    ask_sums: Callable[[Floats, int, tuple[str, ...]], Mapping[str, LogisticSums]],
+    ask_sums: Callable[[Floats, int, tuple[str, ...]], Mapping[str, LogisticSums | None]],
     sites: Sequence[str],
     start: Floats,
     *,
@@ -88,35 +80,25 @@ def federated_newton(
     max_iterations: int = 25,
     tolerance: float = 1e-9,
 ) -> tuple[LogisticFit, tuple[str, ...]]:
-    """Fit over sites; one that stops answering is left out and the fit goes on, from where it was, with the others.
+    """Fit over sites; where one is missing the fit goes on from where it was, as :class:`Members` has it.
 
     Parameters
     ----------
-    ask_sums : given coefficients, a running number and sites, returns the sums of those that answered (a site that
-        withheld them must not be among them).
+    ask_sums : given coefficients, a running number and sites, returns the sums of those that answered, None for one
+        that withheld them.
 
     Returns
     -------
     The fit and the sites whose data it is of.
     """
-    members, coef, asked = tuple(sites), np.asarray(start, dtype=np.float64), 0
+    members, coef, asked = Members(sites, ", ".join(names[1:])), np.asarray(start, dtype=np.float64), 0
 
     def sums_at(at: Floats) -> LogisticSums:
-        nonlocal members, asked
-        found = ask_sums(at, asked, members)
-        asked += 1
-        left = tuple(site for site in members if site in found)
-        if not left:
-            raise RunError("no site may give the sums of this fit", value=names[1:], remedy="see who withheld and why")
-        if left != members:
-            members = left
-            raise _MembersChanged(at)
-        return LogisticSums.total(found[site] for site in members)
+        nonlocal coef, asked
+        coef, asked = at, asked + 1
+        return LogisticSums.total(members.all_of(ask_sums(at, asked - 1, members.now)).values())
 
-    while True:
-        try:
-            fit = newton(sums_at, coef, names=names, ridge=ridge, max_iterations=max_iterations, tolerance=tolerance)
-        except _MembersChanged as change:
-            coef = change.coef
-        else:
-            return fit, members
+    fit = members.fit(
+        lambda: newton(sums_at, coef, names=names, ridge=ridge, max_iterations=max_iterations, tolerance=tolerance)
+    )
+    return fit, members.now

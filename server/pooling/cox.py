@@ -14,19 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgshared.arrays import Floats
-from ecgshared.errors import RunError, StatisticsError
+from ecgshared.errors import StatisticsError
 from ecgshared.stages.survival import SPREAD_EDGES, Cohort, Config, IntervalSums
 from ecgshared.stats.cox import CoxSums, PooledHazard, RiskSums, exact_sums, pooled_hazard
 from ecgshared.stats.cox_fit import CoxFit, Moments, Penalty, newton_fit
-from ecgshared.stats.cox_residuals import (
-    ProportionalHazards,
-    ResidualTerms,
-    SchoenfeldSums,
-    proportional_hazards,
-    residual_terms,
-    robust_fit,
-)
+from ecgshared.stats.cox_proportional import ProportionalHazards, TrendSums, proportional_hazards, trend_outer
+from ecgshared.stats.cox_residuals import ResidualTerms, residual_terms, robust_fit
 from server.pooling.combine import absences, quorum, released
+from server.pooling.members import Members
 from server.rounds.step_context import StepContext
 
 _ROUNDS_A_MODEL = 1000
@@ -36,14 +31,6 @@ def add_sites(parts: Mapping[str, Any]) -> Any:
     """Add the sums of sites, given by name; each kind of sums knows how it adds."""
     items = list(parts.values())
     return type(items[0]).total(items) if hasattr(type(items[0]), "total") else np.sum(items, axis=0)
-
-
-class _MembersChanged(Exception):
-    """A site left in the middle of a fit: sums before and after are not of the same data."""
-
-    def __init__(self, members: tuple[str, ...]) -> None:
-        super().__init__()
-        self.members = members
 
 
 @dataclass
@@ -140,68 +127,59 @@ class Question:
 
 
 def fit_over_sites(question: Question, sites: tuple[str, ...]) -> tuple[CoxFit, tuple[str, ...], Moments]:
-    """Fit by Newton's method; a site that stops answering is left out, and the fit begins anew with the others.
+    """Fit by Newton's method; where a site is missing the fit begins anew, as :class:`Members` has it.
 
     Returns
     -------
     The fit on standardised covariates, the sites whose data it is of, and the moments that standardised them.
     """
-    members = sites
-    while True:
-        moments = question.moments(members)
-        step = question.step
-        try:
-            fit = newton_fit(
-                partial(_sums, question, members, moments),
-                question.names,
-                moments.count,
-                penalty=Penalty(step.penalizer, step.l1_ratio),
-                tolerance=step.tolerance,
-                max_rounds=step.max_rounds,
-            )
-        except _MembersChanged as change:
-            if not change.members:
-                raise RunError("no site may give the sums of this fit", value=question.names) from None
-            members = change.members
-        else:
-            return fit, members, moments
-
-
-def _sums(question: Question, members: tuple[str, ...], moments: Moments, beta: Floats) -> CoxSums:
+    members, step = Members(sites, ", ".join(question.names)), question.step
     one_round = _stratified if question.grid is None else _exact
-    return one_round(question, members, moments, beta)
+
+    def fit() -> tuple[CoxFit, Moments]:
+        moments = question.moments(members.now)
+        found = newton_fit(
+            partial(one_round, question, members, moments),
+            question.names,
+            moments.count,
+            penalty=Penalty(step.penalizer, step.l1_ratio),
+            tolerance=step.tolerance,
+            max_rounds=step.max_rounds,
+        )
+        return found, moments
+
+    found, moments = members.fit(fit)
+    return found, members.now, moments
 
 
-def _stratified(question: Question, members: tuple[str, ...], moments: Moments, beta: Floats) -> CoxSums:
+def _stratified(question: Question, members: Members, moments: Moments, beta: Floats) -> CoxSums:
     p = len(question.names)
-    found = {}
-    for site, r in question.ask("newton", members, moments, coef=beta).items():
+
+    def sums_of(site: str, r: Any) -> CoxSums | None:
         if released(r.log_likelihood, (1,)) and released(r.gradient, (p,)) and released(r.hessian, (p, p)):
-            events = int(question.cohorts[site].counts[2])
-            found[site] = CoxSums(float(r.log_likelihood[0]), r.gradient, r.hessian, events)
-    _require_all(members, found)
-    total: CoxSums = add_sites(found)
+            return CoxSums(float(r.log_likelihood[0]), r.gradient, r.hessian, int(question.cohorts[site].counts[2]))
+        return None
+
+    replies = question.ask("newton", members.now, moments, coef=beta)
+    total: CoxSums = add_sites(members.all_of({site: sums_of(site, r) for site, r in replies.items()}))
     return total
 
 
-def _exact(question: Question, members: tuple[str, ...], moments: Moments, beta: Floats) -> CoxSums:
-    total = _risk(question, members, moments, beta)
+def _exact(question: Question, members: Members, moments: Moments, beta: Floats) -> CoxSums:
+    total: RiskSums = add_sites(members.all_of(_risk(question, members.now, moments, beta)))
     hazard = pooled_hazard(total, question.step.ties)
     p = len(question.names)
-    replies = question.ask("curvature", members, moments, coef=beta, grid=question.grid, **_hazard_arrays(hazard))
-    found = {s: r.hessian for s, r in replies.items() if released(r.hessian, (p, p))}
-    _require_all(members, found)
+    replies = question.ask("curvature", members.now, moments, coef=beta, grid=question.grid, **_hazard_arrays(hazard))
+    found = members.all_of({s: r.hessian if released(r.hessian, (p, p)) else None for s, r in replies.items()})
     return exact_sums(total, add_sites(found), beta, question.step.ties)
 
 
-def _risk(question: Question, members: tuple[str, ...], moments: Moments, beta: Floats) -> RiskSums:
+def _risk(question: Question, sites: tuple[str, ...], moments: Moments, beta: Floats) -> dict[str, RiskSums | None]:
+    """Ask for the risk sums; None where a site withheld them."""
     assert question.grid is not None
     k, p = len(question.grid), len(question.names)
-    replies = question.ask("risk", members, moments, coef=beta, grid=question.grid)
-    found = {s: sums for s, r in replies.items() if (sums := _interval_sums(r, k, p)) is not None}
-    _require_all(members, found)
-    total: RiskSums = add_sites(found)
-    return total
+    replies = question.ask("risk", sites, moments, coef=beta, grid=question.grid)
+    return {site: _interval_sums(r, k, p) for site, r in replies.items()}
 
 
 def _interval_sums(r: IntervalSums, k: int, p: int) -> RiskSums | None:
@@ -217,47 +195,62 @@ def _hazard_arrays(hazard: PooledHazard) -> dict[str, Any]:
     return {"increment": hazard.increment, "dying": hazard.dying, "shift": np.array([hazard.shift])}
 
 
-def _require_all(members: tuple[str, ...], found: Mapping[str, Any]) -> None:
-    left = tuple(site for site in members if site in found)
-    if left != members:
-        raise _MembersChanged(left)
+def _residuals(
+    question: Question, members: tuple[str, ...], moments: Moments, beta: Floats
+) -> tuple[Mapping[str, Any], tuple[Floats, Floats]] | None:
+    """Ask for the sums of residuals, and give what the pooled means take from them over time.
+
+    None unless every member gave its own, as the fit is of them all.
+    """
+    arrays: dict[str, Any] = {"coef": beta}
+    p, ties = len(question.names), question.step.ties
+    outer = (np.zeros((p, p)), np.zeros((p, p)))
+    if question.grid is not None:
+        risk = _risk(question, members, moments, beta)
+        given = {site: sums for site, sums in risk.items() if sums is not None}
+        if set(given) != set(members):
+            return None
+        pooled = add_sites(given)
+        arrays |= {"grid": question.grid, **_terms_arrays(residual_terms(pooled, ties))}
+        outer = trend_outer(pooled, ties, question.grid)
+    replies = question.ask("residuals", members, moments, **arrays)
+    shapes = {
+        **dict.fromkeys(("meat", "curvature_time", "curvature_square"), (p, p)),
+        **dict.fromkeys(("residual", "residual_time"), (p,)),
+        "times": (2,),
+    }
+    whole = all(released(getattr(r, name), shape) for r in replies.values() for name, shape in shapes.items())
+    return (replies, outer) if whole and set(replies) == set(members) else None
 
 
 def errors_and_hazards(
     question: Question, fit: CoxFit, members: tuple[str, ...], moments: Moments, notes: list[str]
 ) -> tuple[CoxFit, ProportionalHazards | None]:
     """Replace the errors by robust ones where wanted, and test proportional hazards against time in years."""
-    arrays: dict[str, Any] = {"coef": fit.beta}
-    if question.grid is not None:
-        terms = residual_terms(_risk(question, members, moments, fit.beta), question.step.ties)
-        arrays |= {"grid": question.grid, **_terms_arrays(terms)}
-    p = len(question.names)
-    replies = question.ask("residuals", members, moments, **arrays)
-    shapes = {"meat": (p, p), "times": (3,), "residual": (p,), "residual_time": (p,)}
-    if set(replies) != set(members) or not all(
-        released(getattr(r, name), shape) for r in replies.values() for name, shape in shapes.items()
-    ):
+    asked = _residuals(question, members, moments, fit.beta)
+    if asked is None:
         notes.append("A site gave no residuals: errors are the model's own, and proportional hazards are not tested.")
         return fit, None
-    over_time: SchoenfeldSums = add_sites(
+    replies, outer = asked
+    over_time: TrendSums = add_sites(
         {
-            s: SchoenfeldSums(int(r.times[0]), float(r.times[1]), float(r.times[2]), r.residual, r.residual_time)
+            s: TrendSums(
+                int(r.times[0]), float(r.times[1]), r.residual, r.residual_time, r.curvature_time, r.curvature_square
+            )
             for s, r in replies.items()
         }
     )
+    p, hazards = len(question.names), None
+    try:
+        columns = {name: [j] for j, name in enumerate(question.names)}
+        penalty = Penalty(question.step.penalizer, question.step.l1_ratio)
+        hazards = proportional_hazards(fit, over_time.less(outer), columns, ridge=penalty.ridge(moments.count))
+    except StatisticsError as error:
+        notes.append(f"Proportional hazards are not tested: {error.what}.")
     # What a lasso holds at 0 has no error, and its sums would spoil those of the others.
     kept = np.flatnonzero(np.isfinite(np.diag(fit.covariance)))
     block = np.ix_(kept, kept)
     part = replace(fit, beta=fit.beta[kept], covariance=fit.covariance[block])
-    hazards = None
-    try:
-        over_time = replace(over_time, r=over_time.r[kept], gr=over_time.gr[kept])
-        tested = proportional_hazards(part, over_time)
-        whole = np.full((2, p), np.nan)
-        whole[:, kept] = tested.statistic, tested.p_value
-        hazards = ProportionalHazards(*whole)
-    except StatisticsError as error:
-        notes.append(f"Proportional hazards are not tested: {error.what}.")
     if question.step.robust:
         part = robust_fit(part, add_sites({s: r.meat[block] for s, r in replies.items()}))
         covariance = np.full((p, p), np.nan)

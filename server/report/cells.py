@@ -76,7 +76,7 @@ def numeric_columns(rows: Sequence[Sequence[Shown]], width: int) -> list[bool]:
     """Mark the columns to align right: those that hold more numbers than words."""
     marks = []
     for c in range(width):
-        kinds = [row[c].css for row in rows if c < len(row) and row[c].text]
+        kinds = [row[c].css for row in rows if c < len(row) and row[c].text not in ("", "-")]
         marks.append(kinds.count("number") > kinds.count(""))
     return marks
 

@@ -1,10 +1,13 @@
-"""How an evaluation is shown: headlines, one table a group, ROC, PPV and calibration plots, subgroups."""
+"""How an evaluation is shown: headlines, one table a group, forest, ROC, PPV and calibration plots, subgroups."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-from ecgshared.stages.results.base import EstimateResult, Group
+import numpy as np
+
+from ecgshared.stages.results.base import EstimateResult, Group, Number
 from ecgshared.stages.results.evaluate import (
     CalibrationGroup,
     PooledCalibrationGroup,
@@ -14,63 +17,42 @@ from ecgshared.stages.results.evaluate import (
     RocCurve,
     SiteHead,
 )
-from server.report.sections import Block, Cell, Figure, Key, Section, Series, Table, Text
+from ecgshared.stats.meta_analysis import meta_analysis
+from server.report.forest import Forest, ForestRow, forest
+from server.report.labels import Labels
+from server.report.sections import Block, Cell, Figure, Folded, Key, Panels, Section, Series, Table, Text
 
-_GROUPS: dict[Group, str] = {"training": "lockboxes of the training sites", "zero_shot": "zero-shot sites"}
+Pooled = Mapping[Group, PooledHead]
+Sites = Mapping[str, SiteHead]
 
 
-def sections(step: str, r: Result) -> list[Section]:
+def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     """Return one section an endpoint."""
-    return [Section(f"Evaluation: {step}, {head}", _blocks(r, head)) for head in r.heads]
+    return [
+        Section(f"{labels.step(step)}: {labels.endpoint(head)}", _blocks(step, r, head, labels)) for head in r.heads
+    ]
 
 
-def _blocks(r: Result, head: str) -> list[Block]:
+def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
     pooled = {group: by_head[head] for group, by_head in r.pooled.items()}
     sites = {s: v.heads[head] for s, v in r.sites.items()}
-    blocks: list[Block] = [_key(group, head, p) for group, p in pooled.items()]
+    blocks: list[Block] = [_key(step, r, group, head, p, labels) for group, p in pooled.items()]
+    # A group of one hospital is that hospital, and has no figures beside its own.
+    pooled = {group: p for group, p in pooled.items() if len(p.sites) != 1}
     blocks += [
         Text(
-            f"Score: {r.score}. 95% intervals are clustered by patient where a site knows its patients; bounds hold "
-            "the value that unmerged scores would give. Training sites and zero-shot sites are never pooled together."
+            f"Score: {labels.score(r.score)}. 95% intervals are clustered by patient where a hospital knows its "
+            "patients; bounds hold the value that unmerged scores would give. Training hospitals and hospitals that "
+            "never trained are never pooled together."
         ),
-        _table(pooled, sites),
-        Figure(
-            "ROC",
-            [*_pooled_roc(pooled), *(_roc(s, v.roc) for s, v in sites.items() if v.roc)],
-            "false positive rate",
-            "true positive rate",
-            x_range=(0, 1),
-            y_range=(0, 1),
-            reference="diagonal",
-            caption="A site's curve at the edges of its merged bins; the pooled band is the bound, not an interval.",
-        ),
-        Figure(
-            "Event rate among the ECGs at highest risk",
-            [
-                *(_ppv(f"pooled, {_GROUPS[g]}", p.ppv) for g, p in pooled.items()),
-                *(_ppv(s, v.ppv) for s, v in sites.items()),
-            ],
-            "share of ECGs",
-            "event rate (PPV)",
-            x_log=True,
-            caption="Bands: 95% intervals. Shares are those of the nearest edge of the merged bins.",
-        ),
-        Figure(
-            "Calibration",
-            [
-                *(_pooled_calibration(g, p.calibration_curve) for g, p in pooled.items()),
-                *(_calibration(s, v.calibration_curve) for s, v in sites.items()),
-            ],
-            "mean predicted risk",
-            "observed rate",
-            reference="diagonal",
-            caption="Groups of predicted risk, joined until each meets the site's limits.",
-        ),
+        *_tables(pooled, sites, labels),
+        *_forests(r, head, pooled, sites, labels),
+        *_curves(pooled, sites, labels),
     ]
     if any(v.threshold for v in sites.values()):
-        blocks.append(_threshold_table(r.threshold, pooled, sites))
-    blocks.append(_subgroup_table(pooled, sites))
-    ecg_level = [s for s, v in r.sites.items() if v.interval_unit == "ECG"]
+        blocks.append(_threshold_table(r.threshold, pooled, sites, labels))
+    blocks += _subgroups(pooled, sites, labels)
+    ecg_level = [labels.site(s) for s, v in r.sites.items() if v.interval_unit == "ECG"]
     if ecg_level:
         blocks.append(
             Text(f"{', '.join(ecg_level)}: no patient identifiers; intervals are of ECGs, and none is of patients.")
@@ -78,99 +60,225 @@ def _blocks(r: Result, head: str) -> list[Block]:
     return blocks
 
 
-def _key(group: Group, head: str, p: PooledHead) -> Key:
-    auc = p.auc
+def _key(step: str, r: Result, group: Group, head: str, p: PooledHead, labels: Labels) -> Key:
+    auc, bounds = group_auc(r, head, p), p.auc
     notes = []
     if auc.low is not None and auc.high is not None:
         notes.append(f"95% CI {auc.low:.3f} to {auc.high:.3f} by {p.interval_unit}")
-    if auc.bound_low is not None:
-        notes.append(f"bounds {auc.bound_low:.3f} to {auc.bound_high:.3f}")
+    if bounds.bound_low is not None and bounds.bound_high is not None and len(p.sites) > 1:
+        notes.append(f"bounds {bounds.bound_low:.3f} to {bounds.bound_high:.3f}")
     if p.events is not None:
         notes.append(f"{p.events:.0f} of {p.ecgs:.0f} ECGs with the event")
-    return Key(f"AUC, {head}, {_GROUPS[group]}", auc.value, "; ".join(notes))
+    if len(p.sites) == 1:
+        notes.append(f"of {labels.site(p.sites[0])} alone")
+    return Key(
+        f"AUC, {labels.endpoint(head)}, {labels.group(group)}",
+        auc.value,
+        "; ".join(notes),
+        labels.about(step, r.score),
+    )
 
 
-def _table(pooled: Mapping[Group, PooledHead], sites: Mapping[str, SiteHead]) -> Table:
-    rows: list[list[Cell]] = []
-    lines: list[tuple[str, PooledHead | SiteHead]] = [(f"pooled, {_GROUPS[g]}", p) for g, p in pooled.items()]
-    for name, v in [*lines, *sites.items()]:
+def group_auc(r: Result, head: str, p: PooledHead) -> EstimateResult:
+    """Return the AUC of a group: of one hospital alone its own, whose interval knows nothing of merged bins."""
+    return r.sites[p.sites[0]].heads[head].auc if len(p.sites) == 1 and p.sites[0] in r.sites else p.auc
+
+
+def _tables(pooled: Pooled, sites: Sites, labels: Labels) -> list[Table]:
+    discrimination: list[list[Cell]] = []
+    calibration: list[list[Cell]] = []
+    lines: list[tuple[str, PooledHead | SiteHead]] = [(labels.pooled(g), p) for g, p in pooled.items()]
+    for name, v in [*lines, *((labels.site(s), v) for s, v in sites.items())]:
+        patients: list[Cell] = [v.patients, v.event_patients] if isinstance(v, SiteHead) else ["-", "-"]
         brier = v.brier.value if isinstance(v.brier, EstimateResult) else v.brier
-        rows.append(
-            [
-                name,
-                v.ecgs,
-                v.patients if isinstance(v, SiteHead) else "-",
-                v.events,
-                v.base_rate,
-                span(v.auc),
-                span(v.calibration_slope),
-                span(v.calibration_intercept),
-                span(v.expected_over_observed),
-                brier,
-            ]
+        discrimination.append([name, v.ecgs, v.events, *patients, v.base_rate, span(v.auc)])
+        line = (v.calibration_slope, v.calibration_intercept, v.expected_over_observed)
+        calibration.append([name, *map(span, line), brier])
+    return [
+        Table(
+            "Discrimination",
+            ["", "all", "with the event", "all", "with the event", "event rate", "AUC (95% CI)"],
+            discrimination,
+            groups=[("", 1), ("ECGs", 2), ("patients", 2), ("", 2)],
+        ),
+        Table("Calibration", ["", "slope", "intercept", "expected/observed", "Brier score"], calibration),
+    ]
+
+
+def _forests(r: Result, head: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Forest]:
+    """One forest plot of the sites' AUCs, groups apart; none where no site tells its own."""
+    rows: list[ForestRow] = []
+    notes: list[str] = []
+    for group in r.pooled:
+        members = {s: sites[s] for s, v in r.sites.items() if v.group == group}
+        rows += [
+            ForestRow(labels.site(s), v.auc.value, v.auc.low, v.auc.high, weight=v.events, site=s)
+            for s, v in members.items()
+        ]
+        if (p := pooled.get(group)) is not None and p.sites:
+            rows.append(ForestRow(labels.pooled(group), p.auc.value, p.auc.low, p.auc.high, pooled=True))
+            found, note = _together(members)
+            rows += found
+            notes += [f"{labels.pooled(group).capitalize()}: {note}"] if note else []
+    if all(row.value is None for row in rows):
+        return []
+    caption = (
+        "Squares grow with a hospital's events; the diamond is the AUC over all its ECGs. "
+        "Random effects and the prediction interval (dashes: where the AUC of another such hospital is to be "
+        f"expected) are computed from the hospitals' own AUCs on the logit scale. {' '.join(notes)}"
+    )
+    title = f"AUC by hospital, {labels.endpoint(head)}"
+    return [forest(title, rows, "AUC", reference=0.5, caption=caption.strip())]
+
+
+def _together(members: Sites) -> tuple[list[ForestRow], str]:
+    """Random effects over hospitals with a usable AUC, and how far they differ; nothing where there are not two."""
+    usable = [
+        (v.auc.value, v.auc.se)
+        for v in members.values()
+        if v.auc.value is not None and v.auc.se is not None and 0 < v.auc.value < 1 and v.auc.se > 0
+    ]
+    if len(usable) < 2:
+        return [], ""
+    auc, se = np.array(usable).T
+    found = meta_analysis(np.log(auc / (1 - auc)), se / (auc * (1 - auc)))
+    value, low, high = (_expit(x) for x in (found.random.value, found.random.low, found.random.high))
+    rows = [ForestRow("random effects", value, low, high, pooled=True)]
+    below, above = getattr(found, "prediction", (math.nan, math.nan))
+    if math.isfinite(below) and math.isfinite(above):
+        rows.append(ForestRow("prediction interval", value, _expit(below), _expit(above), interval_only=True))
+    return rows, f"I2 {100 * found.i2:.0f}%, tau2 {found.tau2:.3f} over {len(usable)} hospitals."
+
+
+def _expit(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
+    roc = [*_pooled_roc(pooled, labels), *(_roc(s, v.roc, v.auc, labels) for s, v in sites.items() if v.roc)]
+    figures: list[Figure] = []
+    if roc:
+        figures.append(
+            Figure(
+                "ROC",
+                roc,
+                "false positive rate",
+                "true positive rate",
+                x_range=(0, 1),
+                y_range=(0, 1),
+                reference="diagonal",
+                square=True,
+                caption="A hospital's curve at the edges of its merged bins; a band is the bound that merging leaves, "
+                "no interval.",
+            )
         )
-    columns = ["", "ECGs", "patients", "events", "base rate", "AUC", "slope", "intercept", "expected/observed", "Brier"]
-    return Table("Discrimination and calibration", columns, rows, note="Events are ECGs with the event.")
+    rates = [
+        *((labels.pooled(g), [_rates("pooled", p.ppv)]) for g, p in pooled.items()),
+        *((labels.site(s), [_rates(s, v.ppv)]) for s, v in sites.items()),
+    ]
+    if any(one.x for _, series in rates for one in series):
+        figures.append(
+            Panels(
+                "Event rate among the ECGs at highest risk",
+                (),
+                "share of ECGs",
+                "event rate (PPV)",
+                x_log=True,
+                caption="Bands: 95% intervals. Shares are those of the nearest edge of the merged bins.",
+                panels=rates,
+            )
+        )
+    calibration = [
+        *((labels.pooled(g), [_pooled_groups(p.calibration_curve)]) for g, p in pooled.items()),
+        *((labels.site(s), [_groups(s, v.calibration_curve)]) for s, v in sites.items()),
+    ]
+    if any(one.x for _, series in calibration for one in series):
+        figures.append(
+            Panels(
+                "Calibration",
+                (),
+                "mean predicted risk",
+                "observed rate",
+                reference="diagonal",
+                caption="Groups of predicted risk, joined until each meets the hospital's limits; bars: 95% intervals, "
+                "over several hospitals the bound that merging leaves.",
+                panels=calibration,
+            )
+        )
+    return figures
 
 
-def _threshold_table(cutoff: float | None, pooled: Mapping[Group, PooledHead], sites: Mapping[str, SiteHead]) -> Table:
+def _threshold_table(cutoff: Number, pooled: Pooled, sites: Sites, labels: Labels) -> Table:
     rows: list[list[Cell]] = []
     for group, p in pooled.items():
         at = p.threshold
         cells: list[Cell] = [None] * 3 if at is None else [at.share, span(at.ppv), span(at.sensitivity)]
-        rows.append([f"pooled, {_GROUPS[group]}", *cells, "-"])
+        rows.append([labels.pooled(group), *cells, "-"])
     for site, v in sites.items():
         if (t := v.threshold) is not None:
-            rows.append([site, *(span(e) for e in (t.share, t.ppv, t.sensitivity, t.specificity))])
+            rows.append([labels.site(site), *(span(e) for e in (t.share, t.ppv, t.sensitivity, t.specificity))])
     title = "At the fixed threshold" if cutoff is None else f"At the fixed threshold, risk {cutoff:.4g}"
     return Table(title, ["", "share above", "PPV", "sensitivity", "specificity"], rows)
 
 
-def _subgroup_table(pooled: Mapping[Group, PooledHead], sites: Mapping[str, SiteHead]) -> Table:
-    rows: list[list[Cell]] = [
-        [f"pooled, {_GROUPS[g]}", name, "-", "-", span(auc)]
+def _subgroups(pooled: Pooled, sites: Sites, labels: Labels) -> list[Block]:
+    together: list[list[Cell]] = [
+        [labels.pooled(g), name, span(auc)]
         for g, p in pooled.items()
         for name, auc in p.subgroups.items()
         if auc.value is not None
     ]
-    rows += [
-        [site, name, cell.ecgs, cell.events, span(cell.auc)]
+    apart: list[list[Cell]] = [
+        [labels.site(site), name, cell.ecgs, cell.events, span(cell.auc)]
         for site, v in sites.items()
         for name, cell in v.subgroups.items()
+        if cell.ecgs is not None
     ]
-    return Table(
-        "AUC in subgroups",
-        ["", "subgroup", "ECGs", "events", "AUC"],
-        rows,
-        note="Pooled: inverse-variance mean of the sites' AUCs on the logit scale.",
-    )
+    silent = dict.fromkeys(name for v in sites.values() for name, cell in v.subgroups.items() if cell.ecgs is None)
+    note = f"Too few ECGs to tell at one hospital or more: {', '.join(silent)}." if silent else ""
+    blocks: list[Block] = []
+    if together:
+        words = "Inverse-variance mean of the hospitals' AUCs on the logit scale."
+        blocks.append(Table("AUC in subgroups", ["", "subgroup", "AUC (95% CI)"], together, note=words))
+    if apart:
+        columns = ["", "subgroup", "ECGs", "with the event", "AUC (95% CI)"]
+        blocks.append(Folded("Subgroups by hospital", [Table("Subgroups by hospital", columns, apart, note=note)]))
+    elif note:
+        blocks.append(Text(note))
+    return blocks
 
 
-def _pooled_roc(pooled: Mapping[Group, PooledHead]) -> list[Series]:
+def _pooled_roc(pooled: Pooled, labels: Labels) -> list[Series]:
     return [
-        Series(f"pooled, {_GROUPS[g]}", c.fpr, c.tpr, c.tpr_low, c.tpr_high, emphasis=True)
+        Series(_with_auc(labels.pooled(g), p.auc), c.fpr, c.tpr, c.tpr_low, c.tpr_high, emphasis=True)
         for g, p in pooled.items()
         if (c := p.roc) is not None
     ]
 
 
-def _roc(site: str, curve: RocCurve) -> Series:
-    return Series(site, curve.fpr, curve.tpr)
+def _roc(site: str, curve: RocCurve, auc: EstimateResult, labels: Labels) -> Series:
+    return Series(_with_auc(labels.site(site), auc), curve.fpr, curve.tpr, site=site)
 
 
-def _ppv(label: str, rows: Sequence[RateAtShare]) -> Series:
+def _with_auc(name: str, auc: EstimateResult) -> str:
+    words = span(auc)
+    return f"{name}, AUC {words}" if words else name
+
+
+def _rates(site: str, rows: Sequence[RateAtShare]) -> Series:
     known = [row for row in rows if row.share is not None and row.rate.value is not None]
     return Series(
-        label,
+        "pooled" if site == "pooled" else site,
         [row.share for row in known],
         [row.rate.value for row in known],
         [row.rate.low for row in known],
         [row.rate.high for row in known],
-        emphasis=label.startswith("pooled"),
+        emphasis=site == "pooled",
+        site="" if site == "pooled" else site,
     )
 
 
-def _calibration(site: str, rows: Sequence[CalibrationGroup]) -> Series:
+def _groups(site: str, rows: Sequence[CalibrationGroup]) -> Series:
     known = [row for row in rows if row.mean_predicted is not None and row.observed.value is not None]
     return Series(
         site,
@@ -179,14 +287,17 @@ def _calibration(site: str, rows: Sequence[CalibrationGroup]) -> Series:
         [row.observed.low for row in known],
         [row.observed.high for row in known],
         style="points",
+        site=site,
     )
 
 
-def _pooled_calibration(group: Group, rows: Sequence[PooledCalibrationGroup]) -> Series:
+def _pooled_groups(rows: Sequence[PooledCalibrationGroup]) -> Series:
     return Series(
-        f"pooled, {_GROUPS[group]}",
+        "pooled",
         [row.mean_predicted for row in rows],
         [row.observed for row in rows],
+        [row.bound_low for row in rows],
+        [row.bound_high for row in rows],
         style="points",
         emphasis=True,
     )

@@ -61,6 +61,7 @@ def figure_svg(figure: Figure, *, sites: Sequence[str] = (), prefix: str = "f") 
         rows = math.ceil(len(figure.series) / columns) if _has_legend(figure) else 0
         # A diagonal is read by eye: it wants a frame near the square.
         plot = _SQUARISH_HEIGHT if figure.reference == "diagonal" else _PLOT_HEIGHT
+        plot = _WIDTH - _LEFT - _RIGHT if figure.square else plot
         height = _TOP + plot + _BOTTOM + rows * _LEGEND_ROW + (0.06 if rows else 0)
         canvas = Canvas(figsize=(_WIDTH, height), facecolor="none")
         FigureCanvasSVG(canvas)
@@ -123,7 +124,7 @@ def _is_emphasised(series: Series) -> bool:
 
 def _styles(series: Sequence[Series], sites: tuple[str, ...]) -> list[tuple[str, Any, float]]:
     """Return (colour, dashes, width) by series: sites keep theirs, others take what is left over."""
-    named = [_site_of(s.label, sites) for s in series]
+    named = [s.site if s.site in sites else _site_of(s.label, sites) for s in series]
     free = [c for c in PALETTE if c not in {site_colour(n, sites) for n in named if n}] or list(PALETTE)
     used: dict[str, int] = {}
     styles, spare = [], 0
@@ -157,9 +158,7 @@ def _draw(axes: Axes, figure: Figure, sites: tuple[str, ...]) -> list[Line2D]:
         if x.size == y.size
     )
     if x_log:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        _log_axis(axes)
     shifts = _shifts(figure.series)
     for series, style, shift in zip(figure.series, _styles(figure.series, sites), shifts, strict=True):
         handles.append(_draw_series(axes, series, *style, shift))
@@ -174,6 +173,12 @@ def _draw(axes: Axes, figure: Figure, sites: tuple[str, ...]) -> list[Line2D]:
     axes.tick_params(length=3, labelsize=8.5)
     axes.spines[["top", "right"]].set_visible(False)
     return handles
+
+
+def _log_axis(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _shifts(every: Sequence[Series]) -> list[float]:

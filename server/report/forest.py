@@ -23,7 +23,11 @@ _LABELS, _NUMBERS, _EDGE = 1.55, 1.45, 0.12
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One estimate. None is withheld. ``pooled`` rows are drawn as diamonds; ``weight`` scales a site's square."""
+    """One estimate. None is withheld.
+
+    ``pooled`` rows are drawn as diamonds; ``weight`` scales a site's square; ``site`` gives its colour where the label
+    is another. ``interval_only``: a prediction interval, which has no estimate of its own.
+    """
 
     label: str
     value: float | None
@@ -31,6 +35,8 @@ class ForestRow:
     high: float | None
     weight: float | None = None
     pooled: bool = False
+    site: str = ""
+    interval_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,10 @@ def _mark(
         corners = [(low, y), (row.value, y - 0.26), (high, y), (row.value, y + 0.26)]
         axes.add_patch(Polygon(corners, closed=True, facecolor=INK, edgecolor=INK, zorder=4))
         return
-    colour = site_colour(row.label, sites)
+    if row.interval_only:
+        axes.hlines(y, low, high, color=INK, linewidth=1.4, linestyle=(0, (3, 2)), zorder=3)
+        return
+    colour = site_colour(row.site or row.label, sites)
     axes.hlines(y, low, high, color=colour, linewidth=1.3, zorder=3)
     size = 3.2 + 3.2 * math.sqrt((row.weight or 0.0) / heaviest)
     axes.plot([row.value], [y], marker="s", markersize=size, color=colour, linestyle="none", zorder=3.5)
@@ -164,5 +173,7 @@ def _words(row: ForestRow, log: bool) -> str:
     if row.value is None:
         return "withheld"
     digits = 2 if log else 3
+    if row.interval_only and row.low is not None and row.high is not None:
+        return f"{row.low:.{digits}f} to {row.high:.{digits}f}"
     interval = "" if row.low is None or row.high is None else f" ({row.low:.{digits}f} to {row.high:.{digits}f})"
     return f"{row.value:.{digits}f}{interval}"

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from ecgshared.ecg.leads import LEADS
 from ecgshared.stages.results.base import MeanSd
 from ecgshared.stages.results.generate import Result, SiteBeats
+from server.report.labels import Labels
 from server.report.sections import Block, Cell, Figure, Key, Section, Series, Table, Text
 
 _WHOSE = {"zero_shot": "people of sites that did not train", "training": "validation patients"}
 
 
-def beat_sections(step: str, r: Result) -> list[Section]:
+def beat_sections(step: str, r: Result, labels: Labels) -> list[Section]:
     """Return one section, site beside site."""
-    blocks: list[Block] = [*_keys(r), Text(_ABOUT), _quality(r.sites), _by_lead(r.sites), _features(r)]
+    blocks: list[Block] = [*_keys(step, r, labels), Text(_ABOUT), _quality(r.sites), _by_lead(r.sites), _features(r)]
     slopes = [series for site, s in r.sites.items() if (series := _slopes(site, s)).x]
     if slopes:
         blocks.append(
@@ -28,7 +29,7 @@ def beat_sections(step: str, r: Result) -> list[Section]:
                 "in one linear fit.",
             )
         )
-    return [Section(f"Generated beats: {step}", blocks)]
+    return [Section(f"{labels.step(step)}: generated beats", blocks)]
 
 
 _ABOUT = (
@@ -38,13 +39,14 @@ _ABOUT = (
 )
 
 
-def _keys(r: Result) -> list[Key]:
+def _keys(step: str, r: Result, labels: Labels) -> list[Key]:
     mean, sd = r.published_mae_uv
     return [
         Key(
-            f"Reconstruction of beats, {r.model}",
+            "Reconstruction of beats",
             f"{error:.1f} uV",
             f"mean absolute error, {words}; published for representative beats: {mean:g} +/- {sd:g} uV",
+            labels.about(step),
         )
         for group, words in _WHOSE.items()
         for found, pooled in r.pooled.items()

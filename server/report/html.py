@@ -5,25 +5,50 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
+from pydantic import ValidationError
 
+from ecgshared.errors import ConfigError
 from ecgshared.service.files import write_atomically
+from ecgshared.stages.results.base import StageResult
 from ecgshared.study.registry import STAGES, room
 from server.report import cells
 from server.report.accounts import departures, facts, graph_rows, happenings, presence
+from server.report.consort import consort_svg
 from server.report.curves import learning_curves
 from server.report.figures import figure_svg
+from server.report.files import FOLDER, Attachments, flow_csv, standalone_svg, table_csv
 from server.report.folder import Run, read_run
 from server.report.forest import Forest, forest_svg
 from server.report.generic import generic_sections
 from server.report.glossary import GLOSSARY, REASONS
 from server.report.graph import NODE_HEIGHT, NODE_WIDTH, layout
+from server.report.labels import NO_LABELS, Labels
+from server.report.methods import methods
+from server.report.panels import panels_svg
+from server.report.privacy import phase_words, statement
 from server.report.results import StepResult, typed_result
-from server.report.sections import Figure, Flow, FlowRow, Key, Section, Table, Text
+from server.report.sections import (
+    Block,
+    Consort,
+    Figure,
+    Flow,
+    FlowRow,
+    Folded,
+    Key,
+    Panels,
+    Section,
+    Table,
+    Text,
+)
+from server.report.summary import summarise
+from server.report.tripod import checklist
 from server.rounds.step_context import Artefact
 
 REPORT_NAME = "report.html"
@@ -38,12 +63,22 @@ class StepView:
     """One step's part of the report. ``sections`` is None where the step has no result yet."""
 
     id: str
+    label: str
+    whom: str
     stage: str
     sections: tuple[dict[str, Any], ...] | None
 
 
+@dataclass(frozen=True)
+class Page:
+    """The report: its HTML, and its tables and figures as files."""
+
+    html: str
+    attachments: Attachments
+
+
 def render(run_folder: Path) -> Path:
-    """Write ``report.html`` into a run folder and return its path.
+    """Write ``report.html`` and the files of its tables and figures into a run folder; return the page's path.
 
     Raises
     ------
@@ -51,24 +86,39 @@ def render(run_folder: Path) -> Path:
     ConfigError : its ``study.yaml`` is absent or no YAML.
     """
     path = run_folder / REPORT_NAME
-    write_atomically(path, page(read_run(run_folder)).encode())
+    made = compose(read_run(run_folder))
+    made.attachments.write(run_folder)
+    write_atomically(path, made.html.encode())
     return path
 
 
 def page(run: Run, lay_out: LayOut | None = None) -> str:
     """Return the whole report as HTML; ``lay_out`` takes the place of :func:`stage_sections`."""
-    lay_out = stage_sections if lay_out is None else lay_out
+    return compose(run, lay_out).html
+
+
+def compose(run: Run, lay_out: LayOut | None = None) -> Page:
+    """Return the report with its tables and figures as files beside it."""
+    labels = Labels(run.study)
+    results = typed_results(run)
+    lay_out = partial(stage_sections, labels=labels) if lay_out is None else lay_out
     painter = _Painter(run.results.run.sites)
-    keys: list[Key] = []
+    summary = summarise(run.study, results, labels)
+    hospitals = None if summary.hospitals is None else _block(summary.hospitals, painter)
+    judged: list[Key] = []
+    others: list[Key] = []
     steps = []
     for step in run.plan:
+        painter.step = step.id
         result = run.results.steps.get(step.id)
         sections: list[Section] = [] if result is None else lay_out(step.id, result)
+        keys = judged if step.stage.endswith("evaluate") else others
         keys += [block for section in sections for block in section.blocks if isinstance(block, Key)]
         # A finished train step draws its own; one in progress has its history.
         sections += learning_curves(run.history, step.id) if result is None else []
         views = tuple(view for section in sections if (view := _section(section, painter))["blocks"])
-        steps.append(StepView(step.id, step.stage, None if result is None and not views else views))
+        shown = None if result is None and not views else views
+        steps.append(StepView(step.id, labels.step(step.id), labels.whom(step.id), step.stage, shown))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
@@ -77,13 +127,21 @@ def page(run: Run, lay_out: LayOut | None = None) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(bytes=cells.byte_count, duration=cells.duration, show=cells.show)
-    return environment.get_template("report.html").render(
+    html = environment.get_template("report.html").render(
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         run=run,
         info=run.results.run,
         about=run.about,
         facts=facts(run),
-        keys=[(key, cells.show(key.value)) for key in keys],
+        summary=summary,
+        hospitals=hospitals,
+        keys=[(key, cells.show(key.value)) for key in (*judged, *others)],
+        methods=methods(run.study, run.results.run, labels) if run.study is not None else [],
+        checklist=checklist(run.study, results, {s.id: s.stage for s in run.plan if s.id in run.results.steps}),
+        privacy=statement(run.plan, results, labels),
+        stage_of={step.id: step.stage for step in run.plan},
+        phase_words=phase_words,
+        labels=labels,
         graph=layout(run.plan, run.results.steps),
         node=(NODE_WIDTH, NODE_HEIGHT),
         step_rows=graph_rows(run),
@@ -93,10 +151,24 @@ def page(run: Run, lay_out: LayOut | None = None) -> str:
         departures=departures(run),
         reasons=REASONS,
         glossary=GLOSSARY,
+        files=FOLDER if painter.attachments.files else "",
     )
+    return Page(html, painter.attachments)
 
 
-def stage_sections(step: str, result: StepResult) -> list[Section]:
+def typed_results(run: Run) -> dict[str, StageResult]:
+    """Return the results that this version can read, by step, in the study's order."""
+    found = {}
+    for step, result in run.results.steps.items():
+        try:
+            found[step] = typed_result(result)
+        except (ConfigError, ValidationError) as error:
+            # The step's own section says so, and shows the result as it is stored.
+            _LOG.debug("%s is left out of the summary: %s", step, error)
+    return found
+
+
+def stage_sections(step: str, result: StepResult, labels: Labels = NO_LABELS) -> list[Section]:
     """Return what a stage says of its result; a plain table where it cannot be asked."""
     if result.stage not in STAGES:
         return generic_sections(
@@ -106,7 +178,9 @@ def stage_sections(step: str, result: StepResult) -> list[Section]:
         )
     try:
         artefact = Artefact(step, result.stage, typed_result(result))
-        return list(room("server", result.stage).report(artefact))
+        report = room("server", result.stage).report
+        # A stage that needs none of the study's words takes its artefact alone.
+        return list(report(artefact, labels) if "labels" in signature(report).parameters else report(artefact))
     except Exception as error:  # one stage's fault must not cost the reader the report of all others: it is shown
         _LOG.warning("stage %s could not lay out step %s (%s)", result.stage, step, type(error).__name__)
         _LOG.debug("why", exc_info=error)
@@ -115,24 +189,46 @@ def stage_sections(step: str, result: StepResult) -> list[Section]:
 
 
 class _Painter:
-    """Draws figures; numbers them through the page, so that their identifiers never meet."""
+    """Draws figures; numbers them through the page, so that their identifiers never meet, and keeps what can be taken.
+
+    ``step`` is the step whose blocks come next.
+    """
 
     def __init__(self, sites: Sequence[str]) -> None:
         self._sites, self._count = tuple(sites), 0
+        self.attachments = Attachments()
+        self.step = ""
 
-    def draw(self, figure: Figure) -> Markup:
+    def draw(self, figure: Figure) -> dict[str, Any]:
         self._count += 1
         # matplotlib escapes what it writes; the text of labels never reaches the page any other way.
         prefix = f"f{self._count}"
-        if isinstance(figure, Forest):
-            return Markup(forest_svg(figure, sites=self._sites, prefix=prefix))
-        return Markup(figure_svg(figure, sites=self._sites, prefix=prefix))
+        match figure:
+            case Forest():
+                svg = forest_svg(figure, sites=self._sites, prefix=prefix)
+            case Panels():
+                svg = panels_svg(figure, sites=self._sites, prefix=prefix)
+            case Consort():
+                svg = consort_svg(figure, prefix=prefix)
+            case _:
+                svg = figure_svg(figure, sites=self._sites, prefix=prefix)
+        wide = isinstance(figure, Consort) or (isinstance(figure, Panels) and len(figure.panels) > 2)
+        saved = self.save(figure.title, "svg", standalone_svg(svg))
+        return {"figure": figure, "svg": Markup(svg), "wide": wide, "saved": saved}
+
+    def save(self, title: str, ending: str, text: str) -> tuple[str, str]:
+        return self.attachments.add(self.step, title, ending, text)
 
 
 def _section(section: Section, painter: _Painter) -> dict[str, Any]:
-    """Return a section as the template takes it: neighbouring figures in one grid, no headline numbers."""
+    """Return a section as the template takes it, without its headline numbers."""
+    return {"title": section.title, "blocks": _blocks(section.blocks, painter)}
+
+
+def _blocks(blocks: Sequence[Block], painter: _Painter) -> list[dict[str, Any]]:
+    """Neighbouring figures stand in one grid; a wide one has a line of its own."""
     views: list[dict[str, Any]] = []
-    for block in section.blocks:
+    for block in blocks:
         if isinstance(block, Key):
             continue
         view = _block(block, painter)
@@ -140,21 +236,25 @@ def _section(section: Section, painter: _Painter) -> dict[str, Any]:
             views[-1]["items"] += view["items"]
         else:
             views.append(view)
-    return {"title": section.title, "blocks": views}
+    return views
 
 
-def _block(block: Text | Table | Flow | Figure, painter: _Painter) -> dict[str, Any]:
+def _block(block: Block, painter: _Painter) -> dict[str, Any]:
     match block:
         case Text():
             return {"kind": "text", "text": block.text}
         case Figure():
-            return {"kind": "figures", "items": [{"figure": block, "svg": painter.draw(block)}]}
+            return {"kind": "figures", "items": [painter.draw(block)]}
         case Table():
             rows = cells.show_rows(block.rows)
             right = cells.numeric_columns(rows, len(block.columns))
-            return {"kind": "table", "table": block, "rows": rows, "right": right}
+            saved = painter.save(block.title, "csv", table_csv(block))
+            return {"kind": "table", "table": block, "rows": rows, "right": right, "saved": saved}
         case Flow():
-            return {"kind": "flow", "flow": block, "rows": flow_rows(block)}
+            saved = painter.save(block.title, "csv", flow_csv(block))
+            return {"kind": "flow", "flow": block, "rows": flow_rows(block), "saved": saved}
+        case Folded():
+            return {"kind": "folded", "title": block.title, "blocks": _blocks(block.blocks, painter)}
     raise TypeError(f"a section holds a {type(block).__name__}, which the report does not know")
 
 

@@ -26,21 +26,29 @@ class Key:
     label : what it is, e.g. "AUC, SCD within 1 y, site north (zero-shot)".
     value : None is shown as withheld.
     note : its interval, bounds or group size, e.g. "95% CI 0.78 to 0.84; 121 events".
+    about : of which step and model it is, e.g. "judged · risk of score (risk, resnet1d)".
     """
 
     label: str
     value: Cell
     note: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; numbers are formatted by the renderer, ``None`` reads "withheld"."""
+    """A table; numbers are formatted by the renderer, ``None`` reads "withheld".
+
+    Attributes
+    ----------
+    groups : headings above several columns each: (heading, number of columns), from the left; "" heads nothing.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
+    groups: Sequence[tuple[str, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,8 @@ class Series:
     """"line", "step" or "points"."""
     emphasis: bool = False
     """Drawn dark and on top, as a pooled curve among the sites'; labels that begin "pooled" are so."""
+    site: str = ""
+    """The site it is of, whose colour it gets; else the one its label begins with."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +108,53 @@ class Figure:
     x_log: bool = False
     reference: Any = None
     caption: str = ""
+    square: bool = False
 
 
-Block = Text | Key | Table | Flow | Figure
+@dataclass(frozen=True)
+class Panels(Figure):
+    """Small multiples: one panel a group of series, on common axes. ``panels``: (heading, series)."""
+
+    panels: Sequence[tuple[str, Sequence[Series]]] = ()
+
+
+@dataclass(frozen=True)
+class ConsortBox:
+    """One step down a CONSORT diagram: what is left, and at the side what was taken away before it.
+
+    Attributes
+    ----------
+    title : e.g. "Rows of the sites' tables".
+    counts : in all, e.g. "6,339 ECGs of 4,650 patients".
+    sites : the same by site, one text each.
+    reasons, excluded, excluded_sites : the side box; without reasons there is none.
+    """
+
+    title: str
+    counts: str
+    sites: Sequence[str] = ()
+    reasons: Sequence[str] = ()
+    excluded: str = ""
+    excluded_sites: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Consort(Figure):
+    """A CONSORT diagram: boxes downwards, then one box a site with (name, lines)."""
+
+    boxes: Sequence[ConsortBox] = ()
+    ends: Sequence[tuple[str, Sequence[str]]] = ()
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Blocks behind a line that opens them."""
+
+    title: str
+    blocks: Sequence[Text | Table | Flow | Figure]
+
+
+Block = Text | Key | Table | Flow | Figure | Folded
 
 
 @dataclass(frozen=True)

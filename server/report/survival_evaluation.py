@@ -14,39 +14,45 @@ from ecgshared.stages.results.survival_evaluate import (
 )
 from server.report.evaluation import span
 from server.report.forest import Forest, ForestRow, forest
+from server.report.labels import EVENTS, Labels
 from server.report.sections import Block, Cell, Figure, Key, Section, Series, Table, Text
-from server.report.survival import EVENTS, missing
+from server.report.survival import missing
 
-_GROUPS = {"training": "lockboxes of the training sites", "zero_shot": "zero-shot sites"}
-_SHORT = {"training": "pooled, training", "zero_shot": "pooled, zero-shot"}
+_POOLED_FIGURES = {
+    "harrell": "Harrell's C",
+    "slope": "calibration slope",
+    "expected_over_observed": "expected/observed",
+}
 _Line = tuple[str, PooledSurvival | SiteSurvival, Mapping[str, ModelFigures]]
 _RISK = {2: ("lower half", "upper half"), 3: ("lowest tertile", "middle tertile", "highest tertile")}
 
 
-def evaluation_sections(step: str, r: Result) -> list[Section]:
+def evaluation_sections(step: str, r: Result, labels: Labels) -> list[Section]:
     """Concordance and its differences, survival by risk group, calibration."""
-    blocks: list[Block] = _keys(r)
+    blocks: list[Block] = _keys(step, r, labels)
     blocks += [
         Text(
             f"Frozen models of step {r.fit}, event {EVENTS[r.event]}, horizon {r.horizon_years:g} years. "
             "Harrell's C counts all pairs within a site; Uno's C weights them by the chance of being seen, up to the "
             "horizon. Pooled concordance is the mean of the sites' own, weighted by their events. Differences are to "
             f"the model {r.reference!r}, on the same ECGs. 95% intervals are clustered by patient where a site "
-            "knows its patients. Training sites and zero-shot sites are never pooled together."
+            "knows its patients, and a figure that hangs on fewer than ten patients with the event has none. "
+            "Training sites and zero-shot sites are never pooled together."
         ),
-        _discrimination(r),
-        _accuracy(r),
+        _discrimination(r, labels),
+        _accuracy(r, labels),
+        _agreement(r, labels),
     ]
-    blocks += [_differences(r, name) for name in r.models if name != r.reference]
+    blocks += [_differences(r, name, labels) for name in r.models if name != r.reference]
     for group, pooled in r.pooled.items():
-        blocks += [_curves(r, group, name, pooled.models[name]) for name in r.models]
-    blocks += [_calibration(r, name) for name in r.models]
-    blocks.append(_still_followed(r))
-    blocks.append(_left_out(r))
-    return [Section(f"Survival judged: {step}", blocks)]
+        blocks += [_curves(r, group, name, pooled.models[name], labels) for name in r.models]
+    blocks += [_calibration(r, name, labels) for name in r.models]
+    blocks.append(_still_followed(r, labels))
+    blocks.append(_left_out(r, labels))
+    return [Section(f"{labels.step(step)}: survival judged", blocks)]
 
 
-def _keys(r: Result) -> list[Block]:
+def _keys(step: str, r: Result, labels: Labels) -> list[Block]:
     keys: list[Block] = []
     for group, pooled in r.pooled.items():
         for name, m in pooled.models.items():
@@ -56,37 +62,46 @@ def _keys(r: Result) -> list[Block]:
                 note += f"; {difference.value:+.3f} ({_interval(difference)}) on {r.reference}"
             if pooled.events is not None:
                 note += f"; {pooled.events:.0f} events"
-            keys.append(Key(f"Harrell's C, {EVENTS[r.event]}, {name}, {_GROUPS[group]}", m.harrell.value, note))
+            label = f"Harrell's C, {EVENTS[r.event]}, {name}, {labels.group(group)}"
+            keys.append(Key(label, m.harrell.value, note, labels.about(step)))
     return keys
 
 
+def _told(e: EstimateResult) -> str | None:
+    """A figure as tables show it; one that hangs on few events is marked."""
+    few = e.value is not None and e.se is not None and e.low is None
+    return f"{span(e)} (few events)" if few else span(e)
+
+
 def _interval(e: EstimateResult) -> str:
-    return "no interval" if e.low is None or e.high is None else f"95% CI {e.low:.3f} to {e.high:.3f}"
+    if e.low is None or e.high is None:
+        return "no interval" if e.se is None else "few events, no interval"
+    return f"95% CI {e.low:.3f} to {e.high:.3f}"
 
 
-def _lines(r: Result) -> list[_Line]:
+def _lines(r: Result, labels: Labels) -> list[_Line]:
     """(label, counts, models) of pooled groups, then sites that took part."""
-    lines: list[_Line] = [(_SHORT[g], p, p.models) for g, p in r.pooled.items()]
-    return lines + [(site, s, s.models) for site, s in r.sites.items() if not s.reason]
+    lines: list[_Line] = [(labels.pooled(g), p, p.models) for g, p in r.pooled.items()]
+    return lines + [(labels.site(site), s, s.models) for site, s in r.sites.items() if not s.reason]
 
 
-def _discrimination(r: Result) -> Table:
+def _discrimination(r: Result, labels: Labels) -> Table:
     rows: list[list[Cell]] = []
-    for label, counts, models in _lines(r):
+    for label, counts, models in _lines(r, labels):
         for name, m in models.items():
-            difference = "-" if name == r.reference else span(m.difference.harrell)
-            difference_uno = "-" if name == r.reference else span(m.difference.uno)
+            difference = "-" if name == r.reference else _told(m.difference.harrell)
+            difference_uno = "-" if name == r.reference else _told(m.difference.uno)
             rows.append(
                 [
                     label,
                     name,
                     counts.ecgs,
                     counts.events,
-                    span(m.harrell),
+                    _told(m.harrell),
                     difference,
-                    span(m.uno),
+                    _told(m.uno),
                     difference_uno,
-                    span(m.auc),
+                    _told(m.auc),
                 ]
             )
     columns = ["", "model", "ECGs", "events", "Harrell's C", "difference", "Uno's C", "difference", "AUC at horizon"]
@@ -98,38 +113,58 @@ def _discrimination(r: Result) -> Table:
     )
 
 
-def _accuracy(r: Result) -> Table:
+def _accuracy(r: Result, labels: Labels) -> Table:
     rows: list[list[Cell]] = []
-    for label, _, models in _lines(r):
+    for label, _, models in _lines(r, labels):
         for name, m in models.items():
             rows.append(
                 [
                     label,
                     name,
-                    span(m.slope),
-                    span(m.expected_over_observed),
-                    span(m.brier),
-                    span(m.integrated_brier),
+                    _told(m.slope),
+                    _told(m.expected_over_observed),
+                    _told(m.brier),
+                    _told(m.integrated_brier),
                 ]
             )
     columns = ["", "model", "calibration slope", "expected/observed", "Brier at horizon", "integrated Brier"]
     note = (
-        "Slope: the log hazard ratio of the linear predictor, 1 where its spread is right. Observed: 1 - Kaplan-Meier "
-        "at the horizon. Brier scores are weighted for censoring; the integrated one is the mean over the time to the "
+        "Slope: the log hazard ratio of the linear predictor, 1 where its spread is right. Observed: the cumulative "
+        "incidence by the horizon (Aalen-Johansen), in which who dies of something else does not have the event."
+        "  Brier scores are weighted for censoring; the integrated one is the mean over the time to the "
         "horizon."
     )
     return Table("Calibration and accuracy", columns, rows, note=note)
 
 
-def _differences(r: Result, name: str) -> Forest:
+def _agreement(r: Result, labels: Labels) -> Table:
+    """How far sites differ, what another site may expect, and which sites a pooled figure leaves out."""
+    rows: list[list[Cell]] = []
+    for group, pooled in r.pooled.items():
+        for name, m in pooled.models.items():
+            for figure, words in _POOLED_FIGURES.items():
+                h = m.heterogeneity[figure]
+                low, high = h.prediction
+                another = "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+                out = "; ".join(f"{labels.site(site)}: {why}" for site, why in m.not_pooled.get(figure, {}).items())
+                rows.append([labels.pooled(group), name, words, h.sites, span(h.random), another, h.i2, out or "-"])
+    columns = ["", "model", "figure", "sites", "random effects", "another site", "I2", "left out"]
+    note = (
+        "Random effects: the mean over sites that truly differ, with Hartung and Knapp's interval. Another site: 95% "
+        "prediction interval for the true value at a further site, from three sites on."
+    )
+    return Table("How far sites differ", columns, rows, note=note)
+
+
+def _differences(r: Result, name: str, labels: Labels) -> Forest:
     rows = []
     for site, s in r.sites.items():
         if not s.reason:
             e = s.models[name].difference.harrell
-            rows.append(ForestRow(site, e.value, e.low, e.high, weight=s.events))
+            rows.append(ForestRow(labels.site(site), e.value, e.low, e.high, weight=s.events, site=site))
     for group, pooled in r.pooled.items():
         e = pooled.models[name].difference.harrell
-        rows.append(ForestRow(_SHORT[group], e.value, e.low, e.high, pooled=True))
+        rows.append(ForestRow(labels.pooled(group), e.value, e.low, e.high, pooled=True))
     return forest(
         f"Harrell's C: {name} less {r.reference}",
         rows,
@@ -139,7 +174,7 @@ def _differences(r: Result, name: str) -> Forest:
     )
 
 
-def _curves(r: Result, group: str, name: str, pooled: PooledModel) -> Figure:
+def _curves(r: Result, group: str, name: str, pooled: PooledModel, labels: Labels) -> Figure:
     series = []
     for label, g in zip(_risk_names(pooled), pooled.groups, strict=True):
         c = g.curve
@@ -164,22 +199,23 @@ def _curves(r: Result, group: str, name: str, pooled: PooledModel) -> Figure:
         else f"Log-rank test by site: chi-squared {test.chi2:.2f} on {test.degrees}, p {_p(test.p)}."
     )
     return Figure(
-        f"Survival by risk group, {name}, {_GROUPS[group]}",
+        f"Survival by risk group, {name}, {labels.group(group)}",
         series,
         "years after the ECG",
-        "free of the event",
-        caption="Groups were cut at quantiles of the training patients. Sites' Kaplan-Meier curves, read where enough "
-        "patients leave between two times, joined by straight lines of log survival and weighted by ECGs. Withheld "
+        "have not had the event",
+        caption="Groups were cut at quantiles of the training patients. Sites' cumulative incidences "
+        "(Aalen-Johansen) taken from 1, read where enough patients leave between two times, joined by straight lines "
+        "of their logarithm and weighted by ECGs. Withheld "
         f"where a site's group has too few events to tell. {words}",
     )
 
 
-def _still_followed(r: Result) -> Table:
+def _still_followed(r: Result, labels: Labels) -> Table:
     times = r.times
     every = max(1, len(times) // 4)
     shown = range(every - 1, len(times), every)
     rows: list[list[Cell]] = [
-        [_GROUPS[group], name, label, g.ecgs, *(g.curve.at_risk[t] for t in shown)]
+        [labels.group(group), name, label, g.ecgs, *(g.curve.at_risk[t] for t in shown)]
         for group, pooled in r.pooled.items()
         for name, model in pooled.models.items()
         for label, g in zip(_risk_names(model), model.groups, strict=True)
@@ -197,7 +233,7 @@ def _p(p: float) -> str:
     return "below 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
-def _calibration(r: Result, name: str) -> Figure:
+def _calibration(r: Result, name: str, labels: Labels) -> Figure:
     series = []
     for site, s in r.sites.items():
         if s.reason:
@@ -205,12 +241,13 @@ def _calibration(r: Result, name: str) -> Figure:
         told = [g for g in s.models[name].groups if g.predicted is not None and g.observed.value is not None]
         series.append(
             Series(
-                site,
+                labels.site(site),
                 [g.predicted for g in told],
                 [g.observed.value for g in told],
                 low=[g.observed.low for g in told],
                 high=[g.observed.high for g in told],
                 style="points",
+                site=site,
             )
         )
     return Figure(
@@ -219,14 +256,14 @@ def _calibration(r: Result, name: str) -> Figure:
         "mean predicted risk",
         "observed risk",
         reference="diagonal",
-        caption="By risk group. Observed: 1 - Kaplan-Meier at the horizon, with its 95% interval.",
+        caption="By risk group. Observed: cumulative incidence by the horizon, with its 95% interval.",
     )
 
 
-def _left_out(r: Result) -> Table:
+def _left_out(r: Result, labels: Labels) -> Table:
     rows: list[list[Cell]] = [
         [
-            site,
+            labels.site(site),
             s.reason or "-",
             s.left_out["time unknown"],
             s.left_out["input missing"],
@@ -235,4 +272,4 @@ def _left_out(r: Result) -> Table:
         for site, s in r.sites.items()
     ]
     rows += [[site, "; ".join(why.values()), "-", "-", "-"] for site, why in r.absent.items() if site not in r.sites]
-    return Table("Who was left out", ["site", "why not", "time unknown", "input missing", "missing"], rows)
+    return Table("Who was left out", ["hospital", "why not", "time unknown", "input missing", "missing"], rows)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from ecgshared.learning.plan import LocalWork, OptimiserConfig
 from ecgshared.stages.results.train import PrivacyResult, Result
+from server.report.labels import Labels, counted
 from server.report.sections import Block, Cell, Figure, Key, Section, Series, Table, Text
 
 
-def training_sections(step: str, r: Result) -> list[Section]:
+def training_sections(step: str, r: Result, labels: Labels) -> list[Section]:
     """Return one section."""
-    blocks: list[Block] = [*_curves(r), _settings(r), *_left_out(r)]
+    blocks: list[Block] = [*_curves(r, labels), _settings(r, labels), *_left_out(r, labels)]
     if r.privacy is not None:
-        blocks += _privacy(step, r.privacy)
-    return [Section(f"Training: {step}", blocks)]
+        blocks += _privacy(step, r.privacy, labels)
+    return [Section(f"{labels.step(step)}: training", blocks)]
 
 
-def _curves(r: Result) -> list[Figure]:
+def _curves(r: Result, labels: Labels) -> list[Figure]:
     figures = []
     losses = [(v.round, v.loss) for v in r.validation if v.loss is not None]
     if losses:
@@ -31,7 +32,7 @@ def _curves(r: Result) -> list[Figure]:
     for head in r.heads:
         told = [(v.round, v.auc[head]) for v in r.validation if v.auc.get(head) is not None]
         if told:
-            aucs.append(Series(head, [n for n, _ in told], [auc for _, auc in told]))
+            aucs.append(Series(labels.endpoint(head), [n for n, _ in told], [auc for _, auc in told]))
     if aucs:
         figures.append(
             Figure(
@@ -45,9 +46,9 @@ def _curves(r: Result) -> list[Figure]:
     return figures
 
 
-def _settings(r: Result) -> Table:
+def _settings(r: Result, labels: Labels) -> Table:
     rows: list[list[Cell]] = [
-        ["heads", ", ".join(r.heads) or "(none)"],
+        ["heads", "; ".join(map(labels.endpoint, r.heads)) or "(none)"],
         ["parameters", f"{r.parameters:,}"],
         ["rounds", r.rounds],
         ["weights kept of round", r.kept_round],
@@ -55,21 +56,31 @@ def _settings(r: Result) -> Table:
         ["local work a round", _work(r.local)],
         ["local optimiser", _optimiser(r.optimiser)],
     ]
-    return Table("Settings", ["", ""], rows)
+    return Table("Settings", ["setting", "value"], rows)
 
 
-def _left_out(r: Result) -> list[Table]:
+def _left_out(r: Result, labels: Labels) -> list[Table]:
     rows: list[list[Cell]] = [
-        [site, reason, rounds] for site, reasons in r.absent.items() for reason, rounds in reasons.items()
+        [labels.site(site), reason, rounds] for site, reasons in r.absent.items() for reason, rounds in reasons.items()
     ]
-    rows += [[site, "withheld its number of training ECGs: too few to train", r.rounds] for site in r.withheld_sites]
-    return [Table("Sites left out", ["site", "reason", "rounds"], rows)] if rows else []
+    rows += [
+        [labels.site(site), "withheld its number of training ECGs: too few to train", r.rounds]
+        for site in r.withheld_sites
+    ]
+    return [Table("Hospitals left out", ["hospital", "reason", "rounds"], rows)] if rows else []
 
 
-def _privacy(step: str, p: PrivacyResult) -> list[Block]:
-    rows: list[list[Cell]] = [[site, a.noise_multiplier, a.epsilon_spent, a.delta] for site, a in p.sites.items()]
+def _privacy(step: str, p: PrivacyResult, labels: Labels) -> list[Block]:
+    rows: list[list[Cell]] = [
+        [labels.site(site), a.noise_multiplier, a.epsilon_spent, a.delta] for site, a in p.sites.items()
+    ]
     return [
-        Key(f"Privacy of step {step}", f"epsilon {p.epsilon:g}", f"delta {p.delta:g}, per patient"),
+        Key(
+            "Differential privacy of the training",
+            f"epsilon {p.epsilon:g}",
+            f"delta {p.delta:g}, per patient",
+            labels.about(step),
+        ),
         Text(f"Covered: {p.covers} Not covered: {p.does_not_cover}"),
         Table(
             "Privacy accounts",
@@ -81,9 +92,9 @@ def _privacy(step: str, p: PrivacyResult) -> list[Block]:
 
 
 def _work(local: LocalWork) -> str:
-    amount = f"{local.steps} steps" if local.steps is not None else f"{local.epochs} epochs"
+    amount = counted(local.steps, "step") if local.steps is not None else counted(local.epochs or 1, "epoch")
     prox = f", proximal mu {local.prox_mu:g}" if local.prox_mu else ""
-    return f"{amount} in batches of {local.batch_size or 'all'}{prox}"
+    return f"batches of {local.batch_size or 'all'}, {amount}{prox}"
 
 
 def _optimiser(optimiser: OptimiserConfig) -> str:

@@ -13,6 +13,7 @@ that claims another name is not heard.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from ecgshared.service.files import now
 from ecgshared.study.study import Study
 from ecgshared.wire.bytes import MESSAGE_TYPE_ASK, MESSAGE_TYPE_HELLO, encode_request, refusal_of, to_records
 from ecgshared.wire.protocol import Request
-from server.rounds.replies import FINAL, RequestOutcome, description, fault_in, read_reply, reasons, will_pass
+from server.rounds.replies import FINAL, SiteState, description, read_reply, reasons, will_pass
 from server.rounds.run_folder import RunFolder
 from server.rounds.step_context import Accept, Metrics, Replies
 
@@ -58,9 +59,9 @@ class WaitingPolicy:
 class Federation:
     """The sites of one run, as the coordinator sees them through a Grid."""
 
-    def __init__(self, grid: Grid, study: Study, run: RunFolder, manners: WaitingPolicy | None = None) -> None:
+    def __init__(self, grid: Grid, study: Study, run: RunFolder, policy: WaitingPolicy | None = None) -> None:
         self._grid, self._study, self._run = grid, study, run
-        self._manners = manners or WaitingPolicy()
+        self._policy = policy or WaitingPolicy()
         self._run_name = run.info["run"]
         self._nodes: dict[str, int] = {}
         self._unapproved: set[str] = set()
@@ -105,7 +106,7 @@ class Federation:
         if refusal is not None:
             # A site that has not approved the code or the envelope says so instead of its name's study.
             site, code = refusal
-            if self._manners.site_of is None or self._manners.site_of(node) == site:
+            if self._policy.site_of is None or self._policy.site_of(node) == site:
                 self._refusing[site] = node, code.value
             return
         if "hello" not in reply.content.config_records:
@@ -114,8 +115,8 @@ class Federation:
         site = str(hello.get("site", ""))
         if site not in self._study.sites.all:
             return
-        if self._manners.site_of is not None:
-            if self._manners.site_of(node) != site:
+        if self._policy.site_of is not None:
+            if self._policy.site_of(node) != site:
                 return
         elif self._nodes.get(site, node) != node:
             raise RunError(f"two nodes both say they are site {site!r}", remedy="give each site file a name of its own")
@@ -147,13 +148,13 @@ class Federation:
     ) -> Replies:
         """Ask ``sites`` one thing; see :class:`server.rounds.step_context.Ask`. Raise RunError below the quorum."""
         request = Request(self._study.sha256, self._run_name, step, phase, round_number, arrays)
-        records = to_records(encode_request(request))
-        tally = RequestOutcome()
+        question = _Question(request, stage, to_records(encode_request(request)), accept)
+        states = [SiteState(site) for site in sites]
         start = time.monotonic()
-        self._ask_until_enough(request, stage, records, sites, quorum, accept, tally)
-        answered, absent = tally.answered, tally.absent
-        needed = self._needed(sites, absent, quorum)
-        size = len(records.array_records["body"]["body"].data)
+        self._ask_until_enough(question, states, quorum)
+        answered = {state.name: state.payload for state in states if state.answered}
+        absent = {state.name: state.why for state in states if state.why}
+        size = len(question.records.array_records["body"]["body"].data)
         self._run.append(
             "history.jsonl",
             {
@@ -164,67 +165,50 @@ class Federation:
                 "seconds": round(time.monotonic() - start, 4),
                 "answered": sorted(answered),
                 "absent": absent,
-                "lost": tally.lost,
-                "bytes_in": tally.received,
+                "lost": {state.name: state.lost for state in states if state.lost},
+                "bytes_in": {state.name: state.bytes_in for state in states if state.bytes_in},
                 "bytes_out": {site: size for site in sites if site in self._nodes},
                 "metrics": dict(metrics(answered)) if metrics is not None and answered else {},
             },
         )
+        needed = self._needed(states, quorum)
         if len(answered) < needed:
             raise RunError(
                 f"step {step!r}, {phase} {round_number}: {len(answered)} of {needed} needed sites answered",
                 value=reasons(absent),
                 remedy="the run is kept: mend the sites and go on with it (resume)",
             )
-        return Replies({site: answered[site] for site in sites if site in answered}, absent)
+        return Replies(answered, absent)
 
-    def _ask_until_enough(
-        self,
-        request: Request,
-        stage: str,
-        records: RecordDict,
-        sites: tuple[str, ...],
-        quorum: int | None,
-        accept: Accept | None,
-        tally: RequestOutcome,
-    ) -> None:
+    def _ask_until_enough(self, question: _Question, states: list[SiteState], quorum: int | None) -> None:
         """Ask all, then those that are missing, until the quorum has answered or nothing more is to be hoped for."""
         deadline = time.monotonic() + self._study.federation.deadline_seconds
-        patience = time.monotonic() + self._manners.patience_seconds
-        retries, attempt, waiting, since = self._study.federation.retries, 0, "", 0.0
+        patience = time.monotonic() + self._policy.patience_seconds
+        attempt, wait = 0, _Wait(self._run)
         while True:
-            missing = tuple(s for s in sites if s not in tally.answered and tally.absent.get(s) not in FINAL)
-            needed = self._needed(sites, tally.absent, quorum)
-            self._collect(request, stage, records, missing, accept, tally, needed)
-            needed = self._needed(sites, tally.absent, quorum)
-            if len(tally.answered) >= needed:
+            missing = [state for state in states if state.able and not state.answered]
+            self._collect(question, missing, self._needed(states, quorum) - _answered(states))
+            if _answered(states) >= self._needed(states, quorum):
                 break
             attempt += 1
-            able = [s for s in sites if tally.absent.get(s) not in FINAL]
-            passing = any(will_pass(tally.absent.get(s, "")) for s in able)
+            passing = any(state.able and will_pass(state.why) for state in states)
             patient = time.monotonic() < patience
-            if not (attempt <= retries or (passing and (patient or (self._lasting and time.monotonic() < deadline)))):
+            worth_it = patient or (self._lasting and time.monotonic() < deadline)
+            if attempt > self._study.federation.retries and not (passing and worth_it):
                 break
             if patient and passing:
-                told = (
-                    f"step {request.step!r}, {request.phase} {request.round}: {len(tally.answered)} of "
-                    f"{needed} needed sites answered ({reasons(tally.absent)})"
-                )
-                since = since or time.monotonic()
-                if told != waiting:
-                    self._run.update(status="waiting", waiting_for=told)
-                waiting = told
+                told = reasons({state.name: state.why for state in states if state.why})
+                needed = self._needed(states, quorum)
+                wait.tell(f"{question.name}: {_answered(states)} of {needed} needed sites answered ({told})")
             self._pause(_wait(attempt))
-            for site in set(missing) - set(tally.answered):
-                self._part(site)
-        if waiting:
-            self._run.update(status="running", waiting_for=None)
-            waited = f"waited {time.monotonic() - since:.0f} s"
-            self._run.append("events.jsonl", {"at": now(), "what": waited, "why": waiting})
+            for state in missing:
+                if not state.answered:
+                    self._part(state.name)
+        wait.over()
 
     @property
     def _lasting(self) -> bool:
-        return self._manners.patience_seconds > 0
+        return self._policy.patience_seconds > 0
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -233,96 +217,146 @@ class Federation:
             time.sleep(min(left, 0.2))
 
     def _check_stopped(self) -> None:
-        if self._manners.stopped():
+        if self._policy.stopped():
             raise Stopped("the coordinator stopped the run", remedy="resume it when you like")
 
-    def _needed(self, sites: tuple[str, ...], absent: Mapping[str, str], quorum: int | None) -> int:
-        able = sum(absent.get(site) not in FINAL for site in sites)
+    def _needed(self, states: list[SiteState], quorum: int | None) -> int:
         wanted = self._study.federation.quorum if quorum is None else quorum
-        return able if wanted == "all" else min(int(wanted), len(sites))
+        return sum(state.able for state in states) if wanted == "all" else min(int(wanted), len(states))
 
-    def _collect(
-        self,
-        request: Request,
-        stage: str,
-        records: RecordDict,
-        sites: tuple[str, ...],
-        accept: Accept | None,
-        tally: RequestOutcome,
-        needed: int,
-    ) -> None:
-        """Send to ``sites`` and sort what comes back until all answered or the deadline is over."""
+    def _collect(self, question: _Question, states: list[SiteState], lacking: int) -> None:
+        """Send to the sites and sort what comes back until all answered or the deadline is over."""
         deadline = self._study.federation.deadline_seconds
         end = time.monotonic() + deadline
-        self._tell(request, sites, {site: site for site in sites if site not in self._nodes})
-        self.connect(sites, min(deadline, 60.0), enough=max(needed - len(tally.answered), 1))
-        unheard = [site for site in sites if site not in self._nodes]
-        tally.absent.update({site: self._refusing.get(site, (0, "not-connected"))[1] for site in unheard})
-        tally.absent.update({site: RefusalCode.STUDY_NOT_APPROVED for site in sites if site in self._unapproved})
-        ready = [site for site in sites if site in self._nodes and site not in self._unapproved]
-        waiting: dict[str, str] = {}
-        again: dict[str, float] = {}
-        self._send(records, ready, end, waiting, tally)
-        self._tell(request, sites, waiting)
-        while waiting and time.monotonic() < end:
+        names = tuple(state.name for state in states)
+        self._tell(question, names, [name for name in names if name not in self._nodes])
+        self.connect(names, min(deadline, 60.0), enough=max(lacking, 1))
+        for state in states:
+            if state.name not in self._nodes:
+                state.why = self._refusing.get(state.name, (0, "not-connected"))[1]
+            elif state.name in self._unapproved:
+                state.why = RefusalCode.STUDY_NOT_APPROVED
+        self._send(question, states, end)
+        self._tell(question, names, _waiting(states))
+        while _waiting(states) and time.monotonic() < end:
             self._check_stopped()
-            replies = list(self._grid.pull_messages(list(waiting)))
-            for reply in replies:
-                # An error reply may carry another source node: a site is known by the message it replies to.
-                site = waiting.pop(reply.metadata.reply_to_message_id)
-                outcome = read_reply(reply, site, request, stage, tally)
-                if not isinstance(outcome, str):
-                    outcome = fault_in(outcome) or (accept(outcome) if accept is not None else None) or outcome
-                if isinstance(outcome, str):
-                    tally.miss(site, outcome)
-                    if self._lasting and self._worth_asking_again(outcome, tally.lost[site]):
-                        self._part(site)
-                        again[site] = time.monotonic() + _wait(len(tally.lost[site]))
-                    continue
-                tally.absent.pop(site, None)
-                tally.answered[site] = outcome
-                self._run.append("releases.jsonl", description(outcome, site, request, tally.received[site]))
-            if again and waiting:
-                self._greet()
-                due = [site for site, at in again.items() if site in self._nodes and time.monotonic() >= at]
-                again = {site: at for site, at in again.items() if site not in due}
-                self._send(records, [site for site in due if site not in self._unapproved], end, waiting, tally)
-            if replies:
-                self._tell(request, sites, waiting)
+            heard = self._hear(question, states)
+            self._ask_again(question, states, end)
+            if heard:
+                self._tell(question, names, _waiting(states))
             else:
                 time.sleep(_POLL_SECONDS)
-        for site in waiting.values():
-            tally.miss(site, "deadline")
+        for state in states:
+            if state.message:
+                state.miss("deadline")
 
-    def _send(
-        self, records: RecordDict, sites: list[str], end: float, waiting: dict[str, str], tally: RequestOutcome
-    ) -> None:
-        """Send to ``sites``; add the messages to ``waiting``, and note those that could not be sent."""
-        if not sites:
+    def _send(self, question: _Question, states: list[SiteState], end: float) -> None:
+        """Send to those of the sites that are connected and have approved the study."""
+        ready = [s for s in states if s.name in self._nodes and s.name not in self._unapproved]
+        if not ready:
             return
         ttl = max(end - time.monotonic(), 0.0) + 60.0
-        pushed = self._grid.push_messages([Message(records, self._nodes[s], MESSAGE_TYPE_ASK, ttl=ttl) for s in sites])
-        sent = {message_id: site for message_id, site in zip(pushed, sites, strict=False) if message_id}
-        waiting |= sent
-        for site in set(sites) - set(sent.values()):
-            tally.miss(site, "lost (not sent)")
+        messages = [Message(question.records, self._nodes[s.name], MESSAGE_TYPE_ASK, ttl=ttl) for s in ready]
+        pushed = list(self._grid.push_messages(messages))
+        for i, state in enumerate(ready):
+            if i < len(pushed) and pushed[i]:
+                state.sent(pushed[i])
+            else:
+                state.miss("lost (not sent)")
 
-    def _worth_asking_again(self, reason: str, lost: list[str]) -> bool:
-        nonsense = [r for r in lost if not will_pass(r) and r not in FINAL]
-        return will_pass(reason) or (reason not in FINAL and len(nonsense) <= self._study.federation.retries)
+    def _hear(self, question: _Question, states: list[SiteState]) -> bool:
+        """Take in what has come back; return whether anything has."""
+        # An error reply may carry another source node: a site is known by the message it replies to.
+        waiting = {state.message: state for state in states if state.message}
+        replies = list(self._grid.pull_messages(list(waiting)))
+        released = []
+        for reply in replies:
+            state = waiting[reply.metadata.reply_to_message_id]
+            read = read_reply(reply, state, question.request, question.stage)
+            if not isinstance(read, str) and question.accept is not None:
+                read = question.accept(read) or read
+            if isinstance(read, str):
+                state.miss(read)
+                if self._lasting and self._worth_asking_again(state):
+                    self._part(state.name)
+                    state.again_at = time.monotonic() + _wait(len(state.lost))
+            else:
+                state.heard(read)
+                released.append(description(read, state.name, question.request, state.bytes_in))
+        if released:
+            self._run.append("releases.jsonl", *released)
+        return bool(replies)
 
-    def _tell(self, request: Request, sites: tuple[str, ...], waiting: Mapping[str, str]) -> None:
-        self._manners.tell(
+    def _ask_again(self, question: _Question, states: list[SiteState], end: float) -> None:
+        """Ask those that were lost once more, if they are back, while others are still at work."""
+        lost = [state for state in states if state.again_at < math.inf]
+        if not lost or not _waiting(states):
+            return
+        self._greet()
+        due = [s for s in lost if s.name in self._nodes and time.monotonic() >= s.again_at]
+        for state in due:
+            state.again_at = math.inf
+        self._send(question, due, end)
+
+    def _worth_asking_again(self, state: SiteState) -> bool:
+        nonsense = [reason for reason in state.lost if not will_pass(reason) and reason not in FINAL]
+        return will_pass(state.why) or (state.able and len(nonsense) <= self._study.federation.retries)
+
+    def _tell(self, question: _Question, sites: tuple[str, ...], late: list[str]) -> None:
+        self._policy.tell(
             {
-                "step": request.step,
-                "phase": request.phase,
-                "round": request.round,
+                "step": question.request.step,
+                "phase": question.request.phase,
+                "round": question.request.round,
                 "asked": list(sites),
-                "late": sorted(waiting.values()),
+                "late": sorted(late),
                 "since": now(),
                 "connected": sorted(self._nodes),
             }
         )
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One request to the sites, as it is sent, and how its answers are read."""
+
+    request: Request
+    stage: str
+    records: RecordDict
+    accept: Accept | None
+
+    @property
+    def name(self) -> str:
+        return f"step {self.request.step!r}, {self.request.phase} {self.request.round}"
+
+
+class _Wait:
+    """A wait below the quorum, as the run folder tells of it."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run, self._told, self._since = run, "", 0.0
+
+    def tell(self, why: str) -> None:
+        """Say for whom the run waits, where that has changed."""
+        self._since = self._since or time.monotonic()
+        if why != self._told:
+            self._run.update(status="waiting", waiting_for=why)
+        self._told = why
+
+    def over(self) -> None:
+        """Say that it goes on, or that it has ended, if it ever waited."""
+        if self._told:
+            self._run.update(status="running", waiting_for=None)
+            waited = f"waited {time.monotonic() - self._since:.0f} s"
+            self._run.append("events.jsonl", {"at": now(), "what": waited, "why": self._told})
+
+
+def _waiting(states: list[SiteState]) -> list[str]:
+    return [state.name for state in states if state.message]
+
+
+def _answered(states: list[SiteState]) -> int:
+    return sum(state.answered for state in states)
 
 
 class Stopped(RunError):

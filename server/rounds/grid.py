@@ -13,25 +13,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import Error, Message, Metadata
-from flwr.app.message import Array, make_message
-from flwr.common.constant import ErrorCode
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.app import Array, Error, Message, Metadata
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import (
+
+from server.rounds.flower_insides import (
+    ConfirmMessageReceivedRequest,
+    ErrorCode,
+    HttpGrid,
+    ObjectPullError,
+    ObjectUnavailableError,
+    PullAppMessagesRequest,
     get_object_body,
     get_object_children_ids_from_object_content,
     get_object_type_from_object_content,
-    iterate_object_tree,
-)
-from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
-    ObjectUnavailableError,
     inflate_object_from_contents,
+    iterate_object_tree,
+    make_message,
+    make_pull_object_fn_protobuf,
 )
-from flwr.superlink.grid.http_grid import HttpGrid
 
 _TOO_LARGE, _NO_MESSAGE, _GONE = "too-large", "no-message", "gone"
 _MIB = 2**20

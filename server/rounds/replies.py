@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -45,22 +46,52 @@ def reasons(absent: Mapping[str, str]) -> str:
 
 
 @dataclass
-class RequestOutcome:
-    """One request's outcome so far, by site: payloads, reasons of absence, all that went wrong, bytes received."""
+class SiteState:
+    """One site in one request.
 
-    answered: dict[str, Any] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
-    lost: dict[str, list[str]] = field(default_factory=dict)
-    received: dict[str, int] = field(default_factory=dict)
+    Attributes
+    ----------
+    payload : its answer; None until it has given one that counts.
+    why : there is none, for now; "" where it has not been asked yet or has answered.
+    lost : every reason so far. bytes_in : of its last reply.
+    message : that it has yet to answer; "" where it has none.
+    again_at : when it is asked again while others are still at work, monotonic seconds.
+    """
 
-    def miss(self, site: str, reason: str) -> None:
-        """Note why a site has not answered, for now."""
-        self.absent[site] = reason
-        self.lost.setdefault(site, []).append(str(reason))
+    name: str
+    payload: Any = None
+    why: str = ""
+    lost: list[str] = field(default_factory=list)
+    bytes_in: int = 0
+    message: str = ""
+    again_at: float = math.inf
+
+    @property
+    def answered(self) -> bool:
+        """Whether it has given an answer that counts."""
+        return self.payload is not None
+
+    @property
+    def able(self) -> bool:
+        """Whether it may answer yet, or has."""
+        return self.why not in FINAL
+
+    def sent(self, message: str) -> None:
+        """Note that it was asked."""
+        self.message, self.again_at = message, math.inf
+
+    def heard(self, payload: Any) -> None:
+        """Take its answer."""
+        self.payload, self.why, self.message = payload, "", ""
+
+    def miss(self, reason: str) -> None:
+        """Note why it has not answered, for now."""
+        self.why, self.message = reason, ""
+        self.lost.append(str(reason))
 
 
-def read_reply(reply: Message, site: str, request: Request, stage: str, outcome: RequestOutcome) -> Any:
-    """Return the payload of a reply, or (a string) why there is none."""
+def read_reply(reply: Message, state: SiteState, request: Request, stage: str) -> Any:
+    """Return the payload of a site's reply, or (a string) why there is none."""
     if not reply.has_content():
         return fault_of(reply.error) or f"lost (Flower error {reply.error.code})"
     refusal = refusal_of(reply.content)
@@ -68,13 +99,14 @@ def read_reply(reply: Message, site: str, request: Request, stage: str, outcome:
         return refusal[1].value
     try:
         body = body_of(reply.content)
-        outcome.received[site] = len(body)
+        state.bytes_in = len(body)
         cls = payload_type(stage, request.phase)
         if cls is None:
             raise WireError("no declared reply")
-        return decode_payload(body, cls, stamp_of(request, site))
+        payload = decode_payload(body, cls, stamp_of(request, state.name))
     except WireError as error:
         return f"malformed: {error}"
+    return fault_in(payload) or payload
 
 
 def fault_in(payload: Any) -> str | None:

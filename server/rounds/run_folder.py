@@ -7,6 +7,7 @@ releases.jsonl    what left each site: kinds, fields, withheld cells, bytes
 events.jsonl      what befell the run from outside: submitted, submitted again and why (a federation of hospitals only)
 live.json         what is going on: step, round, who is late (the same)
 stop              there when the coordinator wants the run to end
+imports/          <sha256>, what steps took from other runs
 artefacts/        <step>.json and <step>.safetensors, written when a step is done
 steps/<step>/     checkpoints of a step in progress
 """
@@ -18,7 +19,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -29,10 +29,12 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as save_tensors
 
 from ecgshared.errors import RunError
-from ecgshared.service.files import now, write_atomically
+from ecgshared.service.files import append_lines, now, write_atomically
 from ecgshared.stages.results.base import StageResult
 from ecgshared.study.registry import shared_room
 from ecgshared.study.study import Study, load_study
+from ecgshared.wire.protocol import FrozenFile, StepConfig
+from server.rounds.frozen import read_frozen
 from server.rounds.step_context import Artefact
 
 FORMAT_VERSION = 1
@@ -57,10 +59,14 @@ class RunFolder:
                 remedy="resume it with --resume, or choose another --out",
             )
         study = load_study(study_file)
+        frozen = {f.sha256: read_frozen(study_file.parent / f.file, f.sha256) for f in _frozen(study)}
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path, _locked(path))
-        shutil.copyfile(study_file, path / "study.yaml")
+        write_atomically(path / "study.yaml", study_file.read_bytes())
         (path / "artefacts").mkdir(exist_ok=True)
+        (path / "imports").mkdir(exist_ok=True)
+        for sha256, content in frozen.items():
+            write_atomically(path / "imports" / sha256, content)
         folder.update(
             format_version=FORMAT_VERSION,
             run=f"{study.name}-{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(4).hex()}",
@@ -107,17 +113,14 @@ class RunFolder:
         info = self.info if (self.path / "run.json").exists() else {}
         write_atomically(self.path / "run.json", json.dumps(info | changes, indent=2, sort_keys=True).encode())
 
-    def append(self, name: str, line: dict[str, Any]) -> None:
-        """Append one JSON line to ``history.jsonl`` or ``releases.jsonl``."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, sort_keys=True) + "\n")
+    def append(self, name: str, *lines: dict[str, Any]) -> None:
+        """Append JSON lines to ``history.jsonl``, ``releases.jsonl`` or ``events.jsonl``: all of them, or none."""
+        append_lines(self.path / name, [json.dumps(line, sort_keys=True) for line in lines], private=False)
 
     def tell(self, what: dict[str, Any]) -> None:
         """Write what is going on for whoever watches; unlike all else here it may be lost."""
         self._live |= what
-        temporary = self.path / "live.json.part"
-        temporary.write_text(json.dumps({**self._live, "at": now()}), encoding="utf-8")
-        temporary.rename(self.path / "live.json")
+        write_atomically(self.path / "live.json", json.dumps({**self._live, "at": now()}).encode(), sync=False)
 
     def tell_progress(self, step: str, done: int, total: int, text: str) -> None:
         """Write how far a step is."""
@@ -144,6 +147,12 @@ class RunFolder:
             raise RunError("does not match the hash its step recorded", where=tensors, remedy="restore it, or run anew")
         return Artefact(step, content["stage"], _result(content, file), dict(load_file(tensors)))
 
+    def imported(self, step: StepConfig) -> bytes:
+        """Return the file that a step is imported from, its hash checked again."""
+        if step.frozen is None:
+            raise LookupError(f"step {step.id} is not imported")
+        return read_frozen(self.path / "imports" / step.frozen.sha256, step.frozen.sha256)
+
     def save_artefact(self, artefact: Artefact[Any]) -> None:
         """Write a finished step's artefact; its JSON comes last and makes it count."""
         base = self.path / "artefacts" / artefact.step
@@ -157,6 +166,10 @@ class RunFolder:
             "result": artefact.result.model_dump(mode="json"),
         }
         write_atomically(base.with_suffix(".json"), json.dumps(content, indent=1, allow_nan=False).encode())
+
+
+def _frozen(study: Study) -> list[FrozenFile]:
+    return [step.frozen for step in study.steps if step.frozen is not None]
 
 
 def _result(content: dict[str, Any], file: Path) -> StageResult:

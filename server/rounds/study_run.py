@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import numpy as np
 from flwr.serverapp import Grid
-from flwr.supercore.run import RunNotRunningException
 from numpy.typing import NDArray
 
 from ecgshared.errors import EcgFedError
@@ -17,6 +16,8 @@ from ecgshared.study.registry import room, shared_room
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
 from server.rounds.federation import Federation, Stopped, WaitingPolicy
+from server.rounds.flower_insides import RunNotRunningException
+from server.rounds.frozen import take_up
 from server.rounds.run_folder import RunFolder
 from server.rounds.step_context import Accept, Artefact, Metrics, Replies, StepContext
 
@@ -27,7 +28,7 @@ Progress = Callable[[str, int, int, str], None]
 """Called with (step id, done, total, text)."""
 
 
-def run_study(grid: Grid, folder: RunFolder, progress: Progress, manners: WaitingPolicy | None = None) -> None:
+def run_study(grid: Grid, folder: RunFolder, progress: Progress, policy: WaitingPolicy | None = None) -> None:
     """Run every unfinished step of the folder's study; raise what stops it after noting it in run.json.
 
     ``status`` becomes "done"; "stopped" by the coordinator; "paused" by an error that somebody can mend;
@@ -35,11 +36,15 @@ def run_study(grid: Grid, folder: RunFolder, progress: Progress, manners: Waitin
     """
     study = folder.study
     folder.update(status="running", stopped_by=None, waiting_for=None)
-    federation = Federation(grid, study, folder, manners)
+    federation = Federation(grid, study, folder, policy)
     try:
         for step in study.steps:
             if folder.artefact(step.id) is None:
-                folder.save_artefact(_run_step(step, study, federation, folder, progress))
+                if step.frozen is None:
+                    artefact = _run_step(step, study, federation, folder, progress)
+                else:
+                    artefact = take_up(step, study, folder.imported(step))
+                folder.save_artefact(artefact)
             progress(step.id, 1, 1, "done")
     except Stopped as error:
         folder.update(status="stopped", stopped_by=str(error), ended=now())

@@ -15,6 +15,7 @@ from ecgshared.stats.calibration import LogisticSums, sandwich, to_raw_scale
 from ecgshared.study.score import calibrate_inputs
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, federated_newton, number, numbers, quorum, released
+from server.report.labels import NO_LABELS, Labels, counted
 from server.report.sections import Section, Table, Text
 from server.rounds.step_context import Artefact, StepContext
 
@@ -44,7 +45,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         )
     mean, scale = _standardisation([moments[s] for s in active], inputs)
 
-    def ask_sums(coef: Floats, number_: int, sites: tuple[str, ...]) -> Mapping[str, LogisticSums]:
+    def ask_sums(coef: Floats, number_: int, sites: tuple[str, ...]) -> Mapping[str, LogisticSums | None]:
         context.progress(number_, step.max_iterations, f"Newton {number_ + 1}")
         answers = context.ask(
             "newton",
@@ -54,10 +55,13 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
             quorum=quorum(context, sites),
         )
         absences(answers, absent, "newton")
-        return {
-            site: LogisticSums(a.gradient, a.hessian, float(a.log_likelihood[0]))
+        whole = {
+            site: released(a.gradient, (p,)) and released(a.hessian, (p, p)) and released(a.log_likelihood, (1,))
             for site, a in answers.by_site.items()
-            if released(a.gradient, (p,)) and released(a.hessian, (p, p)) and released(a.log_likelihood, (1,))
+        }
+        return {
+            site: LogisticSums(a.gradient, a.hessian, float(a.log_likelihood[0])) if whole[site] else None
+            for site, a in answers.by_site.items()
         }
 
     start = np.zeros(len(names))
@@ -147,22 +151,27 @@ def _clustered(
     return np.asarray(np.sqrt(np.diag(to_raw_scale(coef, robust, mean, scale)[1])), dtype=np.float64)
 
 
-def report(artefact: Artefact[Result]) -> list[Section]:
+def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """The score's coefficients, and whose data they rest on."""
     r = artefact.result
     clustered = r.se_patient_clustered
-    rows = [[name, r.coef[name], r.se[name], None if clustered is None else clustered[name]] for name in r.coef]
+    rows = [
+        [labels.column(name), r.coef[name], r.se[name], None if clustered is None else clustered[name]]
+        for name in r.coef
+    ]
     sites = [
-        [site, s.ecgs, s.patients, s.events, s.left_out, "yes" if s.took_part else "no"] for site, s in r.sites.items()
+        [labels.site(site), s.ecgs, s.patients, s.events, s.left_out, "yes" if s.took_part else "no"]
+        for site, s in r.sites.items()
     ]
     penalty = f", ridge {r.ridge:g}" if r.ridge else ""
     return [
         Section(
-            f"Calibration: {artefact.step}",
+            f"{labels.step(artefact.step)}: calibrated risk of {labels.endpoint(r.target)}",
             [
                 Text(
-                    f"Logistic regression of {r.target} on {len(r.inputs)} inputs, {r.split} patients, by "
-                    f"exact federated Newton in {r.iterations} iterations{penalty}."
+                    f"Logistic regression of {labels.endpoint(r.target)} on {counted(len(r.inputs), 'input')}, "
+                    f"{r.split} "
+                    f"patients, by exact federated Newton in {r.iterations} iterations{penalty}."
                 ),
                 Table(
                     "Coefficients",
@@ -171,8 +180,8 @@ def report(artefact: Artefact[Result]) -> list[Section]:
                     note="On the inputs' own scale: logits, years, 1 for male.",
                 ),
                 Table(
-                    "Sites of the fit",
-                    ["site", "ECGs", "patients", "ECGs with the event", "ECGs left out", "took part"],
+                    "Hospitals of the fit",
+                    ["hospital", "ECGs", "patients", "ECGs with the event", "ECGs left out", "took part"],
                     sites,
                     note="Left out: an input or the label is unknown.",
                 ),

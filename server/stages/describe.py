@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgshared.stages.describe import VARIABLES, YES_NO, Result, SiteCounts, moments, training_totals
+from ecgshared.stages.describe import VARIABLES, Result, SiteCounts, moments, training_totals
 from ecgshared.stages.results.base import MeanSd
 from ecgshared.stages.results.describe import BySplit, FlowLine, PooledDescription, SiteDescription
 from ecgshared.wire.protocol import SPLITS, StepConfig
 from server.pooling.combine import number
-from server.report.sections import Cell, Flow, FlowRow, Section, Table, Text
+from server.report.cohorts import cohort_sections
+from server.report.labels import NO_LABELS, Labels
+from server.report.sections import Section
 from server.rounds.step_context import Artefact, StepContext
 
 
@@ -41,85 +42,9 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     return Artefact(step.id, "describe", result, arrays)
 
 
-def report(artefact: Artefact[Result]) -> list[Section]:
+def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """Counts, Table 1, devices, and the flow of exclusions of every site."""
-    result = artefact.result
-    sites, heads = result.sites, result.heads
-    numbers: list[list[Cell]] = []
-    for site, r in sites.items():
-        row: list[Cell] = [site, _total(r.patients), _total(r.ecgs), r.follow_up_years.mean]
-        for head in heads:
-            offered = head in r.heads_offered
-            row += [_total(r.events[head]), _total(r.labelled[head])] if offered else ["not offered", "-"]
-        numbers.append(row)
-    columns = ["site", "patients", "ECGs", "follow-up, mean years"]
-    columns += [text for head in heads for text in (f"{head}: events", f"{head}: labelled ECGs")]
-    sections = [
-        Section(
-            "Cohorts",
-            [
-                Table(
-                    "Patients, ECGs and events",
-                    columns,
-                    numbers,
-                    note="Labels of lockboxes are not counted here.",
-                ),
-                Table("Table 1: means (SD) and shares over ECGs", *_table1_rows(sites, heads)),
-                Table(
-                    "Devices and sampling rates",
-                    ["site", "device or rate", "ECGs"],
-                    [
-                        [site, name if kind == "devices" else f"{name} Hz", n]
-                        for site, r in sites.items()
-                        for kind, found in (("devices", r.devices), ("rates_hz", r.rates_hz))
-                        for name, n in found.items()
-                    ],
-                ),
-            ],
-        )
-    ]
-    flows = _flows(sites)
-    notes = [site for site, r in sites.items() if not r.patients_known]
-    blocks: list[Any] = list(flows)
-    if notes:
-        blocks.append(
-            Text(
-                f"{', '.join(notes)}: no patient identifiers; each ECG counts as a patient, and nothing is "
-                "claimed of patients."
-            )
-        )
-    sections.append(Section("Flow of exclusions", blocks))
-    return sections
-
-
-def _flows(sites: Mapping[str, SiteDescription]) -> list[Flow]:
-    """One flow with sites across where all have the same rules, else one a site."""
-    by_rules: dict[tuple[str, ...], list[str]] = {}
-    for site, r in sites.items():
-        by_rules.setdefault(tuple(line.reason for line in r.flow), []).append(site)
-    return [
-        Flow(
-            f"From table to cohort, {unit}",
-            names,
-            [
-                FlowRow(rule, [_whole(getattr(sites[s].flow[i], unit.lower())) for s in names])
-                for i, rule in enumerate(rules)
-            ],
-            unit=unit,
-            note="A line is withheld where it leaves, or takes out, fewer patients than a site may speak of.",
-        )
-        for rules, names in by_rules.items()
-        for unit in ("ECGs", "patients")
-    ]
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else round(value)
-
-
-def _total(by_split: BySplit) -> float | None:
-    known = [n for n in by_split.values() if n is not None]
-    return sum(known) if known else None
+    return cohort_sections(artefact.result, labels)
 
 
 def _site_result(c: SiteCounts, heads: list[str]) -> SiteDescription:
@@ -163,21 +88,3 @@ def _pooled(counts: list[SiteCounts], heads: list[str]) -> PooledDescription | N
         events={h: float(np.nansum([c.events[i] for c in counts])) for i, h in enumerate(heads)},
         training_age=_mean_sd(moments(np.nansum([c.age_sums for c in counts], axis=0))),
     )
-
-
-def _table1_rows(sites: Mapping[str, SiteDescription], heads: tuple[str, ...]) -> tuple[list[str], list[list[Cell]]]:
-    groups = ["all", *(f"{head}: event" for head in heads[:3]), *(f"{head}: no event" for head in heads[:1])]
-    rows: list[list[Cell]] = []
-    for site, r in sites.items():
-        for variable in VARIABLES:
-            cells = [r.table1[group][variable] for group in groups]
-            if any(cell.mean is not None for cell in cells):
-                rows.append([site, variable, *(_shown(variable, cell) for cell in cells)])
-    return ["site", "variable", *groups], rows
-
-
-def _shown(variable: str, cell: MeanSd) -> str | None:
-    mean, sd = cell.mean, cell.sd
-    if mean is None or sd is None:
-        return None
-    return f"{100 * mean:.1f}%" if variable in YES_NO else f"{mean:.3g} ({sd:.3g})"

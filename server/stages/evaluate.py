@@ -30,6 +30,7 @@ from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, federated_newton, histogram_of, inside_bins, number, quorum, released
 from server.pooling.evaluation import HeadInfluence, PooledHead, pooled_head, pooled_json, request_arrays, site_roc
 from server.report.evaluation import sections
+from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
 from server.rounds.step_context import Artefact, StepContext
 
@@ -93,9 +94,9 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     return Artefact(step.id, "evaluate", Result.model_validate(result))
 
 
-def report(artefact: Artefact[Result]) -> list[Section]:
+def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """Headlines, tables, and ROC, PPV and calibration plots of each endpoint."""
-    return sections(artefact.step, artefact.result)
+    return sections(artefact.step, artefact.result, labels)
 
 
 _Binned = tuple[ScoreHistogram, Floats]

@@ -23,6 +23,7 @@ from ecgshared.stages.results.generate import (
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, number, numbers, quorum
 from server.report.generation import beat_sections
+from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
 from server.rounds.step_context import Artefact, StepContext
 
@@ -33,7 +34,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         raise TypeError("a generate step's configuration was expected")
     study = context.study
     trained = trained_cvae(step, study)
-    conditions = list(trained.model.covariates)
+    conditions = list(trained.model.side_inputs)
     absent: Absences = {}
     replies = context.ask("judge", quorum=quorum(context, context.sites))
     absences(replies, absent, "judge")
@@ -121,6 +122,6 @@ def _pool(sites: Mapping[str, SiteBeats], group: Group) -> PooledBeats:
     )
 
 
-def report(artefact: Artefact[Result]) -> list[Section]:
+def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """Reconstruction, likeness, what conditions do, disentanglement and memory, site by site."""
-    return beat_sections(artefact.step, artefact.result)
+    return beat_sections(artefact.step, artefact.result, labels)

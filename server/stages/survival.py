@@ -24,12 +24,14 @@ from ecgshared.stages.results.survival import (
 from ecgshared.stages.survival import SPREAD_EDGES, Cohort, Config, Result, columns_of, model_columns
 from ecgshared.stats.cox_disclosure import common_grid
 from ecgshared.stats.cox_fit import CoxFit, Moments
-from ecgshared.stats.cox_residuals import ProportionalHazards
+from ecgshared.stats.cox_proportional import ProportionalHazards
+from ecgshared.stats.cox_tests import overall_tests
 from ecgshared.stats.influence import estimate
 from ecgshared.stats.meta_analysis import meta_analysis
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, number, numbers, quorum, released
 from server.pooling.cox import Question, errors_and_hazards, fit_over_sites
+from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
 from server.report.survival import fit_sections
 from server.rounds.step_context import Artefact, StepContext
@@ -89,9 +91,9 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     return Artefact(step.id, "survival", result, arrays)
 
 
-def report(artefact: Artefact[Result]) -> list[Section]:
+def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """Coefficients, forest plots and who was left out."""
-    return fit_sections(artefact.step, artefact.result)
+    return fit_sections(artefact.step, artefact.result, labels)
 
 
 def _followed(c: Cohort, names: tuple[str, ...], reason: str, took_part: bool) -> SiteFollowed:
@@ -146,11 +148,15 @@ def _model(question: Question, active: tuple[str, ...]) -> tuple[CoxModel, dict[
     if not len(years):
         notes.append("No site may tell its observed risk at any time up to the horizon: no absolute risks.")
     ecgs, patients, events = (number(sum(question.cohorts[s].counts[i] for s in members)) for i in range(3))
+    coefficients = {name: _coefficient(raw, j, float(beta[j])) for j, name in enumerate(names)}
+    if step.mode == "local":
+        coefficients = {name: _of_sites(c, forest[name]) for name, c in coefficients.items()}
     result = CoxModel(
         inputs=names,
-        coefficients={name: _coefficient(raw, j, float(beta[j])) for j, name in enumerate(names)},
+        coefficients=coefficients,
         log_likelihood=number(fit.log_likelihood),
         log_likelihood_null=number(fit.log_likelihood_null),
+        tests=_tests(raw),
         rounds=fit.rounds,
         robust=raw.robust,
         sites=tuple(members),
@@ -160,8 +166,10 @@ def _model(question: Question, active: tuple[str, ...]) -> tuple[CoxModel, dict[
         proportional_hazards=None
         if hazards is None
         else {
-            name: ChiSquared(chi2=number(hazards.statistic[j]), p=number(hazards.p_value[j]))
-            for j, name in enumerate(names)
+            name: ChiSquared(chi2=number(statistic), degrees=int(degrees), p=number(p))
+            for name, statistic, degrees, p in zip(
+                hazards.names, hazards.statistic, hazards.degrees, hazards.p_value, strict=True
+            )
         },
         forest=forest,
         baseline=Baseline(years=numbers(years), hazard=numbers(np.exp(log_hazard))),
@@ -170,6 +178,15 @@ def _model(question: Question, active: tuple[str, ...]) -> tuple[CoxModel, dict[
     )
     found = {"coef": raw.beta, "mean": moments.mean, "years": years, "log_hazard": log_hazard, "cuts": cuts}
     return result, found, list(members)
+
+
+def _tests(fit: CoxFit) -> dict[str, ChiSquared]:
+    """Test that all coefficients are 0; what is not defined (with a penalty, of sites' own fits) is left out."""
+    return {
+        name: ChiSquared(chi2=number(test.statistic), degrees=test.degrees, p=number(test.p))
+        for name, test in overall_tests(fit).items()
+        if np.isfinite(test.statistic)
+    }
 
 
 def _coefficient(fit: CoxFit, j: int, per_sd: float) -> Coefficient:
@@ -187,6 +204,11 @@ def _coefficient(fit: CoxFit, j: int, per_sd: float) -> Coefficient:
     )
 
 
+def _of_sites(coefficient: Coefficient, forest: ForestResult) -> Coefficient:
+    """Give a coefficient interval and p-value of random effects: Student's t over the sites."""
+    return coefficient.model_copy(update={"low": forest.random.low, "high": forest.random.high, "p": forest.random_p})
+
+
 def _forest(singles: Mapping[str, tuple[Floats, Floats]], j: int) -> ForestResult:
     """Put the sites' own coefficients of one input together."""
     values = np.array([coef[j] for coef, _ in singles.values()])
@@ -196,6 +218,8 @@ def _forest(singles: Mapping[str, tuple[Floats, Floats]], j: int) -> ForestResul
         sites={s: CoefficientAtSite(coef=number(coef[j]), se=number(se[j])) for s, (coef, se) in singles.items()},
         fixed=est(together.fixed),
         random=est(together.random),
+        random_p=number(together.random_p),
+        prediction=(number(together.prediction[0]), number(together.prediction[1])),
         q=number(together.q),
         p=number(together.p),
         i2=number(together.i2),
@@ -204,9 +228,9 @@ def _forest(singles: Mapping[str, tuple[Floats, Floats]], j: int) -> ForestResul
 
 
 def _combined(forest: Mapping[str, ForestResult], names: tuple[str, ...]) -> CoxFit:
-    """The sites' own fits by their inverse variances; raise where no site has one."""
-    beta = np.array([forest[n].fixed.value for n in names], dtype=np.float64)
-    se = np.array([forest[n].fixed.se for n in names], dtype=np.float64)
+    """The sites' own fits as random effects; raise where no site has one."""
+    beta = np.array([forest[n].random.value for n in names], dtype=np.float64)
+    se = np.array([forest[n].random.se for n in names], dtype=np.float64)
     if not np.isfinite(beta).all():
         raise StatisticsError("no site could fit this model by itself", value=names, remedy="mode stratified")
     return CoxFit(beta, np.diag(se**2), np.nan, np.nan, 0.0, 0, 0, True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import expit, logit
 from scipy.stats import norm
 
 from ecgshared.arrays import Floats
-from ecgshared.stages.results.base import Absences, Group, Heterogeneity
+from ecgshared.stages.results.base import Absences, Group
 from ecgshared.stages.results.survival_evaluate import (
     Differences,
     LogRankResult,
@@ -20,16 +21,19 @@ from ecgshared.stages.results.survival_evaluate import (
     SiteModel,
     SiteRiskGroup,
     SiteSurvival,
+    Spread,
     SurvivalCurve,
 )
 from ecgshared.stages.survival import Config as FitConfig
 from ecgshared.stages.survival import columns_of
 from ecgshared.stages.survival_evaluate import COMPARED, FIGURES, Config, LocalResults, Result, curve_times, fit_step
-from ecgshared.stats.influence import UNDEFINED, Estimate, estimate
+from ecgshared.stats.few_events import few_events_estimate
+from ecgshared.stats.influence import UNDEFINED, Estimate
 from ecgshared.stats.kaplan_meier import LogRank, log_log_interval
 from ecgshared.stats.meta_analysis import MetaAnalysis, meta_analysis
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, number, numbers, quorum, released
+from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
 from server.report.survival_evaluation import evaluation_sections
 from server.rounds.step_context import Artefact, StepContext
@@ -76,9 +80,9 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     return Artefact(step.id, "survival_evaluate", result)
 
 
-def report(artefact: Artefact[Result]) -> list[Section]:
+def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """Concordance and its differences, survival by risk group, calibration."""
-    return evaluation_sections(artefact.step, artefact.result)
+    return evaluation_sections(artefact.step, artefact.result, labels)
 
 
 def _well_formed(r: LocalResults, p: int, m: int, g: int, t: int) -> bool:
@@ -142,18 +146,27 @@ def _pooled(local: Mapping[str, LocalResults], fit: FitConfig, times: Floats) ->
         figures = {figure: np.array([r.figures[i, j] for r in replies]) for j, figure in enumerate(FIGURES)}
         together = {n: _mean(figures[n], events if n in _BY_EVENTS else ecgs) for n in (*_BY_EVENTS, *_BY_ECGS)}
         slope = meta_analysis(*figures["slope"][:, :2].T)
-        spread = meta_analysis(*figures["harrell"][:, :2].T)
+        spread, ratio = _concordances(figures["harrell"]), _ratios(figures["expected_over_observed"])
         models[name] = PooledModel(
             **{figure: est(value) for figure, value in together.items()},
-            expected_over_observed=est(_ratio(figures["expected_over_observed"])),
-            slope=est(slope.fixed),
+            expected_over_observed=est(_back(ratio.random, np.exp)),
+            slope=est(slope.random),
             difference=Differences(
                 **{
-                    figure: est(_mean(np.array([r.differences[i, j] for r in replies]), events, "identity"))
+                    figure: est(_mean(_with_ties(np.array([r.differences[i, j] for r in replies])), events, "identity"))
                     for j, figure in enumerate(COMPARED)
                 }
             ),
-            heterogeneity={"harrell": _spread(spread), "slope": _spread(slope)},
+            heterogeneity={
+                "harrell": _heterogeneity(spread, expit),
+                "slope": _heterogeneity(slope, _same),
+                "expected_over_observed": _heterogeneity(ratio, np.exp),
+            },
+            not_pooled={
+                figure: why
+                for figure in FIGURES
+                if (why := {s: said for s, e in zip(local, figures[figure], strict=True) if (said := _why_not(e))})
+            },
             log_rank=_log_rank(local, i, fit.risk_groups),
             groups=tuple(_pooled_group(local, i, k, times) for k in range(fit.risk_groups)),
         )
@@ -166,8 +179,12 @@ def _pooled(local: Mapping[str, LocalResults], fit: FitConfig, times: Floats) ->
     )
 
 
-def _spread(found: MetaAnalysis) -> Heterogeneity:
-    return Heterogeneity(q=number(found.q), p=number(found.p), i2=number(found.i2), tau2=number(found.tau2))
+def _why_not(estimated: Floats) -> str:
+    """Say why a site's figure, shape = (4,), is not among the pooled ones; "" where it is, or was withheld."""
+    value, se = estimated[:2]
+    if not np.isfinite(value) or np.isfinite(se):
+        return ""
+    return "a perfect score, which has no error" if value in (0.0, 1.0) else "a constant score, which has no error"
 
 
 def _mean(estimates: Floats, weights: Floats, scale: Any = "logit") -> Estimate:
@@ -175,18 +192,56 @@ def _mean(estimates: Floats, weights: Floats, scale: Any = "logit") -> Estimate:
     told = np.isfinite(estimates[:, :2]).all(axis=1) & (weights > 0)
     if not told.any():
         return UNDEFINED
-    share = weights[told] / weights[told].sum()
-    return estimate(float(share @ estimates[told, 0]), float(share**2 @ estimates[told, 1] ** 2), scale)
+    share, events = weights[told] / weights[told].sum(), float(weights[told].sum())
+    value, variance = float(share @ estimates[told, 0]), float(share**2 @ estimates[told, 1] ** 2)
+    # The sites' errors are widened for their few events already; the quantile is that of all of them.
+    return few_events_estimate(value, variance * (events - 1) / events, events, scale)
 
 
-def _ratio(estimates: Floats) -> Estimate:
-    """Ratios of sites combined on the log scale."""
-    told = np.isfinite(estimates[:, :2]).all(axis=1) & (estimates[:, 0] > 0) & (estimates[:, 1] > 0)
-    if not told.any():
-        return UNDEFINED
-    together = meta_analysis(np.log(estimates[told, 0]), estimates[told, 1] / estimates[told, 0]).fixed
-    value = float(np.exp(together.value))
-    return estimate(value, (value * together.se) ** 2, "log")
+def _with_ties(differences: Floats) -> Floats:
+    """Where two models rank a site's people alike their difference there is 0 for certain; shape = (K, 4)."""
+    alike = (differences[:, 0] == 0) & ~np.isfinite(differences[:, 1])
+    return np.where(alike[:, None] & (np.arange(4) == 1), 0.0, differences)
+
+
+def _concordances(estimates: Floats) -> MetaAnalysis:
+    """Concordances of sites, shape = (K, 4), put together on the logit scale; those of 0 and 1 are left out."""
+    value, se = estimates[:, 0], estimates[:, 1]
+    inside = (value > 0) & (value < 1)
+    c = np.where(inside, value, 0.5)
+    return meta_analysis(np.where(inside, logit(c), np.nan), se / (c * (1 - c)))
+
+
+def _ratios(estimates: Floats) -> MetaAnalysis:
+    """Ratios of sites, shape = (K, 4), put together on the log scale."""
+    positive = estimates[:, 0] > 0
+    value = np.where(positive, estimates[:, 0], 1.0)
+    return meta_analysis(np.where(positive, np.log(value), np.nan), estimates[:, 1] / value)
+
+
+def _same(x: float) -> float:
+    return x
+
+
+def _back(found: Estimate, back: Callable[[float], float]) -> Estimate:
+    """Bring an estimate back to its own scale; its error by the slope there."""
+    value = float(back(found.value))
+    slope = {np.exp: value, expit: value * (1 - value)}.get(back, 1.0)
+    return Estimate(value, found.se * slope, float(back(found.low)), float(back(found.high)))
+
+
+def _heterogeneity(found: MetaAnalysis, back: Callable[[float], float]) -> Spread:
+    """How far sites differ; q, i2 and tau2 on the scale on which they are put together."""
+    low, high = (number(back(bound)) for bound in found.prediction)
+    return Spread(
+        q=number(found.q),
+        p=number(found.p),
+        i2=number(found.i2),
+        tau2=number(found.tau2),
+        random=est(_back(found.random, back)),
+        prediction=(low, high),
+        sites=found.sites,
+    )
 
 
 def _log_rank(local: Mapping[str, LocalResults], i: int, g: int) -> LogRankResult:

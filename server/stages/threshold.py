@@ -20,6 +20,7 @@ from ecgshared.stages.threshold import (
 from ecgshared.stats.histogram import N_BINS, ScoreHistogram, edge_risk, pool
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, histogram_of, inside_bins, number, numbers, quorum
+from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Figure, Key, Section, Series, Table, Text
 from server.rounds.step_context import Artefact, StepContext
 
@@ -108,7 +109,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     return Artefact(step.id, "threshold", Result.model_validate(result), arrays)
 
 
-def report(artefact: Artefact[Result]) -> list[Section]:
+def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """The cut-off, why it is there, and the candidates it was chosen from."""
     r = artefact.result
     c = r.candidates
@@ -119,9 +120,10 @@ def report(artefact: Artefact[Result]) -> list[Section]:
     if r.cutoff is not None and r.share_above is not None and r.rate is not None:
         blocks.append(
             Key(
-                f"High-risk cut-off on the risk of {r.target}",
+                f"High-risk cut-off on the risk of {labels.endpoint(r.target)}",
                 r.cutoff,
                 f"top {100 * r.share_above:.1f}% of validation ECGs, event rate {_span(r.rate)}",
+                labels.about(artefact.step),
             )
         )
     blocks += [
@@ -136,12 +138,12 @@ def report(artefact: Artefact[Result]) -> list[Section]:
         ),
         Table(
             "Validation data",
-            ["site", "ECGs", "patients", "ECGs with the event"],
-            [[site, s.ecgs, s.patients, s.events] for site, s in r.sites.items()],
-            note=f"Withheld, and not part of the choice: {', '.join(r.withheld) or 'none'}.",
+            ["hospital", "ECGs", "patients", "ECGs with the event"],
+            [[labels.site(site), s.ecgs, s.patients, s.events] for site, s in r.sites.items()],
+            note=f"Withheld, and not part of the choice: {', '.join(map(labels.site, r.withheld)) or 'none'}.",
         ),
     ]
-    return [Section(f"Threshold: {artefact.step}", blocks)]
+    return [Section(f"{labels.step(artefact.step)}: high-risk cut-off", blocks)]
 
 
 def _sentence(r: Result) -> str:

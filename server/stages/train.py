@@ -18,6 +18,7 @@ from ecgshared.wire.checkpoint import load_checkpoint, save_checkpoint
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import number as finite
 from server.pooling.weights import Aggregator
+from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
 from server.report.training import training_sections
 from server.rounds.step_context import Artefact, Replies, StepContext
@@ -94,15 +95,15 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         validation=tuple(state.validation),
         training_loss=tuple(state.training),
         absent=state.absent,
-        privacy=_privacy_result(step, state),
+        privacy=_privacy_result(step, study, state),
     )
     standardise = described.arrays["standardise"]
     return Artefact(step.id, "train", result, {"weights": kept, "standardise": standardise})
 
 
-def report(artefact: Artefact[Result]) -> list[Section]:
+def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """Learning curves, settings, who was absent, and what epsilon covers."""
-    return training_sections(artefact.step, artefact.result)
+    return training_sections(artefact.step, artefact.result, labels)
 
 
 def _aggregation_weights(described: Artefact[Any], study: Study, sites: tuple[str, ...]) -> dict[str, float]:
@@ -222,7 +223,7 @@ def _mean(values: Mapping[str, float | None], weights: Mapping[str, float]) -> f
     return sum(v * w for v, w in known) / total if total > 0 else None
 
 
-def _privacy_result(step: Config, state: _State) -> PrivacyResult | None:
+def _privacy_result(step: Config, study: Study, state: _State) -> PrivacyResult | None:
     if step.privacy is None:
         return None
     return PrivacyResult(
@@ -232,8 +233,15 @@ def _privacy_result(step: Config, state: _State) -> PrivacyResult | None:
             "what the weights of all rounds of this step can tell about any one patient of a training site, "
             "whoever sees them."
         ),
-        does_not_cover=(
-            "the counts and means of describe, and the statistics of calibrate, threshold and evaluate, "
-            "which are protected by minimum group sizes only; the number of training patients is taken as public."
-        ),
+        does_not_cover=_not_covered(step, study),
     )
+
+
+def _not_covered(step: Config, study: Study) -> str:
+    """Name every other step of the study: each releases something that this epsilon says nothing of."""
+    weights = [s.id for s in study.steps if s.stage == "train" and s.id != step.id]
+    others = [f"{s.id} ({s.stage})" for s in study.steps if s.stage != "train"]
+    parts = [f"the weights of {', '.join(weights)}, trained apart"] if weights else []
+    if others:
+        parts.append(f"the numbers of {', '.join(others)}, which are protected by minimum group sizes only")
+    return "; ".join([*parts, "the number of training patients, which is taken as public"]) + "."

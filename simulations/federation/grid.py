@@ -13,8 +13,8 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
+
+from server.rounds.flower_insides import Run, TaskIdentity
 
 _RUN_ID, _SERVER_NODE = 1, 1
 

@@ -45,7 +45,7 @@ def pooled_twin(study_file: Path, site_files: list[Path], folder: Path) -> Poole
     """
     study = load_study(study_file)
     given = {load_site(path).site: path for path in site_files}
-    content = study.model_dump(mode="json")
+    content = study.model_dump(mode="json", by_alias=True)
     content |= {"name": f"{study.name}-pooled"[:40], "sites": {"train": [POOLED], "zero_shot": study.sites.zero_shot}}
     for step in content["steps"]:
         if isinstance(step["sites"], list):
@@ -98,9 +98,11 @@ def pool(sites: list[SiteData]) -> SiteData:
             event: EventTimes(
                 np.concatenate([s.event_times[event].years for s in sites]),
                 np.concatenate([s.event_times[event].observed for s in sites]),
+                np.concatenate([s.event_times[event].cause == 2 for s in sites]),
             )
             for event in first.event_times
         },
+        populations={name: np.concatenate([s.populations[name] for s in sites]) for name in first.populations},
         chronology=None if first.chronology is None else np.concatenate([s.chronology for s in sites]),
     )
 

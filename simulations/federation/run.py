@@ -141,9 +141,9 @@ def _on_ray(folder: RunFolder, site_files: list[Path], report: Report) -> None:
         raise RunError("Ray is not installed", remedy="pip install 'ecgfed[ray]', or leave --backend out") from None
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
-    from flwr.simulation.run_simulation import run_simulation
 
     from client.app import SITE_FILES, app
+    from server.rounds.flower_insides import run_on_ray
 
     os.environ[SITE_FILES] = json.dumps([str(path.resolve()) for path in site_files])
     server = ServerApp()
@@ -152,4 +152,4 @@ def _on_ray(folder: RunFolder, site_files: list[Path], report: Report) -> None:
     def main(grid: Grid, context: Context) -> None:
         run_study(grid, folder, report)
 
-    run_simulation(server_app=server, client_app=app, num_supernodes=len(site_files))
+    run_on_ray(server_app=server, client_app=app, num_supernodes=len(site_files))

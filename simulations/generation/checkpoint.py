@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,11 @@ from safetensors.numpy import load as load_tensors
 from ecgshared.config import validate
 from ecgshared.ecg.input import InputConfig
 from ecgshared.errors import RunError
-from ecgshared.models.config import CvaeConfig, input_samples
-from ecgshared.models.cvae import Cvae, decode_beats
+from ecgshared.models import MODELS, BaseModelConfig, config_class
+from ecgshared.models.decode import decode_beats
+
+if TYPE_CHECKING:
+    from torch import nn
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -35,8 +38,8 @@ class Checkpoint:
     path: Path
     step: str
     sha256: str
-    model: Cvae
-    config: CvaeConfig
+    model: nn.Module
+    config: BaseModelConfig
     input: InputConfig
     mean: F64
     sd: F64
@@ -44,7 +47,7 @@ class Checkpoint:
     @property
     def conditions(self) -> tuple[str, ...]:
         """Names, in the model's order."""
-        return self.config.conditions
+        return self.config.side_inputs
 
     def standardised(self, values: F64) -> F64:
         """Return conditions (n, C) in their own units as the model wants them; what no site told is missing."""
@@ -59,7 +62,7 @@ class Checkpoint:
         import torch
 
         with torch.no_grad():
-            x, given = (torch.as_tensor(a, dtype=torch.float32) for a in (beats, self.standardised(values)))
+            x, given = (torch.as_tensor(a, dtype=torch.float64) for a in (beats, self.standardised(values)))
             return np.asarray(self.model(x, given).double().numpy())
 
 
@@ -78,10 +81,10 @@ def load_checkpoint(path: Path, step: str | None = None) -> Checkpoint:
     if sha256 != content.get("arrays_sha256"):
         raise RunError("the weights do not match the hash their step recorded", where=file.with_suffix(".safetensors"))
     arrays = load_tensors(data)
-    config = validate(CvaeConfig, result["model"], where=file)
+    config = validate(config_class(result["model"]["name"]), result["model"], where=file)
     settings = validate(InputConfig, result["input"], where=file)
     model = _model(config, settings, result, arrays["weights"], file)
-    rows = [list(result["covariates"]).index(name) for name in config.conditions]
+    rows = [list(result["covariates"]).index(name) for name in config.side_inputs]
     moments = np.asarray(arrays["standardise"], dtype=np.float64)[rows].reshape(-1, 2)
     # Moments of 0 and 1 stand for a condition that no site told.
     told = ~((moments[:, 0] == 0) & (moments[:, 1] == 1))
@@ -90,35 +93,31 @@ def load_checkpoint(path: Path, step: str | None = None) -> Checkpoint:
 
 
 def _model(
-    config: CvaeConfig, settings: InputConfig, result: dict[str, Any], weights: NDArray[Any], file: Path
-) -> Cvae:
+    config: BaseModelConfig, settings: InputConfig, result: dict[str, Any], weights: NDArray[Any], file: Path
+) -> nn.Module:
     import torch
 
     from ecgshared.learning.layout import Layout
     from ecgshared.models import build
 
-    model = build(
-        config, (), input_samples(config, settings.fs_hz, settings.seconds), int(result["seed"]), torch.float32
-    )
+    model = build(config, (), config.samples(settings.fs_hz, settings.seconds), int(result["seed"]), torch.float32)
     layout = Layout.of(model, "fedbn" if result["strategy"] == "fedbn" else "full")
     if layout.hash != result["layout"]:
         raise RunError(
             "was trained by a version of ecgfed whose model is another", where=file, remedy="use that version, or train"
         )
     layout.load(model, weights)
-    model.eval()
-    if not isinstance(model, Cvae):
-        raise RunError("makes no beats", where=file, value=config.name)
-    return model
+    # In double precision a beat is the same to the last count, however many are made beside it.
+    return model.double().eval()
 
 
 def _artefact(path: Path, step: str | None) -> Path:
     if path.is_file() or path.with_suffix(".json").is_file():
         file = path.with_suffix(".json")
-        if not _is_cvae(file):
+        if not _makes_beats(file):
             raise RunError("is no trained cvae", where=file, remedy="name a train step whose model is a cvae")
         return file
-    found = {file.stem: file for file in sorted((path / "artefacts").glob("*.json")) if _is_cvae(file)}
+    found = {file.stem: file for file in sorted((path / "artefacts").glob("*.json")) if _makes_beats(file)}
     if step is not None:
         if step not in found:
             raise RunError(
@@ -135,10 +134,11 @@ def _artefact(path: Path, step: str | None) -> Path:
     return next(iter(found.values()))
 
 
-def _is_cvae(file: Path) -> bool:
+def _makes_beats(file: Path) -> bool:
     content = _json(file)
     model = content.get("result", {}).get("model") if content.get("stage") == "train" else None
-    return isinstance(model, dict) and model.get("name") == "cvae"
+    name = model.get("name") if isinstance(model, dict) else None
+    return name in MODELS and config_class(name).makes_beats
 
 
 def _json(file: Path) -> dict[str, Any]:

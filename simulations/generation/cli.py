@@ -100,7 +100,7 @@ class _Job:
     def latent(self, count: int) -> Any:
         import numpy as np
 
-        return np.random.default_rng(self.seed).standard_normal((count, self.checkpoint.config.latent))
+        return np.random.default_rng(self.seed).standard_normal((count, self.checkpoint.config.latent_size))
 
 
 def _draw(job: _Job, n: int) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ecgshared.ecg.leads import LEADS
 from ecgshared.errors import RunError
 from ecgshared.models.config import BEAT_WINDOW_S
+from ecgshared.service.files import write_atomically
 from simulations.generation.checkpoint import Checkpoint, load_checkpoint
 from simulations.generation.forward import MOVES, Cohort, Forward, Move, draw_cohort
 from simulations.patients.scenario import load_scenario
@@ -87,7 +88,7 @@ def compare(
             "summary": {way: summary(rows) for way, rows in found.items()},
             "leads": {way: [vars(row) for row in rows] for way, rows in found.items()},
         }
-        (out / "consistency.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+        write_atomically(out / "consistency.json", (json.dumps(text, indent=1) + "\n").encode())
         _figure(moves, true, made["drawn"], checkpoint.input.fs_hz).savefig(out / "consistency.png")
     return found
 

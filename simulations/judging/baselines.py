@@ -115,7 +115,7 @@ def _with_truth(settings: SiteSettings, truth: Path, out: Path) -> Any:
     separator, encoding = config.separator or ",", config.encoding
     table = pd.read_csv(config.path, sep=separator, encoding=encoding, dtype=str, keep_default_na=False)
     risk = pd.read_csv(truth).set_index("ecg_id")["true_scd_probability"]
-    scaled = _LOW + _SPAN * risk.loc[table[config.columns["ecg_id"]]].to_numpy()
+    scaled = _LOW + _SPAN * risk.loc[table[str(config.columns["ecg_id"])]].to_numpy()
     table["true_risk"] = [f"{value:.7f}".replace(".", config.decimal or ".") for value in scaled]
     table.to_csv(out, sep=separator, encoding=encoding, index=False)
     return config.model_copy(update={"path": out, "columns": {**config.columns, _CARRIER: "true_risk"}})

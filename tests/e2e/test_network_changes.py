@@ -49,7 +49,7 @@ def test_forget_tables_and_limits_reach_the_next_run_of_living_daemons(trial: Tr
     places = load_keys(settings).split_positions([normal_id(name) for name in ids])
     forgotten, removed = [n for n, at in zip(ids, places, strict=True) if at > 0.41 and ids.count(n) == 1][:2]
 
-    command = [sys.executable, "-P", "-m", "ecgshared", "site", "forget", str(file), forgotten]
+    command = [sys.executable, "-P", "-m", "ecgshared", "site", "forget", str(file), forgotten, "--yes"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=dict(os.environ))
     assert "1 ECG(s) overwritten" in done.stdout, done.stderr
     second = _described(trial, "after-forget")

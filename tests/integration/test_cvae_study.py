@@ -14,6 +14,7 @@ from client.answer import Site
 from client.rows.latents import posterior_means
 from ecgshared import cli
 from ecgshared.errors import Refused, RunError
+from ecgshared.models import config_class
 from ecgshared.study.study import load_study
 from ecgshared.wire.protocol import Request
 from server.report.cli import rebuild
@@ -134,7 +135,7 @@ def test_posterior_means_are_the_models_own_and_stay_cached(run, hospitals):
     values = np.column_stack([data.age, data.male, *data.covariates.values()])[rows].astype(np.float64)
     np.testing.assert_allclose(checkpoint.encode(MedianBeats(data).batch(rows), values), z, atol=1e-4)
     with pytest.raises(Refused, match="no latent"):
-        posterior_means(context, step.model_copy(update={"model": None}), arrays, rows)
+        posterior_means(context, step.model_copy(update={"model": config_class("resnet1d")()}), arrays, rows)
     with pytest.raises(Refused, match="lacks"):
         posterior_means(context, step, {}, rows)
 

@@ -16,7 +16,9 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.io
 import vendor_exports as exports
 import wfdb
 from hypothesis import HealthCheck, given, settings
@@ -39,6 +41,41 @@ def seed(folder: Path, name: str, address: str, **files: bytes) -> None:
     (folder / name / "address.txt").write_text(address)
 
 
+def more_seeds(folder: Path, digital: exports.Digital) -> None:
+    """Arrays, alone and as a site describes them, and the packed formats of WFDB by their headers."""
+    millivolts = digital * 5e-3
+    for fmt in ("8", "24", "61", "310", "311"):
+        lines = ["r 12 500 900", *(f"r.dat {fmt} 200(0)/mV 12 0 0 0 0 {lead}" for lead in exports.LEADS)]
+        data = np.random.default_rng(1).bytes(12 * 900 * (3 if fmt == "24" else 2))
+        seed(folder, f"wfdb-{fmt}", "r.hea", r__hea="\n".join(lines).encode(), r__dat=data)
+    work = folder / "work"
+    work.mkdir()
+    scipy.io.savemat(work / "s.mat", {"ECG": {"sex": "Male", "age": 50, "data": millivolts}}, do_compression=True)
+    scipy.io.savemat(work / "p.mat", {"ECG": {"sex": "Male", "age": 50, "data": millivolts}})
+    seed(folder, "matlab-packed", "file", file=(work / "s.mat").read_bytes())
+    seed(folder, "matlab-plain", "file", file=(work / "p.mat").read_bytes())
+    with h5py.File(work / "one.h5", "w") as file:
+        file["ecg"] = millivolts.astype(np.float16)
+    seed(folder, "hdf5-one-exam", "file", file=(work / "one.h5").read_bytes())
+    lines = ["r 12 500 900", *(f"r.mat 16+24 200/mV 16 0 0 0 0 {lead}" for lead in exports.LEADS)]
+    scipy.io.savemat(work / "v.mat", {"val": digital.astype(np.int16)}, do_compression=True)
+    seed(folder, "wfdb-mat-5", "r.hea", r__hea="\n".join(lines).encode(), r__mat=(work / "v.mat").read_bytes())
+    np.save(work / "a.npy", millivolts)
+    np.savez_compressed(work / "a.npz", ecg=millivolts)
+    pd.DataFrame(millivolts.T, columns=exports.LEADS).to_csv(work / "a.csv", index=False)
+    pd.DataFrame(millivolts.T, columns=exports.LEADS).to_parquet(work / "a.parquet")
+    shutil.copyfile(work / "v.mat", work / "a.mat")
+    (work / "a.bin").write_bytes(digital.astype("<i2").tobytes())
+    with h5py.File(work / "a.h5", "w") as file:
+        file.create_dataset("x", data=millivolts, chunks=(1, 300), compression="gzip")
+    for path in sorted(work.glob("a.*")):
+        raw = {"type": "int16"} if path.suffix == ".bin" else None
+        seed(folder, f"described-{path.suffix[1:]}", path.name, **{path.name.replace(".", "__"): path.read_bytes()})
+        description = json.dumps({"files": "a.*", "fs_hz": 500, "raw": raw})
+        (folder / f"described-{path.suffix[1:]}" / "described.json").write_text(description)
+    shutil.rmtree(work)
+
+
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Intact files of every format and coding: written here, and the real ones where they are."""
@@ -57,15 +94,16 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = exports.hdf5(folder / "x", tracings, np.array([7, 8]), **options)
         seed(folder, title, "file#8", file=path.read_bytes())
         path.unlink()
-    for fmt in ("16", "212"):
+    more_seeds(folder, digital)
+    for fmt in ("16", "212", "516"):
         wfdb.wrsamp(
             "r", fs=500, units=["mV"] * 12, sig_name=list(exports.LEADS), d_signal=digital.T, fmt=[fmt] * 12,
             adc_gain=[200.0] * 12, baseline=[0] * 12, write_dir=str(folder),
         )  # fmt: skip
-        both = {f"r__{end}": (folder / f"r.{end}").read_bytes() for end in ("hea", "dat")}
-        seed(folder, f"wfdb-{fmt}", "r.hea", **both)
-        for end in ("hea", "dat"):
-            (folder / f"r.{end}").unlink()
+        both = [path for path in folder.iterdir() if path.is_file()]
+        seed(folder, f"wfdb-{fmt}", "r.hea", **{path.name.replace(".", "__"): path.read_bytes() for path in both})
+        for path in both:
+            path.unlink()
     if SHARED.is_dir():
         for path in sorted((SHARED / "vendor").rglob("*.*")):
             if path.suffix in (".xml", ".dcm", ".scp") and "invalid" not in path.name:
@@ -146,7 +184,7 @@ def test_the_harness_sees_what_it_looks_for(seeds: Path, tmp_path: Path, kind: s
     body = "\n    ".join(code.split("\n"))
     script = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(CHILD.parent)!r}]\n"
-        f"import client.readers\ndef broken(path):\n    {body}\n    raise OSError\nclient.readers.read = broken\n"
+        f"import client.readers\ndef broken(path, *_):\n    {body}\n    raise OSError\nclient.readers.read = broken\n"
         f"import fuzzing; from pathlib import Path\n"
         f"fuzzing.CPU_SECONDS = 0.3\nfuzzing.run(Path({str(seeds)!r}), 1, 0, Path({str(tmp_path / 'r')!r}))"
     )
@@ -166,6 +204,11 @@ MAGIC = [
     bytes(128) + b"DICM",
     bytes(8) + b"\0\0" + bytes(6) + b"SCPECG",
     b"r 12 500 5000\n",
+    b"<ECG ACQUISITION_TIME=",
+    b"<a.b.SchillerEDI>",
+    b"@\x20MFR ",
+    b"0       ",
+    b"MATLAB 5.0",
 ]
 
 

@@ -41,7 +41,9 @@ class ForestResult(ResultPart):
 
     sites: dict[str, CoefficientAtSite]
     fixed: EstimateResult
-    random: EstimateResult
+    random: EstimateResult = Field(description="with Hartung and Knapp's interval")
+    random_p: Number
+    prediction: tuple[Number, Number] = Field(description="95% interval for another site's true value")
     q: Number
     p: Number
     i2: Number
@@ -49,9 +51,10 @@ class ForestResult(ResultPart):
 
 
 class ChiSquared(ResultPart):
-    """A test and its p value."""
+    """A test, its degrees of freedom and its p value."""
 
     chi2: Number
+    degrees: int
     p: Number
 
 
@@ -69,13 +72,18 @@ class CoxModel(ResultPart):
     coefficients: dict[str, Coefficient]
     log_likelihood: Number
     log_likelihood_null: Number
+    tests: dict[str, ChiSquared] = Field(
+        description="that all coefficients are 0: likelihood_ratio and score (without a penalty), wald"
+    )
     rounds: int
     robust: bool = Field(description="whether the errors are the sandwich's, clustered by patient")
     sites: tuple[str, ...]
     ecgs: Number
     patients: Number
     events: Number
-    proportional_hazards: dict[str, ChiSquared] | None
+    proportional_hazards: dict[str, ChiSquared] | None = Field(
+        description='by input, and "GLOBAL": score test against time in years'
+    )
     forest: dict[str, ForestResult]
     baseline: Baseline
     cuts: tuple[Number, ...] = Field(description="of the linear predictor, between risk groups")

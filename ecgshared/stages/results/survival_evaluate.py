@@ -18,7 +18,10 @@ from ecgshared.study.endpoints import Event
 
 
 class SurvivalCurve(ResultPart):
-    """Kaplan-Meier at the result's ``times``, with its 95% interval and the ECGs still followed."""
+    """The share without the event by the result's ``times``, with its 95% interval, and the ECGs still followed.
+
+    1 - Aalen-Johansen's cumulative incidence: who dies of something else has not had the event.
+    """
 
     survival: tuple[Number, ...]
     low: tuple[Number, ...]
@@ -86,10 +89,21 @@ class LogRankResult(ResultPart):
     sites: tuple[str, ...]
 
 
+class Spread(Heterogeneity):
+    """How far sites differ, their mean as random effects, and where another site's true value is expected."""
+
+    random: EstimateResult
+    prediction: tuple[Number, Number]
+    sites: int
+
+
 class PooledModel(ModelFigures):
     """One model over a group of sites."""
 
-    heterogeneity: dict[str, Heterogeneity] = Field(description="of harrell and slope")
+    heterogeneity: dict[str, Spread] = Field(
+        description="of harrell (q, i2 and tau2 on the logit scale), slope, expected_over_observed (on the log scale)"
+    )
+    not_pooled: dict[str, dict[str, str]] = Field(description="by figure: sites left out of it, and why")
     log_rank: LogRankResult
     groups: tuple[PooledRiskGroup, ...]
 

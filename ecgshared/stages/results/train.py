@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ecgshared.ecg.input import InputConfig
 from ecgshared.learning.plan import LocalWork, OptimiserConfig
-from ecgshared.models.config import ModelConfig
+from ecgshared.models import ModelConfig
 from ecgshared.privacy.config import PrivacyConfig
 from ecgshared.stages.results.base import Number, ResultPart, StageResult
 

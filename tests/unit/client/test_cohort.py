@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import client.cohort.selection
+import client.ingest.reading
 from client.cohort.link import assign_splits, eligibility, most_recent
 from client.dataset.opening import open_site
 from client.egress.audit import record_lockbox_opening
@@ -119,7 +121,7 @@ def test_a_site_that_never_trains_is_all_lockbox(tmp_path):
 def test_the_flow_counts_every_exclusion_in_order(tmp_path):
     table = rows(10)
     table[1]["file"] = "nowhere"
-    table[2]["file"] = "e0"
+    table[2] |= {"file": "e0", "patient_id": "p0"}
     table[4]["age"] = "85"
     table[5]["age"] = ""
     table[7]["patient_id"] = ""
@@ -183,6 +185,41 @@ def test_age_and_sex_come_from_the_recording_where_the_table_has_none(tmp_path):
     assert data.male.tolist() == [1, 0]
 
 
+def test_eligibility_is_decided_once_and_again_only_where_a_recording_told_more(tmp_path, monkeypatch):
+    """Recordings say 30 years, or nothing; the table's word counts where there is one."""
+    table = [
+        {"file": "a", "patient_id": "1", "age": "60", "sex": "F"},
+        {"file": "b", "patient_id": "2", "age": "", "sex": "F"},
+        {"file": "c", "patient_id": "3", "age": "", "sex": "F"},
+        {"file": "d", "patient_id": "4", "age": "40", "sex": "F"},
+        {"file": "e", "patient_id": "5", "age": "61", "sex": ""},
+    ]
+    settings = make_hospital(tmp_path, table)
+    for name in "ade":
+        write_recording(tmp_path / "records" / name, ord(name), comments=("Age: 30", "Sex: Male"))
+    write_recording(tmp_path / "records" / "b", 1, comments=("Age: 30",))
+    write_recording(tmp_path / "records" / "c", 2)
+    decided, read_files = [], []
+    real, reader = client.cohort.selection.eligibility, client.ingest.reading.read
+    monkeypatch.setattr(
+        client.cohort.selection,
+        "eligibility",
+        lambda columns, n, *a, **k: decided.append(n) or real(columns, n, *a, **k),
+    )
+    monkeypatch.setattr(client.ingest.reading, "read", lambda path: read_files.append(path.stem) or reader(path))
+    study = make_study(eligibility=EligibilityConfig(min_age=50, known_sex=True))
+    data = open_site(settings, study)
+    assert data.age.tolist() == [60, 61]
+    assert data.male.tolist() == [0, 1]
+    # All rows once; then only those whose date, which the table never tells, might have come from the recording.
+    assert decided == [5, 4]
+    assert sorted(read_files) == ["a", "b", "c", "e"]
+    assert [(reason, ecgs) for reason, ecgs, _ in data.flow if "known" in reason] == [
+        ("age not known to be 50 or more", 2),
+        ("sex not known", 2),
+    ]
+
+
 def test_eligibility_by_date():
     def stamps(*texts):
         return np.array(texts, dtype="datetime64[s]")
@@ -231,9 +268,16 @@ def test_check_says_everything_at_once(tmp_path):
     make_hospital(tmp_path, table, exclude="missing.txt", studies=["nowhere.yaml"])
     found = check_site(tmp_path / "site.yaml")
     text = "\n".join(found.faults)
-    for part in ("nowhere.yaml", ":2: age, found 'old'", ":3: sex, found '3'", "no patient id"):
+    for part in (
+        "nowhere.yaml",
+        ":2: age, found 'old'",
+        ":3: sex, found '3'",
+        ":4: 1 ECGs have no patient id",
+        "missing.txt",
+    ):
         assert part in text
-    assert len(found.faults) == 4
+    assert len(found.faults) == 5
+    assert "usable as it stands: 1 of 4 rows, of 1 patient(s)" in found.notes
     (tmp_path / "missing.txt").write_text("")
 
 
@@ -261,7 +305,7 @@ def test_the_commands_end_with_2_when_something_is_wrong_and_show_values_on_the_
     table[0]["age"] = "90"
     make_hospital(tmp_path, table)
     assert runner.invoke(app, ["check", str(tmp_path / "site.yaml")]).exit_code == 0
-    forgotten = runner.invoke(app, ["forget", str(tmp_path / "site.yaml"), "p1"])
+    forgotten = runner.invoke(app, ["forget", str(tmp_path / "site.yaml"), "p1", "--yes"])
     assert forgotten.exit_code == 0
     assert "added to the opt-out list" in forgotten.stdout
     assert "rows opted out: 2" in runner.invoke(app, ["check", str(tmp_path / "site.yaml")]).stdout

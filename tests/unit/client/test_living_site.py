@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import yaml
 from hospital import make_hospital, make_study, write_recording
 
 import client.site.current
-from client.answer import Site, answer_bytes
+from client.answer import Site, Sites, answer_bytes, of_this_process
 from client.dataset import cohorts
+from client.ingest.run import ingest_site
 from client.operator.forget import forget_patient
 from client.site.current import FileMark, SiteFile, wait_until_still
 from ecgshared.errors import CohortError, ConfigError, RefusalCode, Refused
@@ -112,6 +114,23 @@ def test_answers_count_what_the_files_say_at_that_time(site, hospital, openings)
     # What was answered before is what it was: asked again, the very same bytes.
     assert counted(site, "one")[0] == everybody
     assert len(openings) == 5
+
+
+def test_a_recording_that_came_later_is_there_once_it_is_ingested(hospital, openings):
+    (hospital / "records" / "r4.hea").rename(hospital / "away")
+    site = Site(hospital / "site.yaml")
+    assert all_ecgs(site) == 5
+    (hospital / "away").rename(hospital / "records" / "r4.hea")
+    assert ingest_site(site.settings(), [STUDY]).read == 1
+    assert all_ecgs(site) == 6
+    assert ingest_site(site.settings(), [STUDY]).read == 0
+    assert all_ecgs(site) == 6
+    write_recording(hospital / "records" / "r5", 77)
+    os.utime(hospital / "records" / "r5.hea", ns=(1, 1))
+    before = site.cohort(STUDY).batch(np.array([5]))
+    assert ingest_site(site.settings(), [STUDY]).read == 1
+    assert not np.array_equal(site.cohort(STUDY).batch(np.array([5])), before)
+    assert len(openings) == 3
 
 
 def test_raised_limits_hold_for_the_next_answer_and_open_nothing_anew(site, hospital, openings):
@@ -309,3 +328,12 @@ def test_a_table_that_is_being_written_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(client.site.current.time, "sleep", lambda _: path.write_text(path.read_text() + "b"))
     with pytest.raises(CohortError, match="written all the time"):
         wait_until_still(path)
+
+
+def test_an_app_sent_to_another_process_takes_no_cohort_along(site, hospital):
+    sites = Sites()
+    sites[hospital / "site.yaml"].cohort(STUDY)
+    sent = pickle.dumps(sites)
+    assert len(sent) < 200
+    assert pickle.loads(sent) is of_this_process()
+    assert pickle.loads(sent) is not sites

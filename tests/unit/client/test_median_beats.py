@@ -17,7 +17,9 @@ from client.cache.signals import forget_everywhere, opened
 from client.dataset import median_beats
 from client.dataset.data import CachedSignals, SiteData
 from client.dataset.median_beats import MedianBeats, window_of
+from client.rows.inputs import seen_by
 from ecgshared.errors import RunError
+from ecgshared.models import config_class
 from simulations.physics.heart import dipole, reference_heart, regular_rhythm
 from simulations.physics.torso import project, reference_anatomy, reference_electrodes, twelve
 
@@ -185,3 +187,13 @@ def test_a_forgotten_patient_leaves_no_beat(cache):
     assert not any(left[24 + place : 24 + 2 * place])
     assert left[24 : 24 + place] == whole[24 : 24 + place]
     assert left[24 + 2 * place :] == whole[24 + 2 * place :]
+
+
+def test_a_model_gets_what_it_says_it_sees():
+    data = data_over(recordings([70, 80]))
+    rows = np.arange(2)
+    beats = seen_by(config_class("cvae")(name="cvae"), data)
+    assert np.array_equal(beats.batch(rows), MedianBeats(data).batch(rows))
+    whole = seen_by(config_class("resnet1d")(), data)
+    assert whole.batch(rows).shape == (2, 12, SAMPLES)
+    assert whole.known(rows).all()

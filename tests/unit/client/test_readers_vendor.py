@@ -47,7 +47,7 @@ def test_samples_person_and_device(tmp_path: Path, name: str) -> None:
     assert record.device
     assert codes(record) <= {"derived-lead"}
     assert record.source_format in readers()
-    assert bool(record.manufacturer) == (name != "holter.ecg")  # the one format that has no place for it
+    assert bool(record.manufacturer) == (name not in ("holter.ecg", "ecg.edf"))  # those that have no place for it
 
 
 @pytest.mark.parametrize("name", exports.ALL)
@@ -63,6 +63,10 @@ def test_filters_are_those_of_the_file(tmp_path: Path, name: str) -> None:
             "rhythm.scp": "0.05-150 Hz, notch 50 Hz",
             "rhythm.dcm": "0.05-150 Hz",
             "holter.ecg": None,
+            "eli.xml": "low-pass 150 Hz",
+            "schiller.xml": None,
+            "ecg.mwf": "0.05-150 Hz",
+            "ecg.edf": "0.05-150 Hz, notch 50 Hz",
         }[name]
     )
 

@@ -28,6 +28,7 @@ from client.operator.cli import app as cli
 from client.site.settings import SiteSettings
 from ecgshared.errors import ConfigError, RefusalCode, Refused
 from ecgshared.service.fingerprint import code_sha256, folders_sha256
+from ecgshared.study.registry import room
 from ecgshared.study.study import load_study
 from ecgshared.wire.bytes import body_of, encode_request, refusal_of, to_records
 from ecgshared.wire.protocol import Request
@@ -161,6 +162,27 @@ def test_flowers_own_clientapp_asks_for_the_approvals_too(site, study_file):
     assert ask_app(site_file, "query.hello", study.sha256).content.config_records["hello"]["study"] == study.sha256
     first = body_of(ask_app(site_file, "query.ask", study.sha256).content)
     assert body_of(ask_app(site_file, "query.ask", study.sha256).content) == first
+
+
+@pytest.mark.parametrize("kind", ["study", "code"])
+def test_what_is_withdrawn_while_an_answer_is_computed_lets_nothing_leave(site, study_file, monkeypatch, kind):
+    site_file, settings = site
+    approve(site_file, "code")
+    approve(site_file, study_file)
+    handlers = room("client", "describe").PHASES
+    real = handlers["counts"]
+    sha256 = {"study": load_study(study_file).sha256, "code": code_sha256()}
+
+    def slow(context, request):
+        answer = real(context, request)
+        approvals.record(settings.state, kind, sha256[kind], "test", withdrawn=True)
+        return answer
+
+    monkeypatch.setitem(handlers, "counts", slow)
+    reply = ask_app(site_file, "query.ask", sha256["study"])
+    assert refusal_of(reply.content) == ("north", RefusalCode(f"{kind}-not-approved"))
+    assert not (settings.state / "releases.jsonl").exists()
+    assert not list((settings.state / "outbox").rglob("*.answer"))
 
 
 def test_an_answer_over_the_limit_is_not_kept_to_be_sent(site, study_file, tmp_path):

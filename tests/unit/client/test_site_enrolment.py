@@ -10,6 +10,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hospital import write_recording
 from pydantic import BaseModel
 from site_network import Authority
 from typer.testing import CliRunner
@@ -61,6 +62,24 @@ def test_init_makes_an_owner_only_key_and_a_request_for_it(tmp_path, authority):
     assert str(network.key.with_suffix(".csr")) in done.output.replace("\n", "")
     assert network.envelope == ENVELOPE
     assert network.ca.read_text() == authority.ca.read_text()
+
+
+def test_init_with_folder_and_table_fills_in_what_it_guesses(tmp_path, authority):
+    for i in range(4):
+        write_recording(tmp_path / "ecg" / f"r{i}", i)
+    (tmp_path / "list.csv").write_text("Patient;Datei\n" + "".join(f"p{i};r{i}\n" for i in range(4)))
+    kit, site_file = str(write_kit(tmp_path, authority)), tmp_path / "site.yaml"
+    words = ["init", "--kit", kit, "--folder", str(tmp_path / "ecg"), "--table", str(tmp_path / "list.csv")]
+    done = CliRunner().invoke(app, [*words, "--out", str(site_file)])
+    assert done.exit_code == 0, done.output
+    assert "4 recordings" in done.output
+    assert "3. read what was guessed: ecgfed site check" in done.output
+    settings = load_site(site_file)
+    assert settings.site == "north"
+    assert settings.network is not None
+    assert settings.table.columns == {"patient_id": "Patient", "file": "Datei"}
+    assert settings.table.separator == ";"
+    assert "GUESSED: it splits the lines alike" in site_file.read_text()
 
 
 def test_init_again_keeps_the_key_and_what_the_operator_wrote(tmp_path, authority, enrolled):

@@ -158,13 +158,13 @@ def test_the_status_is_whole_at_any_moment_and_says_if_the_daemon_lives(tmp_path
         with pytest.raises(RunError, match="another daemon"), DaemonLock(tmp_path):
             pass
     assert running_pid(tmp_path) is None
-    assert not list((tmp_path / "network").glob("*.draft"))
+    assert not list((tmp_path / "network").glob("*.part"))
 
 
 def test_a_full_disk_does_not_stop_the_status(tmp_path, monkeypatch):
     status = StatusFile(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         status.set(last_error="x")
     assert read_status(tmp_path).get("last_error") is None
     status.set(last_error="x", paused=False)

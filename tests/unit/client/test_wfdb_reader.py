@@ -203,8 +203,13 @@ def test_invalid_samples_are_no_numbers(tmp_path: Path, rng: np.random.Generator
 @pytest.mark.parametrize(
     ("comments", "age", "capped", "sex"),
     [
-        ("# Age: 300\n# Sex: 1\n", 90, True, "F"),
-        ("#age: 47.5\n#Sex: 0\n", 47.5, False, "M"),
+        ("# Age: 300\n# Sex: 1\n", 90, True, None),
+        ("#age: 47.5\n#Sex: 0\n", 47.5, False, None),
+        ("# Age: 63 M\n", 63, False, "M"),
+        ("# Age: 45 m\n", 45, False, "M"),
+        ("#Age: 58 male\n", 58, False, "M"),
+        ("# Age: 71, Sex: F\n", 71, False, "F"),
+        ("# Sex: D\n# Age: 18M\n", None, False, None),
         ("# Age: NaN\n# Gender: Unknown\n", None, False, None),
         ("# <age>: 72 <sex>: F <diagnoses> none\n", 72, False, "F"),
         ("# Age: 6 months\n# SEX: female\n", 0.5, False, "F"),

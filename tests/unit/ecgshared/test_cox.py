@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifelines import CoxPHFitter
 from lifelines.exceptions import StatisticalWarning
-from lifelines.statistics import proportional_hazard_test
 
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.cox import (
@@ -26,12 +25,11 @@ from ecgshared.stats.cox import (
     stratified_sums,
 )
 from ecgshared.stats.cox_fit import CoxFit, Moments, Penalty, newton_fit
+from ecgshared.stats.cox_proportional import transformed, trend_curvatures
 from ecgshared.stats.cox_residuals import (
     baseline_cumulative_hazard,
     residual_terms,
-    schoenfeld_sums,
     score_residuals,
-    transformed_times,
 )
 from ecgshared.tables.fit import Options, fit_local, fit_sites
 
@@ -192,12 +190,13 @@ def test_coefficients_that_the_lasso_drops_leave_the_others_errors_alone():
     fitted = fit_sites(sites, NAMES, "exact", Options(penalty=Penalty(0.06, 1.0), robust=True))
     kept = fitted.fit.beta != 0
     assert 0 < kept.sum() < 4
-    for values in (fitted.fit.standard_errors, fitted.proportional.p_value):
+    for values in (fitted.fit.standard_errors, fitted.proportional.p_value[:-1]):
         assert (np.isfinite(values) == kept).all()
     only = [sites_of(s.x[:, kept], s.time, s.event, np.full(len(s.time), s.name))[0] for s in sites]
     alone = fit_sites(only, ["kept"] * int(kept.sum()), "exact", Options(penalty=Penalty(0.06, 1.0), robust=True))
     np.testing.assert_allclose(fitted.fit.standard_errors[kept], alone.fit.standard_errors, rtol=1e-8)
-    np.testing.assert_allclose(fitted.proportional.p_value[kept], alone.proportional.p_value, rtol=1e-6)
+    np.testing.assert_allclose(fitted.proportional.p_value[:-1][kept], alone.proportional.p_value[:-1], rtol=1e-6)
+    assert fitted.proportional.p_value[-1] == pytest.approx(alone.proportional.p_value[-1], rel=1e-6)
 
 
 def test_weighted_rows_equal_lifelines():
@@ -212,18 +211,6 @@ def test_weighted_rows_equal_lifelines():
         oracle = CoxPHFitter().fit(frame, "T", "E", weights_col="weight", fit_options={"precision": 1e-22})
     assert np.abs(fit.beta - oracle.params_.to_numpy()).max() < 1e-8
     assert abs(fit.log_likelihood - oracle.log_likelihood_) < 1e-8
-
-
-@pytest.mark.parametrize(("transform", "sites"), [("rank", untied()), ("km", heavy_ties()), ("identity", heavy_ties())])
-def test_proportional_hazards_equal_lifelines(transform, sites):
-    """The rank of tied deaths is their mean rank here and their order of appearance there, so untied."""
-    names = NAMES[: sites[0].x.shape[1]]
-    fitted = fit_sites(sites, names, "exact", Options(transform=transform))
-    frame = pooled_frame(sites).drop(columns="cluster", errors="ignore")
-    oracle = CoxPHFitter().fit(frame, "T", "E", fit_options={"precision": 1e-22})
-    expected = proportional_hazard_test(oracle, frame, time_transform=transform)
-    np.testing.assert_allclose(fitted.proportional.statistic, expected.test_statistic, rtol=1e-6)
-    np.testing.assert_allclose(fitted.proportional.p_value, expected.p_value, rtol=1e-6)
 
 
 def test_crossing_hazards_are_found():
@@ -428,10 +415,14 @@ def test_local_fits_are_lifelines_own():
     assert not said
 
 
-def test_transformed_times_of_ties_share_a_rank():
-    total = risk_sums(prepare(np.zeros((5, 1)), [1, 1, 2, 3, 3], [1, 1, 1, 0, 1]), np.zeros(1))
-    assert transformed_times(total, np.array([1.0, 2, 3]), "rank").tolist() == [1.5, 3, 4]
-    np.testing.assert_allclose(transformed_times(total, np.array([1.0, 2, 3]), "km"), [0.4, 0.6, 0.8])
+def test_transformed_times_are_those_of_r():
+    time, event = np.array([1.0, 1, 2, 3, 3]), np.array([1, 1, 1, 0, 1])
+    assert transformed(time, event, "rank").tolist() == [1.5, 1.5, 3, 4.5, 4.5]
+    np.testing.assert_allclose(transformed(time, event, "km"), [0, 0, 0.4, 0.6, 0.6])
+    assert transformed(time, event, "identity").tolist() == time.tolist()
+    np.testing.assert_allclose(transformed(time, event, "log"), np.log(time))
+    with pytest.raises(StatisticsError, match="no logarithm"):
+        transformed(time - 1, event, "log")
 
 
 def test_schoenfeld_sums_of_a_fit_add_to_nothing():
@@ -440,7 +431,7 @@ def test_schoenfeld_sums_of_a_fit_add_to_nothing():
     moments = Moments.total(Moments.of(s.x) for s in sites)
     rows = stacked(sites, moments)
     fit = newton_fit(lambda b: stratified_sums(rows, b), NAMES, moments.count)
-    mean = residual_terms(risk_sums(rows, fit.beta), "efron").mean
-    sums = schoenfeld_sums(rows, mean, rows.grid)
-    np.testing.assert_allclose(sums.r, 0, atol=1e-8)
+    terms = residual_terms(risk_sums(rows, fit.beta), "efron")
+    sums = trend_curvatures(rows, fit.beta, terms.mean, terms.hazard, rows.grid)
+    np.testing.assert_allclose(sums.score, 0, atol=1e-8)
     assert sums.deaths == fit.events

@@ -9,7 +9,8 @@ import torch
 from lifelines import CoxPHFitter
 
 from ecgshared.learning.cox_loss import cox_items, published_cox_items
-from ecgshared.models import CvaeConfig, build
+from ecgshared.models import build
+from ecgshared.models.cvae import CvaeConfig
 
 
 def people(n=60, ties=True, seed=0):

@@ -14,9 +14,10 @@ from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import PlainStep, predict, train
 from ecgshared.learning.optimiser import make_optimiser
 from ecgshared.learning.plan import LocalWork, OptimiserConfig
-from ecgshared.models import CvaeConfig, HeadSpec, build
-from ecgshared.models.config import input_samples
-from ecgshared.models.cvae import LIMB, decode_beats, time_basis
+from ecgshared.models import HeadSpec, build
+from ecgshared.models.cvae import CvaeConfig
+from ecgshared.models.cvae_net import LIMB, time_basis
+from ecgshared.models.decode import decode_beats
 from ecgshared.privacy.accounting import PrivacyPlan
 from ecgshared.privacy.patient_sgd import PrivateStep
 from ecgshared.stages.train import Config as TrainConfig
@@ -290,4 +291,4 @@ def test_the_train_step_knows_which_model_has_heads():
             TrainConfig(**base, **settings)
     with pytest.raises(ModelError, match="no heads"):
         build(SMALL, (HeadSpec("a"),), SAMPLES, 0)
-    assert input_samples(SMALL, 500, 10) == 400
+    assert SMALL.samples(500, 10) == 400

@@ -373,6 +373,27 @@ def test_times_and_censoring_by_example(row, event, days, observed):
         assert found.years[0] == pytest.approx(days / 365.25)
 
 
+@pytest.mark.parametrize(
+    ("row", "event", "cause"),
+    [
+        ({"death_date": 100}, "death", 1),
+        ({"death_date": 100, "data_end": 300}, "vfvt", 2),
+        ({"death_date": 100, "vfvt_date": 40}, "vfvt", 1),
+        ({"data_end": 300}, "vfvt", 0),
+        ({"death_date": 100, "death_cause": "I46", "death_in_hospital": 0}, "scd", 1),
+        ({"death_date": 100, "death_cause": "C34", "death_in_hospital": 0}, "scd", 2),
+        ({"death_date": 100, "death_cause": "I46", "death_in_hospital": 1}, "scd", 0),
+        ({"death_date": 100, "death_cause": "", "death_in_hospital": 0}, "scd", 0),
+        ({"death_date": 100, "mi_date": 20}, "mi", 1),
+        ({"death_date": 100}, "mi", 2),
+    ],
+)
+def test_a_death_that_is_not_the_event_competes_where_it_is_known_to_be_none(row, event, cause):
+    found = time_to_event(table_of([row]), event)
+    assert found.cause.tolist() == [cause]
+    assert found.take(np.array([0])).cause.tolist() == [cause]
+
+
 def test_a_site_without_the_columns_of_an_event_has_no_times():
     table = table_of([{"death_date": 10, "data_end": 50}])
     del table["vfvt_date"], table["death_cause"]

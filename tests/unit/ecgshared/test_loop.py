@@ -22,7 +22,8 @@ from ecgshared.learning.plan import (
     ScheduleConfig,
     learning_rate,
 )
-from ecgshared.models import HeadSpec, Resnet1dConfig, build
+from ecgshared.models import HeadSpec, build
+from ecgshared.models.resnet1d import Resnet1dConfig
 
 HEADS = [HeadSpec("a", "g", 0.5), HeadSpec("b", "g", 1.0), HeadSpec("c")]
 TINY = Resnet1dConfig(blocks=1, width=8, kernel=4, groups=2, hidden=4, dropout=0.0)

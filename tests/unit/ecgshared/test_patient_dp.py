@@ -17,7 +17,8 @@ from ecgshared.learning.loop import train
 from ecgshared.learning.losses import item_losses, private_cell_weights
 from ecgshared.learning.optimiser import make_optimiser
 from ecgshared.learning.plan import LocalWork, OptimiserConfig
-from ecgshared.models import HeadSpec, Resnet1dConfig, build
+from ecgshared.models import HeadSpec, build
+from ecgshared.models.resnet1d import Resnet1dConfig
 from ecgshared.privacy.accounting import PrivacyPlan
 from ecgshared.privacy.grad_sample import conv1d_grad_sample
 from ecgshared.privacy.noise import secure_gaussian

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ecgshared.errors import ModelError
-from ecgshared.models import HeadSpec, Resnet1dConfig, build
+from ecgshared.models import HeadSpec, build
 from ecgshared.models.heads import cumulative_logits
+from ecgshared.models.resnet1d import Resnet1dConfig
 
 HORIZONS = (0.25, 0.5, 1.0, 2.0)
 
@@ -45,7 +46,7 @@ def count(model: torch.nn.Module) -> int:
 def test_published_parameter_counts(preset, heads, samples, faithful, expected, norm):
     config = Resnet1dConfig(preset=preset, norm=norm, paper_faithful=faithful)
     with torch.device("meta"):
-        from ecgshared.models.resnet1d import Resnet1d
+        from ecgshared.models.resnet1d_net import Resnet1d
 
         model = Resnet1d(config, heads, samples)
     assert count(model) == expected
@@ -64,7 +65,7 @@ def test_forward_shape_with_odd_lengths(samples, preset):
 
 
 def test_even_kernel_pads_seven_left_eight_right():
-    from ecgshared.models.resnet1d import SameConv
+    from ecgshared.models.resnet1d_net import SameConv
 
     conv = SameConv(1, 1, 16)
     torch.nn.init.zeros_(conv.conv.bias)

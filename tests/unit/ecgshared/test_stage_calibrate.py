@@ -84,6 +84,27 @@ def test_a_site_that_dies_mid_fit_leaves_the_fit_of_the_others():
     assert result.result["withheld"] == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("gone", "away", "members"),
+    [
+        ({("c", "newton", 4)}, {("b", "newton", 2)}, ("a", "b")),
+        (set(), {(site, "newton", 2) for site in "abc"}, ("a", "b", "c")),
+        (set(), {("a", "newton", 1), ("b", "newton", 2), ("a", "newton", 3)}, ("b", "c")),
+    ],
+    ids=["comes back when another leaves", "all away at once", "away twice"],
+)
+def test_a_site_that_comes_back_takes_part_again(gone, away, members):
+    data = {s: site_data(i, 300, split="validation", shift=i - 1) for i, s in enumerate("abc")}
+    chosen = study(
+        [{**CALIBRATE, "sites": ["a", "b", "c"]}], federation={"quorum": 1}, train=tuple("abc"), zero_shot=()
+    )
+    score = Federation(chosen, data, gone=gone, away=away).run()["score"]
+    assert [s for s, told in score.result["sites"].items() if told["took_part"]] == list(members)
+    x, y, _ = pooled(data, members, "validation")
+    fit = sm.Logit(y, sm.add_constant(x)).fit(disp=0, tol=1e-14, maxiter=200)
+    np.testing.assert_allclose(score.arrays["coef"], fit.params, rtol=1e-8, atol=1e-8)
+
+
 def test_coefficients_that_single_people_out_close_the_gate():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 2))

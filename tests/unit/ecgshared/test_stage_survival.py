@@ -8,19 +8,24 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from cox_oracle import slow_zph
 from federated_stages import UNGATED, Federation, site_data, study
 from lifelines import CoxPHFitter, KaplanMeierFitter
-from lifelines.statistics import multivariate_logrank_test, proportional_hazard_test
+from lifelines.statistics import multivariate_logrank_test
 from lifelines.utils import concordance_index
 from pydantic import ValidationError
 
 from client.egress.gate import release
 from ecgshared.errors import ConfigError, RefusalCode, Refused, RunError
 from ecgshared.privacy.disclosure import DisclosureLimits
+from ecgshared.stages.results.survival_evaluate import Result
+from ecgshared.stats.competing import cumulative_incidence
 from ecgshared.stats.cox import coarsen
 from ecgshared.study.endpoints import EventTimes
 from ecgshared.study.registry import room
 from ecgshared.wire.protocol import Request
+from server.report.sections import Table
+from server.report.survival_evaluation import evaluation_sections
 
 FIT = {
     "id": "cox",
@@ -96,6 +101,13 @@ def lifelines_fit(frame, names, **keys):
     return fitter
 
 
+def zph(frame, names, beta, strata=None):
+    """R's cox.zph(transform = "identity") of the pooled rows."""
+    x, event = frame[list(names)].to_numpy(float), frame["event"].to_numpy(float) == 1
+    years = frame["years"].to_numpy(float)
+    return slow_zph(x, years, event, years, beta, strata)
+
+
 def coefficients(model, what="coef"):
     return [c[what] for c in model["coefficients"].values()]
 
@@ -109,11 +121,18 @@ def test_stratified_equals_lifelines_with_strata_of_sites():
         np.testing.assert_allclose(coefficients(found), fit.params_, atol=1e-8)
         np.testing.assert_allclose(coefficients(found, "se"), fit.standard_errors_, atol=1e-6)
         assert found["log_likelihood"] == pytest.approx(fit.log_likelihood_, abs=1e-8)
+        ratio = fit.log_likelihood_ratio_test()
+        assert found["tests"]["likelihood_ratio"]["chi2"] == pytest.approx(ratio.test_statistic, rel=1e-7)
+        assert found["tests"]["likelihood_ratio"]["degrees"] == len(names)
+        beta, information = fit.params_.to_numpy(), np.linalg.inv(fit.variance_matrix_.to_numpy())
+        assert found["tests"]["wald"]["chi2"] == pytest.approx(beta @ information @ beta, rel=1e-6)
+        assert set(found["tests"]) == {"likelihood_ratio", "score", "wald"}
         assert (found["ecgs"], found["events"]) == (len(frame), frame["event"].sum())
-        test = proportional_hazard_test(fit, frame[[*names, "years", "event", "site"]], time_transform="identity")
-        np.testing.assert_allclose(
-            [h["p"] for h in found["proportional_hazards"].values()], test.summary["p"].loc[list(names)], rtol=1e-5
-        )
+        each, together = zph(frame, names, fit.params_.to_numpy(), strata=frame["site"].to_numpy())
+        tested = found["proportional_hazards"]
+        np.testing.assert_allclose([h["chi2"] for h in tested.values()], [*each, together], rtol=1e-5)
+        assert [*tested] == [*names, "GLOBAL"]
+        assert tested["GLOBAL"]["degrees"] == len(names)
 
 
 @pytest.mark.parametrize("ties", ["efron", "breslow"])
@@ -128,9 +147,9 @@ def test_exact_equals_lifelines_on_the_coarsened_pooled_times(ties):
         fit = lifelines_fit(frame, NAMES)
         np.testing.assert_allclose(coefficients(result["models"]["both"]), fit.params_, atol=1e-8)
         np.testing.assert_allclose(coefficients(result["models"]["both"], "se"), fit.standard_errors_, atol=1e-6)
-        test = proportional_hazard_test(fit, frame[[*NAMES, "years", "event"]], time_transform="identity")
-        found = [h["p"] for h in result["models"]["both"]["proportional_hazards"].values()]
-        np.testing.assert_allclose(found, test.summary["p"].loc[list(NAMES)], rtol=1e-5)
+        each, together = zph(frame, NAMES, fit.params_.to_numpy())
+        found = [h["chi2"] for h in result["models"]["both"]["proportional_hazards"].values()]
+        np.testing.assert_allclose(found, [*each, together], rtol=1e-5)
     else:
         import statsmodels.duration.api as duration
 
@@ -176,7 +195,8 @@ def test_the_forest_holds_the_fit_of_each_site_alone():
         np.testing.assert_allclose([f["se"] for f in found], fit.standard_errors_, atol=1e-6)
     local = Federation(study([{**FIT, "robust": False, "mode": "local"}]), data).run()["cox"].result
     forest = local["models"]["both"]["forest"]
-    assert coefficients(local["models"]["both"]) == [f["fixed"]["value"] for f in forest.values()]
+    assert coefficients(local["models"]["both"]) == [f["random"]["value"] for f in forest.values()]
+    assert coefficients(local["models"]["both"], "low") == [f["random"]["low"] for f in forest.values()]
 
 
 EVALUATE = {"id": "judged", "stage": "survival_evaluate", "uses": ["cox"]}
@@ -259,6 +279,83 @@ def test_the_pooled_baseline_makes_predicted_risk_what_the_sites_saw():
         assert predicted == pytest.approx(sum(seen) / sum(len(f) for f in frames), abs=2e-5)
 
 
+@pytest.mark.parametrize("kind", ["constant", "perfect"])
+def test_a_site_whose_score_is_constant_or_perfect_is_left_out_with_a_reason(kind):
+    data = {**three_sites(), "d": followed(4, 260, split="lockbox")}
+    times = data["d"].event_times["death"]
+    age = np.full(len(data["d"]), 60.0)
+    if kind == "perfect":
+        age = 90 - 10 * (np.nan_to_num(times.years) + 0.001 * ~times.observed)
+    data["d"] = replace(data["d"], age=age.astype(np.float32))
+    step = {**FIT, "models": [{"name": "age", "inputs": ["age"]}]}
+    federation = Federation(study([step, EVALUATE], zero_shot=("c", "d")), data)
+    result = federation.run()["judged"].result
+    alone = {site: result["sites"][site]["models"]["age"]["harrell"] for site in "cd"}
+    pooled = result["pooled"]["zero_shot"]["models"]["age"]
+    assert federation.artefacts["cox"].result["models"]["age"]["coefficients"]["age"]["coef"] > 0
+    assert pooled["heterogeneity"]["harrell"]["sites"] == 1
+    if kind == "constant":
+        assert alone["d"] == {"value": 0.5, "se": None, "low": None, "high": None}
+        assert pooled["not_pooled"]["harrell"] == {"d": "a constant score, which has no error"}
+        assert pooled["harrell"]["value"] == pytest.approx(alone["c"]["value"])
+    else:
+        assert alone["d"]["value"] == alone["d"]["high"] == 1.0
+        assert 0.8 < alone["d"]["low"] < 1.0
+        assert alone["c"]["value"] < pooled["harrell"]["value"] < pooled["harrell"]["high"] < 1.0
+
+
+def test_a_figure_that_hangs_on_few_events_has_no_interval_and_says_so():
+    data = {**three_sites(), "c": followed(3, 70, split="lockbox", rate=0.03)}
+    result, _ = evaluated(data)
+    found = result["sites"]["c"]
+    assert 0 < found["event_patients"] < 10
+    harrell = found["models"]["both"]["harrell"]
+    assert harrell["se"] > 0
+    assert harrell["low"] is None
+    shown = evaluation_sections("judged", Result.model_validate(result))
+    cells = [
+        cell for section in shown for b in section.blocks if isinstance(b, Table) for row in b.rows for cell in row
+    ]
+    assert f"{harrell['value']:.3f} (few events)" in cells
+
+
+def test_observed_risks_are_cumulative_incidences_where_other_deaths_compete():
+    data = {}
+    for site, d in three_sites().items():
+        times, rng = d.event_times["death"], np.random.default_rng(ord(site))
+        # Of the deaths, half are not the event.
+        other = (rng.random(d.n_patients) < 0.5)[d.patient] & times.observed
+        data[site] = replace(d, event_times={"mi": EventTimes(times.years, times.observed & ~other, other)})
+
+    def seen(site, split, at, cause=1):
+        frame = usable(replace(data[site], event_times={"death": data[site].event_times["mi"]}), split, site)
+        rows = data[site].event_times["mi"].cause[frame.index]
+        return frame, rows, float(cumulative_incidence(frame["years"], rows, np.array([at])).risk[0])
+
+    federation = Federation(study([{**FIT, "event": "mi", "robust": False}, EVALUATE]), data)
+    judged = federation.run()["judged"].result
+    fitted = federation.artefacts["cox"].result
+    frames = {s: seen(s, "train", 2.0) for s in "ab"}
+    baseline = fitted["models"]["both"]["baseline"]
+    assert baseline["years"][-1] == 2.0
+    predicted = np.concatenate(
+        [
+            1 - np.exp(-baseline["hazard"][-1] * np.exp(linear_predictor(fitted, "both", f)))
+            for f, _, _ in frames.values()
+        ]
+    ).mean()
+    total = sum(len(f) for f, _, _ in frames.values())
+    assert predicted == pytest.approx(sum(len(f) * risk for f, _, risk in frames.values()) / total, abs=2e-5)
+    frame, cause, risk = seen("c", "lockbox", 2.0)
+    assert judged["sites"]["c"]["observed"]["value"] == pytest.approx(risk, abs=1e-12)
+    naive = 1 - float(KaplanMeierFitter().fit(frame["years"], frame["event"]).predict(2.0))
+    assert risk < naive - 0.01
+    group = np.searchsorted(fitted["models"]["both"]["cuts"], linear_predictor(fitted, "both", frame), side="right")
+    for k, one in enumerate(judged["pooled"]["zero_shot"]["models"]["both"]["groups"]):
+        mine = cumulative_incidence(frame["years"][group == k], cause[group == k], np.array(judged["times"]))
+        np.testing.assert_allclose(one["curve"]["survival"], 1 - mine.risk, atol=1e-12)
+
+
 def test_no_number_of_a_lockbox_reaches_the_fit():
     data = three_sites()
     before = Federation(study([FIT]), data).run()["cox"].result["models"]
@@ -335,6 +432,47 @@ def test_a_site_that_dies_mid_fit_leaves_the_fit_of_the_others():
     fit = lifelines_fit(usable(data["a"], "train", "a"), NAMES)
     np.testing.assert_allclose(coefficients(result["models"]["both"]), fit.params_, atol=1e-8)
     assert result["absent"]["b"]["newton"] == "deadline"
+
+
+@pytest.mark.parametrize("mode", ["exact", "stratified"])
+def test_a_site_that_is_away_while_all_are_takes_part_again(mode):
+    """Its moments count again too: the coefficients are those of both sites."""
+    step = {**FIT, "robust": False, "mode": mode}
+    phase = "newton" if mode == "stratified" else "curvature"
+    whole = Federation(study([step]), three_sites()).run()["cox"].result["models"]["both"]
+    away = {(site, phase, 1004) for site in "ab"}
+    result = Federation(study([step]), three_sites(), away=away).run()["cox"].result
+    assert {site: told[phase] for site, told in result["absent"].items()} == dict.fromkeys("ab", "deadline")
+    model = result["models"]["both"]
+    assert model["sites"] == ["a", "b"]
+    assert model["rounds"] == whole["rounds"]
+    np.testing.assert_allclose(coefficients(model), coefficients(whole), atol=1e-12)
+
+
+def test_a_site_that_dies_after_the_fit_leaves_it_without_residuals():
+    data = three_sites()
+    chosen = study([{**FIT, "mode": "exact", "robust": True}], federation={"quorum": 1})
+    whole = Federation(chosen, data).run()["cox"].result["models"]["both"]
+    assert whole["robust"] is True
+    last = max(round for site, phase, round in rounds_asked(chosen, data) if phase == "risk" and site == "b")
+    model = Federation(chosen, data, gone={("b", "risk", last)}).run()["cox"].result["models"]["both"]
+    assert model["robust"] is False
+    assert model["sites"] == ["a", "b"]
+    assert any("no residuals" in note for note in model["notes"])
+    np.testing.assert_allclose(coefficients(model), coefficients(whole), atol=1e-12)
+
+
+def rounds_asked(chosen, data):
+    """Return every (site, phase, round) that a run asks."""
+    seen = []
+
+    class Never(set):
+        def __contains__(self, asked):
+            seen.append(asked)
+            return False
+
+    Federation(chosen, data, away=Never()).run()
+    return seen
 
 
 def ask(federation, site, phase, *, limits=DisclosureLimits(), run="run", **arrays):

@@ -281,3 +281,20 @@ def test_words_of_truth_and_a_byte_order_mark_are_read(ecgfed, files):
     assert sum(site["events"] for site in as_json(ecgfed(*given(files), "--json"))["sites"]) == sum(
         int(pd.read_csv(path)["died"].astype(str).str.strip().str.lower().eq("true").sum()) for path in files
     )
+
+
+def test_sites_that_differ_only_in_their_hazard_pass_the_test_of_proportional_hazards(ecgfed, tmp_path):
+    """Ranked within sites, a long follow-up at one and a short one at another would look like a change with time."""
+    rng, paths = np.random.default_rng(4), []
+    for name, n, rate in (("large", 900, 1.0), ("a", 120, 0.2), ("b", 120, 3.0)):
+        x = (rng.random(n) < 0.5).astype(float)
+        time = rng.exponential(1 / (rate * np.exp(0.7 * x)))
+        frame = pd.DataFrame({"x": x, "months": np.minimum(time, 2.0), "died": (time <= 2.0).astype(int)})
+        paths.append(tmp_path / f"{name}.csv")
+        frame.to_csv(paths[-1], index=False)
+    tested = as_json(ecgfed(*given(paths, "x"), "--json"))["proportional_hazards"]
+    assert [line["covariate"] for line in tested["lines"]] == ["x", "GLOBAL"]
+    assert tested["lines"][0]["p"] > 0.05
+    code, out, _ = ecgfed(*given(paths, "x", ph_transform="km"))
+    assert code == 0
+    assert "GLOBAL" in out

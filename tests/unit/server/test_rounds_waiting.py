@@ -158,7 +158,7 @@ class Asked:
 def hospitals(tmp_path):
     opened = []
 
-    def make(script: dict[str, list[str]], manners: dict[str, Any] | None = None, **federation: Any) -> Asked:
+    def make(script: dict[str, list[str]], policy: dict[str, Any] | None = None, **federation: Any) -> Asked:
         study = {
             "name": "waiting",
             "sites": {"train": list(SITES)},
@@ -170,7 +170,7 @@ def hospitals(tmp_path):
         folder = RunFolder.create(tmp_path / "run", tmp_path / "study.yaml", backend="test")
         opened.append(folder)
         grid = Hospitals(script, folder.study.sha256)
-        known = WaitingPolicy(**(HOSPITALS if manners is None else manners))
+        known = WaitingPolicy(**(HOSPITALS if policy is None else policy))
         return Asked(folder, grid, Federation(grid, folder.study, folder, known))
 
     yield make
@@ -309,7 +309,7 @@ def test_where_nobody_lets_nodes_in_two_of_one_name_are_an_error(hospitals):
 def test_a_run_that_is_to_stop_stops_while_it_waits(hospitals):
     asked = hospitals({"valley": ["silent"]}, HOSPITALS)
     stopped = threading.Event()
-    asked.federation._manners = WaitingPolicy(**HOSPITALS, stopped=stopped.is_set)
+    asked.federation._policy = WaitingPolicy(**HOSPITALS, stopped=stopped.is_set)
     threading.Timer(0.2, stopped.set).start()
     with pytest.raises(Stopped):
         asked.ask()

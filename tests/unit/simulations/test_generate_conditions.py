@@ -9,7 +9,8 @@ import pytest
 
 from ecgshared.ecg.input import InputConfig
 from ecgshared.errors import ConfigError
-from ecgshared.models import CvaeConfig, build
+from ecgshared.models import build
+from ecgshared.models.cvae import CvaeConfig
 from simulations.generation.checkpoint import Checkpoint
 from simulations.generation.conditions import (
     Change,

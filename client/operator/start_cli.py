@@ -1,0 +1,172 @@
+"""``ecgfed site init``: a site file to start from, out of a coordinator's kit, out of folder and table, or both."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ecgshared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from client.operator.guess_folder import FolderGuess
+    from client.operator.guess_table import TableGuess
+
+
+@dataclass
+class Filled:
+    """What a new site file says of folder and table; ``said`` tells it to the operator, ``open`` asks for the rest."""
+
+    given: dict[str, Any] = field(default_factory=dict)
+    guessed: dict[str, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
+
+
+def init(
+    kit: Annotated[Path | None, typer.Option(help="the kit the coordinator sent", metavar="KIT.yaml")] = None,
+    folder: Annotated[Path | None, typer.Option(help="the folder of the recordings")] = None,
+    table: Annotated[Path | None, typer.Option(help="the table of the ECGs: CSV, .xlsx or Parquet")] = None,
+    exclude: Annotated[Path | None, typer.Option(help="the list of patient ids that opted out")] = None,
+    site: Annotated[str | None, typer.Option(help="the site's name, where no kit gives it")] = None,
+    out: Annotated[Path, typer.Option(help="the site's file", metavar="SITE.yaml")] = Path("site.yaml"),
+    as_json: Annotated[bool, typer.Option("--json", help="what was found and guessed, as JSON")] = False,
+) -> None:
+    """Write a site file: look at folder and table and guess what they are, join a federation by its kit, or both."""
+    if (folder is None) != (table is None):
+        raise ConfigError("folder and table go together", allowed="--folder FOLDER --table TABLE")
+    if kit is None and folder is None:
+        raise ConfigError(
+            "there is nothing to start from", allowed="--kit KIT.yaml, or --folder FOLDER --table TABLE, or all three"
+        )
+    if out.exists() and folder is not None:
+        raise ConfigError("there is a site file already", where=out, remedy="give another --out, or move it away")
+    filled = Filled()
+    if folder is not None and table is not None:
+        filled = _looked_at(folder, table, exclude, out)
+    if kit is None:
+        name = _name(site, folder or Path())
+        _write(out, name, filled)
+        _tell(out, name, filled, as_json)
+        return
+    _enrol(kit, out, filled, as_json)
+
+
+def _looked_at(folder: Path, table: Path, exclude: Path | None, out: Path) -> Filled:
+    from client.operator.guess_folder import look_at_folder
+    from client.operator.guess_table import look_at_table
+
+    files = look_at_folder(folder)
+    rows = look_at_table(table, files.recordings, files.records)
+    patterns = list(files.patterns)
+    filled = Filled(
+        given={
+            "records.folder": _relative(folder, out),
+            "records.pattern": patterns[0] if len(patterns) == 1 else patterns,
+            **{f"table.{key}": value for key, value in rows.settings.items()},
+            "table.path": _relative(table, out),
+            **({"exclude": _relative(exclude, out)} if exclude is not None else {}),
+        },
+        guessed={
+            "records.pattern": "\n".join(f"{p}: {n} of {formats}" for p, (formats, n) in files.formats.items()),
+            **{key: why for key, why in rows.why.items() if key.startswith("table.")},
+            "table.columns": "\n".join(
+                f"{name}: {rows.why[f'columns.{name}']}" for name in rows.columns if f"columns.{name}" in rows.why
+            ),
+        },
+        open=rows.open,
+    )
+    filled.said = _said(files, rows, folder, table)
+    return filled
+
+
+def _said(files: FolderGuess, rows: TableGuess, folder: Path, table: Path) -> list[str]:
+    lines = [f"folder {folder}: {len(files.recordings.paths)} recordings"]
+    lines += [f"  {pattern:<12} {n:>7,}  {formats}" for pattern, (formats, n) in files.formats.items()]
+    lines += [f"  {pattern:<12} {n:>7,}  left out: {why}" for pattern, (why, n) in files.left_out.items()]
+    told = [f"{key} {rows.settings[key]!r}" for key in ("sheet", "header", "separator") if key in rows.settings]
+    lines.append(f"table {table}" + (f": {', '.join(told)}" if told else ""))
+    width = max(map(len, rows.columns), default=0)
+    lines += [f"  {name:<{width}}  {local!r}" for name, local in rows.columns.items()]
+    lines += [f"  {key}: {rows.settings[key]}" for key in ("join", "day_first", "values") if key in rows.settings]
+    if rows.unused:
+        lines.append(f"  not used: {', '.join(map(repr, rows.unused))}")
+    return lines
+
+
+def _write(out: Path, name: str, filled: Filled) -> None:
+    from client.site.sitefile import site_template
+    from ecgshared.service.files import write_atomically
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, site_template(name, given=filled.given, guessed=filled.guessed).encode())
+
+
+def _tell(out: Path, name: str, filled: Filled, as_json: bool) -> None:
+    if as_json:
+        told = {"site": name, "file": str(out), "given": filled.given, "guessed": filled.guessed, "open": filled.open}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    for line in filled.said:
+        typer.echo(line)
+    for line in filled.open:
+        typer.echo(f"ASK  {line}")
+    typer.echo(f"written: {out}, site {name!r}; what was guessed is marked GUESSED in it, with what it rests on")
+    typer.echo(f"next: {'answer what is asked, ' if filled.open else ''}read it, then ecgfed site check {out}")
+
+
+def _enrol(kit: Path, out: Path, filled: Filled, as_json: bool) -> None:
+    from client.network.enrol import start as enrol
+    from ecgshared.service.fingerprint import code_sha256
+
+    done = enrol(kit, out, given=filled.given, guessed=filled.guessed)
+    same = code_sha256() == done.kit.code_sha256
+    if as_json:
+        told = {
+            "site": done.kit.site, "file": str(done.site_file), "new_file": done.new_site_file, "new_key": done.new_key,
+            "request": str(done.request), "same_code": same, "given": filled.given, "guessed": filled.guessed,
+            "open": filled.open,
+        }  # fmt: skip
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    for line in filled.said:
+        typer.echo(line)
+    for line in filled.open:
+        typer.echo(f"ASK  {line}")
+    typer.echo(f"site:    {done.kit.site}, invited by {done.kit.coordinator}")
+    typer.echo(f"key:     {'made' if done.new_key else 'kept as it was'}; it never leaves this machine")
+    typer.echo(f"request: {done.request}")
+    typer.echo(
+        f"file:    {done.site_file}, {'new, every key explained' if done.new_site_file else 'knows the network now'}"
+    )
+    typer.echo(
+        f"code:    {'the same as the coordinator runs' if same else 'ANOTHER than the coordinator runs: ask which'}"
+    )
+    typer.echo("")
+    typer.echo(f"1. send {done.request} to the coordinator (it holds nothing secret)")
+    typer.echo(f"2. when {done.kit.site}.crt comes back: ecgfed site certificate {done.site_file} {done.kit.site}.crt")
+    fill = "read what was guessed" if filled.given else "fill in records and table"
+    typer.echo(f"3. {fill}: ecgfed site check {done.site_file}")
+
+
+def _relative(path: Path, out: Path) -> str:
+    """Return a path as a site file names it: seen from its own folder where it lies there or beside."""
+    try:
+        found = Path(os.path.relpath(path.resolve(), out.resolve().parent))
+    except ValueError:
+        return str(path.resolve())  # on another drive
+    return found.as_posix() if found.parts[:2] != ("..", "..") else str(path.resolve())
+
+
+def _name(site: str | None, folder: Path) -> str:
+    if site is not None:
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,39}", site):
+            raise ConfigError("is no name of a site", value=site, allowed="small letters, digits, - and _: north")
+        return site
+    name = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().parent.name.lower()).strip("-_")[:40]
+    return name if re.fullmatch(r"[a-z][a-z0-9_-]*", name) else "site"

@@ -1,0 +1,129 @@
+"""What the report calls things: the study's own labels, else words made from the study, else the name as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ecgshared.stages.evaluate import Config as EvaluateConfig
+from ecgshared.stages.evaluate import heads_of
+from ecgshared.study.endpoints import TimeToEventEndpoint
+from ecgshared.study.study import Study
+
+EVENTS = {
+    "death": "death",
+    "scd": "sudden cardiac death",
+    "vfvt": "VF/VT",
+    "mi": "myocardial infarction",
+}
+_COLUMNS = {
+    "age": "Age, years",
+    "male": "Male",
+    "lvef": "Ejection fraction",
+    "bmi": "Body mass index, kg/m²",
+    "heart_failure": "Heart failure",
+    "diabetes": "Diabetes",
+    "hypertension": "Hypertension",
+    "previous_mi": "Previous myocardial infarction",
+    "ecg_age": "ECG age, years",
+    "age_gap": "ECG age less age, years",
+    "intercept": "Intercept",
+}
+_BUILT_IN = {"male": "male sex", "lvef_low": "ejection fraction of 35% or less"}
+_GROUPS = {"training": "lockboxes of the training hospitals", "zero_shot": "hospitals that never trained"}
+_SHORT = {"training": "pooled, training", "zero_shot": "pooled, zero-shot"}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Words for the names of a study; without one (its file does not fit this version) names stay names."""
+
+    study: Study | None = None
+
+    def endpoint(self, name: str) -> str:
+        """Return an endpoint in words: its label, or "sudden cardiac death within 2 years"."""
+        found = None if self.study is None else self.study.endpoints.get(name)
+        if found is None:
+            return name
+        if found.label is not None:
+            return found.label
+        if isinstance(found, TimeToEventEndpoint):
+            years = f"{found.horizon_years:g}"
+            return f"{EVENTS[found.event]} within {years} year{'' if years == '1' else 's'}"
+        return _BUILT_IN.get(found.column, found.column.replace("_", " "))
+
+    def step(self, name: str) -> str:
+        """Return a step's label, or its name."""
+        found = None if self.study is None else next((s for s in self.study.steps if s.id == name), None)
+        return name if found is None or found.label is None else found.label
+
+    def whom(self, name: str) -> str:
+        """Return whom a step is about: its population's label or name; empty where it is everybody eligible."""
+        found = None if self.study is None else next((s for s in self.study.steps if s.id == name), None)
+        if self.study is None or found is None or found.population is None:
+            return ""
+        return self.study.populations[found.population].label or found.population.replace("_", " ")
+
+    def site(self, name: str) -> str:
+        """Return a hospital's label, or its name."""
+        return name if self.study is None else self.study.labels.get(name, name)
+
+    def column(self, name: str) -> str:
+        """Return an input in words: a column's label, or the endpoint behind "<train step>.<head>"."""
+        if self.study is not None and name in self.study.labels:
+            return self.study.labels[name]
+        step, _, what = name.partition(".")
+        if not what:
+            return _COLUMNS.get(name, name.replace("_", " "))
+        if self.study is not None and what in self.study.endpoints:
+            return f"{self.endpoint(what)}, logit by {self.step(step)}"
+        return f"{what} of {self.step(step)}"
+
+    def group(self, group: str) -> str:
+        """Return what a group of sites is."""
+        return _GROUPS.get(group, group)
+
+    def pooled(self, group: str) -> str:
+        """Return what a row or curve over a group of sites is called."""
+        return _SHORT.get(group, f"pooled, {group}")
+
+    def score(self, name: str) -> str:
+        """Return a score in words: the calibrate step it is the risk of, or the head of a train step."""
+        step, _, head = name.partition(".")
+        return f"{self.endpoint(head)}, by {self.step(step)}" if head else f"risk of {self.step(step)}"
+
+    def models(self, step: str) -> str:
+        """Return the trained models behind a step ("risk, resnet1d"); empty where there are none or it is unknown."""
+        if self.study is None or all(s.id != step for s in self.study.steps):
+            return ""
+        waiting, found = [step], dict[str, str]()
+        while waiting:
+            one = self.study.step(waiting.pop())
+            if one.stage == "train":
+                model = getattr(one, "model", None)
+                found[one.id] = f"{self.step(one.id)}, {getattr(model, 'name', 'model')}"
+            waiting += one.uses
+        return "; ".join(found[s.id] for s in self.study.steps if s.id in found)
+
+    def about(self, step: str, score: str = "") -> str:
+        """Return what a headline says of where it comes from: "step judged · risk of score · risk, resnet1d"."""
+        parts = [f"step {self.step(step)}", self.whom(step), self.score(score) if score else "", self.models(step)]
+        return " · ".join(part for part in parts if part)
+
+    @property
+    def primary(self) -> str | None:
+        """The endpoint the study is about: that of its last evaluation, else its first."""
+        if self.study is None:
+            return None
+        for step in reversed(self.study.steps):
+            if isinstance(step, EvaluateConfig):
+                return heads_of(step, self.study)[0]
+        return next(iter(self.study.endpoints))
+
+
+NO_LABELS = Labels()
+"""Names as they are."""
+
+
+def counted(number: int, what: str) -> str:
+    """Return "1 epoch", "2 epochs"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

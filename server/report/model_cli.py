@@ -1,0 +1,64 @@
+"""``ecgfed model``: what a step of a run gave, as a file that another study can import by its hash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ecgshared.errors import RunError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Models, calibrations and thresholds of finished runs, as files.",
+)
+
+
+@app.callback()
+def _several() -> None:
+    """Keep `export` a word to type."""
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, such as runs/demo.")],
+    step: Annotated[str, typer.Argument(help="The step whose model, calibration or threshold is wanted.")],
+    out: Annotated[Path | None, typer.Option(help="The file; <run>-<step>.ecgfed where it is not given.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there.")] = False,
+) -> None:
+    """Write what STEP of RUN gave into one file, and print the lines a study imports it with."""
+    import hashlib
+    import json
+
+    from ecgshared.service.files import write_atomically
+    from server.rounds.frozen import frozen_bytes
+    from server.rounds.run_folder import RunFolder
+
+    folder = RunFolder.reopen(run)
+    try:
+        study = folder.study
+        exportable = [s.id for s in study.steps if s.can_be_frozen]
+        if step not in exportable:
+            raise RunError(
+                "this step cannot be exported", value=step, allowed=", ".join(exportable) or "none of this run"
+            )
+        artefact = folder.artefact(step)
+        if artefact is None:
+            raise RunError("the step is not finished", where=run, value=step, remedy="resume the run first")
+        content = frozen_bytes(artefact, folder.info, study)
+    finally:
+        folder.close()
+    file = out or Path(f"{run.name}-{step}.ecgfed")
+    if file.exists() and not overwrite:
+        raise RunError("a file is there already", where=file, remedy="choose another --out, or give --overwrite")
+    write_atomically(file, content)
+    config = study.step(step)
+    typer.echo(f"{file}: {len(content):,} bytes\n")
+    typer.echo("To import it, in another study's steps:\n")
+    typer.echo(f"  - id: {step}\n    stage: {config.stage}")
+    typer.echo(f"    import: {{file: {file.name}, sha256: {hashlib.sha256(content).hexdigest()}}}")
+    for key in config.read_later:
+        typer.echo(f"    {key}: {json.dumps(config.model_dump(mode='json')[key])}")
