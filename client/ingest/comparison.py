@@ -152,7 +152,8 @@ def _by_step(members: list[Sized]) -> list[Outlier]:
             members[i].patient,
             members[i].device,
             "step-outlier",
-            f"its values move in steps of {1000 * steps[i]:.4g} uV, those of {share:.0%} of the others in {1000 * common:.4g}",
+            f"its values move in steps of {1000 * steps[i]:.4g} uV, those of {share:.0%} of the others in "
+            f"{1000 * common:.4g}",
         )
         for i in np.flatnonzero(_unlike(steps, common))
     ]

@@ -19,6 +19,7 @@ import numpy as np
 
 from ecgshared.arrays import Floats
 from ecgshared.ecg.leads import CHEST_LEADS
+from ecgshared.ecg.moments import moved
 from ecgshared.ecg.record import Finding
 
 INVERTED, DISORDERED = "chest-lead-inverted", "chest-leads-disordered"
@@ -44,7 +45,7 @@ def chest_finding(moments: Floats) -> tuple[Finding, Floats] | None:
 
     Parameters
     ----------
-    moments : of the median beat, from :func:`ecgshared.ecg.reversals.moments`, shape = (132,).
+    moments : of the median beat, from :func:`ecgshared.ecg.moments.moments`, shape = (132,).
     """
     weights = committed_chest_weights()
     odds = inversion_odds(moments, weights.inverted)
@@ -104,8 +105,6 @@ def committed_chest_weights() -> ChestWeights:
 
 @cache
 def _inverting(theta: bytes) -> Floats:
-    from ecgshared.ecg.reversals import moved
-
     every = np.stack([moved(np.eye(132), matrix) for matrix in inversions()])
     return np.asarray((every @ np.frombuffer(theta, dtype=np.float64)).T)
 

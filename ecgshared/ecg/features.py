@@ -21,10 +21,10 @@ from scipy import ndimage
 
 from ecgshared.ecg.beats import MedianBeat, median_beat
 from ecgshared.ecg.leads import LEADS
+from ecgshared.ecg.moments import INDEPENDENT
 from ecgshared.ecg.pacing import without_spikes
 from ecgshared.ecg.preprocess import resample
 from ecgshared.ecg.record import EcgRecord
-from ecgshared.ecg.reversals import INDEPENDENT
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -159,10 +159,13 @@ def measure(beat: MedianBeat) -> Features:
 
 def _nothing_but(found: Features) -> Features:
     """Return the heart rate of ``found``, and NaN for all else."""
-    nothing = dict.fromkeys(SCALARS[1:], np.nan)
-    points = dict.fromkeys(FIDUCIALS, np.nan)
-    blank = replace(found, fiducials=points, amplitudes_mv=np.full((len(AMPLITUDES), 12), np.nan), note=SPIKES_LEFT)
-    return replace(blank, **nothing)
+    nan = float("nan")
+    return Features(
+        *(found.rate_bpm, nan, nan, nan, nan, nan, nan, nan, nan, nan),
+        fiducials=dict.fromkeys(FIDUCIALS, nan),
+        amplitudes_mv=np.full((len(AMPLITUDES), 12), nan),
+        note=SPIKES_LEFT,
+    )
 
 
 def qrs_ms(beat: MedianBeat) -> float:

@@ -201,7 +201,7 @@ def decide(
 
 
 def _length(record: EcgRecord) -> list[Finding]:
-    seconds, n, fs = record.seconds, record.p_signal.shape[1], record.fs
+    seconds = record.seconds
     if seconds < SECONDS[0]:
         return [Finding("too-short", f"{seconds:.2f} s, at least {SECONDS[0]:g} s is needed", value=seconds)]
     if seconds > SECONDS[1]:

@@ -9,7 +9,6 @@ same factor, which no disease does.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ecgshared.arrays import Floats
 from ecgshared.ecg.pulse import PLAUSIBLE_BPM, Pulse

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from ecgshared.ecg.reversals import EXCHANGES, log_odds, matrices, moved
+from ecgshared.ecg.moments import moved
+from ecgshared.ecg.reversals import EXCHANGES, log_odds, matrices
 
 F64 = NDArray[np.float64]
 

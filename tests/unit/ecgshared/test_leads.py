@@ -48,8 +48,8 @@ def test_limb_leads_of_other_languages_and_signs() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["-aVR", "Lead -aVR", "- aVR", "−aVR", "aVR(-)", "inverted aVR", "V3R", "V7", "C7", "C10", "CR1", "CM5", "X",
-             "VR", "D", "D4", "lead", "ECG", "", " ", "I-II", "V", "1"],
+    "name", ["-aVR", "Lead -aVR", "- aVR", "−aVR", "aVR(-)", "inverted aVR", "V3R", "V7", "C7", "C10", "CR1", "CM5",
+             "X", "VR", "D", "D4", "lead", "ECG", "", " ", "I-II", "V", "1"],
 )  # fmt: skip
 def test_what_is_none_of_the_twelve(name: str) -> None:
     assert standard_name(name) is None

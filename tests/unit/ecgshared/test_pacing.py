@@ -12,7 +12,6 @@ from ecgshared.ecg.features import SPIKES_LEFT, SPIKES_OUT, features_of
 from ecgshared.ecg.pacing import pacing_spikes, without_spikes
 from ecgshared.ecg.record import EcgRecord
 
-
 SHARE = np.array([1.0, 0.8, -0.2, -0.9, 0.6, 0.3, 0.3, 0.5, 0.4, 0.6, 0.8, 0.7])
 
 

@@ -83,7 +83,7 @@ def test_mains_in_real_records(shared_data: Path) -> None:
 
 @pytest.mark.slow
 def test_real_records_at_other_rates(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """None as it is; at half or twice the true rate most are, though the length never tells, and each rate by itself is a usual one."""
+    """None as it is; at half or twice the true rate most are, though each rate by itself is a usual one."""
     with (shared_data / "records.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     found: dict[float, list[bool]] = {factor: [] for factor in (1.0, 0.4, 0.5, 0.625, 0.8, 1.25, 1.6, 2.0, 2.5)}
