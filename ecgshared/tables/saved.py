@@ -18,6 +18,7 @@ from scipy.stats import norm
 from ecgshared.arrays import Floats
 from ecgshared.config import Config
 from ecgshared.errors import ConfigError
+from ecgshared.service.files import write_atomically
 from ecgshared.stats.influence import CONFIDENCE
 from ecgshared.tables.after import Baseline
 from ecgshared.tables.design import Design
@@ -96,7 +97,7 @@ def saved(tables: Tables, fitted: Fitted, baselines: list[Baseline], mode: str, 
 
 def write_model(model: SavedModel, path: Path) -> None:
     """Write a model."""
-    path.write_text(model.model_dump_json(indent=1), encoding="utf-8")
+    write_atomically(path, model.model_dump_json(indent=1).encode())
 
 
 def read_model(path: Path) -> SavedModel:
