@@ -154,7 +154,7 @@ def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
         size, mtime_ns = job.signature
         entry = Entry(job.record, job.patient, size, mtime_ns, READING_VERSION, UNREADABLE)
         try:
-            record = read(job.path, recipe.described, job.fs_hz)
+            record = read(job.path, *_said(job, recipe))
         except EcgReadError as error:
             entries.append(replace(entry, fault=_without_values(error.what)))
             continue
@@ -167,6 +167,12 @@ def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
         for (place, _), signal in zip(members, signals, strict=True):
             entries[place] = replace(entries[place], signal=to_units(signal))
     return entries
+
+
+def _said(job: Job, recipe: Recipe) -> tuple[DescribedConfig | None, float | None] | tuple[()]:
+    """Return what the site says of a recording beside what its file says; nothing where it says nothing."""
+    covered = recipe.described is not None and recipe.described.covers(job.path)
+    return (recipe.described, job.fs_hz) if covered or job.fs_hz is not None else ()
 
 
 def to_units(p_signal: NDArray[np.float32]) -> NDArray[np.int16]:

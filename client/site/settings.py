@@ -180,11 +180,7 @@ class SiteSettings(Config):
     site: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="this site's name in studies and certificate")
     records: RecordsConfig
     table: TableConfig
-    described: DescribedConfig | None = Field(
-        default=None,
-        description="recordings that are plain arrays (NumPy, CSV, HDF5, Parquet, MATLAB, raw numbers): which files, "
-        "order of the axes, leads, rate, unit; null where there are none",
-    )
+    described: DescribedConfig = DescribedConfig()
     state: Path = Field(default=Path("state"), description="cache, ledger, outbox, logs: owner-only")
     patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = Field(
         default="refuse", description="what becomes of rows without a patient id"

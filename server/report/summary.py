@@ -32,10 +32,8 @@ class Summary:
 def summarise(study: Study | None, results: Typed, labels: Labels) -> Summary:
     """Return the summary of what is known so far; nothing is said of what has no result."""
     described = next((r for r in results.values() if isinstance(r, Described)), None)
-    paragraphs = [
-        text for text in (_who(study, described), _for_whom(study, described), _how_good(results, labels)) if text
-    ]
-    return Summary(tuple(paragraphs), _hospitals(study, described, results, labels))
+    paragraphs = [_who(study, described), _for_whom(study, described), *_how_good(results, labels)]
+    return Summary(tuple(text for text in paragraphs if text), _hospitals(study, described, results, labels))
 
 
 def _who(study: Study | None, described: Described | None) -> str:
@@ -108,7 +106,7 @@ def _range(values: list[float], digits: int) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _how_good(results: Typed, labels: Labels) -> str:
+def _how_good(results: Typed, labels: Labels) -> list[str]:
     sentences = []
     for step, r in results.items():
         if isinstance(r, Evaluated):
@@ -121,7 +119,7 @@ def _how_good(results: Typed, labels: Labels) -> str:
                             f"Concordance of {name} ({labels.step(step)}) for {EVENTS[r.event]}, "
                             f"{labels.group(group)}: {words}."
                         )
-    return " ".join(sentences)
+    return sentences
 
 
 def _evaluated(r: Evaluated, labels: Labels) -> list[str]:
