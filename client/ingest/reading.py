@@ -28,13 +28,14 @@ from client.cache.signals import SignalCache
 from client.readers import read
 from client.site.described import DescribedConfig
 from client.site.settings import QualityPolicy
+from ecgshared.ecg.amplitude import step_mv
 from ecgshared.ecg.input import InputConfig
 from ecgshared.ecg.preprocess import preprocess
-from ecgshared.ecg.quality import REPAIRED, assess, decide, repair
+from ecgshared.ecg.quality import REPAIRED, Decision, decide, examine, repair
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
 
-READING_VERSION = 3
+READING_VERSION = 4
 """Raised whenever a reader or the quality rules read a recording otherwise: older entries are read again."""
 
 LARGEST_UNITS = 32_767
@@ -136,14 +137,19 @@ def must_be_read(status: int, findings: str, policy: QualityPolicy) -> bool:
     if status == UNREADABLE:
         return False
     known = findings_of(findings)
-    action = decide(known, policy.actions, policy.default)
+    action = decision(known, policy)
     repaired = any(finding.code == REPAIRED for finding in known)
     return (status == REFUSED and action != "refuse") or (action != "refuse" and repaired != (action == "repair"))
 
 
 def refused(findings: str, policy: QualityPolicy) -> bool:
     """Tell whether today's policy refuses a recording with these findings."""
-    return decide(findings_of(findings), policy.actions, policy.default) == "refuse"
+    return decision(findings_of(findings), policy) == "refuse"
+
+
+def decision(findings: Iterable[Finding], policy: QualityPolicy) -> Decision:
+    """Return what a site's policy makes of a recording with these findings."""
+    return decide(findings, policy.actions, policy.default, most_empty=policy.most_empty)
 
 
 def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
@@ -192,8 +198,8 @@ def findings_of(text: str) -> tuple[Finding, ...]:
 
 def _described(entry: Entry, record: EcgRecord, recipe: Recipe) -> tuple[Entry, EcgRecord]:
     """Return what is known of a recording, and the recording as it is to be used: repaired where it is."""
-    findings = assess(record)
-    action = decide(findings, recipe.quality.actions, recipe.quality.default)
+    findings, amplitude = examine(record)
+    action = decision(findings, recipe.quality)
     at = record.recorded_at
     content = _content(record, recipe.content_key)
     if action == "repair":
@@ -216,6 +222,7 @@ def _described(entry: Entry, record: EcgRecord, recipe: Recipe) -> tuple[Entry, 
         seconds=record.seconds,
         device=record.device or "",
         format=record.source_format,
+        size=(amplitude, step_mv(record), record.adc_units_per_mv),
         features=features,
     )
     return described, record

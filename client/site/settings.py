@@ -117,8 +117,18 @@ class QualityPolicy(Config):
             "all-flat": "refuse",
             "fs-contradicts-length": "refuse",
             "too-short": "refuse",
+            "limb-lead-inverted": "refuse",
+            "leads-permuted": "refuse",
+            "same-trace": "refuse",
+            "limb-leads-contradict": "refuse",
         },
         description="finding: keep, flag, repair or refuse",
+    )
+    most_empty: float = Field(
+        default=0.4,
+        ge=0,
+        le=1,
+        description="refuse a recording of whose twelve leads more than this share is absent, invalid or constant",
     )
 
     @field_validator("actions")
