@@ -404,3 +404,11 @@ def test_pictures_are_drawn(ecgfed, dead, tmp_path, ending):
             assert {"forest": "age", "residuals": "bmi", "curves": "free of the event"}[path.stem] in text
         else:
             assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("option", ["save", "forest", "ph_plot"])
+def test_a_place_where_no_file_can_be_is_refused(ecgfed, files, tmp_path, option):
+    given = {"time": "time", "event": "status", "cause": 1, "covariates": "age", "mode": "exact"}
+    code, _, err = ecgfed(*words_of("fit", files, **given, **{option: tmp_path / "nowhere" / "x.svg"}))
+    assert code == 2
+    assert "cannot be written" in err
