@@ -24,6 +24,7 @@ from ecgshared.stats.cox import coarsen
 from ecgshared.study.endpoints import EventTimes
 from ecgshared.study.registry import room
 from ecgshared.wire.protocol import Request
+from server.report.labels import NO_LABELS
 from server.report.sections import Table
 from server.report.survival_evaluation import evaluation_sections
 
@@ -312,7 +313,7 @@ def test_a_figure_that_hangs_on_few_events_has_no_interval_and_says_so():
     harrell = found["models"]["both"]["harrell"]
     assert harrell["se"] > 0
     assert harrell["low"] is None
-    shown = evaluation_sections("judged", Result.model_validate(result))
+    shown = evaluation_sections("judged", Result.model_validate(result), NO_LABELS)
     cells = [
         cell for section in shown for b in section.blocks if isinstance(b, Table) for row in b.rows for cell in row
     ]
