@@ -18,7 +18,7 @@ from federated_stages import CALIBRATE, UNGATED, Federation, site_data, study, t
 
 from ecgshared.errors import ConfigError
 from ecgshared.privacy.disclosure import DisclosureLimits
-from ecgshared.stages.results.base import MeanSd
+from ecgshared.stages.results.base import EstimateResult, MeanSd
 from ecgshared.stages.results.describe import FlowLine, SiteDescription
 from ecgshared.stages.results.evaluate import Result as Evaluated
 from ecgshared.study.registry import STAGES, shared_room
@@ -26,7 +26,7 @@ from ecgshared.study.study import load_study
 from ecgshared.wire.protocol import phases
 from server.report.cohorts import consort, table_one
 from server.report.consort import consort_svg
-from server.report.evaluation import group_auc, sections
+from server.report.evaluation import _together, group_auc, sections
 from server.report.figures import figure_svg
 from server.report.files import Attachments, flow_csv, standalone_svg, table_csv
 from server.report.folder import read_run
@@ -290,6 +290,34 @@ def test_there_is_no_figure_where_nothing_was_released(gated: Any) -> None:
     assert blocks(parts, Figure) == []
     assert blocks(parts, Key) == []
     assert blocks(parts, Table)
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ([0.03], []),
+        ([0.03, 0.0], []),
+        ([0.03, 0.04], ["random effects"]),
+        ([0.03, 0.04, None], ["random effects"]),
+        ([0.03, 0.04, 0.05], ["random effects", "prediction interval"]),
+    ],
+)
+def test_hospitals_are_put_together_from_two_on_and_another_is_predicted_from_three_on(
+    free: Any, errors: list[float | None], told: list[str]
+) -> None:
+    head = free["abroad"].result.sites["c"].heads["event"]
+    aucs = [
+        EstimateResult(value=v, se=se, low=None, high=None) for v, se in zip((0.7, 0.8, 0.85), errors, strict=False)
+    ]
+    rows, _ = _together({f"s{i}": head.model_copy(update={"auc": auc}) for i, auc in enumerate(aucs)})
+    assert [row.label for row in rows] == told
+    for row in rows:
+        assert row.low is not None
+        assert row.high is not None
+        assert 0 < row.low < 0.75 < row.high < 1
+    if len(rows) == 2:
+        assert rows[1].low < rows[0].low
+        assert rows[1].high > rows[0].high
 
 
 def test_the_roc_is_square_and_its_legend_holds_the_auc(free: Any) -> None:
