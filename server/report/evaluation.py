@@ -18,6 +18,7 @@ from ecgshared.stages.results.evaluate import (
     SiteHead,
 )
 from ecgshared.stats.meta_analysis import meta_analysis
+from server.report.decisions import DecisionCurve, decision_panels
 from server.report.forest import Forest, ForestRow, forest
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Figure, Folded, Key, Panels, Section, Series, Table, Text
@@ -48,6 +49,7 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
         *_tables(pooled, sites, labels),
         *_forests(r, head, pooled, sites, labels),
         *_curves(pooled, sites, labels),
+        *_decisions(pooled, sites, labels),
     ]
     if any(v.threshold for v in sites.values()):
         blocks.append(_threshold_table(r.threshold, pooled, sites, labels))
@@ -206,6 +208,22 @@ def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
             )
         )
     return figures
+
+
+def _decisions(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
+    """The decision curves; none where the result has no net benefit."""
+    curves = [
+        *(DecisionCurve(labels.pooled(g), "", p.base_rate, _benefits(p.ppv)) for g, p in pooled.items()),
+        *(DecisionCurve(labels.site(s), s, v.base_rate, _benefits(v.ppv)) for s, v in sites.items()),
+    ]
+    found = decision_panels(curves)
+    return [] if found is None else [found]
+
+
+def _benefits(rows: Sequence[RateAtShare]) -> list[tuple[Number, Number, Number, Number]]:
+    names = ("cutoff", "net_benefit", "net_benefit_low", "net_benefit_high")
+    # Results of earlier runs have none of them.
+    return [(a, b, c, d) for a, b, c, d in ([getattr(row, name, None) for name in names] for row in rows)]
 
 
 def _threshold_table(cutoff: Number, pooled: Pooled, sites: Sites, labels: Labels) -> Table:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from federated_stages import CALIBRATE, UNGATED, Federation, site_data, study, typed
@@ -26,6 +27,7 @@ from ecgshared.study.study import load_study
 from ecgshared.wire.protocol import phases
 from server.report.cohorts import consort, table_one
 from server.report.consort import consort_svg
+from server.report.decisions import DecisionCurve, decision_panels
 from server.report.evaluation import _together, group_auc, sections
 from server.report.figures import figure_svg
 from server.report.files import Attachments, flow_csv, standalone_svg, table_csv
@@ -333,6 +335,32 @@ def test_the_roc_is_square_and_its_legend_holds_the_auc(free: Any) -> None:
     assert found is not None
     x0, _, x1, y1, _, y2 = map(float, found.groups())
     assert abs(x1 - x0) == pytest.approx(abs(y1 - y2), rel=0.01)
+
+
+def test_a_decision_curve_is_net_benefit_beside_acting_on_everybody() -> None:
+    risk = np.linspace(0.005, 0.995, 400)
+    event = np.random.default_rng(1).random(400) < risk
+    at = (0.1, 0.3, 0.6)
+    benefit = [float((event & (risk >= t)).mean() - (~event & (risk >= t)).mean() * t / (1 - t)) for t in at]
+    rate = float(event.mean())
+    points = [(t, b, None, None) for t, b in zip(at, benefit, strict=True)]
+    figure = decision_panels(
+        [
+            DecisionCurve("a", "a", rate, [*points[::-1], (None, 0.1, None, None), (0.2, None, None, None)]),
+            DecisionCurve("b", "b", None, []),
+        ]
+    )
+    assert figure is not None
+    score, everybody = figure.panels[0][1]
+    assert (list(score.x), list(score.y)) == (list(at), benefit)
+    # Acting on everybody at a threshold equals the formula with every ECG flagged; at 0 it is the event rate.
+    assert everybody.x[0] == 0.0
+    assert everybody.y[0] == pytest.approx(rate)
+    assert everybody.y[1] == pytest.approx(event.mean() - (~event).mean() * 0.1 / 0.9)
+    assert min(y for y in everybody.y if y is not None) >= -0.02
+    assert [len(series[0].x) for _, series in figure.panels] == [3, 0]
+    assert panels_svg(figure, sites=("a", "b")).count("every value is withheld") == 1
+    assert decision_panels([DecisionCurve("b", "b", 0.1, [(0.1, None, None, None)])]) is None
 
 
 def test_seven_hospitals_stand_in_two_rows_of_panels_on_common_axes() -> None:
