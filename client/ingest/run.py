@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from client.cache.entries import STORED, UNREADABLE, CacheLookup
 from client.cache.signals import SignalCache, opened
 from client.cohort.agreement import compare, one_signal_for_several
-from client.cohort.link import LinkedRows, lines_to_look_at, link
+from client.cohort.link import LinkedRows, link
+from client.cohort.notices import lines_to_look_at
 from client.cohort.recordings import match, named, walk
 from client.cohort.selection import select
 from client.cohort.table import CohortTable, usable_table

@@ -43,7 +43,7 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
     blocks += [
         Text(
             f"Score: {labels.score(r.score)}. 95% intervals are clustered by patient where a hospital knows its "
-            "patients; bounds hold the value that unmerged scores would give. Training hospitals and hospitals that "
+            "patients; bounds hold what all scores, put together, would give. Training hospitals and hospitals that "
             "never trained are never pooled together."
         ),
         *_tables(pooled, sites, labels),
@@ -69,6 +69,10 @@ def _key(step: str, r: Result, group: Group, head: str, p: PooledHead, labels: L
         notes.append(f"95% CI {auc.low:.3f} to {auc.high:.3f} by {p.interval_unit}")
     if bounds.bound_low is not None and bounds.bound_high is not None and len(p.sites) > 1:
         notes.append(f"bounds {bounds.bound_low:.3f} to {bounds.bound_high:.3f}")
+    if auc.value is None and p.auc_within_sites is not None and p.auc_within_sites.value is not None:
+        notes.append(f"pairs within a hospital: {span(p.auc_within_sites)}")
+    if p.few_events and auc.value is not None:
+        notes.append("few events: no interval")
     if p.events is not None:
         notes.append(f"{p.events:.0f} of {p.ecgs:.0f} ECGs with the event")
     if len(p.sites) == 1:
@@ -82,7 +86,7 @@ def _key(step: str, r: Result, group: Group, head: str, p: PooledHead, labels: L
 
 
 def group_auc(r: Result, head: str, p: PooledHead) -> EstimateResult:
-    """Return the AUC of a group: of one hospital alone its own, whose interval knows nothing of merged bins."""
+    """Return the AUC of a group: of one hospital alone its own, which needs no bounds."""
     return r.sites[p.sites[0]].heads[head].auc if len(p.sites) == 1 and p.sites[0] in r.sites else p.auc
 
 
@@ -170,8 +174,8 @@ def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
                 y_range=(0, 1),
                 reference="diagonal",
                 square=True,
-                caption="A hospital's curve at the edges of its merged bins; a band is the bound that merging leaves, "
-                "no interval.",
+                caption="Points stand at cuts that hospitals answered, nothing between; a pooled band is the bound "
+                "that the others leave, no interval.",
             )
         )
     rates = [
@@ -186,7 +190,7 @@ def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
                 "share of ECGs",
                 "event rate (PPV)",
                 x_log=True,
-                caption="Bands: 95% intervals. Shares are those of the nearest edge of the merged bins.",
+                caption="Bands: 95% intervals. Points stand at cuts that hospitals answered.",
                 panels=rates,
             )
         )
@@ -202,8 +206,8 @@ def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
                 "mean predicted risk",
                 "observed rate",
                 reference="diagonal",
-                caption="Groups of predicted risk, joined until each meets the hospital's limits; bars: 95% intervals, "
-                "over several hospitals the bound that merging leaves.",
+                caption="Groups of predicted risk between cuts that a hospital (pooled: every hospital) answered; "
+                "bars: 95% intervals.",
                 panels=calibration,
             )
         )
@@ -314,8 +318,8 @@ def _pooled_groups(rows: Sequence[PooledCalibrationGroup]) -> Series:
         "pooled",
         [row.mean_predicted for row in rows],
         [row.observed for row in rows],
-        [row.bound_low for row in rows],
-        [row.bound_high for row in rows],
+        [row.low for row in rows],
+        [row.high for row in rows],
         style="points",
         emphasis=True,
     )
