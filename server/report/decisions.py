@@ -68,7 +68,9 @@ def _series(curve: DecisionCurve) -> list[Series]:
         )
     ]
     if curve.rate is not None and x:
-        everybody = [(t, act_on_everybody(curve.rate, t)) for t in [0.0, *x] if t < 1]
+        # It bends between thresholds: many of them, not those of the score alone.
+        grid = [0.99 * max(x) * i / 60 for i in range(61)] if max(x) >= 1 else [max(x) * i / 60 for i in range(61)]
+        everybody = [(t, act_on_everybody(curve.rate, t)) for t in grid]
         shown = [(t, benefit) for t, benefit in everybody if benefit >= _LEAST]
         told.append(Series("everybody", [t for t, _ in shown], [b for _, b in shown], muted=True))
     return told
