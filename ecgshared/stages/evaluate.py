@@ -46,14 +46,20 @@ MAX_BOUNDS = 0.03
 LEAVES = {
     "local": "the hospital's own figures: counts, AUC, calibration, event rates at shares and at the threshold, and "
     "the same in subgroups",
-    "histogram": "how many ECGs with and without the event fall into each interval of the score, and their summed risk",
-    "influence": "sums over patients that the intervals of the pooled figures take",
+    "scale": "means of the scores of at least ten neighbouring ECGs each, by which cuts are chosen that all can answer",
+    "histogram": "how many ECGs without the event fall into each interval of the score, how many with it lie "
+    "above each "
+    "cut, and the rates there",
+    "placement": "the pooled curve of those without the event, summed over the hospital's ECGs with it, and the "
+    "sums over "
+    "patients that intervals take",
     "slope": "sums over patients that one step of the fit of the pooled calibration line takes",
+    "compare": "how far the AUC of the score lies from that of another on the same ECGs, and its error",
 }
 """What leaves a hospital in each phase, in words."""
 PROTECTED = (
     "Each figure stands for a group of at least the hospital's own least size and least number of events, or is "
-    "withheld; neighbouring intervals of the score are merged until each does."
+    "withheld; intervals of the score are joined until each does."
 )
 """What stands between these numbers and one patient."""
 

@@ -39,11 +39,14 @@ if TYPE_CHECKING:
 
 
 LEAVES = {
-    "histogram": "how many validation ECGs with and without the event fall into each interval of the score",
-    "variance": "sums over patients that the interval of the event rate above each of these edges takes",
+    "scale": "means of the validation scores of at least ten neighbouring ECGs each, by which cuts are chosen",
+    "histogram": "how many validation ECGs without the event fall into each interval of the score, and how many "
+    "with it "
+    "lie above each cut",
+    "variance": "sums over patients that the interval of the event rate above each cut takes",
 }
 """What leaves a hospital in each phase, in words."""
-PROTECTED = "Neighbouring intervals are merged until each holds at least the hospital's own least size."
+PROTECTED = "Intervals are joined, and cuts left out, until each group has at least the hospital's own least size."
 """What stands between these numbers and one patient."""
 
 

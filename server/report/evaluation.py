@@ -9,6 +9,7 @@ import numpy as np
 
 from ecgshared.stages.results.base import EstimateResult, Group, Number
 from ecgshared.stages.results.evaluate import (
+    BoundedRateAtShare,
     CalibrationGroup,
     PooledCalibrationGroup,
     PooledHead,
@@ -53,7 +54,7 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
     ]
     if any(v.threshold for v in sites.values()):
         blocks.append(_threshold_table(r.threshold, pooled, sites, labels))
-    blocks += _subgroups(pooled, sites, labels)
+    blocks += [*_compared(pooled, sites, labels), *_subgroups(pooled, sites, labels)]
     ecg_level = [labels.site(s) for s, v in r.sites.items() if v.interval_unit == "ECG"]
     if ecg_level:
         blocks.append(
@@ -97,15 +98,19 @@ def _tables(pooled: Pooled, sites: Sites, labels: Labels) -> list[Table]:
     for name, v in [*lines, *((labels.site(s), v) for s, v in sites.items())]:
         patients: list[Cell] = [v.patients, v.event_patients] if isinstance(v, SiteHead) else ["-", "-"]
         brier = v.brier.value if isinstance(v.brier, EstimateResult) else v.brier
-        discrimination.append([name, v.ecgs, v.events, *patients, v.base_rate, span(v.auc)])
+        precision = v.average_precision
+        area = (
+            span(precision) if isinstance(precision, EstimateResult) else None if precision is None else precision.value
+        )
+        discrimination.append([name, v.ecgs, v.events, *patients, v.base_rate, span(v.auc), area])
         line = (v.calibration_slope, v.calibration_intercept, v.expected_over_observed)
         calibration.append([name, *map(span, line), brier])
     return [
         Table(
             "Discrimination",
-            ["", "all", "with the event", "all", "with the event", "event rate", "AUC (95% CI)"],
+            ["", "all", "with the event", "all", "with the event", "event rate", "AUC (95% CI)", "AUPRC"],
             discrimination,
-            groups=[("", 1), ("ECGs", 2), ("patients", 2), ("", 2)],
+            groups=[("", 1), ("ECGs", 2), ("patients", 2), ("", 3)],
         ),
         Table("Calibration", ["", "slope", "intercept", "expected/observed", "Brier score"], calibration),
     ]
@@ -225,9 +230,11 @@ def _decisions(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
 
 
 def _benefits(rows: Sequence[RateAtShare]) -> list[tuple[Number, Number, Number, Number]]:
-    names = ("cutoff", "net_benefit", "net_benefit_low", "net_benefit_high")
-    # Results of earlier runs have none of them.
-    return [(a, b, c, d) for a, b, c, d in ([getattr(row, name, None) for name in names] for row in rows)]
+    bounded = [(row, row if isinstance(row, BoundedRateAtShare) else None) for row in rows]
+    return [
+        (row.cutoff, row.net_benefit, both.net_benefit_low if both else None, both.net_benefit_high if both else None)
+        for row, both in bounded
+    ]
 
 
 def _threshold_table(cutoff: Number, pooled: Pooled, sites: Sites, labels: Labels) -> Table:
@@ -235,12 +242,27 @@ def _threshold_table(cutoff: Number, pooled: Pooled, sites: Sites, labels: Label
     for group, p in pooled.items():
         at = p.threshold
         cells: list[Cell] = [None] * 3 if at is None else [at.share, span(at.ppv), span(at.sensitivity)]
-        rows.append([labels.pooled(group), *cells, "-"])
+        more = (None,) * 3 if at is None else (at.specificity, at.npv, at.accuracy)
+        rows.append([labels.pooled(group), *cells, *(None if e is None else span(e) for e in more)])
     for site, v in sites.items():
         if (t := v.threshold) is not None:
-            rows.append([labels.site(site), *(span(e) for e in (t.share, t.ppv, t.sensitivity, t.specificity))])
+            told = (t.share, t.ppv, t.sensitivity, t.specificity, t.npv, t.accuracy)
+            rows.append([labels.site(site), *(None if e is None else span(e) for e in told)])
     title = "At the fixed threshold" if cutoff is None else f"At the fixed threshold, risk {cutoff:.4g}"
-    return Table(title, ["", "share above", "PPV", "sensitivity", "specificity"], rows)
+    return Table(title, ["", "share above", "PPV", "sensitivity", "specificity", "NPV", "accuracy"], rows)
+
+
+def _compared(pooled: Pooled, sites: Sites, labels: Labels) -> list[Table]:
+    """This score beside others on the same ECGs; none where the step names no other."""
+    lines: list[tuple[str, PooledHead | SiteHead]] = [(labels.pooled(g), p) for g, p in pooled.items()]
+    rows: list[list[Cell]] = [
+        [name, labels.score(other), c.ecgs, c.events, c.auc, c.other_auc, span(c.difference), c.p]
+        for name, v in [*lines, *((labels.site(s), v) for s, v in sites.items())]
+        for other, c in v.compared.items()
+    ]
+    columns = ["", "other score", "ECGs", "with the event", "AUC", "its AUC", "difference (95% CI)", "p"]
+    note = "Paired: both scores on the same ECGs; pooled over pairs within a hospital."
+    return [Table("Beside other scores", columns, rows, note=note)] if rows else []
 
 
 def _subgroups(pooled: Pooled, sites: Sites, labels: Labels) -> list[Block]:
