@@ -15,6 +15,7 @@ from client.egress.gate import release
 from client.rows.binned import read_curve, read_cuts
 from ecgshared.errors import ConfigError, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits
+from ecgshared.stages.evaluate import LINES
 from ecgshared.stats.calibration import calibration_line, expected_over_observed
 from ecgshared.stats.discrimination import auc_difference
 from ecgshared.stats.influence import clustered_auc, clustered_ratio, rate_above
@@ -365,6 +366,45 @@ def test_a_second_set_of_cuts_or_another_curve_is_refused():
         np.testing.assert_array_equal(first.payload.cases, again.payload.cases)
         with pytest.raises(Refused, match="spent"):
             asked("histogram", state, cuts=np.array([[-1.1, 0.1]]))
+
+
+def asked_of(federation, site, step, phase, **arrays):
+    """Ask the handler alone, as a coordinator of its own making would; ``__`` stands for the dot of an artefact."""
+    named = {name.replace("__", "."): np.asarray(value, dtype=np.float64) for name, value in arrays.items()}
+    stage = federation.study.step(step).stage
+    request = Request(federation.study.sha256, "run", step, phase, 0, named)
+    return room("client", stage).PHASES[phase](federation.context(step, site), request)
+
+
+def test_two_scores_with_one_ecg_between_their_steps_are_not_both_judged(tmp_path):
+    """Risks of 0 below an age and 1 above: the means of two of them differ by whoever stands between."""
+    steps = [CALIBRATE, {"id": "abroad", "stage": "evaluate", "uses": ["score"]}]
+    federation = Federation(study(steps, zero_shot=("c", "d")), sites(), LIMITS, state=tmp_path)
+    ages = np.unique(pooled(federation.data, ("c",), "lockbox")[0][:, 0])
+    middle = len(ages) // 2
+    first, second = ([-1e4 * (ages[i] + ages[i + 1]) / 2, 1e4, 0.0, 0.0, 0.0] for i in (middle, middle + 1))
+    for phase in ("local", "scale", "local"):
+        asked_of(federation, "c", "abroad", phase, score__coef=first)
+    for phase in ("local", "scale", "histogram", "slope"):
+        with pytest.raises(Refused, match="spent"):
+            asked_of(federation, "c", "abroad", phase, score__coef=second, cuts=[[0.0]], head=[0], coef=[0, 1])
+    with pytest.raises(Refused, match="spent"):
+        asked_of(federation, "c", "abroad", "local", score__coef=first, other__array=[0.0])
+    # A question that is none takes nothing from another site's count.
+    with pytest.raises(Refused, match="wrong shape"):
+        asked_of(federation, "d", "abroad", "local", score__coef=first[:2])
+    asked_of(federation, "d", "abroad", "local", score__coef=second)
+
+
+def test_no_more_lines_are_summed_at_than_a_fit_asks_for(tmp_path):
+    federation = Federation(four_sites([CALIBRATE, {"id": "abroad", "stage": "evaluate", "uses": ["score"]}]), sites())
+    federation.state = tmp_path
+    coef = [-2.0, 0.04, 0.5, 0.1, -5.0]
+    for slope in range(LINES):
+        asked_of(federation, "c", "abroad", "slope", score__coef=coef, head=[0], coef=[0.0, 1.0 + slope])
+    with pytest.raises(Refused, match="spent"):
+        asked_of(federation, "c", "abroad", "slope", score__coef=coef, head=[0], coef=[0.0, 100.0])
+    asked_of(federation, "c", "abroad", "slope", score__coef=coef, head=[0], coef=[0.0, 1.0])
 
 
 def test_a_crafted_curve_gets_nothing_though_it_contains_the_sites_own():
