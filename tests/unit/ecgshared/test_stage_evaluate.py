@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -238,6 +239,42 @@ def test_three_hospitals_of_forty_five_have_no_pooled_value_but_bounds_that_hold
     assert both["auc_within_sites"]["low"] < both["auc_within_sites"]["value"]
     told = report(typed(federation.artefacts["abroad"]))
     assert any("pairs within a hospital" in getattr(block, "note", "") for block in told[0].blocks)
+
+
+def with_events(seed, patients, events):
+    """A hospital of which exactly so many patients have the event, at each of their ECGs."""
+    data = site_data(seed, patients, split="lockbox")
+    chosen = np.random.default_rng(seed).choice(patients, events, replace=False)
+    labels = data.labels.copy()
+    labels[:, 0] = np.isin(data.patient, chosen)
+    return replace(data, labels=labels)
+
+
+@pytest.mark.parametrize(("patients", "events", "told"), [(45, 12, False), (90, 25, True)])
+def test_hospitals_that_had_the_events_by_luck_have_no_interval_of_rates(patients, events, told):
+    """Beside one with too few they are pooled for their many: what tells how often the event is errs by the choice."""
+    steps = [CALIBRATE, {"id": "abroad", "stage": "evaluate", "uses": ["score"]}]
+    hospitals = {"c": with_events(11, patients, events), "d": with_events(12, patients, events)}
+    chosen = study(steps, zero_shot=("c", "d", "e"))
+    both = {"a": sites(6)["a"], "b": sites(6)["b"], **hospitals}
+    found = Federation(chosen, {**both, "e": with_events(13, patients, 3)}, LIMITS).run()["abroad"]
+    alone = Federation(study(steps, zero_shot=("c", "d")), both, LIMITS).run()["abroad"]
+    few, whole = (made.result["pooled"]["zero_shot"]["event"] for made in (found, alone))
+    assert few["withheld"] == ["e"]
+    assert few["sites"] == whole["sites"] == ["c", "d"]
+    for rate in (
+        lambda p: p["expected_over_observed"],
+        lambda p: p["calibration_intercept"],
+        lambda p: p["ppv"][-1]["rate"],
+        lambda p: p["calibration_curve"][0],
+    ):
+        assert rate(whole)["low"] is not None
+        assert (rate(few)["low"] is not None, rate(few)["high"] is not None) == (told, told)
+    assert few["expected_over_observed"]["value"] == whole["expected_over_observed"]["value"]
+    assert few["auc_within_sites"]["low"] == whole["auc_within_sites"]["low"] is not None
+    text = str(report(typed(found)))
+    assert ("neither has an interval" in text) == (not told)
+    assert "neither has an interval" not in str(report(typed(alone)))
 
 
 def test_subgroups_agree_with_their_own_data(gated):
