@@ -83,6 +83,8 @@ def _step(settings: SiteSettings, study: Study, step: StepConfig, number: int) -
     lines = [f"{number}. {step.id} - {sentence}", f"     sites: {', '.join(members)}"]
     if settings.site not in members:
         return [*lines, "     this site takes no part in it: nothing leaves"]
+    if step.frozen is not None:
+        return [*lines, f"     imported: {_value(step.frozen)}", "     no site is asked about it: nothing leaves"]
     for name in type(step).model_fields:
         value = getattr(step, name)
         if name not in _TOLD_APART and value not in (None, (), {}, ""):

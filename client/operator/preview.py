@@ -62,7 +62,7 @@ def preview_study(path: Path, settings: SiteSettings, study: Study) -> list[Prev
     messages: list[PreviewMessage] = []
     totals: dict[str, dict[str, NDArray[Any]]] = {}
     for step in study.steps:
-        if settings.site not in study.members(step):
+        if settings.site not in study.members(step) or step.frozen is not None:
             continue
         shared_room(step.stage)
         for phase in phases(step.stage):

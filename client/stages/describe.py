@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from client.dataset.data import SiteData
 from client.rows.context import SiteContext
+from ecgshared.privacy.groups import close_groups
 from ecgshared.stages.describe import VARIABLES, YES_NO, SiteCounts
 from ecgshared.study.columns import FLAGS
 from ecgshared.wire.protocol import SPLITS, Answer, Evidence, Request
@@ -32,7 +33,7 @@ def counts(site: SiteContext, request: Request) -> Answer:
             labelled[h, s], events[h, s] = len(with_event) + len(without), len(with_event)
             labelled_patients[h, s] = _patients(data, rows[~np.isnan(y)])
             event_patients[h, s] = min(_patients(data, with_event), _patients(data, without))
-    table1, table1_patients = _table1(data)
+    table1, table1_patients = _table1(data, site.settings.limits.min_patients)
     devices, device_ecgs, device_patients = _named(data, "device")
     rates, rate_ecgs, rate_patients = _named(data, "fs")
     flow_patients = np.array([float(p) for _, _, p in data.flow])
@@ -105,8 +106,12 @@ def _known(data: SiteData, rows: NDArray[np.int64], name: str) -> tuple[NDArray[
     return column, _patients(data, rows)
 
 
-def _table1(data: SiteData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and SD of each variable for everybody, and for those with and without each head's event."""
+def _table1(data: SiteData, min_patients: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and SD of each variable for everybody, and for those with and without each head's event.
+
+    Those with and without it make up those whose label is known: where they are everybody (or those of another head)
+    but for a few, the sums of the parts taken from the whole are those few's. Then one part is told of nobody.
+    """
     columns = {"age": data.age, "male": data.male, **data.covariates}
     groups = [np.ones(len(data.age), dtype=bool)]
     for h in range(len(data.heads)):
@@ -117,7 +122,11 @@ def _table1(data: SiteData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if name not in columns:
             continue
         known = ~np.isnan(columns[name])
+        labelled = {head: ~np.isnan(data.labels[known, h]) for h, head in enumerate(data.heads)}
+        closed = close_groups(labelled, data.patient[known], min_patients)
         for g, group in enumerate(groups):
+            if g > 0 and g % 2 == 0 and data.heads[g // 2 - 1] in closed:
+                continue
             rows = np.flatnonzero(group & known)
             if len(rows):
                 column = columns[name][rows].astype(np.float64)

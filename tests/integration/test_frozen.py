@@ -8,7 +8,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from client.approval.show import show_study
+from client.operator.preview import preview_study
+from client.site.settings import load_site
 from ecgshared.errors import ConfigError
+from ecgshared.study.study import load_study
 from server.report.model_cli import app
 from server.rounds.run_folder import RunFolder
 from simulations.federation.run import simulate
@@ -59,6 +63,18 @@ def test_a_frozen_model_gives_the_figures_it_gave(trained, federation):
     # Nobody was asked about the imported step.
     asked = [json.loads(line)["step"] for line in (run / "history.jsonl").read_text().splitlines()]
     assert set(asked) <= {"abroad", "hello", ""}
+
+
+def test_a_hospital_reads_that_nothing_leaves_for_an_imported_step(trained, federation):
+    export(trained, "risk", federation.folder / "risk.ecgfed")
+    study = load_study(imported(federation, federation.folder / "risk.ecgfed"))
+    file = federation.sites(("island",))[0]
+    lines = "\n".join(show_study(load_site(file), study))
+    step = lines[lines.index("1. risk") : lines.index("2. abroad")]
+    assert study.step("risk").frozen.sha256 in step
+    assert "no site is asked about it: nothing leaves" in step
+    assert "leaves when asked" not in step
+    assert {message.step for message in preview_study(file, load_site(file), study)} == {"abroad"}
 
 
 def test_the_same_step_gives_the_same_bytes(trained, tmp_path):
