@@ -213,6 +213,8 @@ def _threshold(head: PooledHead, placements: Mapping[str, Placement]) -> dict[st
             found[name] = est(
                 ratio_estimate(both / total, float(np.sum(squares)), total, people, scale="logit", patients_in=people)
             )
+    if head.threshold_chosen:
+        found = {name: bare(value) for name, value in found.items()}
     odds = np.exp(head.fixed)
     return {
         "sites": list(sites),

@@ -82,6 +82,18 @@ class PooledHead:
         return total
 
     @property
+    def threshold_chosen(self) -> bool:
+        """Whether sites stand at the threshold for the events they happened to have on either side of it.
+
+        Three sites of 30 events and a sensitivity of 0.9 miss three each; who misses five may tell, and together they
+        say 0.82, with a 95% interval that holds the truth 76 times in 100.
+        """
+        _, _, events, both = self.threshold_counts
+        sites = self.threshold_sites
+        patients = min(both, events - both) * self.patients_with_event / max(self.at_cuts.n_cases, 1.0)
+        return len(sites) < len(self.sites) and patients < _BY_LUCK * len(sites)
+
+    @property
     def expected_over_observed(self) -> float:
         """Predicted over observed events; 0 where there are none."""
         predicted = sum(float(r.predicted[-1]) for r in self.rates.values())

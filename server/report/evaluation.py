@@ -265,8 +265,19 @@ def _threshold_table(cutoff: Number, pooled: Pooled, sites: Sites, labels: Label
         if (t := v.threshold) is not None:
             told = (t.share, t.ppv, t.sensitivity, t.specificity, t.npv, t.accuracy)
             rows.append([labels.site(site), *(None if e is None else span(e) for e in told)])
+    few = any(p.threshold is not None and len(p.threshold.sites) < len(p.sites) for p in pooled.values())
+    note = (
+        "A hospital tells only where it has enough events on either side of the threshold. Not all have: those that do "
+        "miss more events than the others would, sensitivity is too low, and the pooled figures have no interval where "
+        "the events are few."
+    )
     title = "At the fixed threshold" if cutoff is None else f"At the fixed threshold, risk {cutoff:.4g}"
-    return Table(title, ["", "share above", "PPV", "sensitivity", "specificity", "NPV", "accuracy"], rows)
+    return Table(
+        title,
+        ["", "share above", "PPV", "sensitivity", "specificity", "NPV", "accuracy"],
+        rows,
+        note=note if few else "",
+    )
 
 
 def _compared(pooled: Pooled, sites: Sites, labels: Labels) -> list[Table]:

@@ -89,9 +89,13 @@ def _who(r: Result, labels: Labels) -> Table:
 
 
 def missing(counts: Mapping[str, Number]) -> str:
-    """Return the inputs that ECGs lack, with how many lack them."""
+    """Return the inputs that ECGs lack, with how many lack them; "withheld" where none or few do, and which is not
+    told."""
     told = [f"{name} {n:.0f}" for name, n in counts.items() if n]
-    return ", ".join(told[:6]) + (" ..." if len(told) > 6 else "") or "-"
+    silent = any(n is None for n in counts.values())
+    if not told:
+        return "withheld" if silent else "-"
+    return ", ".join(told[:6]) + (" ..." if len(told) > 6 else "") + ("; others withheld" if silent else "")
 
 
 def _coefficients(name: str, model: CoxModel, r: Result, labels: Labels) -> Table:

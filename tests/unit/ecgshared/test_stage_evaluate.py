@@ -277,6 +277,33 @@ def test_hospitals_that_had_the_events_by_luck_have_no_interval_of_rates(patient
     assert "neither has an interval" not in str(report(typed(alone)))
 
 
+def test_who_tells_at_the_threshold_by_luck_has_no_interval_there(gated):
+    """Of two hospitals one misses too few events to tell; the other, which misses few, is chosen for it."""
+    federation, found = gated
+    both = found["abroad"].result["pooled"]["zero_shot"]["event"]
+    assert both["threshold"]["sites"] == ["c", "d"]
+    assert both["threshold"]["sensitivity"]["low"] is not None
+    steps = [CALIBRATE, STEPS[2], {"id": "abroad", "stage": "evaluate", "uses": ["score", "cut"]}]
+    risk, y, patient = risks(federation, found, ("c",))
+    cut = float(found["cut"].arrays["cutoff"][0])
+    # Of the events below the threshold four patients keep theirs.
+    data = federation.data["c"]
+    below = np.unique(patient[(risk < cut) & (y == 1)])
+    labels = data.labels.copy()
+    labels[np.isin(data.patient, below[4:]) & (labels[:, 0] == 1), 0] = 0
+    few = federation.data | {"c": replace(data, labels=labels), "d": with_events(5, 400, 30)}
+    kept = {name: found[name] for name in ("score", "cut")}
+    told = Federation(study(steps, zero_shot=("c", "d")), few, LIMITS, artefacts=dict(kept)).run()["abroad"]
+    at = told.result["pooled"]["zero_shot"]["event"]["threshold"]
+    assert told.result["pooled"]["zero_shot"]["event"]["sites"] == ["c", "d"]
+    assert at["sites"] == ["d"]
+    assert at["sensitivity"]["value"] is not None
+    for name in ("ppv", "sensitivity", "specificity", "npv", "accuracy"):
+        assert (at[name]["low"], at[name]["high"]) == (None, None)
+    assert "sensitivity is too low" in str(report(typed(told)))
+    assert "sensitivity is too low" not in str(report(typed(found["abroad"])))
+
+
 def test_subgroups_agree_with_their_own_data(gated):
     federation, found = gated
     x, y, patient = pooled(federation.data, ("c",), "lockbox")

@@ -41,6 +41,7 @@ from server.report.privacy import statement
 from server.report.results import RunInfo, StepPlan
 from server.report.sections import Figure, Flow, FlowRow, Folded, Key, Panels, Series, Table
 from server.report.summary import summarise
+from server.report.survival import missing
 from server.report.tripod import checklist
 from server.rounds.run_folder import RunFolder
 
@@ -558,3 +559,9 @@ def test_it_prints_to_pages(run: Path, tmp_path: Path) -> None:
     )
     pages = len(re.findall(rb"/Type\s*/Page\b", out.read_bytes()))
     assert 4 <= pages <= 20
+
+
+def test_a_withheld_count_of_what_is_missing_is_not_said_to_be_none():
+    assert missing({"age": 0.0}) == "-"
+    assert missing({"age": None, "lvef": None}) == "withheld"
+    assert missing({"age": None, "lvef": 12.0}) == "lvef 12; others withheld"
