@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import logit
 
 from client.rows.context import SiteContext
@@ -115,7 +117,7 @@ def judged(
 
 def _columns(site: SiteContext, request: Request, step: Config, rows: Ints) -> dict[str, Floats]:
     data, study = site.data, site.study
-    found = {"age": data.age, "male": data.male, **data.covariates, **data.columns}
+    found: dict[str, NDArray[Any]] = {"age": data.age, "male": data.male, **data.covariates, **data.columns}
     named = {name for term in step.terms for name in term.columns}
     columns = {name: np.asarray(found[name][rows], dtype=np.float64) for name in named if name in found}
     if score_of(step, study) is not None:

@@ -125,13 +125,11 @@ def errors(site: SiteContext, request: Request) -> Answer:
     bread = received(request, "bread", (len(members), p, p))[members.index(site.settings.site)]
     x, residual = asked.residual(rows)
     scores = patient_scores(x, residual, rows.patient)
-    influence = scores @ bread.T
-    square, fourth = (influence**2).sum(axis=0), (influence**4).sum(axis=0)
+    fourth = ((scores @ bread.T) ** 4).sum(axis=0)
     weight = by_patient(np.abs(residual), rows.patient)
     effective = float(weight.sum()) ** 2 / float(weight @ weight) if weight.any() else 0.0
     evidence = _evidence(asked, rows, effective)
-    deciding = np.minimum(deciding_patients(square, fourth) + 1e-9, evidence.patients).astype(np.int64)
-    return Answer(ErrorSums(scores.T @ scores, fourth), {"meat": evidence, "fourth": Evidence(deciding)})
+    return Answer(ErrorSums(scores.T @ scores, fourth), {"meat": evidence, "fourth": evidence})
 
 
 def own(site: SiteContext, request: Request) -> Answer:
@@ -148,9 +146,10 @@ def own(site: SiteContext, request: Request) -> Answer:
             coef, covariance, deciding = own_fit(rows, step.columns_of(model), outcome, model, method)
         except (StatisticsError, np.linalg.LinAlgError):
             reason = "no finite coefficients fit best here"
-    whole = Evidence(np.array(size.patients if allowed else 0), np.array(size.events))
-    each = Evidence(np.floor(np.nan_to_num(deciding) + 1e-9).astype(np.int64))
-    return Answer(OwnFit(coef, covariance, deciding, reason), {"coef": whole, "covariance": whole, "deciding": each})
+    evidence = Evidence(np.array(size.patients if allowed else 0), np.array(size.events))
+    return Answer(
+        OwnFit(coef, covariance, deciding, reason), dict.fromkeys(("coef", "covariance", "deciding"), evidence)
+    )
 
 
 PHASES = {"cohort": cohort, "sums": sums, "newton": newton, "errors": errors, "own": own}

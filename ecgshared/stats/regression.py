@@ -27,8 +27,9 @@ from ecgshared.arrays import Floats, Ints
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.influence import CONFIDENCE, UNDEFINED, Estimate, by_patient
 
-FEWEST_PATIENTS = 10.0
-"""Patients who decide a coefficient below which it stands without an interval."""
+FEWEST_PATIENTS = 2.0
+"""Patients who decide a coefficient below which it stands without an interval. A higher bound would show intervals
+where chance brought many events, and those miss the truth: the number follows from the outcome."""
 
 
 @dataclass(frozen=True)
@@ -186,10 +187,15 @@ def decided_estimate(value: float, se: float, patients: float, confidence: float
         return UNDEFINED
     if not se > 0:
         return Estimate(float(value), np.nan, np.nan, np.nan)
-    if not patients >= FEWEST_PATIENTS:
-        return Estimate(float(value), float(se), np.nan, np.nan)
-    half = float(t.ppf(0.5 + confidence / 2, patients - 1)) * se * np.sqrt(patients / (patients - 1))
+    half = decided_quantile(patients, confidence) * se
     return Estimate(float(value), float(se), float(value - half), float(value + half))
+
+
+def decided_quantile(patients: float, confidence: float = CONFIDENCE) -> float:
+    """Return by how many (CR1) errors an interval reaches to either side; NaN below :data:`FEWEST_PATIENTS`."""
+    if not patients >= FEWEST_PATIENTS:
+        return np.nan
+    return float(t.ppf(0.5 + confidence / 2, patients - 1) * np.sqrt(patients / (patients - 1)))
 
 
 def decided_p(value: float, se: float, patients: float) -> float:
@@ -201,43 +207,65 @@ def decided_p(value: float, se: float, patients: float) -> float:
 
 @dataclass(frozen=True)
 class Rates:
-    """Of a group: the rate without the treatment, the one to be expected with it were effects to add up, and by what
-    share of the latter the product moves it; with standard errors by the delta method, means of x taken as given."""
+    """Of a group: its rate without the treatment, the rate to be expected with it were the two effects to add up, and
+    by what share of the latter the product moves it. Errors are by the delta method, means of x taken as given; the
+    interval of the share is Fieller's (1954) of a ratio, or symmetric on the log scale where the model is logistic.
+    Fieller's may be unbounded, where the expected rate is not told from 0: then there is none."""
 
-    without: tuple[float, float]
-    expected: tuple[float, float]
-    change: tuple[float, float]
+    without: Estimate
+    expected: Estimate
+    change: Estimate
 
 
 def group_rates(
-    coef: Floats, covariance: Floats, without: Floats, expected: Floats, product: int, *, logistic: bool
+    coef: Floats,
+    covariance: Floats,
+    deciding: float,
+    *,
+    without: Floats,
+    expected: Floats,
+    product: int,
+    logistic: bool,
 ) -> Rates:
     """Return what a product of group and treatment says in rates.
 
     Parameters
     ----------
     coef : shape = (k,). covariance : shape = (k, k).
+    deciding : patients who decide the product's coefficient.
     without, expected : shape = (k,): the average person of the group without the treatment; and with its indicator, but
         without the product's.
     product : number of the product's coefficient.
     """
     with_product = expected.copy()
     with_product[product] = 1.0
-    (r0, g0), (r1, g1), (r2, g2) = (_rate(coef, at, logistic=logistic) for at in (without, expected, with_product))
-    if not r1 > 0:
-        return Rates((r0, _error(g0, covariance)), (r1, _error(g1, covariance)), (np.nan, np.nan))
-    change = r2 / r1 - 1
-    gradient = g2 / r1 - r2 * g1 / r1**2
-    return Rates((r0, _error(g0, covariance)), (r1, _error(g1, covariance)), (change, _error(gradient, covariance)))
+    points = np.stack([without, expected, with_product])
+    eta = points @ coef
+    rate = np.asarray(expit(eta)) if logistic else eta
+    gradient = points * (rate * (1 - rate))[:, None] if logistic else points
+    spread = gradient @ covariance @ gradient.T
+    se = np.sqrt(np.maximum(np.diag(spread), 0.0))
+    plain = [decided_estimate(float(rate[i]), float(se[i]), deciding) for i in (0, 1)]
+    if not rate[1] > 0:
+        return Rates(plain[0], plain[1], UNDEFINED)
+    slope = gradient[2] / rate[1] - rate[2] * gradient[1] / rate[1] ** 2
+    change, error = float(rate[2] / rate[1] - 1), float(np.sqrt(max(float(slope @ covariance @ slope), 0.0)))
+    reach = decided_quantile(deciding)
+    if logistic:
+        half = reach * error / float(rate[2] / rate[1]) if rate[2] > 0 else np.nan
+        low, high = (change + 1) * np.exp(-half) - 1, (change + 1) * np.exp(half) - 1
+    else:
+        low, high = _fieller(float(rate[2]), float(rate[1]), spread[1:, 1:][::-1, ::-1] * reach**2)
+        low, high = low - 1, high - 1
+    return Rates(plain[0], plain[1], Estimate(change, error, float(low), float(high)))
 
 
-def _rate(coef: Floats, at: Floats, *, logistic: bool) -> tuple[float, Floats]:
-    eta = float(at @ coef)
-    if not logistic:
-        return eta, at
-    p = float(expit(eta))
-    return p, at * p * (1 - p)
-
-
-def _error(gradient: Floats, covariance: Floats) -> float:
-    return float(np.sqrt(max(float(gradient @ covariance @ gradient), 0.0)))
+def _fieller(above: float, below: float, spread: Floats) -> tuple[float, float]:
+    """Return the interval of above / below; ``spread``, shape = (2, 2), their covariance times the squared quantile."""
+    a = below**2 - spread[1, 1]
+    b = above * below - spread[0, 1]
+    c = above**2 - spread[0, 0]
+    if not (np.isfinite(spread).all() and a > 0):
+        return np.nan, np.nan
+    root = float(np.sqrt(max(b**2 - a * c, 0.0)))
+    return (b - root) / a, (b + root) / a

@@ -14,7 +14,6 @@ from ecgshared.stages.regress import Cohort, Config, Method, ModelConfig, Produc
 from ecgshared.stages.results.base import Absences
 from ecgshared.stages.results.regress import CoefficientResult, FitResult, GroupRate
 from ecgshared.stats.calibration import LogisticSums
-from ecgshared.stats.influence import Estimate
 from ecgshared.stats.regression import (
     LinearSums,
     cr1,
@@ -247,14 +246,12 @@ def _with_errors(pooled: Pooled, solved: _Solved, members: Members) -> FitResult
     }
     answers = asked.ask("errors", arrays, members.now)
     found = members.all_of(
-        {s: a if released(a.meat, (k, k)) and np.shape(a.fourth) == (k,) else None for s, a in answers.by_site.items()}
+        {s: a if released(a.meat, (k, k)) and released(a.fourth, (k,)) else None for s, a in answers.by_site.items()}
     )
     covariance, fourth = np.zeros((k, k)), np.zeros(k)
     for s, a in found.items():
-        of_site = solved.bread[s] @ a.meat @ solved.bread[s].T
-        covariance += of_site
-        # Where few decide it at a site, that site does not say how few: as if it were one patient.
-        fourth += np.where(np.isfinite(a.fourth), a.fourth, np.diag(of_site) ** 2)
+        covariance += solved.bread[s] @ a.meat @ solved.bread[s].T
+        fourth += a.fourth
     deciding = deciding_patients(np.diag(covariance), fourth)
     ecgs, patients = (sum(float(asked.cohorts[s].counts[i]) for s in found) for i in (0, 1))
     robust = covariance * cr1(patients, ecgs, solved.parameters)
@@ -314,17 +311,22 @@ def _rates(
             for on in (0.0, 1.0)
         )
         expected[product] = 0.0
-        rates = group_rates(coef, covariance, without, expected, product, logistic=pooled.method == "logistic")
-        decided = float(deciding[product])
+        rates = group_rates(
+            coef,
+            covariance,
+            float(deciding[product]),
+            without=without,
+            expected=expected,
+            product=product,
+            logistic=pooled.method == "logistic",
+        )
         found.append(
             GroupRate(
                 group=group,
                 treatment=treatment,
-                **{name: est(_decided(getattr(rates, name), decided)) for name in ("without", "expected", "change")},
+                without=est(rates.without),
+                expected=est(rates.expected),
+                change=est(rates.change),
             )
         )
     return tuple(found)
-
-
-def _decided(value_and_se: tuple[float, float], patients: float) -> Estimate:
-    return decided_estimate(*value_and_se, patients)

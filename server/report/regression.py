@@ -32,7 +32,7 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     first = Text(
         "Regressions on ECGs that no training saw; all columns are of the same ECGs. Standard errors are clustered by "
         "patient, small-sample factor CR1. Intervals and P by Student's t, with as many degrees of freedom as patients "
-        f"decide a coefficient, less one; where these are fewer than 10 there is none.{about}{cut}{unknown}"
+        f"decide a coefficient, less one.{about}{cut}{unknown}"
     )
     blocks: list[Block] = [first]
     for method in dict.fromkeys(model.method for model in r.models):
@@ -60,12 +60,9 @@ def _table(models: list[ModelResult], r: Result, outcome: str, method: str, labe
         ):
             rows.append([label, *("-" if rate is None else _percent(getattr(rate, what)) for rate in of)])
     rows.append(["R²" if method == "ols" else "Pseudo-R²", *(model.pooled.r2 for model in models)])
-    for name, of_fit in (
-        ("ECGs", lambda f: f.ecgs),
-        ("Patients", lambda f: f.patients),
-        ("ECGs with the outcome", lambda f: f.events),
-    ):
-        rows.append([name, *(of_fit(model.pooled) for model in models)])
+    rows.append(["ECGs", *(model.pooled.ecgs for model in models)])
+    rows.append(["Patients", *(model.pooled.patients for model in models)])
+    rows.append(["ECGs with the outcome", *(model.pooled.events for model in models)])
     rows.append(["Hospitals", *(", ".join(labels.site(s) for s in m.pooled.sites) or "-" for m in models)])
     reasons = {m.pooled.reason for m in models if m.pooled.reason}
     scale = "percentage points" if method == "ols" else "odds ratios"
@@ -73,8 +70,8 @@ def _table(models: list[ModelResult], r: Result, outcome: str, method: str, labe
     if any(model.pooled.rates for model in models):
         note += (
             " Rates are at the means of the terms outside the products. Expected: were the group's effect and the "
-            "treatment's to add up; change: the product's coefficient as a share of that"
-            + (", by the delta method." if method == "ols" else " (on the scale of rates), by the delta method.")
+            "treatment's to add up; change: by what share of that the product moves it, with "
+            + ("Fieller's interval." if method == "ols" else "an interval on the log scale.")
         )
     note += "".join(f" A column without coefficients: {reason}." for reason in sorted(reasons))
     title = f"{labels.endpoint(outcome)[:1].upper()}{labels.endpoint(outcome)[1:]}: {_METHODS[method]} regression"
@@ -111,10 +108,17 @@ def _cell(model: ModelResult, term: str) -> Cell:
 def _span(c: EstimateResult, method: str) -> str:
     if c.value is None:
         return "withheld"
-    shown = (lambda v: f"{100 * v:.2f}") if method == "ols" else (lambda v: f"{math.exp(min(v, 700.0)):.2f}")
-    if c.low is None or c.high is None:
-        return f"{shown(c.value)} (no interval)"
-    return f"{shown(c.value)} ({shown(c.low)} to {shown(c.high)})"
+    value, low, high = (_scaled(v, method) for v in (c.value, c.low, c.high))
+    if low is None or high is None:
+        return f"{value:.2f} (no interval)"
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _scaled(value: float | None, method: str) -> float | None:
+    """Percentage points, or the odds ratio."""
+    if value is None:
+        return None
+    return 100 * value if method == "ols" else math.exp(min(value, 700.0))
 
 
 def _p(c: CoefficientResult) -> str:
@@ -147,17 +151,12 @@ def _forest(model: ModelResult, term: str, labels: Labels) -> Forest | None:
     if not fits:
         return None
 
-    def at(value: float | None) -> float | None:
-        if value is None:
-            return None
-        return 100 * value if model.method == "ols" else math.exp(min(value, 700.0))
-
-    rows = [_row(labels.site(site), fit.coefficients[term], at) for site, fit in fits]
+    rows = [_row(labels.site(site), fit.coefficients[term], model.method) for site, fit in fits]
     together, pooled = model.together.get(term), model.pooled.coefficients.get(term)
     if together is not None:
-        rows.append(_row("random effects", together.random, at, pooled=True))
+        rows.append(_row("random effects", together.random, model.method, pooled=True))
     if pooled is not None:
-        rows.append(_row("all hospitals' sums", pooled, at, pooled=True))
+        rows.append(_row("all hospitals' sums", pooled, model.method, pooled=True))
     ols = model.method == "ols"
     spread = "" if together is None or together.heterogeneity.i2 is None else f" I² {together.heterogeneity.i2:.0%}."
     title = f"{_words(term, labels)}, model {model.label or model.name}: {labels.endpoint(model.outcome)}"
@@ -171,8 +170,8 @@ def _forest(model: ModelResult, term: str, labels: Labels) -> Forest | None:
     )
 
 
-def _row(label: str, e: EstimateResult, at: object, *, pooled: bool = False) -> ForestRow:
-    value, low, high = (at(v) for v in (e.value, e.low, e.high))  # type: ignore[operator]
+def _row(label: str, e: EstimateResult, method: str, *, pooled: bool = False) -> ForestRow:
+    value, low, high = (_scaled(v, method) for v in (e.value, e.low, e.high))
     weight = e.se**-2 if e.se and not pooled else None
     return ForestRow(label, value, low, high, weight=weight, pooled=pooled)
 

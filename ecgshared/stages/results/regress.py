@@ -13,7 +13,7 @@ class CoefficientResult(EstimateResult):
     p: Number
     deciding: Number = Field(
         description="effective number of patients who decide it: the interval is Student's t with one degree less, its "
-        "error widened accordingly; none below 10"
+        "error widened accordingly; none below 2"
     )
 
 
@@ -24,7 +24,10 @@ class GroupRate(ResultPart):
     treatment: str
     without: EstimateResult = Field(description="rate in the group without the treatment")
     expected: EstimateResult = Field(description="with the treatment, were the two effects to add up")
-    change: EstimateResult = Field(description="by what share of `expected` the product moves it; -0.5 is half")
+    change: EstimateResult = Field(
+        description="by what share of `expected` the product moves it; -0.5 is half. Fieller's interval of a ratio, "
+        "null where unbounded; logistic: on the log scale"
+    )
 
 
 class FitResult(ResultPart):
