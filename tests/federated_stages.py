@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,7 @@ class Federation:
     away: set[tuple[str, str, int]] = field(default_factory=set)
     sent: list[tuple[str, str, Any]] = field(default_factory=list)
     artefacts: dict[str, Artefact] = field(default_factory=dict)
+    state: Path = Path("state")
 
     def settings(self, site: str) -> SiteSettings:
         return SiteSettings.model_validate(
@@ -92,6 +94,7 @@ class Federation:
                 "records": {"folder": "records"},
                 "table": {"path": "table.csv", "columns": {"file": "file"}},
                 "limits": self.limits.model_dump(),
+                "state": str(self.state / site),
             }
         )
 
@@ -110,6 +113,11 @@ class Federation:
 
     def run(self) -> dict[str, Artefact]:
         """Run every step that has no artefact yet; return the artefacts by step."""
+        with TemporaryDirectory() as state:
+            self.state = Path(state)
+            return self._run()
+
+    def _run(self) -> dict[str, Artefact]:
         for step in self.study.steps:
             if step.id in self.artefacts:
                 continue

@@ -97,7 +97,8 @@ def damaged(name: str, data: bytes, rng: random.Random) -> bytes:
 
 def read_all(folder: Path) -> None:
     """Do with a hospital's table what `check` and `init` do."""
-    from client.cohort.link import inspect, lines_to_look_at
+    from client.cohort.link import inspect
+    from client.cohort.notices import lines_to_look_at
     from client.cohort.recordings import Recordings, match
     from client.cohort.table import read_cohort_table
     from client.operator.guess_table import look_at_table

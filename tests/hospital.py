@@ -23,7 +23,10 @@ def write_recording(path: Path, seed: int, *, seconds: float = 10.0, comments: t
     phase = (t * (1.1 + 0.2 * rng.random())) % 1
     beat = np.exp(-(((phase - 0.4) / 0.02) ** 2)) + 0.25 * np.exp(-(((phase - 0.7) / 0.05) ** 2))
     gains = rng.uniform(0.6, 1.4, 12)
-    samples = np.rint(1000 * (gains[:, None] * beat + rng.normal(0, 0.01, (12, len(t))))).astype("<i2")
+    signal = gains[:, None] * beat + rng.normal(0, 0.01, (12, len(t)))
+    one, two = signal[:2]
+    signal[2:6] = two - one, -(one + two) / 2, one - two / 2, two - one / 2  # else no heart could have them
+    samples = np.rint(1000 * signal).astype("<i2")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".dat").write_bytes(samples.T.tobytes())
     lines = [f"{path.stem} 12 {FS} {len(t)}"]

@@ -1,4 +1,4 @@
-"""A hospital whose folder mixes nine formats, beside a table as Excel in German or CSV in Swedish would have it."""
+"""A hospital whose folder mixes nine formats and more, beside a table in Excel in German, or CSV in Swedish."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import openpyxl
 import vendor_exports as exports
 from hospital import write_recording
 
+SINGLE_FILES = ("muse.xml", "aecg.xml", "cardiosoft.xml", "philips.xml", "rhythm.scp", "rhythm.dcm", "holter.ecg")
 EACH = 5
 """Recordings of each format."""
 
@@ -26,14 +27,14 @@ class Row:
 
 
 def write_mixed_folder(folder: Path) -> list[Row]:
-    """Write nine formats in five folders, and files that are no recordings; return what the table should hold."""
+    """Write every format that has a writer, in five folders, and files that are none; return what a table tells."""
     rows: list[Row] = []
 
     def row(file: str, sex: str = "F", age: int = 36) -> None:
         at = datetime(2021, 3, 1, 8, 15, 30) + timedelta(days=3 * len(rows), hours=len(rows))
         rows.append(Row(file, sex, age, at))
 
-    for place, (name, write) in enumerate(exports.ALL.items()):
+    for place, (name, write) in enumerate((name, exports.ALL[name]) for name in SINGLE_FILES):
         stem, ending = name.split(".")
         cart = folder / ("station-a", "station-b", "radiology")[place % 3]
         cart.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,9 @@ class Entry:
     is int16 microvolts, shape = (12, T), None unless STORED; ``content`` is a keyed hash of the recording's own
     samples; ``findings`` is JSON ``[[code, lead, value], ...]``; ``recorded_at`` is seconds since 1970, local.
 
+    ``size`` is usual amplitude (mV), smallest step between values (mV) and stated units per mV: by it the recordings
+    of a device are compared.
+
     ``fault`` (why it could not be read) and ``features`` (a row of numbers) are for the ledger of ingestion: the
     cache does not keep them.
     """
@@ -40,6 +43,7 @@ class Entry:
     seconds: float | None = None
     device: str = ""
     format: str = ""
+    size: tuple[float | None, float | None, float | None] = (None, None, None)
     fault: str = ""
     features: NDArray[np.float32] | None = None
 
@@ -48,7 +52,7 @@ class Entry:
 class CacheLookup:
     """What the cache knows of the recordings asked for, each shape = (n,); ``status`` -1: nothing fresh.
 
-    ``slot`` is -1 without a signal; ``content`` holds 16 bytes or b"".
+    ``slot`` is -1 without a signal; ``content`` holds 16 bytes or b""; ``size``, shape = (n, 3), is NaN where unknown.
     """
 
     status: NDArray[np.int8]
@@ -61,6 +65,7 @@ class CacheLookup:
     fs: NDArray[np.float64]
     seconds: NDArray[np.float64]
     device: NDArray[np.object_]
+    size: NDArray[np.float64]
 
     def take(self, rows: NDArray[np.int64]) -> CacheLookup:
         """Return the answer about some of the recordings."""
@@ -72,7 +77,7 @@ def row_of(entry: Entry, slot: int | None, crc: int | None) -> tuple[Any, ...]:
     return (
         *(entry.record, entry.patient, entry.size_bytes, entry.mtime_ns, entry.version, entry.status, slot, crc),
         *(entry.content, entry.findings, entry.age, entry.sex, entry.recorded_at, entry.fs, entry.seconds),
-        *(entry.device, entry.format),
+        *(entry.device, entry.format, *entry.size),
     )
 
 
@@ -89,6 +94,7 @@ def nothing(n: int) -> CacheLookup:
         fs=np.full(n, np.nan),
         seconds=np.full(n, np.nan),
         device=np.full(n, "", dtype=object),
+        size=np.full((n, 3), np.nan),
     )
 
 

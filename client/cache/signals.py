@@ -36,13 +36,14 @@ ALWAYS_CHECKED_BYTES = 2**28
 
 LOCK = "lock.sqlite"
 _FORMAT = 1
+_SIZE = ("amplitude_mv", "step_mv", "units_per_mv")
 _SPARE_BYTES, _ENTRY_BYTES = 64 * 2**20, 512
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entry (
     record BLOB PRIMARY KEY, patient BLOB NOT NULL, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     version INTEGER NOT NULL, status INTEGER NOT NULL, slot INTEGER UNIQUE, crc INTEGER, content BLOB,
     findings TEXT NOT NULL, age REAL, sex TEXT NOT NULL, recorded_at INTEGER, fs REAL, seconds REAL,
-    device TEXT NOT NULL, format TEXT NOT NULL
+    device TEXT NOT NULL, format TEXT NOT NULL, amplitude_mv REAL, step_mv REAL, units_per_mv REAL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_patient ON entry (patient);
 CREATE TABLE IF NOT EXISTS freed (slot INTEGER PRIMARY KEY);
@@ -66,13 +67,14 @@ class SignalCache:
         self._db.execute("DELETE FROM temp.wanted")
         rows = ((i, record, *signatures[i]) for i, record in enumerate(records))
         self._db.executemany("INSERT INTO temp.wanted VALUES (?, ?, ?, ?)", rows)
-        query = """SELECT row, status, slot, content, findings, age, sex, recorded_at, fs, seconds, device
-            FROM temp.wanted AS w JOIN entry AS e
+        query = f"""SELECT row, status, slot, content, findings, age, sex, recorded_at, fs, seconds, device,
+            {", ".join(_SIZE)} FROM temp.wanted AS w JOIN entry AS e
             ON e.record = w.record AND e.bytes = w.bytes AND e.mtime_ns = w.mtime_ns WHERE e.version = ?"""
         texts: dict[str, str] = {}
-        for i, status, slot, content, findings, age, sex, at, fs, seconds, device in self._db.execute(
+        for i, status, slot, content, findings, age, sex, at, fs, seconds, device, *size in self._db.execute(
             query, (version,)
         ):
+            found.size[i] = [np.nan if value is None else value for value in size]
             found.status[i], found.slot[i] = status, -1 if slot is None else slot
             found.content[i] = content or b""
             found.findings[i] = texts.setdefault(findings, findings)
@@ -118,7 +120,7 @@ class SignalCache:
         rows = [row_of(entry, *(next(places) if entry.signal is not None else (None, None))) for entry in entries]
         with self._transaction():
             self._release([entry.record for entry in entries])
-            self._db.executemany(f"INSERT INTO entry VALUES ({', '.join('?' * 17)})", rows)
+            self._db.executemany(f"INSERT INTO entry VALUES ({', '.join('?' * 20)})", rows)
             self._note(next=first + len(signals))
             self._remember_file()
         self._wipe_freed()
@@ -203,6 +205,11 @@ class SignalCache:
             # A cache of earlier software gave slots away again: all that its file reaches into count as used.
             used = int(self._db.execute("SELECT coalesce(max(slot) + 1, 0) FROM entry").fetchone()[0])
             self._note(next=max(used, self._slots.slots()), changes=0, made=secrets.randbits(62))
+        # A cache of earlier software does not know sizes; its columns end before them.
+        columns = {row[1] for row in self._db.execute("PRAGMA table_info(entry)")}
+        for name in _SIZE:
+            if name not in columns:
+                self._db.execute(f"ALTER TABLE entry ADD COLUMN {name} REAL")
         self._wipe_freed()
         self._slots.end_after(self._meta()["next"])
 

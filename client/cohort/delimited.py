@@ -52,7 +52,7 @@ def read_csv(config: TableConfig, names: list[str]) -> LocalTable:
         ) from None
     except csv.Error as error:
         raise CohortError(
-            f"is not valid CSV behind line {line}: {error}", where=config.path, remedy="export it again"
+            f"is not valid CSV: {error}", where=config.path, remedy="mend the line, or export it again"
         ) from None
     except OSError as error:
         raise CohortError(f"cannot be read ({type(error).__name__})", where=config.path) from None
@@ -107,9 +107,16 @@ def guess_encoding(path: Path) -> str:
 def _rows(file: TextIO, separator: str, skipped: int) -> Iterator[Row]:
     """Give the rows that hold anything, with their lines."""
     reader = csv.reader(file, delimiter=separator, strict=True)
-    for cells in reader:
-        if cells and (cells[0].strip() or "".join(cells).strip()):
-            yield reader.line_num + skipped, cells
+    line = skipped
+    try:
+        for cells in reader:
+            line = reader.line_num + skipped
+            if cells and (cells[0].strip() or "".join(cells).strip()):
+                yield line, cells
+    except csv.Error as error:
+        # A row that never ends begins where the last good one ended.
+        why = "a quote that is never closed" if "end of data" in str(error) else str(error)
+        raise csv.Error(f"{why}, in the row of line {line + 1}") from None
 
 
 def _separator(file: TextIO, config: TableConfig | None, names: list[str]) -> tuple[str, int]:

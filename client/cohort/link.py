@@ -12,10 +12,10 @@ from client.cohort.faults import SHOWN_VALUES, where
 from client.cohort.identities import DAMAGED
 from client.cohort.optout import OptOuts, left_out, read_opt_outs
 from client.cohort.recordings import Matches, Recordings, find_recordings, match
-from client.cohort.table import CohortTable, read_cohort_table
-from client.site.keys import SiteKeys, load_keys
+from client.cohort.table import CohortTable
+from client.site.keys import SiteKeys
 from client.site.settings import SiteSettings
-from ecgshared.errors import CohortError, EcgFedError
+from ecgshared.errors import CohortError
 from ecgshared.study.study import EligibilityConfig, SplitConfig
 from ecgshared.wire.protocol import SPLITS
 
@@ -113,7 +113,7 @@ def inspect(
         (recordings, matches), without_a_row = unlisted, 0
     recordings = _with_rates(recordings, table, matches.file)
     unit, units, first_stand_in, missing = _units(settings, table, matches.file, recordings)
-    faults = [*missing, *_shared_files(table, recordings, matches.file, unit), *_damaged_list(opt_outs)]
+    faults = [*missing, *_shared_files(table, recordings, matches.file, unit), *_opt_out_faults(table, opt_outs)]
     pseudonyms = tuple(keys.patient(name) for name in units)
     by = left_out(opt_outs, units, pseudonyms, keys, near=settings.exclude_near)
     gone = np.zeros(len(units) + 1, dtype=bool)
@@ -142,53 +142,6 @@ def _with_rates(recordings: Recordings, table: CohortTable, file: NDArray[np.int
     of_file = np.full(len(recordings.paths), np.nan)
     of_file[file[file >= 0]] = rates[file >= 0]
     return replace(recordings, fs_hz=of_file)
-
-
-def unmatched_opt_outs(linked: LinkedRows) -> list[tuple[int, str]]:
-    """Return line and id of everyone on the opt-out list whom no row of the table means."""
-    met = {by for by in linked.by.values() if by}
-    return [(number, name) for name, number in linked.opt_outs.listed.items() if name not in met]
-
-
-def look_over(settings: SiteSettings) -> list[str]:
-    """Return what of a site's table and opt-out list is to be looked at, without looking for any recording."""
-    try:
-        table = read_cohort_table(settings)
-        nowhere = Recordings(settings.records.folder, ()), Matches(np.full(len(table), -1, dtype=np.int64), ())
-        linked = inspect(settings, table, load_keys(settings), unlisted=nowhere)
-    except EcgFedError as error:
-        return [
-            f"{error.where or settings.table.path}: {error.what.partition(chr(10))[0]}; until that is mended, "
-            "questions about data are refused (ecgfed site check SITE.yaml)"
-        ]
-    said = lines_to_look_at(table, linked)
-    wrong = len(table.faults) + len(linked.faults)
-    return said + (
-        [f"{table.path}: {wrong} fault(s); until they are mended, questions about data are refused"] if wrong else []
-    )
-
-
-def lines_to_look_at(table: CohortTable, linked: LinkedRows) -> list[str]:
-    """Return what of table and opt-out list is to be looked at: counts and lines, fit for any log."""
-    said = []
-    unmatched = [number for number, _ in unmatched_opt_outs(linked)]
-    if unmatched:
-        lines = ", ".join(map(str, unmatched[:10])) + (", ..." if len(unmatched) > 10 else "")
-        said.append(
-            f"{linked.opt_outs.path}: {len(unmatched)} of {len(linked.opt_outs.listed)} ids that opted out are of "
-            f"nobody in the table (lines {lines})"
-        )
-    likely = [place for place, by in linked.by.items() if by and linked.units[place] != by]
-    if likely:
-        lines = ", ".join(str(number) for number in sorted({linked.opt_outs.listed[linked.by[i]] for i in likely})[:10])
-        said.append(
-            f"{linked.opt_outs.path}: {len(likely)} patient id(s) of the table are near one that opted out, and are "
-            f"left out too (lines {lines})"
-        )
-    if table.unread:
-        cells = ", ".join(f"{name} {count}" for name, count in sorted(table.unread.items()))
-        said.append(f"{table.path}: cells that cannot be read count as not known: {cells}")
-    return said + (["`ecgfed site check SITE.yaml` shows the values"] if said else [])
 
 
 def _units(
@@ -239,7 +192,12 @@ def _shared_files(
     return [LinkFault(what, remedy, shown + more, np.concatenate([mine for _, mine in found]))]
 
 
-def _damaged_list(opt_outs: OptOuts) -> list[LinkFault]:
+def _opt_out_faults(table: CohortTable, opt_outs: OptOuts) -> list[LinkFault]:
+    """Find what would let people in who opted out: no ids to know them by, or damaged ones."""
+    if opt_outs.listed and "patient_id" not in table.ids:
+        what = f"{len(opt_outs.listed)} people opted out, but table.columns maps no patient_id to know them by"
+        remedy = "map patient_id"
+        return [LinkFault(what, remedy, f"{opt_outs.path}: {what}", np.zeros(0, dtype=np.int64))]
     if not opt_outs.damaged:
         return []
     lines = ", ".join(f"line {number}" for number, _ in opt_outs.damaged[:SHOWN_VALUES])

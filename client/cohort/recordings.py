@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from client.readers import CONTAINERS, exams
 from client.site.described import ENDINGS, DescribedConfig
 from client.site.settings import RecordsConfig
 from ecgshared.arrays import Floats
@@ -24,8 +25,6 @@ from ecgshared.errors import CohortError, EcgReadError
 
 _COMPANIONS = (".dat", ".mat", ".flac")
 """Where a header's samples lie: a change there is a change of the recording."""
-_CONTAINERS = (".hdf5", ".h5")
-"""Files of many exams; a row means one of them as ``exams.hdf5#1234``. A site may describe others."""
 ANYWHERE = "**/"
 """Before a row's file: in whatever folder below that of the records."""
 
@@ -148,7 +147,7 @@ def named(
         ending = PurePosixPath(parts[-1]).suffix
         if parts[-1] != f"*{ending}" or not ending or any(mark in ending for mark in "*?["):
             return None
-        if ending in _CONTAINERS or (described is not None and described.exams):
+        if ending in CONTAINERS or (described is not None and described.exams):
             return None  # which exams a file holds, only the file can tell
         endings.setdefault(ending, []).append(parts)
     index: dict[str, int] = {}
@@ -168,11 +167,9 @@ def named(
 def _exams_of(folder: Path, path: str, described: DescribedConfig | None) -> Iterator[str]:
     """Give a file's exams by their addresses, and a file of one recording as itself."""
     covered = described is not None and described.exams and described.covers(PurePosixPath(path))
-    if not path.endswith(_CONTAINERS) and not covered:
+    if not path.endswith(CONTAINERS) and not covered:
         yield path
         return
-    from client.readers import exams
-
     try:
         for address in exams(folder / path, described):
             yield str(PurePosixPath(path).with_name(address.name))

@@ -152,6 +152,15 @@ class Reading:
             )
 
 
+_LATER_DATES = ("death_date", "vfvt_date", "mi_date", "icd_date", "index_date", "last_encounter", "admission_time")
+_ENDED_BY_DEATH = {
+    "vfvt_date": "after the death, which no label counts; is the death or the arrhythmia dated wrongly?",
+    "mi_date": "after the death, which no label counts; is the death or the infarction dated wrongly?",
+    "icd_date": "a defibrillator implanted after the death",
+    "last_encounter": "seen alive after the death; the death counts",
+}
+
+
 def derive_age(reading: Reading) -> None:
     """Fill in the age that birth date and date of the ECG make, and name the ages they contradict."""
     columns = reading.columns
@@ -161,6 +170,9 @@ def derive_age(reading: Reading) -> None:
     span = recorded - birth
     years = np.where(np.isnat(span), np.nan, span.astype("timedelta64[s]").astype(float) / (365.25 * 86_400))
     possible = (years >= 0) & (years <= 130)
+    for name in _LATER_DATES:
+        if name in columns and len(early := np.flatnonzero(columns[name] < birth)):
+            reading.doubt(name, "lies before the birth", early)
     impossible = np.flatnonzero(~np.isnan(years) & ~possible)
     if len(impossible):
         reading.doubt("birth_date", "makes no age of a human at the date of the ECG and is left out", impossible)
@@ -172,8 +184,14 @@ def derive_age(reading: Reading) -> None:
 
 
 def contradictions(reading: Reading) -> None:
-    """Note deaths before the ECG, and ECGs that stand in the table twice."""
+    """Note deaths before the ECG, what is dated after the death, and ECGs that stand in the table twice."""
     columns, ids = reading.columns, reading.ids
+    died = columns.get("death_date")
+    for name, what in _ENDED_BY_DEATH.items():
+        if died is not None and name in columns:
+            later = columns[name].astype("datetime64[D]") > died.astype("datetime64[D]")
+            if later.any():
+                reading.doubt(name, what, np.flatnonzero(later))
     if "death_date" in columns and "recorded_at" in columns:
         day = "datetime64[D]"
         late = np.flatnonzero(columns["death_date"].astype(day) < columns["recorded_at"].astype(day))

@@ -46,6 +46,7 @@ def write_report(settings: SiteSettings, ledger: IngestLedger) -> Path:
         findings=_findings(groups, seen),
         devices=_by(ledger, "device"),
         rates=_by(ledger, "fs_hz"),
+        outliers=_outliers(ledger),
         unreadable=ledger.reasons(LISTED),
         listed=[line.path for line in ledger.examples("unreadable", "", LISTED)],
         examples=_examples(settings, ledger, groups),
@@ -60,6 +61,18 @@ def _findings(groups: list[tuple[str, str, int]], seen: int) -> list[tuple[str, 
     for _, codes, files in groups:
         counts.update(dict.fromkeys(codes.split(), files))
     return [(code, CODES.get(code, ""), files, files / max(seen, 1)) for code, files in counts.most_common()]
+
+
+def _outliers(ledger: IngestLedger) -> list[tuple[str, str, str, int, list[str]]]:
+    """Return (device, code, why of the first, files, first paths) of what stands out among a device's recordings."""
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for device, code, path, why in ledger.outliers():
+        groups.setdefault((device, code), []).append((path, why))
+    found = [
+        (device, code, members[0][1], len(members), [path for path, _ in members[:EXAMPLES]])
+        for (device, code), members in groups.items()
+    ]
+    return sorted(found, key=lambda group: -group[3])[:LISTED]
 
 
 def _by(ledger: IngestLedger, column: str) -> list[tuple[str, dict[str, int]]]:

@@ -28,13 +28,14 @@ from client.cache.signals import SignalCache
 from client.readers import read
 from client.site.described import DescribedConfig
 from client.site.settings import QualityPolicy
+from ecgshared.ecg.amplitude import step_mv
 from ecgshared.ecg.input import InputConfig
 from ecgshared.ecg.preprocess import preprocess
-from ecgshared.ecg.quality import REPAIRED, assess, decide, repair
+from ecgshared.ecg.quality import REPAIRED, Decision, decide, examine, repair
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
 
-READING_VERSION = 3
+READING_VERSION = 4
 """Raised whenever a reader or the quality rules read a recording otherwise: older entries are read again."""
 
 LARGEST_UNITS = 32_767
@@ -136,14 +137,19 @@ def must_be_read(status: int, findings: str, policy: QualityPolicy) -> bool:
     if status == UNREADABLE:
         return False
     known = findings_of(findings)
-    action = decide(known, policy.actions, policy.default)
+    action = decision(known, policy)
     repaired = any(finding.code == REPAIRED for finding in known)
     return (status == REFUSED and action != "refuse") or (action != "refuse" and repaired != (action == "repair"))
 
 
 def refused(findings: str, policy: QualityPolicy) -> bool:
     """Tell whether today's policy refuses a recording with these findings."""
-    return decide(findings_of(findings), policy.actions, policy.default) == "refuse"
+    return decision(findings_of(findings), policy) == "refuse"
+
+
+def decision(findings: Iterable[Finding], policy: QualityPolicy) -> Decision:
+    """Return what a site's policy makes of a recording with these findings."""
+    return decide(findings, policy.actions, policy.default, most_empty=policy.most_empty)
 
 
 def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
@@ -154,7 +160,7 @@ def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
         size, mtime_ns = job.signature
         entry = Entry(job.record, job.patient, size, mtime_ns, READING_VERSION, UNREADABLE)
         try:
-            record = read(job.path, recipe.described, job.fs_hz)
+            record = read(job.path, *_said(job, recipe))
         except EcgReadError as error:
             entries.append(replace(entry, fault=_without_values(error.what)))
             continue
@@ -167,6 +173,12 @@ def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
         for (place, _), signal in zip(members, signals, strict=True):
             entries[place] = replace(entries[place], signal=to_units(signal))
     return entries
+
+
+def _said(job: Job, recipe: Recipe) -> tuple[DescribedConfig | None, float | None] | tuple[()]:
+    """Return what the site says of a recording beside what its file says; nothing where it says nothing."""
+    covered = recipe.described is not None and recipe.described.covers(job.path)
+    return (recipe.described, job.fs_hz) if covered or job.fs_hz is not None else ()
 
 
 def to_units(p_signal: NDArray[np.float32]) -> NDArray[np.int16]:
@@ -186,8 +198,8 @@ def findings_of(text: str) -> tuple[Finding, ...]:
 
 def _described(entry: Entry, record: EcgRecord, recipe: Recipe) -> tuple[Entry, EcgRecord]:
     """Return what is known of a recording, and the recording as it is to be used: repaired where it is."""
-    findings = assess(record)
-    action = decide(findings, recipe.quality.actions, recipe.quality.default)
+    findings, amplitude = examine(record)
+    action = decision(findings, recipe.quality)
     at = record.recorded_at
     content = _content(record, recipe.content_key)
     if action == "repair":
@@ -210,6 +222,7 @@ def _described(entry: Entry, record: EcgRecord, recipe: Recipe) -> tuple[Entry, 
         seconds=record.seconds,
         device=record.device or "",
         format=record.source_format,
+        size=(amplitude, step_mv(record), record.adc_units_per_mv),
         features=features,
     )
     return described, record

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.cache.entries import REFUSED, UNREADABLE, CacheLookup, Entry
-from ecgshared.ecg.quality import REPAIRED
+from ecgshared.ecg.quality import NOTES, REPAIRED
 from ecgshared.errors import RunError
 from ecgshared.service.files import private_folder
 
@@ -53,6 +53,12 @@ CREATE TABLE IF NOT EXISTS feature (
     version INTEGER NOT NULL, row BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS feature_by_patient ON feature (patient);
+CREATE TABLE IF NOT EXISTS size (
+    path TEXT PRIMARY KEY, patient BLOB NOT NULL, amplitude_mv REAL NOT NULL, step_mv REAL, units_per_mv REAL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outlier (
+    path TEXT PRIMARY KEY, patient BLOB, device TEXT NOT NULL, code TEXT NOT NULL, why TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
 """
 
@@ -96,6 +102,14 @@ class IngestLedger:
                     if e.features is not None
                 ),
             )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO size VALUES (?, ?, ?, ?, ?)",
+                (
+                    (path, entry.patient, *entry.size)
+                    for path, entry in zip(paths, entries, strict=True)
+                    if entry.size[0] is not None
+                ),
+            )
 
     def keep(
         self,
@@ -125,6 +139,7 @@ class IngestLedger:
                 fs=None if np.isnan(found.fs[i]) else float(found.fs[i]),
                 seconds=None if np.isnan(found.seconds[i]) else float(found.seconds[i]),
                 device=found.device[i],
+                size=_size(found.size[i]),
             )
             for i in range(len(paths))
             if paths[i] not in known
@@ -182,13 +197,43 @@ class IngestLedger:
         """End a whole run: files that it did not meet are gone from the folder, and from the ledger."""
         with self._db:
             self._db.execute("DELETE FROM file WHERE run <> ?", (self.run,))
+            self._db.execute("DELETE FROM size WHERE path NOT IN (SELECT path FROM file)")
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('run', ?)", (self.run,))
 
     def forget(self, patients: Sequence[bytes]) -> None:
         """Drop every line and all features of ``patients``."""
         with self._db:
-            for table in ("file", "feature"):
+            for table in ("file", "feature", "size", "outlier"):
                 self._db.executemany(f"DELETE FROM {table} WHERE patient = ?", ((patient,) for patient in patients))
+
+    def sizes(self) -> list[tuple[str, bytes, str, float, float | None, float | None]]:
+        """Return (path, patient, device, amplitude, step, units per mV) of each recording that is used, by path.
+
+        Where the file names no device, recordings of one format and rate count as one device's.
+        """
+        return self._db.execute(
+            """SELECT path, s.patient, CASE WHEN device <> '' THEN device
+                ELSE 'no device told, ' || CASE WHEN format <> '' THEN format || ', ' ELSE '' END
+                || CAST(round(fs_hz, 1) AS TEXT) || ' Hz' END, amplitude_mv, step_mv, units_per_mv
+            FROM size AS s JOIN file USING (path) WHERE outcome IN ('read', 'flagged', 'repaired') ORDER BY path"""
+        ).fetchall()
+
+    def stand_out(self, outliers: Sequence[tuple[str, bytes, str, str, str]]) -> None:
+        """Note (path, patient, device, code, why) of the recordings that stand out, in place of those of the last run.
+
+        Their lines in the ledger carry the code, and are flagged.
+        """
+        with self._db:
+            for (path,) in self._db.execute("SELECT path FROM outlier").fetchall():
+                self._carry(path, None)
+            self._db.execute("DELETE FROM outlier")
+            self._db.executemany("INSERT INTO outlier VALUES (?, ?, ?, ?, ?)", outliers)
+            for path, _, _, code, _ in outliers:
+                self._carry(path, code)
+
+    def outliers(self) -> list[tuple[str, str, str, str]]:
+        """Return (device, code, path, why) of the recordings that stand out among their device's, by path."""
+        return self._db.execute("SELECT device, code, path, why FROM outlier ORDER BY device, code, path").fetchall()
 
     def reasons(self, most: int) -> list[tuple[str, int]]:
         """Return why files could not be read, and how many each, the most frequent first."""
@@ -231,6 +276,17 @@ class IngestLedger:
         rows = self._db.execute("SELECT path, outcome, codes, why, device, fs_hz, format FROM file ORDER BY path")
         return (Line(*row) for row in rows)
 
+    def _carry(self, path: str, code: str | None) -> None:
+        """Give a file's line the codes of its findings, and one more."""
+        row = self._db.execute("SELECT outcome, why FROM file WHERE path = ?", (path,)).fetchone()
+        if row is None or row[0] not in ("read", "flagged", "repaired"):
+            return
+        codes = {found for found, *_ in json.loads(row[1])} | ({code} if code else set())
+        outcome = row[0] if row[0] == "repaired" else "flagged" if codes - NOTES else "read"
+        self._db.execute(
+            "UPDATE file SET outcome = ?, codes = ? WHERE path = ?", (outcome, " ".join(sorted(codes)), path)
+        )
+
     def _fresh(
         self, paths: Sequence[str], signatures: Sequence[tuple[int, int]], version: int
     ) -> Iterator[tuple[str, str, str]]:
@@ -243,7 +299,7 @@ class IngestLedger:
 
     def _row(self, path: str, entry: Entry) -> tuple[object, ...]:
         codes = sorted({code for code, *_ in json.loads(entry.findings)})
-        outcome: Outcome = "flagged" if codes else "read"
+        outcome: Outcome = "flagged" if set(codes) - NOTES else "read"
         if entry.status == UNREADABLE:
             outcome = "unreadable"
         elif entry.status == REFUSED:
@@ -254,6 +310,11 @@ class IngestLedger:
         signature = (entry.size_bytes, entry.mtime_ns, entry.version)
         told = (outcome, " ".join(codes), why, entry.device, entry.fs, entry.seconds, entry.format, self.run)
         return (path, entry.record, entry.patient, *signature, *told)
+
+
+def _size(values: NDArray[np.float64]) -> tuple[float | None, float | None, float | None]:
+    amplitude, step, units = (None if np.isnan(value) else float(value) for value in values)
+    return amplitude, step, units
 
 
 @contextmanager

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from client.cache.entries import STORED, UNREADABLE, CacheLookup
 from client.cache.signals import SignalCache, opened
 from client.cohort.agreement import compare, one_signal_for_several
-from client.cohort.link import LinkedRows, lines_to_look_at, link
+from client.cohort.link import LinkedRows, link
+from client.cohort.notices import lines_to_look_at
 from client.cohort.recordings import match, named, walk
 from client.cohort.selection import select
 from client.cohort.table import CohortTable, usable_table
+from client.ingest.comparison import Sized, outliers, summary
 from client.ingest.quality_report import write_report
 from client.ingest.reading import BATCH, READING_VERSION, Job, Progress, Recipe, must_be_read, read_in_order
 from client.ingest.register import IngestLedger, opened_ledger
@@ -44,6 +46,7 @@ class Ingested:
 
     ``reasons`` gives for each outcome that leaves a file out (why, files, one of them); ``doubts`` names lines of table
     and opt-out list to look at, and no value of anybody.
+    ``stand_out`` recordings differ from the others of their device; ``compared`` says for each device which and how.
     """
 
     read: int = 0
@@ -52,6 +55,8 @@ class Ingested:
     reasons: dict[str, list[tuple[str, int, str]]] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
     report: str = ""
+    stand_out: int = 0
+    compared: list[str] = field(default_factory=list)
 
     @property
     def usable(self) -> int:
@@ -104,6 +109,9 @@ def ingest_site(
             progress(0, 0, "listing the folder")
         _list_the_rest(settings, linked, table.other_files, ledger)
         ledger.finish()
+        found = outliers(Sized(*row) for row in ledger.sizes())
+        ledger.stand_out([(o.path, o.patient, o.device, o.code, o.why) for o in found])
+        done.stand_out, done.compared = len(found), summary(found)
         done.reasons = {outcome: ledger.grouped(outcome, REASONS) for outcome in ("unreadable", "refused", "missing")}
         done.outcomes = {str(outcome): int(files or 0) for outcome, files in ledger.counts("outcome")}
         done.report = str(write_report(settings, ledger))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from client.approval.register import in_force, study_path
 from client.cohort.agreement import compare
 from client.cohort.identities import Near, is_damaged, may_have_been
-from client.cohort.link import LinkedRows, inspect, unmatched_opt_outs
+from client.cohort.link import LinkedRows, inspect
+from client.cohort.notices import unmatched_opt_outs
 from client.cohort.optout import read_opt_outs
 from client.cohort.recordings import Matches, Recordings, find_recordings
 from client.cohort.selection import select
@@ -26,10 +27,12 @@ from client.network.reach import check_network
 from client.operator.trial import SAMPLE, try_recordings
 from client.site.keys import SiteKeys, load_keys
 from client.site.settings import SiteSettings, load_site, named_paths
+from ecgshared.arrays import Bools
 from ecgshared.ecg.preprocess import fingerprint
 from ecgshared.errors import EcgFedError
 from ecgshared.service.files import private_folder
-from ecgshared.study.endpoints import BUILT_IN_LABELS, BinaryEndpoint, label_cells
+from ecgshared.study.endpoints import BUILT_IN_LABELS, BinaryEndpoint, Endpoint, assumed_first_day, label_cells
+from ecgshared.study.populations import members
 from ecgshared.study.study import Study, load_study
 
 _SHOWN = 10
@@ -197,7 +200,10 @@ def _describe(table: CohortTable, linked: LinkedRows, found: Findings, *, listed
 def _who_opted_out(settings: SiteSettings, table: CohortTable, linked: LinkedRows, found: Findings) -> None:
     ids = table.ids.get("patient_id")
     if ids is None:
-        return
+        return  # told as a fault where anybody opted out
+    stand_ins = int((linked.unit >= linked.first_stand_in).sum())
+    if stand_ins and linked.opt_outs.listed:
+        found.doubts.append(f"{table.path}: {stand_ins} ECGs without a patient id may be of people who opted out")
     names, listed = linked.units[: linked.first_stand_in], linked.opt_outs.listed
     lines = _first_lines(table, ids.codes, len(ids.values))
     for place, by in linked.by.items():
@@ -268,19 +274,45 @@ def _try(
         found.doubts += compare(table, row[tried.file], tried.age, tried.sex).lines(table)
 
 
+def _cells(table: CohortTable, study: Study, endpoint: Endpoint) -> NDArray[np.float32]:
+    if not table.columns:
+        return np.full(len(table), np.nan, dtype=np.float32)
+    return label_cells(
+        table.columns, endpoint, censoring=study.censoring, censor_at_defibrillator=study.censor_at_defibrillator
+    )
+
+
+def _assumed(table: CohortTable, usable: Bools, study: Study, found: Findings) -> None:
+    """Tell how many deaths count as sudden on dates alone, where a label hangs on it."""
+    if not table.columns or not any(getattr(e, "event", None) == "scd" for e in study.endpoints.values()):
+        return
+    assumed = int((assumed_first_day(table.columns) & usable).sum())
+    if assumed:
+        found.notes.append(
+            f"  of the deaths in hospital, {assumed} came on the day after admission and without a time of day: they "
+            "count as within 24 hours; map times to death_date and admission_time to know"
+        )
+
+
 def _fit(settings: SiteSettings, table: CohortTable, linked: LinkedRows, study: Study, found: Findings) -> None:
     usable = select(table, linked, study).wanted
-    kept = {name: column[usable] for name, column in table.columns.items()}
     found.notes.append(f"study {study.name}: {int(usable.sum())} ECGs to read")
     for head, endpoint in study.endpoints.items():
         built_in = isinstance(endpoint, BinaryEndpoint) and endpoint.column in BUILT_IN_LABELS
-        cells = label_cells(kept, endpoint, censoring=study.censoring) if kept else np.full(0, np.nan)
+        cells = _cells(table, study, endpoint)[usable]
         ones, zeros = int((cells == 1).sum()), int((cells == 0).sum())
         text = f"  {head}: {ones} with, {zeros} without, {int(usable.sum()) - ones - zeros} not known"
         if not ones + zeros:
             later = " from the table; the recordings' own sex may serve" if built_in else ""
             text += f" (this site has no such label{later})"
         found.notes.append(text)
+    _assumed(table, usable, study, found)
+    for name, population in study.populations.items():
+        belong = members(population, table.columns, usable, linked.unit)
+        people = len(np.unique(linked.unit[belong]))
+        found.notes.append(
+            f"  population {name}: {int(belong.sum())} ECGs of {people} patients, by what the table says"
+        )
     folder = settings.state / "cache" / fingerprint(study.input)
     there = (folder / "signals.i16").stat().st_size if (folder / "signals.i16").exists() else 0
     need = max(0, int(usable.sum()) * 12 * study.input.samples * 2 - there)

@@ -70,7 +70,12 @@ def look_at_folder(folder: Path) -> FolderGuess:
             guess.left_out[pattern] = (reason, len(paths))
     if not patterns:
         told = "; ".join(f"{count} x {pattern}: {why}" for pattern, (why, count) in guess.left_out.items())
-        raise CohortError(f"no file that was tried can be read as a recording ({told})", where=folder)
+        raise CohortError(
+            f"no file that was tried can be read as a recording ({told})",
+            where=folder,
+            allowed="the formats that `ecgfed site formats` lists",
+            remedy="plain arrays are described in a site file by hand, under `described:`",
+        )
     guess.patterns = tuple(patterns)
     guess.recordings = find_recordings(RecordsConfig(folder=folder, pattern=guess.patterns))
     return guess

@@ -237,7 +237,9 @@ def _join(seen: _Seen, recordings: Recordings, guess: TableGuess) -> None:
         for around in places:
             file = match(recordings, [around + value for value in values]).file
             share = float((file >= 0).mean())
-            if share > best[0] + 1e-9:
+            # One folder, where it holds them all; else the name in every folder, so that what is not found is told.
+            surer = share > best[0] or (share == best[0] < 1 and around == ANYWHERE and best[2] not in ("", ANYWHERE))
+            if share and surer:
                 best = (share, name, around)
     share, name, around = best
     if share < _FOUND:

@@ -57,6 +57,10 @@ def ingest(
             typer.echo(f"{done.outcomes[outcome]:>10,}  {meaning}")
             for why, files, example in done.reasons.get(outcome, []):
                 typer.echo(f"{'':10}  {files:>8,} x {why or 'the file is not there'}; e.g. {example}")
+    if done.compared:
+        typer.echo(f"{done.stand_out:>10,}  stand out among the recordings of their device:")
+        for line in done.compared:
+            typer.echo(f"{'':12}{line}")
     for doubt in done.doubts:
         typer.echo(f"LOOK {doubt}")
     typer.echo(f"quality report: {done.report}")

@@ -24,7 +24,7 @@ def start(
 
     from importlib.metadata import version
 
-    from client.cohort.link import look_over
+    from client.cohort.notices import look_over
     from client.network.daemon import Daemon
     from client.network.journal import Journal
     from client.network.status import DaemonLock

@@ -31,25 +31,28 @@ def read(
     """Show a recording's header and quality, and draw it at 25 mm/s and 10 mm/mV."""
     from client.readers import read as read_record
     from client.site.settings import QualityPolicy, load_site
+    from ecgshared.ecg.features import QT_METHOD
     from ecgshared.ecg.quality import assess, decide
 
     settings = None if site is None else load_site(site)
     record = read_record(path, None if settings is None else settings.described, fs_hz)
     findings = assess(record)
     policy = QualityPolicy() if settings is None else settings.quality
-    action = decide(findings, policy.actions, policy.default)
+    action = decide(findings, policy.actions, policy.default, most_empty=policy.most_empty)
     if plot is not None:
         _save_sheet(record, path, plot)
-    measured = _measured(record) if features else None
+    measured, note = _measured(record) if features else (None, "")
     if as_json:
         facts = summary(path, record, findings, action)
         if measured is not None:
             facts["features"] = measured
+            facts["features_note"] = note
+            facts["qt_method"] = QT_METHOD
         typer.echo(json.dumps(facts, indent=2, allow_nan=False))
     else:
         _show(path, record, findings, action, plot)
         if measured is not None:
-            _show_features(measured)
+            _show_features(measured, note)
 
 
 def summary(path: Path, record: EcgRecord, findings: tuple[Finding, ...], action: Decision) -> dict[str, Any]:
@@ -86,17 +89,23 @@ def summary(path: Path, record: EcgRecord, findings: tuple[Finding, ...], action
     }
 
 
-def _measured(record: EcgRecord) -> dict[str, float | None]:
-    from ecgshared.ecg.features import NAMES, feature_row
+def _measured(record: EcgRecord) -> tuple[dict[str, float | None], str]:
+    """Return the measurements by name, and what is to be said of them."""
+    import numpy as np
 
-    return {name: _number(round(float(value), 4)) for name, value in zip(NAMES, feature_row(record), strict=True)}
+    from ecgshared.ecg.features import NAMES, features_of
+
+    found = features_of(record)
+    row = np.full(len(NAMES), np.nan) if found is None else found.row()
+    note = "not measured: no two whole beats show" if found is None else found.note
+    return {name: _number(round(float(value), 4)) for name, value in zip(NAMES, row, strict=True)}, note
 
 
-def _show_features(measured: dict[str, float | None]) -> None:
+def _show_features(measured: dict[str, float | None], note: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ecgshared.ecg.features import AMPLITUDES
+    from ecgshared.ecg.features import AMPLITUDES, QT_METHOD
     from ecgshared.ecg.leads import LEADS
 
     def shown(name: str, digits: int = 0) -> str:
@@ -108,6 +117,7 @@ def _show_features(measured: dict[str, float | None]) -> None:
         f"rate {shown('rate_bpm')} per minute, PR {shown('pr_ms')} ms, QRS {shown('qrs_ms')} ms, "
         f"QT {shown('qt_ms')} ms, QTc {shown('qtc_bazett_ms')} ms (Bazett) {shown('qtc_fridericia_ms')} ms (Fridericia)"
     )
+    console.print(f"QT: {QT_METHOD}" + (f". {note}" if note else ""))
     axes = ", ".join(f"{name} {shown(f'{name.lower()}_axis_deg')}" for name in ("P", "QRS", "T"))
     console.print(f"frontal axes, degrees: {axes}")
     table = Table("mV", *LEADS, title="Amplitudes of the median beat")

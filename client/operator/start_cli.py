@@ -6,7 +6,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -86,9 +86,13 @@ def _looked_at(folder: Path, table: Path, exclude: Path | None, out: Path) -> Fi
 
 
 def _said(files: FolderGuess, rows: TableGuess, folder: Path, table: Path) -> list[str]:
+    from client.site.described import ENDINGS
+
     lines = [f"folder {folder}: {len(files.recordings.paths)} recordings"]
     lines += [f"  {pattern:<12} {n:>7,}  {formats}" for pattern, (formats, n) in files.formats.items()]
     lines += [f"  {pattern:<12} {n:>7,}  left out: {why}" for pattern, (why, n) in files.left_out.items()]
+    if any(PurePath(pattern).suffix in ENDINGS for pattern in files.left_out):
+        lines.append("  (if what was left out is plain arrays of ECGs, say which under `described:`)")
     told = [f"{key} {rows.settings[key]!r}" for key in ("sheet", "header", "separator") if key in rows.settings]
     lines.append(f"table {table}" + (f": {', '.join(told)}" if told else ""))
     width = max(map(len, rows.columns), default=0)

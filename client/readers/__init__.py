@@ -26,7 +26,7 @@ from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
 
 CONTAINERS = (".hdf5", ".h5")
-"""Endings of files that may hold many exams; one is addressed as ``exams.hdf5#1234``."""
+"""Endings of files that may hold many exams; one is addressed as ``exams.hdf5#1234``. A site may describe others."""
 
 HEAD_BYTES = 4096
 """How much of a file :func:`read` shows to every ``sniff``."""

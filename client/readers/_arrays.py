@@ -72,7 +72,7 @@ def loaded(path: Path, described: DescribedConfig) -> Iterator[Loaded]:
 
 
 def _load(path: Path, described: DescribedConfig, open_files: ExitStack) -> Loaded:
-    if described.raw is not None:
+    if described.raw.type is not None:
         return Loaded(_raw(path, described))
     ending = path.suffix.lower()
     if ending in (".h5", ".hdf5"):
@@ -94,9 +94,7 @@ def _load(path: Path, described: DescribedConfig, open_files: ExitStack) -> Load
 
 def _raw(path: Path, described: DescribedConfig) -> NDArray[Any]:
     raw = described.raw
-    if raw is None:
-        raise TypeError("no description of raw numbers")
-    kind = np.dtype(raw.type).newbyteorder(">" if raw.big_endian else "<")
+    kind = np.dtype(raw.type or "int16").newbyteorder(">" if raw.big_endian else "<")
     content = memoryview(read_bytes(path))[raw.offset_bytes :]
     numbers = np.frombuffer(content[: len(content) // kind.itemsize * kind.itemsize], dtype=kind)
     leads = len(described.leads)

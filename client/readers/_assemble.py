@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
@@ -139,6 +139,7 @@ def assemble(
     device: str | None = None,
     manufacturer: str | None = None,
     filters: str | None = None,
+    machine: Mapping[str, float] | None = None,
     findings: Sequence[Finding] = (),
 ) -> EcgRecord:
     """Make the record: standard order, mV, without a calibration pulse at its end.
@@ -147,6 +148,7 @@ def assemble(
     ----------
     names, rows : the leads as the file has them, each array in mV.
     mv_per_step : one quantisation step.
+    machine : what the recording machine measured, see :class:`EcgRecord`.
 
     Raises
     ------
@@ -176,6 +178,7 @@ def assemble(
         device=device,
         manufacturer=manufacturer,
         filters=filters,
+        machine=machine or {},
         adc_units_per_mv=None if mv_per_step is None else 1 / mv_per_step,
         findings=(*findings, *noticed),
     )

@@ -111,6 +111,7 @@ def read(path: Path) -> EcgRecord:
             optional_number(text_of(element, "LowPassFilter")),
             None if notch is None else optional_number(notch),
         ),
+        machine=_machine(root),
         findings=(*findings, *wave.findings),
     )
 
@@ -130,6 +131,14 @@ def measurements(path: Path) -> dict[str, float]:
     block = parse(path).find("RestingECGMeasurements")
     values = {name: optional_number(text_of(block, name)) for name in MEASUREMENTS}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _machine(root: Element) -> dict[str, float]:
+    """Return rate and intervals as every reader names them; what the cart left out or set to 0 is absent."""
+    block = root.find("RestingECGMeasurements")
+    names = {"rate_bpm": "VentricularRate", "pr_ms": "PRInterval", "qrs_ms": "QRSDuration", "qt_ms": "QTInterval"}
+    found = {name: optional_number(text_of(block, theirs)) for name, theirs in names.items()}
+    return {name: value for name, value in found.items() if value}
 
 
 def _waveform(root: Element, kind: str, path: Path) -> Element:

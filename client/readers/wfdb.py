@@ -150,9 +150,7 @@ def _mv_per_unit(signal: Signal, path: Path) -> float:
     return factor
 
 
-def _physical(
-    signal: Signal, samples: NDArray[np.integer], mv_per_step: float, oversampled: int
-) -> NDArray[np.floating]:
+def _physical(signal: Signal, samples: NDArray[np.integer], mv_per_step: float, oversampled: int) -> Floats:
     """Return one signal in mV at the common rate; samples marked invalid are NaN.
 
     In double precision, as in the other readers: the same samples are the same record, whatever the format.
@@ -165,7 +163,10 @@ def _physical(
         if invalid.any():
             millivolts[invalid] = np.nan
     per_frame = signal.samples_per_frame
-    return millivolts if per_frame == oversampled else millivolts.reshape(-1, per_frame).mean(axis=1)
+    if per_frame == oversampled:
+        return millivolts
+    averaged: Floats = millivolts.reshape(-1, per_frame).mean(axis=1)
+    return averaged
 
 
 def _verify(used: list[Signal], digital: list[Digital]) -> list[Finding]:

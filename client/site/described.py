@@ -20,8 +20,8 @@ Axis = Literal["exams", "leads", "samples"]
 class RawConfig(Config):
     """How numbers lie in a file that is nothing but numbers."""
 
-    type: Literal["int8", "uint8", "int16", "uint16", "int32", "float32", "float64"] = Field(
-        default="int16", description="of one number"
+    type: Literal["int8", "uint8", "int16", "uint16", "int32", "float32", "float64"] | None = Field(
+        default=None, description="of one number; null where the file has a format of its own"
     )
     big_endian: bool = Field(default=False, description="whether the high byte comes first")
     offset_bytes: int = Field(default=0, ge=0, le=1 << 24, description="bytes before the first number")
@@ -34,10 +34,11 @@ class DescribedConfig(Config):
     """Recordings that are plain arrays (NumPy, CSV, HDF5, Parquet, MATLAB, raw numbers), as the site describes them."""
 
     files: str | tuple[str, ...] = Field(
-        default="*.npy", description="glob, or several, of the names of the files that this is about"
+        default=(), description="glob, or several, of the names of the files that this is about, such as '*.npy'"
     )
     axes: tuple[Axis, ...] = Field(
-        default=("leads", "samples"), description="order of the axes: [leads, samples], [samples, leads], or with exams"
+        default=("leads", "samples"),
+        description="order of the axes: [leads, samples] or [samples, leads]; exams first where a file holds many",
     )
     leads: tuple[str, ...] = Field(default=LEADS, description="the leads in the array's order; others by any name")
     fs_hz: float | None = Field(
@@ -53,7 +54,7 @@ class DescribedConfig(Config):
     )
     ids: str | None = Field(default=None, description="dataset of the exams' ids; null counts the exams from 0")
     separator: str | None = Field(default=None, min_length=1, max_length=1, description="of a text file; null guesses")
-    raw: RawConfig | None = Field(default=None, description="for files that are nothing but numbers")
+    raw: RawConfig = Field(default=RawConfig(), description="for files that are nothing but numbers")
 
     @field_validator("leads")
     @classmethod
@@ -70,7 +71,7 @@ class DescribedConfig(Config):
     def _axes_make_an_array(self) -> DescribedConfig:
         if sorted(self.axes) not in (["leads", "samples"], ["exams", "leads", "samples"]):
             raise ValueError("axes must hold leads and samples once each, and exams once or not at all")
-        if "exams" in self.axes and (self.axes[0] != "exams" or self.raw is not None):
+        if "exams" in self.axes and (self.axes[0] != "exams" or self.raw.type is not None):
             raise ValueError("exams must be the first axis, and have no place in a raw file")
         return self
 

@@ -117,8 +117,18 @@ class QualityPolicy(Config):
             "all-flat": "refuse",
             "fs-contradicts-length": "refuse",
             "too-short": "refuse",
+            "limb-lead-inverted": "refuse",
+            "leads-permuted": "refuse",
+            "same-trace": "refuse",
+            "limb-leads-contradict": "refuse",
         },
         description="finding: keep, flag, repair or refuse",
+    )
+    most_empty: float = Field(
+        default=0.4,
+        ge=0,
+        le=1,
+        description="refuse a recording of whose twelve leads more than this share is absent, invalid or constant",
     )
 
     @field_validator("actions")
@@ -180,11 +190,7 @@ class SiteSettings(Config):
     site: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="this site's name in studies and certificate")
     records: RecordsConfig
     table: TableConfig
-    described: DescribedConfig | None = Field(
-        default=None,
-        description="recordings that are plain arrays (NumPy, CSV, HDF5, Parquet, MATLAB, raw numbers): which files, "
-        "order of the axes, leads, rate, unit; null where there are none",
-    )
+    described: DescribedConfig = DescribedConfig()
     state: Path = Field(default=Path("state"), description="cache, ledger, outbox, logs: owner-only")
     patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = Field(
         default="refuse", description="what becomes of rows without a patient id"

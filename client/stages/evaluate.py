@@ -1,35 +1,41 @@
-"""evaluate, at the site: its own exact figures, merged histograms, and influences against pooled curves."""
+"""evaluate, at the site: its own exact figures, controls on its bins, cases above shared cuts, and placements."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.rows.allowance import spend
+from client.rows.binned import Binned, CutQuestion, read_curve, read_cuts, score_digest, sketches
+from client.rows.compared import compare_answer
 from client.rows.context import SiteContext
+from client.rows.logits import feature_matrix
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
 from ecgshared.arrays import Floats
-from ecgshared.errors import RefusalCode, Refused
-from ecgshared.privacy.disclosure import DisclosureLimits, MergedBins, group_size
+from ecgshared.errors import RefusalCode, Refused, StatisticsError
+from ecgshared.privacy.disclosure import DisclosureLimits, group_size
 from ecgshared.stages.calibrate import effective_patients, sums_evidence
 from ecgshared.stages.evaluate import (
-    CALIBRATION_GROUPS,
     Config,
     Histograms,
-    Influence,
     LocalResults,
+    Placement,
+    Scale,
     SlopeSums,
+    compared_scores,
     heads_of,
     subgroup_index,
     subgroup_names,
 )
-from ecgshared.stats.calibration import logistic_sums, score_meat
-from ecgshared.stats.histogram import N_BINS, ScoreHistogram, bin_of_risk, logit, score_histogram
-from ecgshared.stats.influence import auc_sums, ratio_square_sum, top_group_square_sum
-from ecgshared.stats.performance import Performance, performance
+from ecgshared.stats.calibration import logistic_sums, logit, score_meat
+from ecgshared.stats.influence import ratio_square_sum
+from ecgshared.stats.performance import Performance, performance, rates_at_cuts
+from ecgshared.stats.placement import ControlCurve, isolates, place
+from ecgshared.stats.score_scale import HIGHEST
+from ecgshared.study.score import risk_from_inputs
 from ecgshared.wire.protocol import Answer, Evidence, Request
 
 
@@ -39,56 +45,79 @@ def local(site: SiteContext, request: Request) -> Answer:
         _heads(site, request),
         _config(site),
         site.settings.limits,
-        cut_bin=_cut_bin(site, request),
+        cut=_cut(site, request),
         patients_known=site.data.patients_known,
     )
 
 
+def scale(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``scale``."""
+    return scale_answer(_heads(site, request), site.settings.limits)
+
+
 def histogram(site: SiteContext, request: Request) -> Answer:
-    """Answer the phase ``histogram``."""
-    return histogram_answer(_heads(site, request), site.settings.limits, cut_bin=_cut_bin(site, request))
-
-
-def influence(site: SiteContext, request: Request) -> Answer:
-    """Answer the phase ``influence``."""
+    """Answer the phase ``histogram``; of one score above one set of cuts: others would tell of those between."""
     heads = _heads(site, request)
-    return influence_answer(
-        heads, pooled_curves(request, len(heads)), site.settings.limits, cut_bin=_cut_bin(site, request)
-    )
+    spend(site, request, f"histogram {score_digest(request)}", cap=1)
+    return histogram_answer(heads, site.settings.limits, read_cuts(request, len(heads), _cut(site, request)))
+
+
+def placement(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``placement``: of one score, one curve a head."""
+    heads = _heads(site, request)
+    head = _head(request, heads)
+    spend(site, request, f"placement {head} {score_digest(request)}", cap=1)
+    question = read_cuts(request, len(heads), _cut(site, request))[head]
+    return placement_answer(heads[head], request, question, site.settings.limits)
 
 
 def slope(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``slope``."""
     heads = _heads(site, request)
-    head = int(received(request, "head", (1,))[0])
-    if not 0 <= head < len(heads):
-        raise Refused(RefusalCode.BAD_REQUEST, "no such head", value=head)
-    return slope_answer(heads[head], received(request, "coef", (2,)))
+    return slope_answer(heads[_head(request, heads)], received(request, "coef", (2,)))
 
 
-PHASES = {"local": local, "histogram": histogram, "influence": influence, "slope": slope}
+def compare(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``compare``."""
+    step = _config(site)
+    rows = rows_under(site, site.data.rows("lockbox"), step.max_age)
+    own = score_rows(site, request, step, rows)
+    others = []
+    for score in compared_scores(step, site.study):
+        coef = None
+        if score.calibrate is not None:
+            coef = received(request, f"{score.calibrate}.coef", (len(score.inputs) + 1,))
+        others.append(risk_from_inputs(feature_matrix(site, score.inputs, request.arrays, rows), coef))
+    heads = heads_of(step, site.study)
+    whole = [with_outcome(site, rows, own, head) for head in heads]
+    pairs = [
+        [
+            (
+                with_outcome(site, rows, np.where(np.isfinite(other), own, np.nan), head),
+                with_outcome(site, rows, np.where(np.isfinite(own), other, np.nan), head),
+            )
+            for other in others
+        ]
+        for head in heads
+    ]
+    return compare_answer(whole, pairs, site.settings.limits, patients_known=site.data.patients_known)
+
+
+PHASES = {
+    "local": local,
+    "scale": scale,
+    "histogram": histogram,
+    "placement": placement,
+    "slope": slope,
+    "compare": compare,
+}
 
 
 def local_answer(
-    heads: Sequence[Scored], step: Config, limits: DisclosureLimits, *, cut_bin: int | None, patients_known: bool
+    heads: Sequence[Scored], step: Config, limits: DisclosureLimits, *, cut: float | None, patients_known: bool
 ) -> Answer:
     """Compute the site's own figures of every head."""
-    names = subgroup_names(step)
-    found: list[Performance] = []
-    for head in heads:
-        cells = subgroup_index(step, head.age, head.male)
-        found.append(
-            performance(
-                head.risk,
-                head.y,
-                head.patient,
-                partitions=[(cell, len(n)) for cell, n in zip(cells, names, strict=True)],
-                top_shares=step.top_shares,
-                calibration_groups=CALIBRATION_GROUPS,
-                limits=limits,
-                cut_bin=cut_bin,
-            )
-        )
+    found = [_performance(head, step, limits, cut) for head in heads]
     whole = Evidence(_stack(p.whole.patients for p in found), _stack(p.whole.events for p in found))
     counts = np.array([p.counts for p in found])
     sub_counts = np.array([p.subgroup_counts.values for p in found])
@@ -96,156 +125,114 @@ def local_answer(
         counts[..., [1, 3]] = np.nan
         sub_counts[..., [1, 3]] = np.nan
     subgroup = _sized([p.subgroup_counts for p in found])
+    estimates = ("auc", "average_precision", "brier", "intercept", "slope", "expected_over_observed")
     return Answer(
         LocalResults(
             counts=counts,
             left_out=np.array([float(head.left_out) for head in heads]),
             mean_predicted=np.array([p.mean_predicted for p in found]),
-            auc=np.array([p.auc.as_array() for p in found]),
-            brier=np.array([p.brier.as_array() for p in found]),
-            intercept=np.array([p.intercept.as_array() for p in found]),
-            slope=np.array([p.slope.as_array() for p in found]),
-            expected_over_observed=np.array([p.expected_over_observed.as_array() for p in found]),
-            top=np.array([p.top.values for p in found]),
             at_threshold=np.array([p.at_threshold.values for p in found]),
             subgroup_counts=sub_counts,
             subgroup_rates=np.array([p.subgroup_rates for p in found]),
             subgroup_auc=np.array([p.subgroup_auc for p in found]),
-            calibration=np.array([p.calibration.values for p in found]),
             patients_known=int(patients_known),
+            **{name: np.array([getattr(p, name).as_array() for p in found]) for name in estimates},
         ),
         {
-            **dict.fromkeys(
-                ("counts", "mean_predicted", "auc", "brier", "intercept", "slope", "expected_over_observed"), whole
-            ),
+            **dict.fromkeys(("counts", "mean_predicted", *estimates), whole),
             "left_out": Evidence(_stack(head.left_out_patients for head in heads)),
-            "top": _sized([p.top for p in found]),
             "at_threshold": _sized([p.at_threshold for p in found]),
             **dict.fromkeys(("subgroup_counts", "subgroup_rates", "subgroup_auc"), subgroup),
-            "calibration": _sized([p.calibration for p in found]),
         },
     )
 
 
-def histogram_answer(heads: Sequence[Scored], limits: DisclosureLimits, *, cut_bin: int | None) -> Answer:
-    """Count every head's cases and controls by merged bin."""
-    columns: dict[str, list[Floats]] = {
-        name: [] for name in ("head", "lower", "upper", "cases", "controls", "predicted")
-    }
-    patients, events = [], []
-    for h, head in enumerate(heads):
-        bins, counts, groups = _binned(head, limits, cut_bin)
-        below = np.concatenate([[0.0], np.cumsum(np.bincount(bins, weights=head.risk, minlength=N_BINS))])
-        columns["head"].append(np.full(len(groups), float(h)))
-        columns["lower"].append(counts.lower.astype(np.float64))
-        columns["upper"].append(counts.upper.astype(np.float64))
-        columns["cases"].append(counts.cases)
-        columns["controls"].append(counts.controls)
-        columns["predicted"].append(below[counts.upper] - below[counts.lower])
-        patients.append(groups.patients)
-        events.append(groups.events)
-    evidence = Evidence(np.concatenate(patients), np.concatenate(events))
-    payload = Histograms(**{name: np.concatenate(parts) for name, parts in columns.items()})
-    return Answer(payload, dict.fromkeys(columns, evidence))
+def _performance(head: Scored, step: Config, limits: DisclosureLimits, cut: float | None) -> Performance:
+    cells = subgroup_index(step, head.age, head.male)
+    partitions = [(cell, len(names)) for cell, names in zip(cells, subgroup_names(step), strict=True)]
+    return performance(head.risk, head.y, head.patient, partitions=partitions, limits=limits, cut=cut)
 
 
-@dataclass(frozen=True)
-class Curves:
-    """What the coordinator sends of H heads: pooled curves on fine bins (H, B) or fine edges (H, B + 1), scalars
-    (H,)."""
-
-    case_placement: Floats
-    control_placement: Floats
-    auc: Floats
-    n_cases: Floats
-    n_controls: Floats
-    rate_above: Floats
-    rate_at: Floats
-    share_above: Floats
-    expected_over_observed: Floats
-    sensitivity: Floats
+def scale_answer(heads: Sequence[Scored], limits: DisclosureLimits) -> Answer:
+    """Sketch where the scores of every head's cases and controls lie."""
+    columns, patients = sketches(heads, limits)
+    return Answer(Scale(**columns), dict.fromkeys(columns, Evidence(patients)))
 
 
-def pooled_curves(request: Request, n_heads: int) -> Curves:
-    """Read the pooled curves of a request; refuse what is misshapen, or no curve at all."""
-    bins, edges, scalar = (n_heads, N_BINS), (n_heads, N_BINS + 1), (n_heads,)
-    shapes = {"case_placement": bins, "control_placement": bins}
-    shapes |= dict.fromkeys(("rate_above", "rate_at", "share_above"), edges)
-    fields = Curves.__dataclass_fields__
-    curves = Curves(**{name: received(request, name, shapes.get(name, scalar)) for name in fields})
-    rates = (curves.case_placement, curves.control_placement, curves.rate_above, curves.rate_at, curves.share_above)
-    if any((r < -1e-9).any() or (r > 1 + 1e-9).any() for r in rates) or (curves.n_cases < 0).any():
-        raise Refused(RefusalCode.BAD_REQUEST, "a pooled curve leaves [0, 1]")
-    return curves
-
-
-def influence_answer(
-    heads: Sequence[Scored], curves: Curves, limits: DisclosureLimits, *, cut_bin: int | None
-) -> Answer:
-    """Sum squared influences.
-
-    Curves are averaged over each of the site's own merged bins first: a curve that jumps inside one would tell what
-    merging hid. Over unmerged bins the average changes nothing.
-    """
-    auc, in_large, sensitivity = np.zeros((len(heads), 6)), np.zeros(len(heads)), np.zeros(len(heads))
-    squares: list[float] = []
-    edge_head: list[float] = []
-    edges: list[float] = []
-    edge_patients: list[float] = []
-    edge_events: list[int] = []
-    wholes = [group_size(head.patient, head.y) for head in heads]
-    for h, head in enumerate(heads):
-        bins, _, groups = _binned(head, limits, cut_bin)
-        case = head.y.astype(np.float64)
-        if not len(groups):
-            continue
-        if curves.n_cases[h] > 0 and curves.n_controls[h] > 0:
-            own = np.searchsorted(groups.lower, bins, side="right") - 1
-            auc[h] = auc_sums(
-                own,
-                head.y,
-                head.patient,
-                case_placement=_mean_over(groups, curves.case_placement[h]),
-                control_placement=_mean_over(groups, curves.control_placement[h]),
-                auc=float(curves.auc[h]),
-                n_cases=float(curves.n_cases[h]),
-                n_controls=float(curves.n_controls[h]),
-            ).as_array()
-        in_large[h] = ratio_square_sum(head.risk, case, head.patient, float(curves.expected_over_observed[h]))
-        if cut_bin is not None and cut_bin in groups.lower:
-            flagged = (bins >= cut_bin) * case
-            sensitivity[h] = ratio_square_sum(flagged, case, head.patient, float(curves.sensitivity[h]))
-        for edge in groups.lower:
-            above = bins >= edge
-            size = group_size(head.patient, head.y, above)
-            edge_head.append(float(h))
-            edges.append(float(edge))
-            edge_patients.append(float(size.patients))
-            edge_events.append(size.events)
-            squares.append(
-                top_group_square_sum(
-                    above,
-                    head.y,
-                    head.patient,
-                    rate=float(curves.rate_above[h, edge]),
-                    marginal_rate=float(curves.rate_at[h, edge]),
-                    share=float(curves.share_above[h, edge]),
-                )
-            )
-    whole = Evidence(_stack(w.patients for w in wholes), _stack(w.events for w in wholes))
-    edge_evidence = Evidence(np.array(edge_patients, dtype=np.int64), np.array(edge_events, dtype=np.int64))
+def histogram_answer(heads: Sequence[Scored], limits: DisclosureLimits, questions: Sequence[CutQuestion]) -> Answer:
+    """Count every head's controls on its bins and its cases above the cuts it may answer."""
+    bins: dict[str, list[Floats]] = {name: [] for name in ("head", "lower", "upper", "controls")}
+    cuts: dict[str, list[Floats]] = {name: [] for name in ("cut_head", "cut", "cases", "predicted", "rate", "group")}
+    in_bin, in_cut, with_event = [], [], []
+    for h, (head, question) in enumerate(zip(heads, questions, strict=True)):
+        mine = Binned.of(head, limits, question)
+        above, rate, group = rates_at_cuts(mine.score, head.risk, head.y, head.patient, mine.cuts)
+        for name, column in zip(
+            bins, (np.full(len(mine.bins), h), mine.bins.lower, mine.bins.upper, mine.bins.controls), strict=True
+        ):
+            bins[name].append(np.asarray(column, dtype=np.float64))
+        for name, column in zip(
+            cuts, (np.full(len(mine.cuts), h), mine.cuts, above[:, 0], above[:, 1], rate, group), strict=True
+        ):
+            cuts[name].append(np.asarray(column, dtype=np.float64))
+        in_bin.append(mine.bins.patients)
+        in_cut.append(mine.patients)
+        with_event.append(mine.events)
+    joined = {name: np.concatenate(parts) for name, parts in {**bins, **cuts}.items()}
+    of_cuts = Evidence(np.concatenate(in_cut), np.concatenate(with_event))
     return Answer(
-        Influence(
-            auc,
-            in_large,
-            sensitivity,
-            *(np.array(column, dtype=np.float64) for column in (edge_head, edges, squares, edge_patients)),
+        Histograms(**joined),
+        {**dict.fromkeys(bins, Evidence(np.concatenate(in_bin))), **dict.fromkeys(cuts, of_cuts)},
+    )
+
+
+def placement_answer(head: Scored, request: Request, question: CutQuestion, limits: DisclosureLimits) -> Answer:
+    """Sum the pooled control curve over the site's cases, and squared influences at its cuts."""
+    mine = Binned.of(head, limits, question)
+    size = group_size(head.patient, head.y)
+    controls, position, weight = read_curve(request)
+    pairs, sums, isolated = np.zeros(2), np.zeros(13), False
+    if len(mine.cuts):
+        pairs, sums, isolated = _placed(head, mine, controls, position, weight, limits)
+    scalars = {name: float(received(request, name, (1,))[0]) for name in ("expected_over_observed", "sensitivity")}
+    case = head.y.astype(np.float64)
+    at_threshold = question.fixed is not None and question.fixed in mine.cuts
+    flagged = (mine.score >= (question.fixed if question.fixed is not None else HIGHEST)) * case
+    square_sum, people = mine.squares(head, question, received(request, "rates", (len(question.cuts) + 2,)))
+    whole = Evidence(np.array(size.patients), np.array(size.events))
+    # Which of the two it is, too few or a curve that singles out some, is not said: both withhold.
+    of_curve = Evidence(np.array(0), np.array(0)) if isolated else whole
+    of_sensitivity = whole if at_threshold else Evidence(np.array(0), np.array(0))
+    return Answer(
+        Placement(
+            pairs=pairs,
+            sums=sums,
+            in_large=np.array([ratio_square_sum(head.risk, case, head.patient, scalars["expected_over_observed"])]),
+            sensitivity=np.array([ratio_square_sum(flagged, case, head.patient, scalars["sensitivity"])]),
+            cut=mine.cuts,
+            square_sum=square_sum,
+            patients=people,
         ),
         {
-            **dict.fromkeys(("auc", "in_large", "sensitivity"), whole),
-            **dict.fromkeys(("head", "edge", "edge_square_sum", "edge_patients"), edge_evidence),
+            **dict.fromkeys(("pairs", "sums"), of_curve),
+            "in_large": whole,
+            "sensitivity": of_sensitivity,
+            **dict.fromkeys(("cut", "square_sum", "patients"), Evidence(mine.patients, mine.events)),
         },
     )
+
+
+def _placed(
+    head: Scored, mine: Binned, controls: ControlCurve, position: Floats, weight: Floats, limits: DisclosureLimits
+) -> tuple[Floats, Floats, bool]:
+    try:
+        placed = place(mine.score, head.y, head.patient, mine.bins, controls, position, weight)
+    except StatisticsError as error:
+        raise Refused(RefusalCode.BAD_REQUEST, "a curve that is not the pooled one") from error
+    case = head.y == 1
+    segment = np.searchsorted(mine.cuts[::-1], mine.score[case], side="right")
+    isolated = isolates(placed.others, placed.own, head.patient[case], segment, max(limits.min_events, 1))
+    return placed.pairs, placed.sums, isolated
 
 
 def slope_answer(head: Scored, coef: Floats) -> Answer:
@@ -260,22 +247,6 @@ def slope_answer(head: Scored, coef: Floats) -> Answer:
     return Answer(
         SlopeSums(sums.gradient, sums.hessian, np.array([sums.log_likelihood]), meat), dict.fromkeys(fields, evidence)
     )
-
-
-def _mean_over(groups: MergedBins, curve: Floats) -> Floats:
-    sums = np.concatenate([[0.0], np.cumsum(curve)])
-    exact = groups.upper - groups.lower == 1
-    return np.where(
-        exact, curve[groups.lower], (sums[groups.upper] - sums[groups.lower]) / (groups.upper - groups.lower)
-    )
-
-
-def _binned(
-    head: Scored, limits: DisclosureLimits, cut_bin: int | None
-) -> tuple[NDArray[np.int64], ScoreHistogram, MergedBins]:
-    bins = bin_of_risk(head.risk)
-    counts, groups = score_histogram(bins, head.y, head.patient, limits, barrier=cut_bin)
-    return bins, counts, groups
 
 
 def _stack(values: Any) -> NDArray[np.int64]:
@@ -299,8 +270,16 @@ def _heads(site: SiteContext, request: Request) -> list[Scored]:
     return [with_outcome(site, rows, risk, head) for head in heads_of(step, site.study)]
 
 
-def _cut_bin(site: SiteContext, request: Request) -> int | None:
+def _head(request: Request, heads: Sequence[Scored]) -> int:
+    head = int(received(request, "head", (1,))[0])
+    if not 0 <= head < len(heads):
+        raise Refused(RefusalCode.BAD_REQUEST, "no such head", value=head)
+    return head
+
+
+def _cut(site: SiteContext, request: Request) -> float | None:
     fixed = site.study.used(site.step, "threshold")
     if fixed is None:
         return None
-    return int(np.clip(received(request, f"{fixed.id}.cut_bin", (1,))[0], 0, N_BINS))
+    cut = float(received(request, f"{fixed.id}.cut", (1,))[0])
+    return cut if cut < HIGHEST else None

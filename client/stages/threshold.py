@@ -1,75 +1,80 @@
-"""threshold, at the site: a merged histogram of validation scores, then squared influences at its own edges."""
+"""threshold, at the site: sketches of validation scores, counts at shared cuts, then squared influences there."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from client.rows.allowance import spend
+from client.rows.binned import Binned, CutQuestion, read_cuts, score_digest, sketches
 from client.rows.context import SiteContext
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
+from ecgshared.arrays import Floats
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
-from ecgshared.stages.threshold import Config, EdgeVariance, Histogram, target_of
-from ecgshared.stats.histogram import N_BINS, bin_of_risk, score_histogram
-from ecgshared.stats.influence import top_group_square_sum
+from ecgshared.stages.threshold import CANDIDATE_ROOM, Config, CutVariance, Histogram, Scale, target_of
 from ecgshared.wire.protocol import Answer, Evidence, Request
 
 
+def scale(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``scale``."""
+    return scale_answer(_scored(site, request), site.settings.limits)
+
+
 def histogram(site: SiteContext, request: Request) -> Answer:
-    """Answer the phase ``histogram``."""
-    return histogram_answer(_scored(site, request), site.settings.limits, patients_known=site.data.patients_known)
+    """Answer the phase ``histogram``; of one score, counts above one set of cuts."""
+    scored, question = _scored(site, request), read_cuts(request, 1, room=CANDIDATE_ROOM)[0]
+    spend(site, request, f"histogram {score_digest(request)}", cap=1)
+    return histogram_answer(scored, site.settings.limits, question, patients_known=site.data.patients_known)
 
 
 def variance(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``variance``."""
-    return variance_answer(
-        _scored(site, request), site.settings.limits, rate_above=received(request, "rate_above", (N_BINS + 1,))
-    )
+    question = read_cuts(request, 1, room=CANDIDATE_ROOM)[0]
+    rates = received(request, "rates", (len(question.cuts) + 2,))
+    spend(site, request, f"variance {score_digest(request)}", cap=1)
+    return variance_answer(_scored(site, request), site.settings.limits, question, rates)
 
 
-PHASES = {"histogram": histogram, "variance": variance}
+PHASES = {"scale": scale, "histogram": histogram, "variance": variance}
 
 
-def histogram_answer(scored: Scored, limits: DisclosureLimits, *, patients_known: bool) -> Answer:
-    """Count cases and controls by merged bin."""
-    counts, groups = score_histogram(bin_of_risk(scored.risk), scored.y, scored.patient, limits)
-    size = group_size(scored.patient, scored.y)
-    evidence = Evidence(groups.patients, groups.events)
+def scale_answer(scored: Scored, limits: DisclosureLimits) -> Answer:
+    """Sketch where the scores of cases and controls lie."""
+    columns, patients = sketches([scored], limits)
+    return Answer(Scale(**columns), dict.fromkeys(columns, Evidence(patients)))
+
+
+def histogram_answer(
+    scored: Scored, limits: DisclosureLimits, question: CutQuestion, *, patients_known: bool
+) -> Answer:
+    """Count controls on the site's bins and cases above the cuts it may answer."""
+    mine, size = Binned.of(scored, limits, question), group_size(scored.patient, scored.y)
+    cases = np.array([scored.y[mine.score >= cut].sum() for cut in mine.cuts], dtype=np.float64)
     patients = float(size.patients) if patients_known else np.nan
     return Answer(
         Histogram(
-            lower=counts.lower.astype(np.float64),
-            upper=counts.upper.astype(np.float64),
-            cases=counts.cases,
-            controls=counts.controls,
+            lower=mine.bins.lower,
+            upper=mine.bins.upper,
+            controls=mine.bins.controls,
+            cut=mine.cuts,
+            cases=cases,
             counts=np.array([len(scored.y), patients, scored.y.sum()], dtype=np.float64),
             patients_known=int(patients_known),
         ),
         {
-            **dict.fromkeys(("lower", "upper", "cases", "controls"), evidence),
+            **dict.fromkeys(("lower", "upper", "controls"), Evidence(mine.bins.patients)),
+            **dict.fromkeys(("cut", "cases"), Evidence(mine.patients, mine.events)),
             "counts": Evidence(np.array(size.patients), np.array(size.events)),
         },
     )
 
 
-def variance_answer(scored: Scored, limits: DisclosureLimits, *, rate_above: NDArray[np.float64]) -> Answer:
-    """Sum squared influences on the rate above each of the site's own edges, the cut taken as fixed."""
-    bins = bin_of_risk(scored.risk)
-    _, groups = score_histogram(bins, scored.y, scored.patient, limits)
-    edges = groups.lower
-    squares, patients, events = np.zeros(len(edges)), np.zeros(len(edges)), np.zeros(len(edges))
-    for i, edge in enumerate(edges):
-        above, rate = bins >= edge, float(rate_above[edge])
-        size = group_size(scored.patient, scored.y, above)
-        patients[i], events[i] = size.patients, size.events
-        squares[i] = top_group_square_sum(
-            above[above], scored.y[above], scored.patient[above], rate=rate, marginal_rate=rate, share=1.0
-        )
-    evidence = Evidence(patients, events)
-    return Answer(
-        EdgeVariance(edges.astype(np.float64), squares, patients),
-        {"edge": evidence, "square_sum": evidence, "patients_above": evidence},
-    )
+def variance_answer(scored: Scored, limits: DisclosureLimits, question: CutQuestion, rates: Floats) -> Answer:
+    """Sum squared influences on the pooled rate above each cut the site answered."""
+    mine = Binned.of(scored, limits, question)
+    squares, people = mine.squares(scored, question, rates)
+    evidence = Evidence(mine.patients, mine.events)
+    return Answer(CutVariance(mine.cuts, squares, people), dict.fromkeys(("cut", "square_sum", "patients"), evidence))
 
 
 def _scored(site: SiteContext, request: Request) -> Scored:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from ecgshared.ecg.beats import median_beat
+from ecgshared.ecg.beats import MedianBeat, median_beat
+from ecgshared.ecg.pacing import MIN_BEATS, pacing_spikes
+from ecgshared.ecg.rate import LONG_QRS_MS, SHORT_QRS_MS, by_intervals
 from ecgshared.ecg.record import Finding
 from ecgshared.ecg.reversals import reversals
 
-MIN_BEATS = 3
 MIN_AGREEMENT = 0.8
 """Median correlation of the beats' QRS with the median beat's; 99 in 100 real records exceed 0.95.
 
@@ -18,30 +18,29 @@ It is the idea of NeuroKit2's ``averageQRS`` index, which is scaled within each 
 best and so cannot compare records.
 """
 
-SPIKE_S = 0.006
-"""A pacing spike is narrower than this to either side: 0.5 to 2 ms as given, a few more once filtered."""
-
-SPIKE_LEADS = 3
-SPIKE_FROM_QRS_S, SPIKE_MV, SPIKE_IN_QRS_MV = 0.03, 0.25, 0.6
-"""A spike well before the QRS middle must reach the first limit, one within it the second, where a sharp R or Q of
-a child's heart reaches 0.58 mV."""
-
-MIN_PACING_FS_HZ = 250.0
-
 ENOUGH_HZ = 240.0
 """Signals are thinned to no less than this before their beats are compared."""
 
 
-def assess_beats(p_signal: NDArray[np.float32], fs: float) -> list[Finding]:
+def assess_beats(
+    p_signal: NDArray[np.float32],
+    fs: float,
+    *,
+    thin: NDArray[np.float32] | None = None,
+    swing: NDArray[np.float32] | None = None,
+    centres: NDArray[np.int64] | None = None,
+) -> list[Finding]:
     """Return what the beats betray; nothing where too few show to tell.
 
     Parameters
     ----------
     p_signal : array, shape = (12, T), finite, mV.
+    thin, swing, centres : the same :func:`thinned`, each lead's usual swing in 2 s (mV), and the middles of the QRS
+        complexes in ``thin``, where known already.
     """
     # Half of it is enough to compare beats and leads, at half the cost; a spike needs every sample.
-    step = max(1, int(fs // ENOUGH_HZ))
-    beat = median_beat(_thinned(p_signal, step), fs / step)
+    step = thinning(fs)
+    beat = median_beat(thinned(p_signal, step) if thin is None else thin, fs / step, swing=swing, centres=centres)
     if beat is None or beat.alike.sum() < MIN_BEATS:
         return []
     agreement = float(np.median(beat.agreement[np.ptp(beat.signal, axis=1) > 0.02])) if beat.signal.any() else 0.0
@@ -50,43 +49,29 @@ def assess_beats(p_signal: NDArray[np.float32], fs: float) -> list[Finding]:
         return [
             Finding("beats-disagree", f"beats agree with their median only by r = {agreement:.2f}", None, agreement)
         ]
-    return reversals(beat) + pacing_spikes(p_signal, fs, step * beat.qrs[beat.alike])
+    return (
+        reversals(beat)
+        + pacing_spikes(p_signal, fs, step * beat.qrs[beat.alike])
+        + _durations(fs, p_signal.shape[1], beat)
+    )
 
 
-def pacing_spikes(p_signal: NDArray[np.float32], fs: float, qrs: NDArray[np.int64]) -> list[Finding]:
-    """Find narrow spikes at one place before the QRS of three beats in four, in three leads or more.
+def _durations(fs: float, samples: int, beat: MedianBeat) -> list[Finding]:
+    """Doubt the sampling rate where all durations are wrong by one factor; they are only measured where QRS is odd."""
+    from ecgshared.ecg.features import measure, qrs_ms
 
-    Parameters
-    ----------
-    qrs : middle of the QRS of the usual beats, shape = (beats,).
-
-    Below 250 Hz recorders have filtered them away, and a QRS complex is as narrow.
-    """
-    width = max(1, round(SPIKE_S * fs))
-    reach = np.arange(-round(0.28 * fs), 0)
-    qrs = qrs[(qrs + reach[0] - width >= 0) & (qrs + width < p_signal.shape[1])]
-    if fs < MIN_PACING_FS_HZ or len(qrs) < MIN_BEATS:
+    if SHORT_QRS_MS <= qrs_ms(beat) <= LONG_QRS_MS:
         return []
-    around = p_signal[:, qrs[:, None] + np.arange(reach[0] - width, width)]  # (12, beats, W)
-    middle = around[..., width:-width]
-    before, after = middle - around[..., : -2 * width], middle - around[..., 2 * width :]
-    # To the same side of both neighbours: the slope of a QRS stands out from one of them only.
-    stands_out = np.where(before * after > 0, np.minimum(np.abs(before), np.abs(after)), np.float32(0))
-    if not (np.partition(stands_out.max(axis=(1, 2)), -SPIKE_LEADS)[-SPIKE_LEADS] > SPIKE_MV):
-        return []
-    common = np.partition(stands_out, -SPIKE_LEADS, axis=0)[-SPIKE_LEADS]
-    windows = ndimage.maximum_filter1d(common, 5, axis=1)
-    usual = np.percentile(windows, 25, axis=0)
-    limit = np.where(reach < -SPIKE_FROM_QRS_S * fs, SPIKE_MV, SPIKE_IN_QRS_MV)
-    over = np.flatnonzero(usual > limit)
-    if not len(over):
-        return []
-    best = over[usual[over].argmax()]
-    message = f"{usual[best]:.2f} mV, {-1000 * reach[best] / fs:.0f} ms before the middle of QRS"
-    return [Finding("pacing-spikes", message, value=float(usual[best]))]
+    found = measure(beat)
+    return by_intervals(fs, samples, 60 / found.rate_bpm, found.pr_ms, found.qrs_ms, found.qt_ms)
 
 
-def _thinned(x: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+def thinning(fs: float) -> int:
+    """Return how many samples are enough as one to compare beats."""
+    return max(1, int(fs // ENOUGH_HZ))
+
+
+def thinned(x: NDArray[np.float32], step: int) -> NDArray[np.float32]:
     """Return means of ``step`` samples each, shape = (12, T // step)."""
     if step == 1:
         return x

@@ -63,12 +63,15 @@ class MedianBeat:
         return np.diff(self.qrs) / self.fs
 
 
-def median_beat(p_signal: F32, fs: float) -> MedianBeat | None:
+def median_beat(
+    p_signal: F32, fs: float, *, swing: F32 | None = None, centres: NDArray[np.int64] | None = None
+) -> MedianBeat | None:
     """Return the median beat of one recording; None where fewer than two whole beats show.
 
     Parameters
     ----------
     p_signal : array, shape = (12, T), mV; a sample that is no number counts as zero.
+    swing, centres : each lead's usual swing in 2 s, mV, and the middles of the QRS complexes, where known already.
 
     Beats are found on all leads at once, brought into line by the slopes of all leads, and those unlike the
     rest (ectopic, noisy) are left out of the median.
@@ -76,8 +79,9 @@ def median_beat(p_signal: F32, fs: float) -> MedianBeat | None:
     x = p_signal.astype(np.float32, copy=False)
     if not np.isfinite(x).all():
         x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
-    scale = np.maximum(_swing(x, fs), 0.02)
-    centres = qrs_centres(np.asarray(x / scale[:, None], dtype=np.float32), fs)
+    scale = np.maximum(_swing(x, fs) if swing is None else swing, np.float32(0.02))
+    if centres is None:
+        centres = qrs_centres(np.asarray(x / scale[:, None], dtype=np.float32), fs)
     centres = _aligned(x, scale, centres, fs)
     before, after = round(-MEDIAN_S[0] * fs), round(MEDIAN_S[1] * fs)
     whole = (centres >= before) & (centres + after <= x.shape[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +15,16 @@ LEADS: tuple[str, ...] = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3
 LIMB_LEADS, CHEST_LEADS = LEADS[:6], LEADS[6:]
 
 _BY_SPELLING = {lead.upper(): lead for lead in LEADS}
+_BY_SPELLING |= {f"C{i}": f"V{i}" for i in range(1, 7)}
+_BY_SPELLING |= {spelling: lead for lead in ("I", "II", "III") for spelling in (f"D{lead}", f"D{len(lead)}")}
+
+_WORDS = re.compile(
+    r"^((MDC|ECG|EKG|LEAD|ABLEITUNG|ABL|DERIVATION|DÉRIVATION|DERIVACIÓN|DERIVACION|DERIVAÇÃO|DERIVAZIONE|AVLEDNING"
+    r"|AFLEIDING|EINTHOVEN|GOLDBERGER|WILSON|KANAL|CHANNEL)[\s_.:-]*)+"
+)
+_UNIT = re.compile(r"\s*[\[(/]\s*(MV|[UµΜ]V|NV|V)\s*[\])]?$")
+_TURNED = re.compile(r"(^|\s)-\s*A|^INV|I\W+I")
+_BETWEEN = re.compile(r"[\s_.-]+")
 
 # Einthoven and Goldberger: each limb lead as a combination of I and II.
 _FROM_I_II = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
@@ -21,11 +33,18 @@ _FROM_I_II = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF"
 def standard_name(name: str) -> str | None:
     """Return the standard spelling of a lead name, or None where it is none of the twelve.
 
-    Accepts any case, blanks, ``Lead II``, ``MDC_ECG_LEAD_II``, ``-aVR`` is not accepted (inverted).
+    Accepts any case; blanks, dots, dashes and underscores within (``a V R``, ``V-1``); words before (``Lead II``,
+    ``MDC_ECG_LEAD_II``, ``Ableitung V1``); a unit after (``II [mV]``); C1 to C6 (IEC 60601-2-25), DI to DIII and D1
+    to D3. ``-aVR`` is not accepted: it is inverted.
     """
-    key = name.strip().upper()
-    for prefix in ("MDC_ECG_LEAD_", "LEAD_", "LEAD", "ECG"):
-        key = key.removeprefix(prefix).strip(" _-") if key.startswith(prefix) else key
+    plain = _BY_SPELLING.get(name.upper())
+    if plain is not None:
+        return plain
+    key = unicodedata.normalize("NFKC", name).strip().upper()
+    key = _UNIT.sub("", key)
+    if _TURNED.search(key):
+        return None
+    key = _BETWEEN.sub("", _WORDS.sub("", key))
     return _BY_SPELLING.get(key)
 
 
@@ -46,7 +65,9 @@ def to_standard_order(p_signal: NDArray[np.float32], sig_name: Sequence[str]) ->
         lead = standard_name(name)
         if lead is not None:
             out[LEADS.index(lead)] = row
-    present = {lead: out[i] for i, lead in enumerate(LEADS) if not np.isnan(out[i]).all()}
+    present = {lead: out[i] for i, lead in enumerate(LEADS) if np.isfinite(out[i, 0]) or not np.isnan(out[i]).all()}
+    if all(lead in present for lead in LIMB_LEADS):
+        return out
     basis = limb_basis(present)
     if basis is not None:
         lead_i, lead_ii = basis

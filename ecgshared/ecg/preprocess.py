@@ -22,7 +22,7 @@ from ecgshared.errors import EcgReadError
 if TYPE_CHECKING:
     from ecgshared.ecg.input import InputConfig
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Raised with every change of the numbers returned: caches made by another version are not read."""
 
 FILTER_ORDER = 2
@@ -34,7 +34,18 @@ MAINS_QUALITY = 30.0
 _BLOCK_VALUES = 12 * 5000 * 4
 """Values filtered at once: a block and its spectrum stay in the cache of one core."""
 
-_MAX_DENOMINATOR = 1000
+_DENOMINATORS = (1000, 10_000, 100_000)
+DRIFT_SAMPLES = 0.05
+"""How far the last sample may lie from its place after resampling: a rate such as 499.7 Hz needs a finer ratio."""
+
+TAPS = 10
+"""Half width of the resampling filter, in samples of the slower of both rates."""
+
+FORESEEN_S = 0.2
+"""How far beyond an end the filter's input is predicted."""
+
+_ORDER, _FROM_SAMPLES = 12, 200
+"""Of the prediction: how many samples it looks back on, and from how many at that end it is learnt."""
 
 
 def fingerprint(config: InputConfig) -> str:
@@ -107,26 +118,87 @@ def close_gaps(x: NDArray[np.float32]) -> NDArray[np.bool_]:
 def resample(x: NDArray[np.float32], fs: float, fs_hz: float, *, method: str = "polyphase") -> NDArray[np.float32]:
     """Resample along the last axis from ``fs`` to ``fs_hz``.
 
-    ``polyphase`` is :func:`scipy.signal.resample_poly` at the nearest ratio with a denominator up to 1000;
-    the line from first to last sample is taken out before and put back after, so that the ends do not ring.
+    ``polyphase`` is :func:`scipy.signal.resample_poly` at a ratio that keeps the last sample within a twentieth of
+    its place. Both ends are first continued by linear prediction, and what was added is cut off again: the margins
+    of a recording are then as right as its middle.
     ``linear`` interpolates upwards, as the paper does from 250 to 500 Hz; downwards it would alias, and
     polyphase is used.
     """
-    ratio = Fraction(fs_hz / fs).limit_denominator(_MAX_DENOMINATOR)
+    length = x.shape[-1]
+    ratio = _ratio(fs, fs_hz, length)
     if ratio == 1:
         return x
     if method == "linear" and ratio > 1:
-        positions = np.arange(-(-x.shape[-1] * ratio.numerator // ratio.denominator)) / float(ratio)
-        left = np.minimum(positions.astype(np.int64), x.shape[-1] - 2)
+        positions = np.arange(-(-length * ratio.numerator // ratio.denominator)) / float(ratio)
+        left = np.minimum(positions.astype(np.int64), length - 2)
         weight = np.minimum(positions - left, 1).astype(np.float32)
         return cast(NDArray[np.float32], x[..., left] * (1 - weight) + x[..., left + 1] * weight)
-    first = x[..., :1]
+    up, down = ratio.numerator, ratio.denominator
+    rows = x.reshape(-1, length)
+    first = rows[:, :1]
     # The phases of the filter pass a constant with gains 1e-3 apart: an offset left in would become a ripple.
-    slope = (x[..., -1:] - first) / np.float32(x.shape[-1] - 1)
-    level = x - (first + slope * np.arange(x.shape[-1], dtype=np.float32))
-    resampled = signal.resample_poly(level, ratio.numerator, ratio.denominator, axis=-1)
-    resampled += first + slope * (np.arange(resampled.shape[-1]) / float(ratio)).astype(np.float32)
-    return cast(NDArray[np.float32], resampled)
+    slope = (rows[:, -1:] - first) / np.float32(length - 1)
+    level = np.asarray(rows - (first + slope * np.arange(length, dtype=np.float32)), dtype=np.float32)
+    beyond = int(np.ceil((TAPS + 1) * max(1.0, down / up)))
+    before, after = _foreseen(level[:, ::-1], beyond)[:, ::-1], _foreseen(level, beyond)
+    taps, drop = _polyphase(up, down, beyond)
+    wanted = -(-length * up // down)
+    resampled = signal.upfirdn(taps, np.concatenate([before, level, after], axis=1), up, down, axis=1)
+    resampled = resampled[:, drop : drop + wanted]
+    resampled += first + slope * (np.arange(wanted) / float(ratio)).astype(np.float32)
+    return np.asarray(resampled.reshape(*x.shape[:-1], wanted), dtype=np.float32)
+
+
+def _ratio(fs: float, fs_hz: float, length: int) -> Fraction:
+    """Return the simplest ratio of rates at which the last sample stays in its place."""
+    wanted = fs_hz / fs
+    for most in _DENOMINATORS:
+        ratio = Fraction(wanted).limit_denominator(most)
+        if abs(float(ratio) / wanted - 1) * length * max(1.0, wanted) <= DRIFT_SAMPLES:
+            break
+    return ratio
+
+
+@lru_cache(maxsize=16)
+def _polyphase(up: int, down: int, beyond: int) -> tuple[NDArray[np.float32], int]:
+    """Return the taps of the resampling filter, and how many results lie before the first sample.
+
+    The windowed sinc of :func:`scipy.signal.resample_poly`, which itself cannot begin between two samples.
+    """
+    half = TAPS * max(up, down)
+    taps = up * signal.firwin(2 * half + 1, 1 / max(up, down), window=("kaiser", 5.0))
+    first = half + beyond * up
+    late = -first % down
+    return np.concatenate([np.zeros(late), taps]).astype(np.float32), (first + late) // down
+
+
+def _foreseen(x: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Continue each row by ``count`` samples, shape = (rows, count): linear prediction, its coefficients by Burg's
+    method (1967; Marple 1987, Digital Spectral Analysis), which always decays and so never runs away.
+    """
+    known = np.asarray(x[:, -_FROM_SAMPLES:], dtype=np.float64)
+    order = min(_ORDER, known.shape[1] // 3)
+    forward, backward = known, known
+    a = np.ones((len(known), 1))
+    for _ in range(order):
+        ahead, behind = forward[:, 1:], backward[:, :-1]
+        power = (ahead**2).sum(axis=1) + (behind**2).sum(axis=1)
+        k = (-2 * (ahead * behind).sum(axis=1) / np.maximum(power, 1e-20))[:, None]
+        forward, backward = ahead + k * behind, behind + k * ahead
+        wider = np.concatenate([a, np.zeros((len(a), 1))], axis=1)
+        a = wider + k * wider[:, ::-1]
+    if not order:
+        return np.repeat(x[:, -1:], count, axis=1)
+    # Not sample by sample: each step gives as many as the prediction looks back on.
+    step = np.zeros((len(known), order, order))
+    step[:, np.arange(order - 1), np.arange(1, order)] = 1
+    step[:, -1] = -a[:, :0:-1]
+    leap = np.linalg.matrix_power(step, order)
+    state, parts = known[:, known.shape[1] - order :, None], []
+    for _ in range(-(-count // order)):
+        state = leap @ state
+        parts.append(state[..., 0])
+    return np.concatenate(parts, axis=1)[:, :count].astype(np.float32)
 
 
 def zero_phase(
@@ -141,25 +213,34 @@ def zero_phase(
     The spectrum is multiplied by the squared magnitude of a Butterworth band-pass (order 2) and of a mains
     notch (quality 30): what ``scipy.signal.sosfiltfilt`` does in the middle of a recording to half a
     microvolt, at less cost. Within two periods of the lower cut-off (a second without one) of either end the
-    two differ, as each must invent what lies beyond: here the recording goes on by point reflection and fades
-    out. A notch at or above half the rate has nothing to remove and is left out.
+    two differ, as each must invent what lies beyond: here the recording goes on by linear prediction for a fifth of
+    a second and fades out. Point reflection, which scipy takes, makes of every wave cut at its top a lasting step,
+    and five times the error in the margins of real recordings.
+    A notch at or above half the rate has nothing to remove and is left out.
     """
     length = x.shape[-1]
     reach = fs_hz if band_hz is None else fs_hz / band_hz[0]
     pad = int(min(length - 1, max(reach, fs_hz)))
     centred = x - x.mean(axis=-1, keepdims=True)
-    first, last = centred[..., :1], centred[..., -1:]
-    fade = (0.5 - 0.5 * np.cos(np.pi * (np.arange(pad) + 0.5) / pad)).astype(np.float32)
-    before = (2 * first - centred[..., pad:0:-1]) * fade
-    after = (2 * last - centred[..., -2 : -pad - 2 : -1]) * fade[::-1]
+    before, after = _margin(centred[..., ::-1], pad, fs_hz)[..., ::-1], _margin(centred, pad, fs_hz)
     extended = np.concatenate([before, centred, after], axis=-1)
     size = fft.next_fast_len(extended.shape[-1], real=True)
     spectrum = fft.rfft(extended, size, axis=-1)
     spectrum *= _gain(size, fs_hz, band_hz, mains_hz)
     filtered = fft.irfft(spectrum, size, axis=-1)[..., pad : pad + length]
     if band_hz is None:  # a notch passes the constant that was taken out above
-        filtered += x[..., :1] - first
+        filtered += x[..., :1] - centred[..., :1]
     return np.asarray(filtered, dtype=np.float32)
+
+
+def _margin(centred: NDArray[np.float32], pad: int, fs_hz: float) -> NDArray[np.float32]:
+    """Return what is taken to lie beyond the end, shape = (..., pad)."""
+    out = np.zeros((*centred.shape[:-1], pad), dtype=np.float32)
+    count = min(pad, round(FORESEEN_S * fs_hz))
+    foreseen = _foreseen(centred.reshape(-1, centred.shape[-1]), count)
+    fade = 0.5 + 0.5 * np.cos(np.pi * (np.arange(count) + 0.5) / count)
+    out[..., :count] = foreseen.reshape(*centred.shape[:-1], count) * fade
+    return out
 
 
 @lru_cache(maxsize=32)
@@ -178,15 +259,17 @@ def _gain(size: int, fs_hz: float, band_hz: tuple[float, float] | None, mains_hz
 def baseline(x: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
     """Return each lead's median or mode, shape = (n, leads, 1).
 
-    The mode is the most frequent value at a resolution of 1 uV, the smallest where several tie.
+    The mode is the most frequent value at a resolution of 1 uV, the smallest where several tie; it is sought about
+    the median, as a DC-coupled recorder may stand tens of millivolts from zero.
     """
     if kind == "median":
         return np.asarray(np.median(x, axis=-1, keepdims=True), dtype=np.float32)
-    microvolts = np.clip(np.rint(x * 1000), -32768, 32767).astype(np.int16)
+    middle = np.rint(np.median(x, axis=-1, keepdims=True) * 1000)
+    microvolts = np.clip(np.rint(x * 1000) - middle, -32768, 32767).astype(np.int16)
     lowest = microvolts.min(axis=-1, keepdims=True)
     counts_from = (microvolts.astype(np.int32) - lowest).reshape(-1, x.shape[-1])
     modes = np.array([np.bincount(row).argmax() for row in counts_from]).reshape(*x.shape[:-1], 1)
-    return np.asarray((lowest + modes) / 1000, dtype=np.float32)
+    return np.asarray((middle + lowest + modes) / 1000, dtype=np.float32)
 
 
 def _fit(x: NDArray[np.float32], out: NDArray[np.float32], pad: str) -> None:

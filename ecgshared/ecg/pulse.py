@@ -42,17 +42,7 @@ def pulse(x: NDArray[np.float32], fs: float) -> Pulse | None:
 
     Rates far beyond a heart's can come out: an impossible one betrays a wrong ``fs``.
     """
-    found = _envelope(x, fs)
-    if found is None:
-        return None
-    envelope, level = found
-    quick = _peaks(envelope, level, fs, refractory_s=0.1)
-    if len(quick) >= 4 and 60 * fs * (len(quick) - 1) > PLAUSIBLE_BPM[1] * (quick[-1] - quick[0]):
-        fast = _regular(quick, envelope, level, fs)
-        if fast.bpm > PLAUSIBLE_BPM[1] and fast.rhythmic:
-            return fast
-    peaks = _peaks(envelope, level, fs, refractory_s=REFRACTORY_S)
-    return _regular(peaks, envelope, level, fs) if len(peaks) >= 4 else None
+    return pulse_and_centres(x, fs)[0]
 
 
 def qrs_centres(x: NDArray[np.float32], fs: float) -> NDArray[np.int64]:
@@ -64,12 +54,24 @@ def qrs_centres(x: NDArray[np.float32], fs: float) -> NDArray[np.int64]:
 
     All leads vote, so that a lead that is flat or noisy misleads nobody, and neither does an exchange of leads.
     """
+    return pulse_and_centres(x, fs)[1]
+
+
+def pulse_and_centres(x: NDArray[np.float32], fs: float) -> tuple[Pulse | None, NDArray[np.int64]]:
+    """Return :func:`pulse` and :func:`qrs_centres` of one recording at the cost of one."""
     found = _envelope(x, fs)
     if found is None:
-        return np.empty(0, dtype=np.int64)
-    peaks = _peaks(*found, fs, refractory_s=REFRACTORY_S)
+        return None, np.empty(0, dtype=np.int64)
+    envelope, level = found
+    peaks = _peaks(envelope, level, fs, refractory_s=REFRACTORY_S)
     # The slope over `reach` samples belongs to the middle of its span.
-    return np.asarray(peaks + _reach(fs) // 2, dtype=np.int64)
+    centres = np.asarray(peaks + _reach(fs) // 2, dtype=np.int64)
+    quick = _peaks(envelope, level, fs, refractory_s=0.1)
+    if len(quick) >= 4 and 60 * fs * (len(quick) - 1) > PLAUSIBLE_BPM[1] * (quick[-1] - quick[0]):
+        fast = _regular(quick, envelope, level, fs)
+        if fast.bpm > PLAUSIBLE_BPM[1] and fast.rhythmic:
+            return fast, centres
+    return _regular(peaks, envelope, level, fs) if len(peaks) >= 4 else None, centres
 
 
 def _reach(fs: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -41,6 +42,8 @@ class EcgRecord:
     recorded_at : local time of the recording, None where unknown.
     source_format : the reader's name, ``wfdb`` and so on.
     adc_units_per_mv : the file's resolution, the reciprocal of one quantisation step; None where it has none.
+    machine : what the machine that recorded it measured, where the file says so: of ``rate_bpm``, ``rr_ms``, ``pr_ms``,
+        ``qrs_ms``, ``qt_ms``. Evidence about the sampling rate, no label.
     findings : what the reader itself noticed (wrong checksum, derived leads, ...).
 
     No name, birth date or medical record number: readers drop those.
@@ -57,6 +60,7 @@ class EcgRecord:
     manufacturer: str | None = None
     filters: str | None = None
     adc_units_per_mv: float | None = None
+    machine: Mapping[str, float] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     sig_name: tuple[str, ...] = field(default=LEADS)
 

@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from ecgshared.ecg.reversals import EXCHANGES, log_odds, matrices, moved
+from ecgshared.ecg.moments import moved
+from ecgshared.ecg.reversals import EXCHANGES, log_odds, matrices
 
 F64 = NDArray[np.float64]
 
 PENALTY = 0.003
 """Of the squared weights, in units of each moment's standard deviation."""
+
+PENALTY_AGAINST = 0.0003
+"""The same in :func:`fit_against`, whose records have many more alternatives."""
 
 STEPS = tuple(np.concatenate([np.arange(0, 8, 0.25), [9, 10, 12, 15, 99]]).tolist())
 
@@ -91,3 +95,36 @@ def _gain(odds: F64, limits: Mapping[str, float], worth: Mapping[str, float], pr
 
 def _candidates(moments: F64, undo: F64) -> F64:
     return np.stack([moved(moments, matrix) for matrix in undo], axis=1)
+
+
+def fit_against(
+    moments: F64, others: F64, *, each: int | None = None, penalty: float = PENALTY_AGAINST, seed: int = 0
+) -> F64:
+    """Return the weights by which recordings as they are score above other arrangements of them, shape = (132,).
+
+    Parameters
+    ----------
+    moments : of recordings in order, shape = (n, 132).
+    others : what the other arrangements do to the eight leads, shape = (k, 8, 8).
+    each : how many of them each recording is set against, drawn with ``seed``; None takes all.
+    """
+    rng = np.random.default_rng(seed)
+    sd = moments.std(axis=0) + 1e-6
+    every = np.stack([moved(np.eye(moments.shape[1]), matrix) for matrix in others])
+    count = len(others) if each is None else each
+    cases = np.empty((len(moments), 1 + count, moments.shape[1]), dtype=np.float32)
+    for row, own in enumerate(moments):
+        drawn = np.arange(count) if each is None else rng.choice(len(others), count, replace=False)
+        cases[row, 0] = own / sd
+        cases[row, 1:] = np.einsum("i,kij->kj", own, every[drawn]) / sd
+
+    def loss(theta: F64) -> tuple[float, F64]:
+        scores = cases @ theta.astype(np.float32)
+        total = logsumexp(scores, axis=1)
+        share = np.exp(scores - total[:, None]).astype(np.float32)
+        gradient = np.tensordot(share, cases, axes=([0, 1], [0, 1])) - cases[:, 0].sum(axis=0)
+        value = (total - scores[:, 0]).mean() + penalty * (theta @ theta) / 2
+        return float(value), np.asarray(gradient / len(moments) + penalty * theta, dtype=np.float64)
+
+    found = minimize(loss, np.zeros(moments.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 500})
+    return np.asarray(found.x / sd)

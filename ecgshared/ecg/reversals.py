@@ -22,13 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgshared.ecg.beats import MedianBeat
+from ecgshared.ecg.chest_leads import chest_finding
 from ecgshared.ecg.leads import LEADS
+from ecgshared.ecg.moments import INDEPENDENT, moments, moved
 from ecgshared.ecg.record import Finding
 
 F64 = NDArray[np.float64]
-
-INDEPENDENT: tuple[int, ...] = (0, 1, 6, 7, 8, 9, 10, 11)
-"""I, II, V1..V6 in :data:`ecgshared.ecg.leads.LEADS`."""
 
 _LIMB: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "ra-la": ((-1, 0), (-1, 1)),
@@ -62,8 +61,8 @@ _LEAD_SWAPS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 _LEADS_TURNED: dict[str, tuple[str, ...]] = {"ra-la": ("I",), "ra-ll": ("I", "II", "III"), "la-ll": ("III",)}
 
-_SMALLEST_MV2 = (0.00025, 0.00004, 0.00025)
-"""Added to the mean square of QRS, P and T: a window without a wave must not become a loud one."""
+_P_IN_I = 44 + 36
+"""Place of lead I's mean in the P window, in :func:`moments`."""
 
 FLAT_SHARE, FLAT_MV = 0.12, 0.12
 """A limb lead is nearly flat if its swing is at most this share of the other two's, and at most this many mV."""
@@ -78,25 +77,35 @@ class Weights:
 
 
 def reversals(beat: MedianBeat) -> list[Finding]:
-    """Return the exchange of electrodes that the median beat betrays, if any: at most one finding."""
+    """Return the exchange of electrodes, or the misplaced chest leads, that the median beat betrays: one at most."""
     arm_leg = _arm_leg(beat)
     if arm_leg is not None:
         return [arm_leg]
     x = beat.signal[list(INDEPENDENT)]
     if not (np.ptp(x, axis=1) > 0.02).all():
         return []  # an absent or dead lead: nothing to compare the others with
-    weights = committed_weights()
-    odds = log_odds(moments(beat), weights.theta)
+    weights, seen = committed_weights(), moments(beat)
+    odds = log_odds(seen, weights.theta)
     over = [kind for i, kind in enumerate(EXCHANGES) if odds[i] > weights.limits[kind]]
+    # A chest lead upside down, or several in other places, look like an exchange of limb electrodes; but where the
+    # limb leads still look exchanged once that is undone, or P is negative in I, it was their electrodes.
+    chest = chest_finding(seen)
+    if chest is not None:
+        told, undo = chest
+        left = log_odds(moved(seen, undo), weights.theta)
+        still = [left[i] > weights.limits[kind] or seen[_P_IN_I] < 0 for i, kind in enumerate(_LIMB)]
+        over = [kind for kind, so in zip(_LIMB, still, strict=True) if so and kind in over]
+        if not over:
+            return [told]
     if not over:
         return []
     best = max(over, key=lambda kind: odds[EXCHANGES.index(kind)])
     value = float(odds[EXCHANGES.index(best)])
     one, other = best.upper().split("-")
-    told = f"more like an ECG with {one} and {other} exchanged back (log odds {value:.1f})"
+    said = f"more like an ECG with {one} and {other} exchanged back (log odds {value:.1f})"
     if best in _LIMB:
-        return [Finding(f"reversed-{best}", f"{told}; {_polarity(beat)}", value=value)]
-    return [Finding(f"swapped-{best}", told, f"V{_CHEST[best][0] + 1}", value)]
+        return [Finding(f"reversed-{best}", f"{said}; {_polarity(beat)}", value=value)]
+    return [Finding(f"swapped-{best}", said, f"V{_CHEST[best][0] + 1}", value)]
 
 
 def exchange(p_signal: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
@@ -114,30 +123,6 @@ def exchange(p_signal: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
     for lead in _LEADS_TURNED.get(kind, ()):
         out[LEADS.index(lead)] *= -1
     return out
-
-
-def moments(beat: MedianBeat) -> F64:
-    """Return first and second moments of QRS, P and T windows, shape = (132,); scale-free, the same at any rate.
-
-    Limb leads are scaled by their own mean power (of I, II, III: no exchange changes it), chest leads by theirs.
-    """
-    rr_s = float(np.median(beat.rr_s)) if len(beat.rr_s) else 0.8
-    spans = ((-0.06, 0.08), (-min(0.26, 0.5 * rr_s), -0.07), (0.12, min(0.42, 0.62 * rr_s)))
-    upper = np.triu_indices(8)
-    parts = []
-    for number, (start, stop) in enumerate(spans):
-        first = max(0, beat.centre + round(start * beat.fs))
-        last = max(first + 2, beat.centre + round(stop * beat.fs))
-        x = beat.signal[list(INDEPENDENT), first:last].astype(np.float64)
-        if number == 1:
-            x = _levelled(x)
-        second, mean = x @ x.T / x.shape[1], x.mean(axis=1)
-        third_limb = second[0, 0] + second[1, 1] - 2 * second[0, 1]
-        limb = (second[0, 0] + second[1, 1] + third_limb) / 3 + _SMALLEST_MV2[number]
-        chest = np.trace(second[2:, 2:]) / 6 + _SMALLEST_MV2[number]
-        scale = 1 / np.sqrt(np.array([limb] * 2 + [chest] * 6))
-        parts += [(second * np.outer(scale, scale))[upper], 2 * mean * scale]
-    return np.concatenate(parts)
 
 
 def log_odds(moments: F64, theta: F64) -> F64:
@@ -158,19 +143,6 @@ def matrices() -> F64:
     return out
 
 
-def moved(moments: F64, matrix: F64) -> F64:
-    """Return the moments of the record that ``matrix`` makes of the one with ``moments``, shape = (..., 132)."""
-    upper = np.triu_indices(8)
-    out = np.empty_like(moments)
-    for start in range(0, 132, 44):
-        second = np.zeros((*moments.shape[:-1], 8, 8))
-        second[..., upper[0], upper[1]] = moments[..., start : start + 36]
-        second[..., upper[1], upper[0]] = moments[..., start : start + 36]
-        out[..., start : start + 36] = (matrix @ second @ matrix.T)[..., upper[0], upper[1]]
-        out[..., start + 36 : start + 44] = moments[..., start + 36 : start + 44] @ matrix.T
-    return out
-
-
 @cache
 def committed_weights() -> Weights:
     """Return the weights that come with this version; their file says how they were made."""
@@ -183,13 +155,6 @@ def _turned(theta: bytes) -> F64:
     """Return the weights as seen through each exchange, shape = (132, 10): one product scores them all."""
     every = np.stack([moved(np.eye(132), matrix) for matrix in matrices()])  # (10, 132, 132)
     return np.asarray((every @ np.frombuffer(theta, dtype=np.float64)).T)
-
-
-def _levelled(x: F64) -> F64:
-    """Take out the line between the window's ends, so that wander beneath a P wave is no P wave."""
-    n = max(1, x.shape[1] // 10)
-    start, stop = x[:, :n].mean(axis=1, keepdims=True), x[:, -n:].mean(axis=1, keepdims=True)
-    return np.asarray(x - (start + (stop - start) * np.linspace(0, 1, x.shape[1])))
 
 
 def _arm_leg(beat: MedianBeat) -> Finding | None:

@@ -1,13 +1,14 @@
 """evaluate: how well a frozen score tells who has the event, on lockboxes and at sites that never trained.
 
-Phases: ``local`` (exact figures of one site, as scalars), ``histogram`` (merged score-bin x label counts,
-for pooled curves), ``influence`` (sums of squared per-patient influence against the pooled curves, for
-pooled intervals) and ``slope`` (Newton sums of the pooled calibration line). Everything about a cut - PPV
-curve, calibration groups, the threshold - is read at edges of the site's ONE merged histogram, so that no
-two numbers differ by a small group.
+Phases: ``local`` (exact figures of one site, as scalars), ``scale`` (where the scores lie, so that cuts can be chosen
+that all sites share), ``histogram`` (controls on the site's own bins, cases above the cuts, exact rates there),
+``placement`` (the pooled control curve summed over the site's cases), ``slope`` (Newton sums of the pooled calibration
+line), ``compare`` (paired differences of AUC). What the three counts disclose together is argued in
+:mod:`ecgshared.stats.control_bins`. Every point of a curve stands at a cut that sites answered; nothing lies between.
 
-null: withheld by the site, or undefined for so few. Bounds contain the value that unmerged scores would give;
-``low`` and ``high`` are the 95% interval. Counts are of ECGs unless they say patients.
+null: withheld by the site, or undefined for so few. Bounds contain the value that the scores of all sites, put
+together, would give; ``low`` and ``high`` are the 95% interval, absent below ten patients with the event. Counts are of
+ECGs unless they say patients. A group of one site shows that site's own figures.
 """
 
 from __future__ import annotations
@@ -21,29 +22,43 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.arrays import Floats
+from ecgshared.stages.calibrate import Config as Calibrate
 from ecgshared.stages.results.evaluate import Result as Result
-from ecgshared.study.score import require_shared_model, risk_score
+from ecgshared.study.score import (
+    RiskScore,
+    calibrate_inputs,
+    require_shared_model,
+    risk_score,
+    trained_heads,
+    used_steps,
+)
 from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
 
-CALIBRATION_GROUPS = 10
 COUNTS = ("ecgs", "patients", "events", "event_patients")
-AT_THRESHOLD = ("share", "ppv", "sensitivity", "specificity")
+AT_THRESHOLD = ("share", "ppv", "sensitivity", "specificity", "npv", "accuracy")
+MAX_BOUNDS = 0.03
+"""A pooled AUC whose bounds lie further apart is told by its bounds alone: its place between them is not known."""
 
 
 LEAVES = {
-    "local": "the hospital's own figures: counts, AUC, calibration, event rates at shares and at the threshold, and "
-    "the same in subgroups",
-    "histogram": "how many ECGs with and without the event fall into each interval of the score, and their summed risk",
-    "influence": "sums over patients that the intervals of the pooled figures take",
+    "local": "the hospital's own figures: counts, AUC, precision, calibration, rates at the threshold, and counts and "
+    "AUC in subgroups",
+    "scale": "mean scores of neighbouring ECGs, of patients with and without the event apart",
+    "histogram": "how many ECGs without the event fall into each interval of the score, how many with it lie above "
+    "cuts that all hospitals share, and event rate and summed risk there",
+    "placement": "how many of all hospitals' ECGs without the event score below the hospital's own with it, one sum, "
+    "and sums over patients that the intervals of the pooled figures take",
     "slope": "sums over patients that one step of the fit of the pooled calibration line takes",
+    "compare": "the AUC of this score and of others on the same ECGs, and the difference",
 }
 """What leaves a hospital in each phase, in words."""
 PROTECTED = (
     "Each figure stands for a group of at least the hospital's own least size and least number of events, or is "
-    "withheld; neighbouring intervals of the score are merged until each does."
+    "withheld. Intervals hold at least the hospital's own least size; cuts divide cases "
+    "into groups that meet its limits; one set of cuts and one curve a score is answered."
 )
 """What stands between these numbers and one patient."""
 
@@ -60,6 +75,11 @@ class Config(StepConfig):
         default=None,
         min_length=1,
         description="endpoints the score is judged against; None takes the score's own",
+    )
+    compare: tuple[str, ...] = Field(
+        default=(),
+        max_length=5,
+        description="other scores on the same ECGs: a calibrate step, or <train step>.<head>, that this step uses",
     )
     max_age: float | None = Field(default=None, gt=0, description="only ECGs at a known age under this, years")
     subgroups: tuple[Literal["sex", "age"], ...] = ("sex", "age")
@@ -81,62 +101,95 @@ class Config(StepConfig):
 @payload("evaluate", "local")
 @dataclass(frozen=True)
 class LocalResults:
-    """One site's exact figures. H heads, G subgroups, K top shares, Q calibration groups; estimates are
-    (value, se, low, high).
+    """One site's exact figures. H heads, G subgroups; estimates are (value, se, low, high).
 
     ``counts``: (H, 4), see COUNTS; ``left_out``: (H,) ECGs without score or label. ``subgroup_rates``: (H,
-    G, 2), mean predicted and observed. ``top``: (H, K, 5), share and PPV. ``at_threshold``: (H, 4, 4), see
-    AT_THRESHOLD. ``calibration``: (H, Q, 6), ECGs, mean predicted, observed.
+    G, 2), mean predicted and observed. ``at_threshold``: (H, 6, 4), see AT_THRESHOLD.
     """
 
     counts: Annotated[Floats, Count()]
     left_out: Annotated[Floats, Count()]
     mean_predicted: Annotated[Floats, Statistic()]
     auc: Annotated[Floats, Statistic()]
+    average_precision: Annotated[Floats, Statistic()]
     brier: Annotated[Floats, Statistic()]
     intercept: Annotated[Floats, Statistic()]
     slope: Annotated[Floats, Statistic()]
     expected_over_observed: Annotated[Floats, Statistic()]
-    top: Annotated[Floats, Statistic()]
     at_threshold: Annotated[Floats, Statistic()]
     subgroup_counts: Annotated[Floats, Count()]
     subgroup_rates: Annotated[Floats, Statistic()]
     subgroup_auc: Annotated[Floats, Statistic()]
-    calibration: Annotated[Floats, Statistic()]
     patients_known: Annotated[int, Public()]
+
+
+@payload("evaluate", "scale")
+@dataclass(frozen=True)
+class Scale:
+    """Sketches of the scores (logit of the risk), one after another: ``mean`` of at least ten neighbours, and ``ecgs``
+    that many. ``head``: which outcome; ``case``: 1 where the neighbours have the event. Shape = (k,) each."""
+
+    head: Annotated[Floats, Sums()]
+    case: Annotated[Floats, Sums()]
+    mean: Annotated[Floats, Sums()]
+    ecgs: Annotated[Floats, Sums()]
 
 
 @payload("evaluate", "histogram")
 @dataclass(frozen=True)
 class Histograms:
-    """Merged bins of all heads, one after another, shape = (k,) each; ``predicted``: summed risk of each
-    bin's ECGs."""
+    """Control bins of all heads, one after another, and cases above cuts.
+
+    ``head``, ``lower``, ``upper``, ``controls``: shape = (k,). At each cut answered, of any head, shape = (c,):
+    ``cut_head``, ``cut``, ``cases`` and ``predicted`` (summed risk) at or above it, ``rate``: (c, 4), the event rate
+    there; of the group from this cut to the next one answered ``group``: (c, 6), ECGs, mean predicted risk, observed
+    rate. The last cut of a head is the lower end of the scale: everybody.
+    """
 
     head: Annotated[Floats, Sums()]
     lower: Annotated[Floats, Sums()]
     upper: Annotated[Floats, Sums()]
-    cases: Annotated[Floats, Sums()]
     controls: Annotated[Floats, Sums()]
+    cut_head: Annotated[Floats, Sums()]
+    cut: Annotated[Floats, Sums()]
+    cases: Annotated[Floats, Sums()]
     predicted: Annotated[Floats, Sums()]
+    rate: Annotated[Floats, Sums()]
+    group: Annotated[Floats, Sums()]
 
 
-@payload("evaluate", "influence")
+@payload("evaluate", "placement")
 @dataclass(frozen=True)
-class Influence:
-    """Squared influences against the pooled curves sent.
+class Placement:
+    """One head's part of the pooled AUC and of the errors of pooled ratios.
 
-    ``auc``: (H, 6), see AucSums. ``in_large``, ``sensitivity``: (H,). At each of the site's merged bins'
-    lower edges, shape = (k,): its ``head``, the ``edge``, ``edge_square_sum`` of the rate above it, ``edge_patients``
-    above it.
+    ``pairs``: (2,), ``sums``: (13,), see :mod:`ecgshared.stats.placement`. ``in_large``, ``sensitivity``: (1,), squared
+    influence on expected over observed and on the sensitivity at the threshold. At the cuts the site answered, shape =
+    (c,): ``cut``, ``square_sum`` of influence on the pooled rate above it (of the threshold: the pooled PPV there),
+    ``patients`` above it.
     """
 
-    auc: Annotated[Floats, Sums()]
+    pairs: Annotated[Floats, Sums()]
+    sums: Annotated[Floats, Sums()]
     in_large: Annotated[Floats, Sums()]
     sensitivity: Annotated[Floats, Sums()]
-    head: Annotated[Floats, Sums()]
-    edge: Annotated[Floats, Sums()]
-    edge_square_sum: Annotated[Floats, Sums()]
-    edge_patients: Annotated[Floats, Count()]
+    cut: Annotated[Floats, Sums()]
+    square_sum: Annotated[Floats, Sums()]
+    patients: Annotated[Floats, Count()]
+
+
+@payload("evaluate", "compare")
+@dataclass(frozen=True)
+class Compared:
+    """This score against others on the ECGs that have both. H heads, V other scores.
+
+    ``counts``: (H, V, 4), see COUNTS, of those ECGs. ``auc``: (H, V, 2), of this score and of the other.
+    ``difference``: (H, V, 4), estimate of the first minus the second.
+    """
+
+    counts: Annotated[Floats, Count()]
+    auc: Annotated[Floats, Statistic()]
+    difference: Annotated[Floats, Statistic()]
 
 
 @payload("evaluate", "slope")
@@ -153,6 +206,30 @@ class SlopeSums:
 def heads_of(step: Config, study: Study) -> tuple[str, ...]:
     """Return the endpoints the score is judged against."""
     return step.heads or (risk_score(step, study).target,)
+
+
+def compared_scores(step: Config, study: Study) -> tuple[RiskScore, ...]:
+    """Return the scores that the step's own is compared with.
+
+    Raises
+    ------
+    ValueError : one is neither a calibrate step nor a trained head that the step uses.
+    """
+    heads, reached = trained_heads(step, study), used_steps(step, study)
+    found = []
+    for name in step.compare:
+        other = next((s for s in study.steps if s.id == name and s.id in reached), None)
+        if name in heads:
+            found.append(RiskScore((name,), None, name.split(".", 1)[1]))
+        elif isinstance(other, Calibrate):
+            found.append(RiskScore(calibrate_inputs(other, study), other.id, other.target))
+        else:
+            allowed = (*heads, *(s.id for s in study.steps if s.id in reached and isinstance(s, Calibrate)))
+            raise ValueError(
+                f"step {step.id!r}: compare names {name!r}; allowed are the calibrate steps and trained heads it uses: "
+                f"{', '.join(allowed)}"
+            )
+    return tuple(found)
 
 
 def subgroup_names(step: Config) -> tuple[tuple[str, ...], ...]:
@@ -190,6 +267,7 @@ def check(step: StepConfig, study: Study) -> None:
     unknown = [head for head in heads_of(step, study) if head not in study.endpoints]
     if unknown:
         raise ValueError(f"step {step.id!r}: heads names {', '.join(unknown)}; allowed: {', '.join(study.endpoints)}")
+    compared_scores(step, study)
     judged = study.used(step, "threshold")
     if judged is not None and risk_score(judged, study) != risk_score(step, study):
         raise ValueError(f"step {step.id!r}: the threshold {judged.id!r} was fixed on another score")

@@ -19,10 +19,10 @@ from scipy.special import expit
 
 from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError
-from ecgshared.stats.histogram import logit
 from ecgshared.stats.influence import Estimate, by_patient, clustered_ratio, estimate
 from ecgshared.stats.newton import Words, maximise
 from ecgshared.stats.roc import require_binary
+from ecgshared.stats.small_samples import few_events
 
 _WORDS = Words(
     one="an input",
@@ -77,6 +77,12 @@ class LogisticFit:
     covariance: Floats
     log_likelihood: float
     iterations: int
+
+
+def logit(risk: NDArray[Any]) -> Floats:
+    """Return log(p / (1 - p)), shape as given, clipped to +-27.6 (p within 1e-12 of 0 or 1)."""
+    p = np.clip(np.asarray(risk, dtype=np.float64), 1e-12, 1 - 1e-12)
+    return np.asarray(np.log(p) - np.log1p(-p), dtype=np.float64)
 
 
 def logistic_sums(x: Floats, y: NDArray[Any], coef: Floats) -> LogisticSums:
@@ -190,35 +196,45 @@ def fit_logistic(
 def calibration_line(risk: NDArray[Any], y: NDArray[Any], patient: NDArray[np.int64]) -> tuple[Estimate, Estimate]:
     """Return calibration intercept and slope: the logistic regression of y on logit(risk), patient-clustered.
 
-    A slope below 1 says that risks are spread too far; shape = (n,) each.
+    A slope below 1 says that risks are spread too far; shape = (n,) each. The errors count as many degrees of freedom
+    as there are patients with the event (or without it, if fewer), less one; no interval with few.
     """
     require_binary(risk, y)
     x = logit(risk)
     fit = fit_logistic(x[:, None], y, names=["logit of the risk"])
     design = np.column_stack([np.ones(len(x)), x])
     covariance = sandwich(fit.covariance, score_meat(design, y, patient, fit.coef), float(len(np.unique(patient))))
-    intercept, slope = (estimate(fit.coef[j], covariance[j, j], "identity") for j in (0, 1))
+    df = event_df(y, patient)
+    intercept, slope = (estimate(fit.coef[j], covariance[j, j], "identity", df=df) for j in (0, 1))
     return intercept, slope
+
+
+def event_df(y: NDArray[Any], patient: NDArray[np.int64]) -> float:
+    """Return the degrees of freedom of an error that hangs on events; 0, which gives no interval, with few."""
+    case = np.asarray(y) == 1
+    least = min(len(np.unique(patient[case])), len(np.unique(patient[~case])))
+    return 0.0 if few_events(least) else least - 1.0
 
 
 def brier(risk: NDArray[Any], y: NDArray[Any], patient: NDArray[np.int64]) -> Estimate:
     """Return the mean squared difference of risk and outcome (Brier 1950), patient-clustered; shape = (n,)
     each."""
     score, case = require_binary(risk, y, both_classes=False)
-    return clustered_ratio((score - case) ** 2, np.ones(len(score)), patient, "log")
+    return clustered_ratio((score - case) ** 2, np.ones(len(score)), patient, "log", event_df(y, patient))
 
 
 def expected_over_observed(risk: NDArray[Any], y: NDArray[Any], patient: NDArray[np.int64]) -> Estimate:
     """Return predicted over observed events, patient-clustered, interval on the log scale; shape = (n,)
     each."""
     score, case = require_binary(risk, y)
-    ratio = clustered_ratio(score, case.astype(np.float64), patient, "log")
+    df = event_df(y, patient)
+    ratio = clustered_ratio(score, case.astype(np.float64), patient, "log", df)
     # Every ECG bears on the numerator, so the number of clusters is all patients, not those with an event.
     inside, all_patients = len(np.unique(patient[case])), len(np.unique(patient))
     if inside < 2 or not np.isfinite(ratio.se):
         return ratio
     variance = ratio.se**2 * (inside - 1) / inside * all_patients / (all_patients - 1)
-    return estimate(ratio.value, variance, "log")
+    return estimate(ratio.value, variance, "log", df=df)
 
 
 @dataclass(frozen=True)

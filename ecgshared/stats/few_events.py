@@ -16,8 +16,9 @@ import numpy as np
 from scipy.stats import norm, t
 
 from ecgshared.stats.influence import CONFIDENCE, Estimate, Scale, interval
+from ecgshared.stats.small_samples import MIN_EVENT_PATIENTS
 
-FEWEST_EVENTS = 10
+FEWEST_EVENTS = MIN_EVENT_PATIENTS
 """Patients with the event (or without, where these are fewer) below which a figure has no interval."""
 
 

@@ -7,23 +7,23 @@ the pooled curves.
 
 AUC: clustered DeLong, Obuchowski 1997 (doi 10.2307/2533958), with its small-sample factors; with one ECG a
 patient it is DeLong, DeLong & Clarke-Pearson 1988. Ratios: Taylor linearisation (Cochran, Sampling
-Techniques, 1977, ch. 6). Intervals are symmetric on the logit scale (AUC, rates), the log scale (positive
-ratios) or as they are (slopes).
+Techniques, 1977, ch. 6). Intervals of AUCs and rates are those of :mod:`ecgshared.stats.small_samples`; others are
+symmetric on the log scale (positive ratios) or as they are (slopes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError
-from ecgshared.stats.roc import auc_from_counts, count_by_score, placements_from_counts, require_binary
+from ecgshared.stats.roc import auc_from_counts, count_by_score, placements_from_counts
+from ecgshared.stats.small_samples import auc_interval, few_events, rate_interval, satterthwaite
 
 Scale = Literal["logit", "log", "identity"]
 CONFIDENCE = 0.95
@@ -47,10 +47,14 @@ class Estimate:
 UNDEFINED = Estimate(np.nan, np.nan, np.nan, np.nan)
 
 
-def interval(value: float, se: float, scale: Scale, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the two-sided interval, symmetric on ``scale``; NaN where the scale has no room for the
-    value."""
-    z = float(norm.ppf(0.5 + confidence / 2))
+def interval(
+    value: float, se: float, scale: Scale, confidence: float = CONFIDENCE, df: float = np.inf
+) -> tuple[float, float]:
+    """Return the two-sided interval, symmetric on ``scale``; NaN where the scale has no room for the value.
+
+    ``df`` : degrees of freedom of ``se`` (Student's quantile); infinite takes the normal one.
+    """
+    z = float(t.ppf(0.5 + confidence / 2, df)) if np.isfinite(df) else float(norm.ppf(0.5 + confidence / 2))
     if scale == "identity":
         return value - z * se, value + z * se
     if scale == "log":
@@ -63,10 +67,12 @@ def interval(value: float, se: float, scale: Scale, confidence: float = CONFIDEN
     return float(1 / (1 + np.exp(-(centre - half)))), float(1 / (1 + np.exp(-(centre + half))))
 
 
-def estimate(value: float, variance: float, scale: Scale, confidence: float = CONFIDENCE) -> Estimate:
-    """Return value, standard error and interval from a variance."""
-    se = float(np.sqrt(max(variance, 0.0)))
-    return Estimate(float(value), se, *interval(value, se, scale, confidence))
+def estimate(
+    value: float, variance: float, scale: Scale, confidence: float = CONFIDENCE, df: float = np.inf
+) -> Estimate:
+    """Return value, standard error and interval from a variance; a variance of 0 is no error, and gives none."""
+    se = float(np.sqrt(variance)) if variance > 0 else np.nan
+    return Estimate(float(value), se, *(interval(value, se, scale, confidence, df) if df > 0 else (np.nan, np.nan)))
 
 
 def by_patient(values: NDArray[Any], patient: NDArray[np.int64]) -> Floats:
@@ -80,92 +86,66 @@ def by_patient(values: NDArray[Any], patient: NDArray[np.int64]) -> Floats:
     return np.stack([np.bincount(who, weights=column, minlength=size) for column in values.T], axis=1)
 
 
-@dataclass(frozen=True)
-class AucSums:
-    """What a site adds to the variance of a pooled AUC; three sums of products over patients and three
-    counts.
+def auc_influence(score: NDArray[Any], y: NDArray[Any]) -> tuple[float, Floats]:
+    """Return the AUC and each ECG's first-order share in its error, shape = (n,).
 
-    Attributes
-    ----------
-    cases, controls, cross : sums over patients of a^2, b^2 and a b, where a and b are the summed influences
-        of the patient's case ECGs and control ECGs.
-    patients_with_case, patients_with_control, patients : distinct patients.
+    Raises
+    ------
+    StatisticsError : as :func:`ecgshared.stats.roc.auc`.
     """
+    counts = count_by_score(score, y)
+    value = auc_from_counts(counts.cases, counts.controls)
+    below, above = placements_from_counts(counts.cases, counts.controls)
+    case = np.asarray(y) == 1
+    return value, np.where(
+        case, (below[counts.index] - value) / case.sum(), (above[counts.index] - value) / (~case).sum()
+    )
 
+
+@dataclass(frozen=True)
+class AucVariance:
+    """Variance of an AUC, or of a difference of two, with its degrees of freedom; NaN with fewer than two patients
+    with (``cases``) or without (``controls``) the event."""
+
+    variance: float
+    df: float
     cases: float
     controls: float
-    cross: float
-    patients_with_case: float
-    patients_with_control: float
-    patients: float
-
-    def as_array(self) -> Floats:
-        """Return the six numbers, shape = (6,), in the order of the attributes."""
-        return np.array(
-            [
-                self.cases,
-                self.controls,
-                self.cross,
-                self.patients_with_case,
-                self.patients_with_control,
-                self.patients,
-            ]
-        )
 
     @classmethod
-    def total(cls, parts: Iterable[NDArray[Any]]) -> AucSums:
-        """Add the arrays of several sites."""
-        return cls(*(float(x) for x in np.sum(np.stack(list(parts)), axis=0)))
+    def of(cls, influence: Floats, y: NDArray[Any], patient: NDArray[np.int64]) -> AucVariance:
+        """Sum squared influences over patients (Obuchowski 1997); shape = (n,) each."""
+        case = np.asarray(y) == 1
+        sides = np.column_stack([np.where(case, influence, 0.0), np.where(case, 0.0, influence)])
+        each = by_patient(sides, patient)
+        m, n = float(len(np.unique(patient[case]))), float(len(np.unique(patient[~case])))
+        a, b, ab = (float(each[:, i] @ each[:, j]) for i, j in ((0, 0), (1, 1), (0, 1)))
+        return cls.from_parts(a, b, 2 * ab, m, n, float(len(each)))
 
-    @property
-    def variance(self) -> float:
-        """Variance of the AUC; NaN with fewer than two patients on either side."""
-        i10, i01, i = self.patients_with_case, self.patients_with_control, self.patients
-        if min(i10, i01) < 2:
-            return np.nan
-        return self.cases * i10 / (i10 - 1) + self.controls * i01 / (i01 - 1) + 2 * self.cross * i / (i - 1)
+    @classmethod
+    def from_parts(
+        cls, of_cases: float, of_controls: float, cross: float, cases: float, controls: float, patients: float
+    ) -> AucVariance:
+        """Apply the small-sample factors to sums over patients of squares and products of influence."""
+        if min(cases, controls) < 2:
+            return cls(np.nan, np.nan, cases, controls)
+        parts = [of_cases * cases / (cases - 1), of_controls * controls / (controls - 1)]
+        variance = max(sum(parts) + cross * patients / (patients - 1), 0.0)
+        return cls(variance, satterthwaite(parts, [cases - 1, controls - 1]), cases, controls)
 
-
-def auc_sums(
-    index: NDArray[np.int64],
-    y: NDArray[Any],
-    patient: NDArray[np.int64],
-    *,
-    case_placement: NDArray[Any],
-    control_placement: NDArray[Any],
-    auc: float,
-    n_cases: float,
-    n_controls: float,
-) -> AucSums:
-    """Return one site's part of the variance of a pooled AUC.
-
-    Parameters
-    ----------
-    index : int array, shape = (n,): the common bin of each ECG of this site.
-    y, patient : shape = (n,).
-    case_placement, control_placement : float arrays, shape = (bins,): pooled curves, see
-        ``placements_from_counts``.
-    auc, n_cases, n_controls : pooled, of ECGs.
-    """
-    case = np.asarray(y) == 1
-    influence = np.where(case, (case_placement[index] - auc) / n_cases, (control_placement[index] - auc) / n_controls)
-    a = by_patient(np.where(case, influence, 0.0), patient)
-    b = by_patient(np.where(case, 0.0, influence), patient)
-    has_case, has_control = by_patient(case, patient) > 0, by_patient(~case, patient) > 0
-    return AucSums(
-        float(a @ a),
-        float(b @ b),
-        float(a @ b),
-        float(has_case.sum()),
-        float(has_control.sum()),
-        float(len(a)),
-    )
+    def estimate(self, auc: float, confidence: float = CONFIDENCE) -> Estimate:
+        """Return the AUC with its interval; none of either with few events, no error where it is 0."""
+        se = float(np.sqrt(self.variance)) if self.variance > 0 else np.nan
+        if few_events(self.cases, self.controls):
+            return Estimate(auc, se, np.nan, np.nan)
+        strata = [(1.0, self.cases, self.controls)]
+        return Estimate(auc, se, *auc_interval(auc, self.variance, self.df, strata, confidence))
 
 
 def clustered_auc(
     score: NDArray[Any], y: NDArray[Any], patient: NDArray[np.int64], confidence: float = CONFIDENCE
 ) -> Estimate:
-    """Return the AUC with patient-clustered standard error and logit interval.
+    """Return the AUC with patient-clustered standard error and interval; no interval with few events.
 
     Parameters
     ----------
@@ -175,24 +155,8 @@ def clustered_auc(
     ------
     StatisticsError : as :func:`ecgshared.stats.roc.auc`.
     """
-    counts = count_by_score(score, y)
-    value = auc_from_counts(counts.cases, counts.controls)
-    v10, v01 = placements_from_counts(counts.cases, counts.controls)
-    sums = auc_sums(
-        counts.index,
-        y,
-        patient,
-        case_placement=v10,
-        control_placement=v01,
-        auc=value,
-        n_cases=float(counts.cases.sum()),
-        n_controls=float(counts.controls.sum()),
-    )
-    return (
-        estimate(value, sums.variance, "logit", confidence)
-        if np.isfinite(sums.variance)
-        else Estimate(value, np.nan, np.nan, np.nan)
-    )
+    value, influence = auc_influence(score, y)
+    return AucVariance.of(influence, y, patient).estimate(value, confidence)
 
 
 def ratio_square_sum(
@@ -215,6 +179,7 @@ def ratio_estimate(
     scale: Scale,
     patients_in: float | None = None,
     confidence: float = CONFIDENCE,
+    df: float = np.inf,
 ) -> Estimate:
     """Return a ratio with clustered interval from (pooled) sums.
 
@@ -223,23 +188,31 @@ def ratio_estimate(
     square_sum : sum over sites of :func:`ratio_square_sum`.
     total : pooled sum of the denominator.
     patients : distinct patients behind the sums.
-    patients_in : patients with a non-zero denominator; a rate of exactly 0 or 1 has no linearised error, and
-        gets Wilson's interval (1927) with this many trials instead.
+    scale : "logit" is for rates, whose interval is Wilson's, see :func:`ecgshared.stats.small_samples.rate_interval`.
+    patients_in : patients with a non-zero denominator; a rate of exactly 0 or 1 has no linearised error, and counts
+        as this many trials instead.
+    df : degrees of freedom of other scales' intervals.
     """
     if total <= 0 or patients < 2:
         return Estimate(float(ratio), np.nan, np.nan, np.nan)
     variance = square_sum / total**2 * patients / (patients - 1)
-    result = estimate(ratio, variance, scale, confidence)
-    if scale == "logit" and ratio in (0.0, 1.0) and patients_in:
-        z2 = float(norm.ppf(0.5 + confidence / 2)) ** 2
-        edge = z2 / (patients_in + z2)
-        low, high = (0.0, edge) if ratio == 0 else (1 - edge, 1.0)
-        return Estimate(float(ratio), result.se, low, high)
-    return result
+    if scale != "logit":
+        return estimate(ratio, variance, scale, confidence, df)
+    return rate_estimate(ratio, variance, patients_in or patients, confidence)
+
+
+def rate_estimate(rate: float, variance: float, trials: float, confidence: float = CONFIDENCE) -> Estimate:
+    """Return a rate with Wilson's interval; one of exactly 0 or 1 counts as so many ``trials``."""
+    se = float(np.sqrt(variance)) if variance > 0 else np.nan
+    return Estimate(float(rate), se, *rate_interval(rate, variance, trials, confidence))
 
 
 def clustered_ratio(
-    numerator: NDArray[Any], denominator: NDArray[Any], patient: NDArray[np.int64], scale: Scale = "logit"
+    numerator: NDArray[Any],
+    denominator: NDArray[Any],
+    patient: NDArray[np.int64],
+    scale: Scale = "logit",
+    df: float = np.inf,
 ) -> Estimate:
     """Return sum(numerator) / sum(denominator) over ECGs with patient-clustered interval; shape = (n,)
     each."""
@@ -251,50 +224,12 @@ def clustered_ratio(
     # Patients outside the group have no influence; the small-sample factor counts those inside.
     n_inside = float(len(np.unique(patient[inside])))
     square_sum = ratio_square_sum(numerator, denominator, patient, ratio)
-    return ratio_estimate(ratio, square_sum, total, n_inside, scale=scale, patients_in=n_inside)
+    return ratio_estimate(ratio, square_sum, total, n_inside, scale=scale, patients_in=n_inside, df=df)
 
 
-def top_group_square_sum(
-    above: NDArray[np.bool_],
-    y: NDArray[Any],
-    patient: NDArray[np.int64],
-    *,
-    rate: float,
-    marginal_rate: float,
-    share: float,
-) -> float:
-    """Return a site's sum of squared patient influences on the event rate of the top ``share``, times the
-    group's size.
-
-    The cut is the quantile that leaves ``share`` above it and moves with the sample: an ECG that enters
-    pushes one of the ``marginal_rate`` (event rate AT the cut) out. With ``marginal_rate = rate`` the cut is
-    a fixed number.
-    """
-    inside = np.asarray(above, dtype=np.float64)
-    residual = by_patient(inside * (np.asarray(y) - marginal_rate) - share * (rate - marginal_rate), patient)
-    return float(residual @ residual)
-
-
-def top_group_rate(
-    above: NDArray[np.bool_], y: NDArray[Any], patient: NDArray[np.int64], marginal_rate: float | None = None
-) -> Estimate:
-    """Return the event rate above a cut with clustered logit interval.
-
-    ``marginal_rate`` None: the cut is a fixed number; else the cut is a quantile, see
-    :func:`top_group_square_sum`.
-    """
-    require_binary(np.asarray(above, dtype=np.float64), y, both_classes=False)
-    total = float(np.sum(above))
-    if total <= 0:
+def rate_above(above: NDArray[np.bool_], y: NDArray[Any], patient: NDArray[np.int64]) -> Estimate:
+    """Return the event rate above a fixed cut with patient-clustered interval; shape = (n,) each."""
+    if not np.any(above):
         return UNDEFINED
-    rate = float(np.sum(np.asarray(y)[above])) / total
-    square_sum = top_group_square_sum(
-        above,
-        y,
-        patient,
-        rate=rate,
-        marginal_rate=rate if marginal_rate is None else marginal_rate,
-        share=total / len(above),
-    )
-    n_inside = float(len(np.unique(patient[above])))
-    return ratio_estimate(rate, square_sum, total, n_inside, scale="logit", patients_in=n_inside)
+    inside = np.asarray(above, dtype=np.float64)
+    return clustered_ratio(inside * np.asarray(y), inside, patient)

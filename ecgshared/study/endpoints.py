@@ -153,7 +153,7 @@ def label_cells(
     Days are counted between calendar dates, from the ECG. An event at ``0 <= days < 365.25 h`` gives 1; VF/VT
     counts from day 1, since on day 0 it may be why the ECG was taken. For ``vfvt`` and ``mi`` a first date
     that lies before its window gives NaN (it hides whether another followed), and one after its horizon shows that
-    there was none within.
+    there was none within; one dated after the death is none.
 
     ``scd``: a death inside the horizon is 1 if its cause is cardiac or ill-defined AND it happened outside
     hospital or within 24 h of admission, 0 if either is known not to hold (another cause, a late death in
@@ -182,6 +182,9 @@ def label_cells(
     death, last = (_days_after_ecg(table, name, n) for name in ("death_date", "last_encounter"))
     days, end = _days_after_ecg(table, event_date, n), _window_days(table, n)
     first_day = _first_day(endpoint.event)
+    if endpoint.event in _FIRST_OF_MANY:
+        # Dated after the death it is a slip of the pen: it happened to nobody.
+        days = np.where(days > death, np.nan, days)
     out[_free_days(table, n) >= horizon_days] = 0
     if censoring == "paper_faithful":
         out[(end < horizon_days) & (last > end) & (last >= 1) & np.isnan(death)] = 0
@@ -269,6 +272,8 @@ def time_to_event(table: Mapping[str, ArrayLike], event: Event, *, censor_at_def
     death, free = _days_after_ecg(table, "death_date", n), _free_days(table, n)
     days = _days_after_ecg(table, event_date, n)
     first_day = _first_day(event)
+    if event in _FIRST_OF_MANY:
+        days = np.where(days > death, np.nan, days)
     observed, other = days >= first_day, death >= 0
     if event == "scd":
         sudden = _both(is_cardiac_or_ill_defined(table["death_cause"]), is_sudden_by_place(table))
@@ -278,7 +283,7 @@ def time_to_event(table: Mapping[str, ArrayLike], event: Event, *, censor_at_def
     if censor_at_defibrillator:
         implanted = _days_after_ecg(table, "icd_date", n)
         before = (implanted >= 1) & (implanted <= time)
-        time, observed = np.where(before, implanted, time), observed & ~before
+        time, observed, other = np.where(before, implanted, time), observed & ~before, other & ~before
     time[(days < first_day) | (death < 0) | (time < 0)] = np.nan
     competing = other & ~observed & (time == death)
     return EventTimes(time / DAYS_PER_YEAR, np.asarray(observed & ~np.isnan(time), dtype=np.bool_), competing)

@@ -33,9 +33,8 @@ class RiskScore:
     target: str
 
 
-def trained_heads(step: StepConfig, study: Study) -> tuple[str, ...]:
-    """Return ``"<train step>.<head>"`` of all train steps a step uses, directly or through others, in study
-    order."""
+def used_steps(step: StepConfig, study: Study) -> frozenset[str]:
+    """Return the ids of all steps that a step uses, directly or through others."""
     reached: set[str] = set()
     waiting = list(step.uses)
     while waiting:
@@ -43,6 +42,13 @@ def trained_heads(step: StepConfig, study: Study) -> tuple[str, ...]:
         if name not in reached:
             reached.add(name)
             waiting += study.step(name).uses
+    return frozenset(reached)
+
+
+def trained_heads(step: StepConfig, study: Study) -> tuple[str, ...]:
+    """Return ``"<train step>.<head>"`` of all train steps a step uses, directly or through others, in study
+    order."""
+    reached = used_steps(step, study)
     return tuple(
         f"{s.id}.{head}"
         for s in study.steps

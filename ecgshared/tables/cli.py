@@ -216,13 +216,13 @@ def predict(
 ) -> None:
     """Predict survival of new rows by a saved model, with 95% intervals."""
     from ecgshared.tables.saved import predict as predicted
-    from ecgshared.tables.saved import read_model
+    from ecgshared.tables.saved import read_model, write_beside
 
     found = predicted(read_model(model), rows, _times(at, "--at"), baseline)
     if out is None:
         typer.echo(found.to_csv(index=False), nl=False)
     else:
-        found.to_csv(out, index=False)
+        write_beside(out, found.to_csv(index=False).encode())
 
 
 @app.command()

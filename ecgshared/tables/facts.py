@@ -12,6 +12,7 @@ from ecgshared.errors import StatisticsError
 from ecgshared.stats.cox_fit import CoxFit
 from ecgshared.stats.cox_tests import Test, overall_tests, wald
 from ecgshared.stats.influence import Estimate
+from ecgshared.stats.meta_analysis import meta_analysis
 from ecgshared.tables.after import concordance
 from ecgshared.tables.fit import Fitted, Options, fit_local
 from ecgshared.tables.levels import Levels
@@ -70,6 +71,31 @@ def of_sites(tables: Tables, options: Options, facts: dict[str, Any]) -> None:
         facts["notes"] += [f"{site.name}: {line}" for line in said]
     if all("error" in row for row in facts["sites"]):
         raise StatisticsError("no site could be fitted", value=facts["sites"][0]["error"])
+    facts["random_effects"] = [_together(facts["sites"], j, name) for j, name in enumerate(tables.names)]
+
+
+def _together(sites: list[dict[str, Any]], j: int, name: str) -> dict[str, Any]:
+    """Put the sites' own coefficients of one covariate together; a site without one, or its error, is left out."""
+    rows = [row["covariates"][j] if "covariates" in row else {} for row in sites]
+    values, errors = (
+        np.array([np.nan if (v := row.get(key)) is None else v for row in rows], dtype=np.float64)
+        for key in ("log_hazard_ratio", "standard_error")
+    )
+    found = meta_analysis(values, errors)
+    low, high = found.prediction
+    return {
+        "covariate": name,
+        "sites": [site["site"] for site, used in zip(sites, found.used, strict=True) if used],
+        "log_hazard_ratio": number(found.random.value),
+        "standard_error": number(found.random.se),
+        "hazard_ratio": number(np.exp(found.random.value)),
+        "hazard_ratio_low": number(np.exp(found.random.low)),
+        "hazard_ratio_high": number(np.exp(found.random.high)),
+        "p": number(found.random_p),
+        "tau2": number(found.tau2),
+        "i2": number(found.i2),
+        "prediction": [number(np.exp(low)), number(np.exp(high))],
+    }
 
 
 def counts(site: SiteTable) -> dict[str, Any]:

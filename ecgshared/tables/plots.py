@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from ecgshared.arrays import Floats
 from ecgshared.errors import ConfigError
+from ecgshared.tables.saved import write_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +39,9 @@ def _write(figure: Figure, path: Path) -> None:
     # The same picture gives the same file.
     with matplotlib.rc_context({"svg.hashsalt": "ecgfed", "svg.fonttype": "none"}):
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
-        figure.savefig(path, dpi=150, metadata=metadata)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=path.suffix.lower().lstrip("."), dpi=150, metadata=metadata)
+    write_beside(path, picture.getvalue())
 
 
 def forest(rows: Sequence[dict[str, Any]], path: Path) -> None:

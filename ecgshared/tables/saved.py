@@ -18,6 +18,7 @@ from scipy.stats import norm
 from ecgshared.arrays import Floats
 from ecgshared.config import Config
 from ecgshared.errors import ConfigError
+from ecgshared.service.files import write_atomically
 from ecgshared.stats.influence import CONFIDENCE
 from ecgshared.tables.after import Baseline
 from ecgshared.tables.design import Design
@@ -94,9 +95,17 @@ def saved(tables: Tables, fitted: Fitted, baselines: list[Baseline], mode: str, 
     )
 
 
+def write_beside(path: Path, content: bytes) -> None:
+    """Write what a command makes, whole; refuse a place where no file can be."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise ConfigError("the file cannot be written", where=path, value=error.strerror or str(error)) from error
+
+
 def write_model(model: SavedModel, path: Path) -> None:
     """Write a model."""
-    path.write_text(model.model_dump_json(indent=1), encoding="utf-8")
+    write_beside(path, model.model_dump_json(indent=1).encode())
 
 
 def read_model(path: Path) -> SavedModel:

@@ -27,8 +27,25 @@ def show_fit(facts: dict[str, Any]) -> None:
     console.print(f"{name}, {_MEANING[facts['mode']]}; {facts['ties'].title()} ties, {errors}{penalty}.")
     for row in facts["sites"] if facts["mode"] == "local" else [facts]:
         _show_model(console, row, facts)
+    _show_together(console, facts.get("random_effects", []))
     for note in facts["notes"]:
         console.print(f"note: {escape(note)}")
+
+
+def _show_together(console: Console, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    columns = ("covariate", "sites", "HR", "95% interval", "p", "another site", "I2")
+    table = Table(*columns, title="The sites together: random effects, with Hartung and Knapp's interval")
+    for row in rows:
+        span, another = (
+            "-" if None in ends else f"{figure(ends[0])} to {figure(ends[1])}"
+            for ends in ([row["hazard_ratio_low"], row["hazard_ratio_high"]], row["prediction"])
+        )
+        share = "-" if row["i2"] is None else f"{row['i2']:.0%}"
+        name, count = escape(row["covariate"]), str(len(row["sites"]))
+        table.add_row(name, count, figure(row["hazard_ratio"]), span, p_value(row["p"]), another, share)
+    console.print(table)
 
 
 def _show_sites(console: Console, facts: dict[str, Any]) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -18,92 +17,11 @@ from ecgshared.arrays import Floats
 from ecgshared.errors import ConfigError
 from ecgshared.tables.cells import causes, entries, numbers, times, weights
 from ecgshared.tables.design import Design, Variable, knots_at
-from ecgshared.tables.levels import MOST_LEVELS, Levels, levels_of, meaning
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of the files mean what.
-
-    Attributes
-    ----------
-    categorical : covariates turned into 0/1 columns of their levels; ``reference``: their reference level by name.
-    splines : covariates bent by a natural cubic spline: their knots, or one number, how many.
-    interactions : pairs of covariates whose products are columns too.
-    strata, cluster : one baseline hazard a value; rows of one patient. ``patients_shared``: at all sites together.
-    entry : each row is at risk after this time. ``weight``: what a row counts.
-    cause : the event column's code of the event of interest; other codes but 0 are competing. None: the column is 0/1.
-    """
-
-    time: str
-    event: str
-    covariates: tuple[str, ...] = ()
-    categorical: tuple[str, ...] = ()
-    strata: str | None = None
-    cluster: str | None = None
-    entry: str | None = None
-    weight: str | None = None
-    reference: Mapping[str, str] = field(default_factory=dict)
-    splines: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    interactions: tuple[tuple[str, str], ...] = ()
-    cause: int | None = None
-    patients_shared: bool = False
-
-    def __post_init__(self) -> None:
-        twice = [name for name, count in Counter(self.all()).items() if count > 1]
-        if twice:
-            raise ConfigError("a column is named more than once", value=", ".join(twice))
-        for what, names in (
-            ("a categorical column", self.categorical),
-            ("a spline's column", tuple(self.splines)),
-            ("a column of an interaction", tuple(name for pair in self.interactions for name in pair)),
-        ):
-            for name in names:
-                if name not in self.covariates:
-                    raise ConfigError(f"{what} is not among the covariates", value=name)
-        for name in self.reference:
-            if name not in self.categorical:
-                raise ConfigError("a reference level needs a categorical column", value=name, remedy="--categorical")
-        if both := set(self.splines) & set(self.categorical):
-            raise ConfigError("a column cannot be a spline and categorical", value=", ".join(sorted(both)))
-
-    def all(self) -> list[str]:
-        """Return every column, in order."""
-        others = [name for name in (self.entry, self.weight, self.strata, self.cluster) if name is not None]
-        return [self.time, self.event, *self.covariates, *others]
-
-
-@dataclass(frozen=True)
-class SiteTable:
-    """One site's rows.
-
-    Attributes
-    ----------
-    name : str, of the site: its file's stem.
-    x : float array, shape = (n, p).
-    time : float array, shape = (n,).
-    event : bool array, shape = (n,).
-    cluster : int array, shape = (n,): rows of one patient share a number; None: every row is a patient.
-    strata : object array, shape = (n,): each row's stratum, "" where none are named.
-    dropped : int, rows left out because a value is missing.
-    entry : float array, shape = (n,): a row is at risk after this time; None: from 0.
-    weight : float array, shape = (n,), above 0; None: 1.
-    cause : int array, shape = (n,): 0 censored, 1 the event of interest, 2 another event that forestalls it; None: no
-        other is known.
-    patients_shared : True where the numbers of ``cluster`` are those of all sites: a patient may be at two of them.
-    """
-
-    name: str
-    x: Floats
-    time: Floats
-    event: NDArray[np.bool_]
-    cluster: NDArray[np.int64] | None
-    strata: NDArray[Any]
-    dropped: int
-    entry: Floats | None = None
-    weight: Floats | None = None
-    cause: NDArray[np.int64] | None = None
-    patients_shared: bool = False
+from ecgshared.tables.levels import MOST_LEVELS, Levels, levels_of
+from ecgshared.tables.rows import id_notes, require_apart, with_ties
+from ecgshared.tables.rows import patients as patients_of
+from ecgshared.tables.site_table import Columns as Columns
+from ecgshared.tables.site_table import SiteTable as SiteTable
 
 
 @dataclass(frozen=True)
@@ -141,20 +59,20 @@ def read_tables(paths: Sequence[Path], columns: Columns, missing: Literal["refus
     if columns.strata is not None:
         strata = levels_of(columns.strata, names, [frame[columns.strata] for frame in frames])
     design = _design(frames, paths, columns, levels)
-    patients = _patients(frames, columns)
+    patients = patients_of(frames, columns)
     sites = tuple(
         _site(name, path, frame, columns, design, strata, patient, lost)
         for name, path, frame, patient, lost in zip(names, paths, frames, patients, dropped, strict=True)
     )
     if not any(site.event.any() for site in sites):
         raise ConfigError("nobody has the event at any site", where=f"column {columns.event!r}", remedy="check --event")
-    _require_apart(sites, paths, columns)
-    sites, tied = _with_ties(sites)
+    require_apart(sites, paths, columns)
+    sites, tied = with_ties(sites)
     told = [*levels.values(), *([strata] if strata is not None else [])]
     notes = [f"{name}: reference level {found.labels[0]!r}" for name, found in levels.items()]
     notes += [note for found in told for note in found.notes] + tied
     notes += [f"{v.name}: knots at {', '.join(f'{k:g}' for k in v.knots)}" for v in design.variables if v.knots]
-    notes += _shared_ids(names, frames, columns)
+    notes += id_notes(names, frames, columns)
     notes += [f"{site.name}: no events" for site in sites if not site.event.any()]
     notes += [f"{site.name}: {site.dropped} rows with missing values left out" for site in sites if site.dropped]
     return Tables(sites, design.names, tuple(notes), design, tuple(told))
@@ -211,70 +129,6 @@ def _site(
         cause=cause,
         patients_shared=columns.patients_shared,
     )
-
-
-def _patients(frames: Sequence[pd.DataFrame], columns: Columns) -> list[NDArray[np.int64] | None]:
-    """Number the patients of each site, or of all together."""
-    if columns.cluster is None:
-        return [None] * len(frames)
-    cells = [frame[columns.cluster].map(meaning) for frame in frames]
-    if not columns.patients_shared:
-        return [pd.factorize(found)[0].astype(np.int64) for found in cells]
-    numbers = pd.factorize(pd.concat(cells, ignore_index=True))[0].astype(np.int64)
-    return list(np.split(numbers, np.cumsum([len(frame) for frame in frames])[:-1]))
-
-
-def _shared_ids(names: Sequence[str], frames: Sequence[pd.DataFrame], columns: Columns) -> list[str]:
-    """Say that an id stands at several sites: it may be one patient, or two."""
-    if columns.cluster is None or columns.patients_shared:
-        return []
-    seen: Counter[str] = Counter(word for frame in frames for word in set(frame[columns.cluster].map(meaning)))
-    several = sorted(word for word, count in seen.items() if count > 1)
-    if not several:
-        return []
-    return [
-        f"{columns.cluster}: {len(several)} ids stand at several sites ({', '.join(several[:3])}...) and are taken for "
-        "different patients; --patients-shared takes them for the same"
-    ]
-
-
-def _require_apart(sites: Sequence[SiteTable], paths: Sequence[Path], columns: Columns) -> None:
-    """Refuse rows of one patient that overlap: they would be at risk twice."""
-    if columns.entry is None or columns.cluster is None:
-        return
-    where = np.repeat(np.arange(len(sites)), [len(site.time) for site in sites])
-    who = np.concatenate([site.cluster for site in sites if site.cluster is not None])
-    start, stop = (np.concatenate([getattr(site, name) for site in sites]) for name in ("entry", "time"))
-    group = who if columns.patients_shared else who + where * (int(who.max()) + 1)
-    order = np.lexsort((start, group))
-    over = (group[order][1:] == group[order][:-1]) & (start[order][1:] < stop[order][:-1])
-    if over.any():
-        row = int(order[1:][over][0])
-        raise ConfigError(
-            "two rows of one patient overlap in time",
-            where=paths[where[row]],
-            value=f"a row from {start[row]:g} to {stop[row]:g}",
-            remedy="start-stop rows of a patient follow one another: each starts where, or after, the last one ended",
-        )
-
-
-def _with_ties(sites: tuple[SiteTable, ...]) -> tuple[tuple[SiteTable, ...], list[str]]:
-    """Take times that differ by rounding only for one, over all sites: R's timefix, with its tolerance."""
-    values = np.unique(np.concatenate([part for s in sites for part in (s.time, s.entry) if part is not None]))
-    gaps, tolerance = np.diff(values), float(np.sqrt(np.finfo(np.float64).eps))
-    near = (gaps <= tolerance) | (gaps <= tolerance * float(np.mean(np.abs(values))))
-    if not near.any():
-        return sites, []
-    first = values[np.concatenate([[True], ~near])]
-
-    def moved(times: Floats) -> Floats:
-        return np.asarray(first[np.searchsorted(first, times, side="right") - 1], dtype=np.float64)
-
-    fixed = tuple(replace(s, time=moved(s.time), entry=None if s.entry is None else moved(s.entry)) for s in sites)
-    for site in fixed:
-        if site.entry is not None and (site.entry >= site.time).any():
-            raise ConfigError(f"at {site.name} a row is entered and left at times that differ by rounding only")
-    return fixed, [f"{int(near.sum())} times that differ from another by rounding only are taken for the same"]
 
 
 def _site_names(paths: Sequence[Path]) -> list[str]:

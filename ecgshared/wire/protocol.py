@@ -132,6 +132,7 @@ class Answer:
 
 PayloadT = TypeVar("PayloadT")
 _PAYLOADS: dict[tuple[str, str], type[Any]] = {}
+_KINDS: dict[type[Any], dict[str, tuple[type[Any], Kind]]] = {}
 
 
 def payload(stage: str, phase: str) -> Callable[[type[PayloadT]], type[PayloadT]]:
@@ -159,6 +160,8 @@ def phases(stage: str) -> tuple[str, ...]:
 
 def field_kinds(cls: type[Any]) -> dict[str, tuple[type[Any], Kind]]:
     """Return ``{field: (python type, kind)}``; raise TypeError for a field that declares none."""
+    if cls in _KINDS:
+        return _KINDS[cls]
     hints = get_type_hints(cls, include_extras=True)
     kinds: dict[str, tuple[type[Any], Kind]] = {}
     for field in fields(cls):
@@ -169,6 +172,7 @@ def field_kinds(cls: type[Any]) -> dict[str, tuple[type[Any], Kind]]:
         if len(found) != 1:
             raise TypeError(f"{cls.__name__}.{field.name} declares no kind of release")
         kinds[field.name] = (get_args(hint)[0], found[0])
+    _KINDS[cls] = kinds
     return kinds
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from ecgshared.arrays import Floats
 from ecgshared.stages.results.base import EstimateResult
 from ecgshared.stats.calibration import LogisticFit, LogisticSums, newton
-from ecgshared.stats.histogram import N_BINS, ScoreHistogram
 from ecgshared.stats.influence import Estimate
 from server.pooling.members import Members
 from server.rounds.step_context import Replies, StepContext
@@ -48,26 +47,6 @@ def absences(replies: Replies, into: dict[str, Any], phase: str) -> None:
 def released(value: Any, shape: tuple[int, ...]) -> bool:
     """Say whether a site gave this array whole: of the right shape, nothing withheld."""
     return np.shape(value) == shape and bool(np.isfinite(value).all())
-
-
-def histogram_of(lower: Any, upper: Any, cases: Any, controls: Any) -> ScoreHistogram:
-    """Return a site's released bins as a histogram; bins it withheld are left out.
-
-    Raises
-    ------
-    StatisticsError : intervals overlap, run backwards or hold negative counts.
-    """
-    columns = np.array([lower, upper, cases, controls], dtype=np.float64).reshape(4, -1)
-    columns = columns[:, np.isfinite(columns).all(axis=0)]
-    return ScoreHistogram(columns[0].astype(np.int64), columns[1].astype(np.int64), columns[2], columns[3])
-
-
-def inside_bins(histogram: ScoreHistogram) -> bool:
-    """Say whether a histogram stays on the common bins and counts whole ECGs."""
-    counts = np.concatenate([histogram.cases, histogram.controls])
-    return bool(not len(histogram.upper) or histogram.upper.max() <= N_BINS) and bool(
-        (counts == np.round(counts)).all()
-    )
 
 
 def federated_newton(

@@ -9,6 +9,7 @@ import numpy as np
 
 from ecgshared.stages.results.base import EstimateResult, Group, Number
 from ecgshared.stages.results.evaluate import (
+    BoundedRateAtShare,
     CalibrationGroup,
     PooledCalibrationGroup,
     PooledHead,
@@ -18,6 +19,7 @@ from ecgshared.stages.results.evaluate import (
     SiteHead,
 )
 from ecgshared.stats.meta_analysis import meta_analysis
+from server.report.decisions import DecisionCurve, decision_panels
 from server.report.forest import Forest, ForestRow, forest
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Figure, Folded, Key, Panels, Section, Series, Table, Text
@@ -42,16 +44,17 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
     blocks += [
         Text(
             f"Score: {labels.score(r.score)}. 95% intervals are clustered by patient where a hospital knows its "
-            "patients; bounds hold the value that unmerged scores would give. Training hospitals and hospitals that "
+            "patients; bounds hold what all scores, put together, would give. Training hospitals and hospitals that "
             "never trained are never pooled together."
         ),
         *_tables(pooled, sites, labels),
         *_forests(r, head, pooled, sites, labels),
         *_curves(pooled, sites, labels),
+        *_decisions(pooled, sites, labels),
     ]
     if any(v.threshold for v in sites.values()):
         blocks.append(_threshold_table(r.threshold, pooled, sites, labels))
-    blocks += _subgroups(pooled, sites, labels)
+    blocks += [*_compared(pooled, sites, labels), *_subgroups(pooled, sites, labels)]
     ecg_level = [labels.site(s) for s, v in r.sites.items() if v.interval_unit == "ECG"]
     if ecg_level:
         blocks.append(
@@ -67,6 +70,10 @@ def _key(step: str, r: Result, group: Group, head: str, p: PooledHead, labels: L
         notes.append(f"95% CI {auc.low:.3f} to {auc.high:.3f} by {p.interval_unit}")
     if bounds.bound_low is not None and bounds.bound_high is not None and len(p.sites) > 1:
         notes.append(f"bounds {bounds.bound_low:.3f} to {bounds.bound_high:.3f}")
+    if auc.value is None and p.auc_within_sites is not None and p.auc_within_sites.value is not None:
+        notes.append(f"pairs within a hospital: {span(p.auc_within_sites)}")
+    if p.few_events and auc.value is not None:
+        notes.append("few events: no interval")
     if p.events is not None:
         notes.append(f"{p.events:.0f} of {p.ecgs:.0f} ECGs with the event")
     if len(p.sites) == 1:
@@ -80,7 +87,7 @@ def _key(step: str, r: Result, group: Group, head: str, p: PooledHead, labels: L
 
 
 def group_auc(r: Result, head: str, p: PooledHead) -> EstimateResult:
-    """Return the AUC of a group: of one hospital alone its own, whose interval knows nothing of merged bins."""
+    """Return the AUC of a group: of one hospital alone its own, which needs no bounds."""
     return r.sites[p.sites[0]].heads[head].auc if len(p.sites) == 1 and p.sites[0] in r.sites else p.auc
 
 
@@ -91,15 +98,19 @@ def _tables(pooled: Pooled, sites: Sites, labels: Labels) -> list[Table]:
     for name, v in [*lines, *((labels.site(s), v) for s, v in sites.items())]:
         patients: list[Cell] = [v.patients, v.event_patients] if isinstance(v, SiteHead) else ["-", "-"]
         brier = v.brier.value if isinstance(v.brier, EstimateResult) else v.brier
-        discrimination.append([name, v.ecgs, v.events, *patients, v.base_rate, span(v.auc)])
+        precision = v.average_precision
+        area = (
+            span(precision) if isinstance(precision, EstimateResult) else None if precision is None else precision.value
+        )
+        discrimination.append([name, v.ecgs, v.events, *patients, v.base_rate, span(v.auc), area])
         line = (v.calibration_slope, v.calibration_intercept, v.expected_over_observed)
         calibration.append([name, *map(span, line), brier])
     return [
         Table(
             "Discrimination",
-            ["", "all", "with the event", "all", "with the event", "event rate", "AUC (95% CI)"],
+            ["", "all", "with the event", "all", "with the event", "event rate", "AUC (95% CI)", "AUPRC"],
             discrimination,
-            groups=[("", 1), ("ECGs", 2), ("patients", 2), ("", 2)],
+            groups=[("", 1), ("ECGs", 2), ("patients", 2), ("", 3)],
         ),
         Table("Calibration", ["", "slope", "intercept", "expected/observed", "Brier score"], calibration),
     ]
@@ -144,7 +155,7 @@ def _together(members: Sites) -> tuple[list[ForestRow], str]:
     found = meta_analysis(np.log(auc / (1 - auc)), se / (auc * (1 - auc)))
     value, low, high = (_expit(x) for x in (found.random.value, found.random.low, found.random.high))
     rows = [ForestRow("random effects", value, low, high, pooled=True)]
-    below, above = getattr(found, "prediction", (math.nan, math.nan))
+    below, above = found.prediction
     if math.isfinite(below) and math.isfinite(above):
         rows.append(ForestRow("prediction interval", value, _expit(below), _expit(above), interval_only=True))
     return rows, f"I2 {100 * found.i2:.0f}%, tau2 {found.tau2:.3f} over {len(usable)} hospitals."
@@ -168,8 +179,8 @@ def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
                 y_range=(0, 1),
                 reference="diagonal",
                 square=True,
-                caption="A hospital's curve at the edges of its merged bins; a band is the bound that merging leaves, "
-                "no interval.",
+                caption="Points stand at cuts that hospitals answered, nothing between; a pooled band is the bound "
+                "that the others leave, no interval.",
             )
         )
     rates = [
@@ -184,7 +195,7 @@ def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
                 "share of ECGs",
                 "event rate (PPV)",
                 x_log=True,
-                caption="Bands: 95% intervals. Shares are those of the nearest edge of the merged bins.",
+                caption="Bands: 95% intervals. Points stand at cuts that hospitals answered.",
                 panels=rates,
             )
         )
@@ -200,12 +211,30 @@ def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
                 "mean predicted risk",
                 "observed rate",
                 reference="diagonal",
-                caption="Groups of predicted risk, joined until each meets the hospital's limits; bars: 95% intervals, "
-                "over several hospitals the bound that merging leaves.",
+                caption="Groups of predicted risk between cuts that a hospital (pooled: every hospital) answered; "
+                "bars: 95% intervals.",
                 panels=calibration,
             )
         )
     return figures
+
+
+def _decisions(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
+    """The decision curves; none where the result has no net benefit."""
+    curves = [
+        *(DecisionCurve(labels.pooled(g), "", p.base_rate, _benefits(p.ppv)) for g, p in pooled.items()),
+        *(DecisionCurve(labels.site(s), s, v.base_rate, _benefits(v.ppv)) for s, v in sites.items()),
+    ]
+    found = decision_panels(curves)
+    return [] if found is None else [found]
+
+
+def _benefits(rows: Sequence[RateAtShare]) -> list[tuple[Number, Number, Number, Number]]:
+    bounded = [(row, row if isinstance(row, BoundedRateAtShare) else None) for row in rows]
+    return [
+        (row.cutoff, row.net_benefit, both.net_benefit_low if both else None, both.net_benefit_high if both else None)
+        for row, both in bounded
+    ]
 
 
 def _threshold_table(cutoff: Number, pooled: Pooled, sites: Sites, labels: Labels) -> Table:
@@ -213,12 +242,27 @@ def _threshold_table(cutoff: Number, pooled: Pooled, sites: Sites, labels: Label
     for group, p in pooled.items():
         at = p.threshold
         cells: list[Cell] = [None] * 3 if at is None else [at.share, span(at.ppv), span(at.sensitivity)]
-        rows.append([labels.pooled(group), *cells, "-"])
+        more = (None,) * 3 if at is None else (at.specificity, at.npv, at.accuracy)
+        rows.append([labels.pooled(group), *cells, *(None if e is None else span(e) for e in more)])
     for site, v in sites.items():
         if (t := v.threshold) is not None:
-            rows.append([labels.site(site), *(span(e) for e in (t.share, t.ppv, t.sensitivity, t.specificity))])
+            told = (t.share, t.ppv, t.sensitivity, t.specificity, t.npv, t.accuracy)
+            rows.append([labels.site(site), *(None if e is None else span(e) for e in told)])
     title = "At the fixed threshold" if cutoff is None else f"At the fixed threshold, risk {cutoff:.4g}"
-    return Table(title, ["", "share above", "PPV", "sensitivity", "specificity"], rows)
+    return Table(title, ["", "share above", "PPV", "sensitivity", "specificity", "NPV", "accuracy"], rows)
+
+
+def _compared(pooled: Pooled, sites: Sites, labels: Labels) -> list[Table]:
+    """This score beside others on the same ECGs; none where the step names no other."""
+    lines: list[tuple[str, PooledHead | SiteHead]] = [(labels.pooled(g), p) for g, p in pooled.items()]
+    rows: list[list[Cell]] = [
+        [name, labels.score(other), c.ecgs, c.events, c.auc, c.other_auc, span(c.difference), c.p]
+        for name, v in [*lines, *((labels.site(s), v) for s, v in sites.items())]
+        for other, c in v.compared.items()
+    ]
+    columns = ["", "other score", "ECGs", "with the event", "AUC", "its AUC", "difference (95% CI)", "p"]
+    note = "Paired: both scores on the same ECGs; pooled over pairs within a hospital."
+    return [Table("Beside other scores", columns, rows, note=note)] if rows else []
 
 
 def _subgroups(pooled: Pooled, sites: Sites, labels: Labels) -> list[Block]:
@@ -296,8 +340,8 @@ def _pooled_groups(rows: Sequence[PooledCalibrationGroup]) -> Series:
         "pooled",
         [row.mean_predicted for row in rows],
         [row.observed for row in rows],
-        [row.bound_low for row in rows],
-        [row.bound_high for row in rows],
+        [row.low for row in rows],
+        [row.high for row in rows],
         style="points",
         emphasis=True,
     )

@@ -129,7 +129,9 @@ def _styles(series: Sequence[Series], sites: tuple[str, ...]) -> list[tuple[str,
     used: dict[str, int] = {}
     styles, spare = [], 0
     for one, site in zip(series, named, strict=True):
-        if _is_emphasised(one) and site is None:
+        if one.muted:
+            colour = MUTED
+        elif _is_emphasised(one) and site is None:
             colour = INK
         elif site is not None:
             colour = site_colour(site, sites)

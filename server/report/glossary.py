@@ -15,9 +15,9 @@ GLOSSARY: tuple[tuple[str, str, str], ...] = (
     (
         "bounds",
         "Bounds",
-        "Pooled curves come from histograms whose neighbouring bins each site merged until every "
-        "one met its limits. The exact value from all scores lies between the bounds; they speak of "
-        "the merging, not of chance.",
+        "A hospital counts those without the event on bins of at least ten patients, and those with it "
+        "only above cuts that divide it into large enough groups. The exact value from all scores lies "
+        "between the bounds; they speak of what was not counted, not of chance.",
     ),
     (
         "interval",

@@ -43,7 +43,7 @@ _STATISTICS = (
     "that several "
     "ECGs of one patient do not count as independent. Estimates over hospitals are computed from sums that each "
     "of them "
-    "released; where a hospital released merged intervals of a score, bounds say what the merging leaves open. "
+    "released; where a hospital could count a score in intervals only, bounds say what that leaves open. "
     "Hospitals "
     "that trained and hospitals that did not are never put together. A number of too small a group was withheld by the "
     "hospital and is shown as withheld; nothing was imputed for it."

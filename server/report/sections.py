@@ -93,6 +93,8 @@ class Series:
     """Drawn dark and on top, as a pooled curve among the sites'; labels that begin "pooled" are so."""
     site: str = ""
     """The site it is of, whose colour it gets; else the one its label begins with."""
+    muted: bool = False
+    """Drawn thin and grey, as what a curve is compared with."""
 
 
 @dataclass(frozen=True)

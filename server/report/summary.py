@@ -14,7 +14,7 @@ from ecgshared.stages.results.survival_evaluate import Result as SurvivalEvaluat
 from ecgshared.study.study import EligibilityConfig, Study
 from server.report.cohorts import cohort_size
 from server.report.evaluation import group_auc, span
-from server.report.labels import EVENTS, Labels
+from server.report.labels import EVENTS, Labels, counted
 from server.report.sections import Cell, Table
 
 Typed = Mapping[str, StageResult]
@@ -32,28 +32,31 @@ class Summary:
 def summarise(study: Study | None, results: Typed, labels: Labels) -> Summary:
     """Return the summary of what is known so far; nothing is said of what has no result."""
     described = next((r for r in results.values() if isinstance(r, Described)), None)
-    paragraphs = [
-        text for text in (_who(study, described), _for_whom(study, described), _how_good(results, labels)) if text
-    ]
-    return Summary(tuple(paragraphs), _hospitals(study, described, results, labels))
+    paragraphs = [_who(study, described), _for_whom(study, described), *_how_good(results, labels)]
+    return Summary(tuple(text for text in paragraphs if text), _hospitals(study, described, results, labels))
 
 
 def _who(study: Study | None, described: Described | None) -> str:
     if described is None or not described.sites:
-        return ""
+        # Who they are is known; how many patients is not before a hospital has told.
+        return "" if study is None else f"{counted(len(study.sites.all), 'hospital')}. {_roles(study)}"
     sizes = [cohort_size(s) for s in described.sites.values()]
     patients, ecgs = [p for p, _ in sizes], [e for _, e in sizes]
     count = len(described.sites)
     known = sum(n for n in patients if n is not None)
     least = "at least " if None in patients else ""
-    words = f"{count} hospital{'s' * (count > 1)}, {least}{known:,.0f} patients, "
+    words = f"{counted(count, 'hospital')}, {least}{known:,.0f} patients, "
     words += f"{'at least ' if None in ecgs else ''}{sum(n for n in ecgs if n is not None):,.0f} ECGs"
     if study is None:
         return f"{words}."
+    return f"{words}. {_roles(study)}"
+
+
+def _roles(study: Study) -> str:
     trained, unseen = len(study.sites.train), len(study.sites.zero_shot)
-    role = f"{trained} trained the model" if study.used_stages & {"train"} else f"{trained} took part in the fits"
+    role = f"{trained} trained the model" if "train" in study.used_stages else f"{trained} took part in the fits"
     judged = f"; {unseen} never trained and {'was' if unseen == 1 else 'were'} only evaluated" if unseen else ""
-    return f"{words}. {role}{judged}."
+    return f"{role}{judged}."
 
 
 def eligibility_words(e: EligibilityConfig) -> str:
@@ -108,7 +111,7 @@ def _range(values: list[float], digits: int) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _how_good(results: Typed, labels: Labels) -> str:
+def _how_good(results: Typed, labels: Labels) -> list[str]:
     sentences = []
     for step, r in results.items():
         if isinstance(r, Evaluated):
@@ -121,7 +124,7 @@ def _how_good(results: Typed, labels: Labels) -> str:
                             f"Concordance of {name} ({labels.step(step)}) for {EVENTS[r.event]}, "
                             f"{labels.group(group)}: {words}."
                         )
-    return " ".join(sentences)
+    return sentences
 
 
 def _evaluated(r: Evaluated, labels: Labels) -> list[str]:

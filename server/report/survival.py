@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ecgshared.stages.results.base import Number
@@ -156,7 +157,8 @@ def _forest(model: CoxModel, column: str, sd: float | None, labels: Labels) -> F
     for label, together in (("fixed effect", f.fixed), ("random effects", f.random)):
         rows.append(_span_row(label, together.value, together.low, together.high, per))
     if None not in f.prediction:
-        rows.append(_span_row("another site, prediction", f.random.value, *f.prediction, per))
+        further = _span_row("prediction interval", f.random.value, *f.prediction, per)
+        rows.append(replace(further, pooled=False, interval_only=True))
     rows.append(_span_row("the model over sites", pooled.coef, pooled.low, pooled.high, per))
     unit = "yes against no" if column in FLAGS else "per standard deviation" if per != 1.0 else "per unit"
     return forest(

@@ -4,6 +4,7 @@ group."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,36 +12,33 @@ import numpy as np
 from ecgshared.arrays import Floats
 from ecgshared.errors import RunError, StatisticsError
 from ecgshared.stages.evaluate import (
-    AT_THRESHOLD,
-    COUNTS,
+    Compared,
     Config,
     Histograms,
-    Influence,
     LocalResults,
+    Placement,
     Result,
+    Scale,
     SlopeSums,
     heads_of,
     subgroup_names,
 )
 from ecgshared.stats.calibration import LogisticSums, sandwich
-from ecgshared.stats.histogram import N_BINS, ScoreHistogram
 from ecgshared.stats.influence import UNDEFINED, estimate
+from ecgshared.stats.score_scale import HIGHEST, Sketch
+from ecgshared.stats.small_samples import few_events
 from ecgshared.study.score import risk_score
 from ecgshared.wire.protocol import StepConfig
-from server.pooling.combine import absences, est, federated_newton, histogram_of, inside_bins, number, quorum, released
-from server.pooling.evaluation import HeadInfluence, PooledHead, pooled_head, pooled_json, request_arrays, site_roc
+from server.pooling.combine import absences, est, federated_newton, number, quorum, released
+from server.pooling.compared import pooled_difference
+from server.pooling.cuts import SiteCuts, evaluation_cuts, padded, released_sketches, site_cuts
+from server.pooling.evaluation import pooled_json, site_json
+from server.pooling.head import PooledHead, request_arrays
+from server.pooling.points import SiteRates
 from server.report.evaluation import sections
 from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
 from server.rounds.step_context import Artefact, StepContext
-
-_ESTIMATES = {
-    "auc": "auc",
-    "brier": "brier",
-    "calibration_slope": "slope",
-    "calibration_intercept": "intercept",
-    "expected_over_observed": "expected_over_observed",
-}
 
 
 def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
@@ -49,49 +47,65 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         raise TypeError("an evaluate step's configuration was expected")
     study = context.study
     heads = heads_of(step, study)
-    subgroups = tuple(name for names in subgroup_names(step) for name in names)
     fixed = study.used(step, "threshold")
-    arrays = context.inputs[fixed.id].arrays if fixed is not None else {}
-    cut_bin = int(arrays["cut_bin"][0]) if fixed is not None else None
-    score = risk_score(step, study)
+    cut = float(context.inputs[fixed.id].arrays["cut"][0]) if fixed is not None else HIGHEST
     absent: dict[str, Any] = {}
     context.progress(0, 4, "each site's own figures")
-    answers = context.ask("local", quorum=quorum(context, context.sites))
-    absences(answers, absent, "local")
-    local: dict[str, LocalResults] = dict(answers.by_site)
-    members = tuple(local)
-    context.progress(1, 4, "histograms")
-    answers = context.ask("histogram", sites=members, quorum=quorum(context, members))
-    absences(answers, absent, "histogram")
-    histograms = {s: _split(reply, len(heads), absent, s) for s, reply in answers.by_site.items()}
-    groups = {"training": study.sites.train, "zero_shot": study.sites.zero_shot}
+    local: dict[str, LocalResults] = dict(_ask(context, "local", context.sites, absent))
+    context.progress(1, 4, "where the scores lie")
+    scales: dict[str, Scale] = dict(_ask(context, "scale", tuple(local), absent))
     pooled: dict[str, Any] = {}
-    for i, (group, names) in enumerate(groups.items()):
+    counted: dict[str, Mapping[int, _Counted]] = {}
+    for i, (group, names) in enumerate({"training": study.sites.train, "zero_shot": study.sites.zero_shot}.items()):
         sites = tuple(s for s in names if s in local)
         if sites:
             context.progress(2 + i, 4, f"pooled, {group.replace('_', '-')}")
-            pooled[group] = _pool_group(step, context, sites, local, histograms, cut_bin, subgroups, absent)
-    result = {
-        "score": score.calibrate or score.inputs[0],
-        "heads": list(heads),
-        "threshold": None if fixed is None else number(arrays["cutoff"][0]),
-        "top_shares": list(step.top_shares),
-        "sites": {
-            s: {
-                "group": "training" if s in study.sites.train else "zero_shot",
-                "interval_unit": "patient" if local[s].patients_known else "ECG",
-                "heads": {
-                    head: _site_json(local[s], h, step, subgroups, histograms.get(s, {}).get(h), cut_bin)
-                    for h, head in enumerate(heads)
-                },
+            found = _ask_counts(step, context, sites, scales, absent)
+            counted.update(found.by_site)
+            pooled[group] = _pool_group(step, context, local, found, cut if cut < HIGHEST else None, absent)
+    compared = _compared(step, context, tuple(local), absent)
+    score = risk_score(step, study)
+    for group, by_head in pooled.items():
+        members = study.sites.train if group == "training" else study.sites.zero_shot
+        for h, head in enumerate(heads):
+            by_head[head]["withheld"] = [s for s in members if s in local and s not in by_head[head]["sites"]]
+            by_head[head]["compared"] = {
+                name: pooled_difference([compared[s] for s in members if s in compared], h, v)
+                for v, name in enumerate(step.compare)
             }
-            for s in context.sites
-            if s in local
-        },
-        "pooled": pooled,
-        "absent": absent,
-    }
-    return Artefact(step.id, "evaluate", Result.model_validate(result))
+    return Artefact(
+        step.id,
+        "evaluate",
+        Result.model_validate(
+            {
+                "score": score.calibrate or score.inputs[0],
+                "heads": list(heads),
+                "threshold": None if fixed is None else number(context.inputs[fixed.id].arrays["cutoff"][0]),
+                "sites": {
+                    s: {
+                        "group": "training" if s in study.sites.train else "zero_shot",
+                        "interval_unit": "patient" if local[s].patients_known else "ECG",
+                        "heads": {
+                            head: site_json(
+                                local[s],
+                                h,
+                                step,
+                                counted.get(s, {}).get(h),
+                                compared.get(s),
+                                with_threshold=fixed is not None,
+                            )
+                            for h, head in enumerate(heads)
+                        },
+                    }
+                    for s in context.sites
+                    if s in local
+                },
+                "pooled": pooled,
+                "top_shares": step.top_shares,
+                "absent": absent,
+            }
+        ),
+    )
 
 
 def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
@@ -99,88 +113,142 @@ def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Secti
     return sections(artefact.step, artefact.result, labels)
 
 
-_Binned = tuple[ScoreHistogram, Floats]
+def _ask(
+    context: StepContext,
+    phase: str,
+    sites: tuple[str, ...],
+    absent: dict[str, Any],
+    *,
+    round_: int = 0,
+    arrays: Mapping[str, Floats] | None = None,
+) -> Mapping[str, Any]:
+    """Ask sites one thing; who did not answer is noted."""
+    if not sites:
+        return {}
+    answers = context.ask(phase, round=round_, arrays=arrays, sites=sites, quorum=quorum(context, sites))
+    absences(answers, absent, phase)
+    return answers.by_site
 
 
-def _split(reply: Histograms, n_heads: int, absent: dict[str, Any], site: str) -> dict[int, _Binned]:
-    """Take a site's bins apart by head; what is no histogram is left out and named."""
-    found: dict[int, _Binned] = {}
+_Counted = tuple[SiteCuts, SiteRates]
+
+
+@dataclass(frozen=True)
+class _GroupCounts:
+    """What the sites of one group released of their scores: by site and head, with the cuts that were asked for."""
+
+    cuts: list[tuple[float, ...]]
+    sketches: Mapping[str, list[tuple[Sketch, Sketch]]]
+    by_site: Mapping[str, Mapping[int, _Counted]]
+
+
+def _ask_counts(
+    step: Config, context: StepContext, sites: tuple[str, ...], scales: Mapping[str, Scale], absent: dict[str, Any]
+) -> _GroupCounts:
+    """Choose the group's cuts from the sites' sketches and ask for the counts there."""
+    n_heads = len(heads_of(step, context.study))
+    sketches = {
+        s: [released_sketches(r.head, r.case, r.mean, r.ecgs, h) for h in range(n_heads)]
+        for s in sites
+        if (r := scales.get(s)) is not None
+    }
+    cuts = [evaluation_cuts([of_head[h] for of_head in sketches.values()], step.top_shares) for h in range(n_heads)]
+    replies = _ask(context, "histogram", tuple(sketches), absent, arrays={"cuts": padded(cuts)})
+    return _GroupCounts(cuts, sketches, {s: _split(reply, n_heads, absent, s) for s, reply in replies.items()})
+
+
+def _split(reply: Histograms, n_heads: int, absent: dict[str, Any], site: str) -> dict[int, _Counted]:
+    """Take a site's counts apart by head; what is no histogram is left out and named."""
+    found: dict[int, _Counted] = {}
     for h in range(n_heads):
         try:
-            mine = (reply.head == h) & np.isfinite(reply.predicted) & np.isfinite(reply.cases)
-            histogram = histogram_of(reply.lower[mine], reply.upper[mine], reply.cases[mine], reply.controls[mine])
+            bins, cut = reply.head == h, reply.cut_head == h
+            counts = site_cuts(
+                reply.lower[bins], reply.upper[bins], reply.controls[bins], reply.cut[cut], reply.cases[cut]
+            )
+            order = np.argsort(-reply.cut[cut], kind="stable")
+            rates = SiteRates(
+                reply.predicted[cut][order],
+                reply.rate[cut][order].reshape(-1, 4),
+                reply.group[cut][order].reshape(-1, 6),
+            )
         except (StatisticsError, IndexError, ValueError):
             absent.setdefault(site, {})["histogram"] = "not-a-histogram"
             continue
-        if len(histogram.lower) and inside_bins(histogram):
-            found[h] = (histogram, np.asarray(reply.predicted[mine], dtype=np.float64))
+        if counts is not None and np.isfinite(rates.predicted).all():
+            found[h] = counts, rates
     return found
 
 
 def _pool_group(
     step: Config,
     context: StepContext,
-    sites: tuple[str, ...],
     local: Mapping[str, LocalResults],
-    histograms: Mapping[str, Mapping[int, _Binned]],
-    cut_bin: int | None,
-    subgroups: tuple[str, ...],
+    counted: _GroupCounts,
+    cut: float | None,
     absent: dict[str, Any],
 ) -> dict[str, Any]:
-    heads = heads_of(step, context.study)
-    pooled: list[PooledHead] = []
-    for h in range(len(heads)):
-        binned = {s: histograms[s][h] for s in sites if h in histograms.get(s, {})}
-        pooled.append(pooled_head({s: b[0] for s, b in binned.items()}, {s: b[1] for s, b in binned.items()}, local, h))
-    asked = tuple(s for s in sites if histograms.get(s))
-    influences: dict[str, Influence] = {}
-    if asked:
-        answers = context.ask(
-            "influence", arrays=request_arrays(pooled, cut_bin), sites=asked, quorum=quorum(context, asked)
-        )
-        absences(answers, absent, "influence")
-        influences = dict(answers.by_site)
+    subgroups = [name for names in subgroup_names(step) for name in names]
     result = {}
-    for h, head in enumerate(heads):
+    for h, head in enumerate(heads_of(step, context.study)):
+        mine = {s: of_head[h] for s, of_head in counted.by_site.items() if h in of_head}
+        cases = {s: counted.sketches[s][h][1] for s in mine}
+        pooled = PooledHead(
+            local={s: local[s] for s in mine},
+            counts={s: counts for s, (counts, _) in mine.items()},
+            rates={s: rates for s, (_, rates) in mine.items()},
+            cases={s: (c.mean, c.ecgs) for s, c in cases.items()},
+            h=h,
+            cuts=tuple(padded(counted.cuts)[h].tolist()),
+            fixed=cut,
+        )
         result[head] = {
-            **pooled_json(
-                pooled[h],
-                {s: i for s, reply in influences.items() if (i := _of_head(reply, h, len(heads))) is not None},
-                local,
-                h,
-                top_shares=step.top_shares,
-                subgroups=subgroups,
-                cut_bin=None if cut_bin is None or cut_bin >= N_BINS else cut_bin,
-            ),
-            **_line(context, h, tuple(pooled[h].histograms), local, absent),
-            "withheld": [s for s in sites if s not in pooled[h].histograms],
-            "interval_unit": "patient" if all(local[s].patients_known for s in pooled[h].histograms) else "ECG",
+            **pooled_json(pooled, _placements(context, pooled, counted, absent), subgroups),
+            **_line(context, pooled, absent),
+            "interval_unit": "patient" if all(local[s].patients_known for s in mine) else "ECG",
         }
     return result
 
 
-def _of_head(reply: Influence, h: int, n_heads: int) -> HeadInfluence | None:
-    """Find one head's part of a site's reply; None where the site sent something of another shape."""
-    columns = (reply.head, reply.edge, reply.edge_square_sum, reply.edge_patients)
-    if np.shape(reply.auc) != (n_heads, 6) or {np.shape(reply.in_large), np.shape(reply.sensitivity)} != {(n_heads,)}:
-        return None
-    if any(np.shape(column) != np.shape(reply.head) or np.ndim(column) != 1 for column in columns):
-        return None
-    mine = reply.head == h
-    return HeadInfluence(
-        auc=reply.auc[h],
-        in_large=float(reply.in_large[h]),
-        sensitivity=float(reply.sensitivity[h]),
-        edge=reply.edge[mine],
-        edge_square_sum=reply.edge_square_sum[mine],
-        edge_patients=reply.edge_patients[mine],
-    )
+def _placements(
+    context: StepContext, pooled: PooledHead, counted: _GroupCounts, absent: dict[str, Any]
+) -> dict[str, Placement]:
+    """Ask for the sums over cases, where there is more than one site."""
+    if len(pooled.sites) < 2:
+        return {}
+    arrays = {"cuts": padded(counted.cuts), **request_arrays(pooled)}
+    replies = _ask(context, "placement", pooled.sites, absent, round_=pooled.h, arrays=arrays)
+    good = {}
+    for site, reply in replies.items():
+        if np.ndim(reply.cut) == 1 and np.shape(reply.cut) == np.shape(reply.square_sum) == np.shape(reply.patients):
+            good[site] = reply
+        else:
+            absent.setdefault(site, {})["placement"] = "wrong-shape"
+    return good
 
 
-def _line(
-    context: StepContext, h: int, sites: tuple[str, ...], local: Mapping[str, LocalResults], absent: dict[str, Any]
-) -> dict[str, Any]:
+def _compared(
+    step: Config, context: StepContext, sites: tuple[str, ...], absent: dict[str, Any]
+) -> dict[str, Compared]:
+    if not step.compare:
+        return {}
+    shape = (len(heads_of(step, context.study)), len(step.compare))
+    found = {}
+    for site, reply in _ask(context, "compare", sites, absent).items():
+        if (np.shape(reply.counts), np.shape(reply.auc), np.shape(reply.difference)) == (
+            (*shape, 4),
+            (*shape, 2),
+            (*shape, 4),
+        ):
+            found[site] = reply
+        else:
+            absent.setdefault(site, {})["compare"] = "wrong-shape"
+    return found
+
+
+def _line(context: StepContext, head: PooledHead, absent: dict[str, Any]) -> dict[str, Any]:
     """Pooled calibration intercept and slope by federated Newton; one site's own need no asking."""
+    h, sites, local = head.h, head.sites, head.local
     undefined = {"calibration_intercept": est(UNDEFINED), "calibration_slope": est(UNDEFINED)}
     if len(sites) < 2:
         if not sites:
@@ -215,40 +283,6 @@ def _line(
     covariance = fit.covariance
     if np.isfinite(patients) and all(released(meats[s], (2, 2)) for s in members):
         covariance = sandwich(covariance, np.sum([meats[s] for s in members], axis=0), float(patients))
-    intercept, slope = (est(estimate(fit.coef[j], covariance[j, j], "identity")) for j in (0, 1))
+    df = 0.0 if few_events(head.patients_with_event) else head.patients_with_event - 1
+    intercept, slope = (est(estimate(fit.coef[j], covariance[j, j], "identity", df=df)) for j in (0, 1))
     return {"calibration_intercept": intercept, "calibration_slope": slope}
-
-
-def _site_json(
-    local: LocalResults, h: int, step: Config, subgroups: tuple[str, ...], binned: _Binned | None, cut_bin: int | None
-) -> dict[str, Any]:
-    counts = local.counts[h]
-    return {
-        **{name: number(counts[i]) for i, name in enumerate(COUNTS)},
-        "left_out": number(local.left_out[h]),
-        "base_rate": number(counts[2] / counts[0]) if counts[0] > 0 else None,
-        "mean_predicted": number(local.mean_predicted[h]),
-        **{name: est(getattr(local, field)[h]) for name, field in _ESTIMATES.items()},
-        "ppv": [
-            {"wanted_share": share, "share": number(local.top[h, k, 0]), "rate": est(local.top[h, k, 1:])}
-            for k, share in enumerate(step.top_shares)
-        ],
-        "threshold": None
-        if cut_bin is None
-        else {name: est(local.at_threshold[h, i]) for i, name in enumerate(AT_THRESHOLD)},
-        "subgroups": {
-            name: {
-                **{count: number(local.subgroup_counts[h, g, i]) for i, count in enumerate(COUNTS)},
-                "mean_predicted": number(local.subgroup_rates[h, g, 0]),
-                "observed": number(local.subgroup_rates[h, g, 1]),
-                "auc": est(local.subgroup_auc[h, g]),
-            }
-            for g, name in enumerate(subgroups)
-        },
-        "calibration_curve": [
-            {"ecgs": number(row[0]), "mean_predicted": number(row[1]), "observed": est(row[2:])}
-            for row in local.calibration[h]
-            if np.isfinite(row[0])
-        ],
-        "roc": None if binned is None else site_roc(binned[0]),
-    }

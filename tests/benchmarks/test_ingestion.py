@@ -53,7 +53,10 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder, rng = tmp_path_factory.mktemp("records"), np.random.default_rng(0)
     beat = 1000 * np.exp(-0.5 * ((np.mod(np.arange(5000) / 500, 0.8) - 0.4) / 0.012) ** 2)
     for i in range(200):
-        signal = np.rint(rng.uniform(-1, 2, 12) * beat[:, None] + rng.normal(0, 20, (5000, 12))).astype(np.int64)
+        signal = rng.uniform(-1, 2, 12) * beat[:, None] + rng.normal(0, 20, (5000, 12))
+        one, two = signal[:, 0], signal[:, 1]
+        signal[:, 2:6] = np.stack([two - one, -(one + two) / 2, one - two / 2, two - one / 2], axis=1)
+        signal = np.rint(signal).astype(np.int64)
         wfdb.wrsamp(
             f"r{i}", fs=500, units=["mV"] * 12, sig_name=list(LEADS), d_signal=signal, fmt=["16"] * 12,
             adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(folder),

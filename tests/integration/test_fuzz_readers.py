@@ -69,7 +69,7 @@ def more_seeds(folder: Path, digital: exports.Digital) -> None:
     with h5py.File(work / "a.h5", "w") as file:
         file.create_dataset("x", data=millivolts, chunks=(1, 300), compression="gzip")
     for path in sorted(work.glob("a.*")):
-        raw = {"type": "int16"} if path.suffix == ".bin" else None
+        raw = {"type": "int16"} if path.suffix == ".bin" else {}
         seed(folder, f"described-{path.suffix[1:]}", path.name, **{path.name.replace(".", "__"): path.read_bytes()})
         description = json.dumps({"files": "a.*", "fs_hz": 500, "raw": raw})
         (folder / f"described-{path.suffix[1:]}" / "described.json").write_text(description)

@@ -1,7 +1,7 @@
 """From a folder nobody has described to recordings that are ready: how many rounds an operator needs.
 
-A round is one ``ecgfed site check``. The folder mixes nine formats; the tables are Excel in German and CSV in Swedish.
-The transcript is printed (``pytest -s``), and its lines are held.
+A round is one ``ecgfed site check``. The folder mixes nine formats and more; the tables are Excel in German and CSV in
+Swedish. The transcript is printed (``pytest -s``), and its lines are held.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def test_one_round_from_init_to_ingest(terminal, tmp_path, table, columns):
         f"init --folder ./ekg --table ./{table} --exclude ./out.txt --site north --out ./site.yaml"
     )
     assert code == 0, said
-    assert f"folder ./ekg: {9 * EACH} recordings" in said
+    assert len(rows) >= 9 * EACH
+    assert f"folder ./ekg: {len(rows)} recordings" in said
     assert all(name in said for name in FORMATS)
     assert "**/*.pdf           1  left out: is no recording of a known format" in said
     assert "ASK" not in said
@@ -78,9 +79,12 @@ def test_one_round_from_init_to_ingest(terminal, tmp_path, table, columns):
     code, said = terminal.run("check ./site.yaml")
     assert code == 0, said
     assert said.splitlines()[:5] == [
-        "rows: 45", "patients: 23", "rows with a recording: 45, without: 0", "recordings without a row: 0",
+        f"rows: {len(rows)}",
+        f"patients: {-(-len(rows) // 2)}",
+        f"rows with a recording: {len(rows)}, without: 0",
+        "recordings without a row: 0",
         "rows opted out: 4",
-    ]  # fmt: skip
+    ]
     assert all(name in said for name in FORMATS)
     assert "out.txt:2: '15' is near '0000015'" in said
     assert "out.txt:3: '99' is the id of nobody" in said
@@ -89,7 +93,7 @@ def test_one_round_from_init_to_ingest(terminal, tmp_path, table, columns):
 
     code, said = terminal.run("ingest ./site.yaml --all")
     assert code == 0, said
-    assert "41 recording(s) read now, 0 read before" in said
+    assert f"{len(rows) - 4} recording(s) read now, 0 read before" in said
     assert "could not be read" not in said
     assert "named by no row" not in said
     assert terminal.checks == 1
@@ -111,7 +115,7 @@ def test_two_rounds_where_the_table_is_wrong_too(terminal, tmp_path):
     sheet = book["EKG-Liste"]
     sheet["A6"], sheet["C9"], sheet["G10"], sheet["I11"] = None, sheet["C8"].value, "sechzig", "vielleicht"
     sheet["C30"] = "nirgends.xml"
-    for line in range(5, 50):
+    for line in range(5, sheet.max_row + 1):
         sheet.cell(line, 6).value = {"w": 2, "m": 1}[sheet.cell(line, 6).value]
     book.save(tmp_path / "liste.xlsx")
 

@@ -16,34 +16,64 @@ from ecgshared.stages.results.base import (
 
 
 class BoundedEstimate(EstimateResult):
-    """An estimate whose bounds contain the value that unmerged scores would give."""
+    """An estimate whose bounds contain what the scores of all sites, put together, would give."""
 
+    bound_low: Number
+    bound_high: Number
+
+
+class BoundedNumber(ResultPart):
+    """A number known to its bounds; no value where they lie too far apart."""
+
+    value: Number
     bound_low: Number
     bound_high: Number
 
 
 class RateAtShare(ResultPart):
-    """Event rate (PPV) among the ECGs at highest risk; ``share`` is that of the nearest edge of the merged bins."""
+    """What acting on a risk of at least ``cutoff`` would mean: it flags ``share`` of the ECGs, of which ``rate`` have
+    the event (PPV), and with them ``captured`` of the events."""
 
-    wanted_share: float
+    cutoff: Number = None
     share: Number
     rate: EstimateResult
+    captured: Number = None
+    npv: Number = None
+    accuracy: Number = None
+    net_benefit: Number = Field(default=None, description="at the threshold probability ``cutoff``, per ECG")
 
 
 class BoundedRateAtShare(RateAtShare):
-    """The same over several sites, with bounds."""
+    """The same over several sites, with bounds of rate, captured share and net benefit."""
 
     bound_low: Number
     bound_high: Number
+    captured_low: Number = None
+    captured_high: Number = None
+    net_benefit_low: Number = None
+    net_benefit_high: Number = None
+
+
+class Compared(ResultPart):
+    """This score against another on the ECGs that have both; AUC minus other AUC, paired, by patient."""
+
+    auc: Number
+    other_auc: Number
+    difference: EstimateResult
+    p: Number
+    ecgs: Number
+    events: Number
 
 
 class SiteAtThreshold(ResultPart):
-    """At the fixed threshold: share of ECGs above it, PPV, sensitivity, specificity."""
+    """At the fixed threshold: share of ECGs above it, PPV, sensitivity, specificity, NPV, accuracy."""
 
     share: EstimateResult
     ppv: EstimateResult
     sensitivity: EstimateResult
     specificity: EstimateResult
+    npv: EstimateResult | None = None
+    accuracy: EstimateResult | None = None
 
 
 class PooledAtThreshold(ResultPart):
@@ -53,6 +83,10 @@ class PooledAtThreshold(ResultPart):
     share: Number
     ppv: EstimateResult
     sensitivity: EstimateResult
+    specificity: EstimateResult | None = None
+    npv: EstimateResult | None = None
+    accuracy: EstimateResult | None = None
+    net_benefit: Number = None
 
 
 class Subgroup(ResultPart):
@@ -76,13 +110,15 @@ class CalibrationGroup(ResultPart):
 
 
 class PooledCalibrationGroup(ResultPart):
-    """ECGs of like predicted risk over several sites, with bounds."""
+    """ECGs of like predicted risk over several sites, between cuts that all answered: bounds are the value."""
 
     ecgs: Number
     mean_predicted: Number
     observed: Number
     bound_low: Number
     bound_high: Number
+    low: Number = None
+    high: Number = None
 
 
 class RocCurve(ResultPart):
@@ -93,10 +129,12 @@ class RocCurve(ResultPart):
 
 
 class BoundedRocCurve(RocCurve):
-    """The same over several sites; the curve of unmerged scores lies in the band."""
+    """The same over several sites; each point lies in its box."""
 
     tpr_low: tuple[Number, ...]
     tpr_high: tuple[Number, ...]
+    fpr_low: tuple[Number, ...] = ()
+    fpr_high: tuple[Number, ...] = ()
 
 
 class SiteHead(ResultPart):
@@ -106,11 +144,14 @@ class SiteHead(ResultPart):
     patients: Number
     events: Number
     event_patients: Number
+    few_events: bool = Field(default=False, description="too few patients with, or without, the event for intervals")
     left_out: Number = Field(description="ECGs without score or label")
     base_rate: Number
     mean_predicted: Number
     auc: EstimateResult
+    average_precision: EstimateResult | None = Field(default=None, description="area under precision and recall")
     brier: EstimateResult
+    scaled_brier: Number = Field(default=None, description="1 - Brier / (Brier of the base rate)")
     calibration_slope: EstimateResult
     calibration_intercept: EstimateResult
     expected_over_observed: EstimateResult
@@ -119,6 +160,7 @@ class SiteHead(ResultPart):
     subgroups: dict[str, Subgroup]
     calibration_curve: tuple[CalibrationGroup, ...]
     roc: RocCurve | None
+    compared: dict[str, Compared] = Field(default_factory=dict, description="by the other score")
 
 
 class SiteEvaluation(ResultPart):
@@ -130,15 +172,22 @@ class SiteEvaluation(ResultPart):
 
 
 class PooledHead(ResultPart):
-    """One endpoint over the sites of one group that released a histogram of it."""
+    """One endpoint over the sites of one group that released their counts; one site alone shows its own figures."""
 
     sites: tuple[str, ...]
     ecgs: Number
     events: Number
+    event_patients: Number = None
+    few_events: bool = Field(default=False, description="too few patients with the event for intervals")
     base_rate: Number
-    auc: BoundedEstimate
+    auc: BoundedEstimate = Field(description="no value where the bounds lie too far apart")
+    auc_within_sites: EstimateResult | None = Field(
+        default=None, description="of pairs within a site: the sites' own AUCs, weighted by their pairs"
+    )
+    average_precision: BoundedNumber | None = None
     expected_over_observed: EstimateResult
     brier: Number
+    scaled_brier: Number = None
     ppv: tuple[BoundedRateAtShare, ...]
     threshold: PooledAtThreshold | None
     roc: BoundedRocCurve | None
@@ -146,6 +195,7 @@ class PooledHead(ResultPart):
     subgroups: dict[str, EstimateResult]
     calibration_intercept: EstimateResult
     calibration_slope: EstimateResult
+    compared: dict[str, Compared] = Field(default_factory=dict, description="by the other score, pairs within sites")
     withheld: tuple[str, ...] = Field(description="sites of the group that are no part of this")
     interval_unit: IntervalUnit
 

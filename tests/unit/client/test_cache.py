@@ -42,9 +42,9 @@ def cache_of(settings, study):
 def reads(monkeypatch):
     seen = []
 
-    def counted(path):
+    def counted(path, *options):
         seen.append(path.stem)
-        return read(path)
+        return read(path, *options)
 
     monkeypatch.setattr(client.ingest.reading, "read", counted)
     return seen

@@ -206,7 +206,9 @@ def test_eligibility_is_decided_once_and_again_only_where_a_recording_told_more(
         "eligibility",
         lambda columns, n, *a, **k: decided.append(n) or real(columns, n, *a, **k),
     )
-    monkeypatch.setattr(client.ingest.reading, "read", lambda path: read_files.append(path.stem) or reader(path))
+    monkeypatch.setattr(
+        client.ingest.reading, "read", lambda path, *m: read_files.append(path.stem) or reader(path, *m)
+    )
     study = make_study(eligibility=EligibilityConfig(min_age=50, known_sex=True))
     data = open_site(settings, study)
     assert data.age.tolist() == [60, 61]

@@ -214,7 +214,7 @@ def test_an_expired_certificate_is_refused(coordinator, settings, tmp_path):
 def test_a_part_that_is_not_what_its_name_says_is_refused(coordinator, settings, link):
     node, run_id = coordinator.register(settings.network.key), coordinator.run()
     link.activate(None)
-    coordinator.ask(run_id, node, STUDY)
+    coordinator.ask(run_id, node, STUDY, phase="spoilt")  # no other message shares its parts
     data = link.pull()
     head = Head(data)
     victim = head.object_ids[0]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from client.cohort.identities import Near, is_damaged, may_have_been, normal_id
-from client.cohort.link import link, look_over
+from client.cohort.link import link
+from client.cohort.notices import look_over
 from client.cohort.table import read_cohort_table
 from client.dataset.opening import open_site
 from client.operator.check import check_site
@@ -237,6 +238,19 @@ def test_a_table_that_disagrees_with_the_recordings_is_named_by_check_and_ingest
     assert told.exit_code == 0, told.output
     assert "table.csv:4: sex: table and recording differ" in told.output
     assert "table.csv:3: age: table and recording differ" in told.output
+
+
+def test_an_opt_out_list_needs_ids_to_know_people_by(tmp_path):
+    table = [{key: value for key, value in row.items() if key != "patient_id"} for row in rows("a", "b")]
+    make_hospital(tmp_path, table, exclude="out.txt", patient_id_missing="each-ecg-a-patient")
+    (tmp_path / "out.txt").write_text("a\n")
+    (fault,) = check_site(tmp_path / "site.yaml").faults
+    assert "out.txt: 1 people opted out, but table.columns maps no patient_id to know them by" in fault
+    with pytest.raises(CohortError, match="maps no patient_id to know them by"):
+        open_site(load_site(tmp_path / "site.yaml"), make_study())
+    make_hospital(tmp_path, rows("a", "b", ""), exclude="out.txt", patient_id_missing="each-ecg-a-patient")
+    (doubt,) = check_site(tmp_path / "site.yaml").doubts
+    assert "1 ECGs without a patient id may be of people who opted out" in doubt
 
 
 def test_one_signal_for_two_patients_is_named(tmp_path):

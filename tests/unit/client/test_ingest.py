@@ -62,9 +62,9 @@ def entries(settings):
 def reads(monkeypatch):
     seen = []
 
-    def counted(path):
+    def counted(path, *options):
         seen.append(path.stem)
-        return read(path)
+        return read(path, *options)
 
     monkeypatch.setattr(client.ingest.reading, "read", counted)
     return seen
@@ -371,7 +371,7 @@ def test_the_first_record_comes_before_the_folder_is_listed(tmp_path, monkeypatc
     listed = 0
     scandir = os.scandir
 
-    def counted(path):
+    def counted(path, *options):
         nonlocal listed
         listed += 1
         return scandir(path)
@@ -392,3 +392,30 @@ def test_the_first_record_comes_before_the_folder_is_listed(tmp_path, monkeypatc
     assert listed <= 3
     with capsys.disabled():
         print(f"\n{n:,} files: first record out after {first[0][1]:.2f} s, first name listed after {1000 * one:.1f} ms")
+
+
+def test_what_stands_out_among_its_devices_is_told_in_ledger_report_and_summary(tmp_path):
+    settings = make_hospital(tmp_path, rows(24))
+    large = tmp_path / "records/ward/exam-00007"
+    samples = 4 * np.frombuffer(large.with_suffix(".dat").read_bytes(), dtype="<i2").astype(np.int64)
+    large.with_suffix(".dat").write_bytes(samples.astype("<i2").tobytes())
+    header = large.with_suffix(".hea").read_text().splitlines()
+    by_lead = samples.reshape(-1, 12)
+    for i in range(12):
+        fields = header[1 + i].split()
+        fields[5:7] = str(by_lead[0, i]), str(int(by_lead[:, i].sum().astype(np.int16)))
+        header[1 + i] = " ".join(fields)
+    large.with_suffix(".hea").write_text("\n".join(header) + "\n")
+    done = ingest_site(settings, [make_study()])
+    assert done.stand_out == 1
+    (line,) = done.compared
+    assert "1 x amplitude-outlier; e.g. ward/exam-00007.hea" in line
+    outcome, codes = outcomes(settings)["ward/exam-00007.hea"]
+    assert outcome == "flagged"
+    assert "amplitude-outlier" in codes.split()
+    assert "Unlike the others of their device" in Path(done.report).read_text()
+    # Once it is as large as the others, nothing is left of it.
+    write_recording(large, 7)
+    again = ingest_site(settings, [make_study()])
+    assert (again.stand_out, again.compared) == (0, [])
+    assert "amplitude-outlier" not in outcomes(settings)["ward/exam-00007.hea"][1]

@@ -28,6 +28,11 @@ OBJECTS = b"\x93NUMPY\x01\0v\0" + b"{'descr': '|O', 'fortran_order': False, 'sha
 """A .npy of pickled objects, which would run what they say."""
 
 
+def described_as(**config: Any) -> DescribedConfig:
+    """A description of every file, unless it says which."""
+    return DescribedConfig(**{"files": "*", **config})
+
+
 def text_file(path: Path, frame: pd.DataFrame, **options: Any) -> Path:
     frame.to_csv(path, index=False, **options)
     return path
@@ -65,8 +70,8 @@ def test_every_kind_of_file_in_both_orders(tmp_path: Path, kind: str, axes: tupl
         path = save(tmp_path, kind, MILLIVOLTS.T)
     else:
         path = save(tmp_path, kind, MILLIVOLTS if axes[0] == "leads" else MILLIVOLTS.T)
-    raw = {"type": "float32", "big_endian": True, "offset_bytes": 10} if kind == "bin" else None
-    described = DescribedConfig(files=f"*.{kind}", axes=axes, fs_hz=250, raw=raw)
+    raw = {"type": "float32", "big_endian": True, "offset_bytes": 10} if kind == "bin" else {}
+    described = described_as(files=f"*.{kind}", axes=axes, fs_hz=250, raw=raw)
     record = read(path, described)
     np.testing.assert_allclose(record.p_signal, MILLIVOLTS, rtol=1e-6, atol=1e-6)
     assert (record.fs, record.source_format, record.findings) == (250, "described", ())
@@ -80,7 +85,7 @@ def test_columns_named_by_their_leads_in_any_order(tmp_path: Path, kind: str) ->
     frame.insert(0, "time", np.arange(2500))
     path = tmp_path / f"a.{kind}"
     frame.to_csv(path, index=False, sep=";") if kind == "csv" else frame.to_parquet(path)
-    record = read(path, DescribedConfig(files="*", fs_hz=500))
+    record = read(path, described_as(files="*", fs_hz=500))
     np.testing.assert_allclose(record.p_signal, MILLIVOLTS, rtol=1e-6, atol=1e-6)
 
 
@@ -90,7 +95,7 @@ def test_columns_named_by_their_leads_in_any_order(tmp_path: Path, kind: str) ->
 )
 def test_units_gain_and_zero(tmp_path: Path, unit: str, per_unit: float, zero: float, factor: float) -> None:
     path = save(tmp_path, "npy", (DIGITAL + round(zero)).astype(np.int16))
-    described = DescribedConfig(fs_hz=500, unit=unit, numbers_per_unit=per_unit, zero=zero)
+    described = described_as(fs_hz=500, unit=unit, numbers_per_unit=per_unit, zero=zero)
     record = read(path, described)
     np.testing.assert_allclose(record.p_signal, DIGITAL * factor, rtol=1e-5, atol=1e-7)
     assert record.adc_units_per_mv == pytest.approx(1 / factor)
@@ -103,7 +108,7 @@ def test_fewer_leads_other_channels_missing_and_padding(tmp_path: Path) -> None:
     path = save(tmp_path, "npy", stored)
     leads = ("I", "II", "C1", "V2", "V3", "V4", "V5", "V6", "resp")
     leads = tuple("V1" if name == "C1" else name for name in leads)
-    described = DescribedConfig(fs_hz=500, numbers_per_unit=200, missing=-999, padded=True, leads=leads)
+    described = described_as(fs_hz=500, numbers_per_unit=200, missing=-999, padded=True, leads=leads)
     record = read(path, described)
     assert record.p_signal.shape == (12, 2500)
     assert np.isnan(record.p_signal[7, 500:520]).all()
@@ -127,7 +132,7 @@ def test_many_exams_a_file(tmp_path: Path, kind: str, named: bool) -> None:
         with h5py.File(path, "w") as file:
             file["ecg"], file["ids"] = stacked, ids
     names = ids if named and kind != "npy" else range(3)
-    described = DescribedConfig(
+    described = described_as(
         files=f"*.{kind}", axes=("exams", "leads", "samples"), fs_hz=500, ids="ids" if named and kind != "npy" else None
     )
     addresses = list(exams(path, described))
@@ -141,13 +146,14 @@ def test_many_exams_a_file(tmp_path: Path, kind: str, named: bool) -> None:
 
 def test_the_rate_may_stand_in_the_table_and_nowhere_is_an_error(tmp_path: Path) -> None:
     path = save(tmp_path, "npy", MILLIVOLTS)
-    assert read(path, DescribedConfig(), fs_hz=400).fs == 400
+    assert read(path, described_as(), fs_hz=400).fs == 400
     with pytest.raises(EcgReadError, match="how many samples a second"):
-        read(path, DescribedConfig())
+        read(path, described_as())
 
 
 def test_a_description_covers_its_files_and_no_others(tmp_path: Path) -> None:
-    described = DescribedConfig(files=("*.npy", "plain_*.csv"), fs_hz=500)
+    assert not DescribedConfig().covers(tmp_path / "a.npy")
+    described = described_as(files=("*.npy", "plain_*.csv"), fs_hz=500)
     assert described.covers(tmp_path / "a.npy")
     assert described.covers(tmp_path / "a.npy#7")
     assert described.covers(tmp_path / "plain_1.csv")
@@ -163,7 +169,7 @@ def test_edan_cart_files_can_be_described(tmp_path: Path) -> None:
     eight = np.repeat(DIGITAL[[0, 1, 6, 7, 8, 9, 10, 11]], 4, axis=1)
     path = tmp_path / "20240311-100241-0088.dat"
     path.write_bytes(bytes(2031) + eight.astype("<i2").tobytes() + bytes(3000))
-    described = DescribedConfig(
+    described = described_as(
         files="*.dat",
         leads=("I", "II", *LEADS[6:]),
         fs_hz=1000,
@@ -181,7 +187,7 @@ def test_the_command_reads_an_array_by_its_site_file(tmp_path: Path, capsys: pyt
         "site": "a",
         "records": {"folder": "."},
         "table": {"path": "t.csv", "columns": {"file": "file"}},
-        "described": {"numbers_per_unit": 200},
+        "described": {"files": "*.npy", "numbers_per_unit": 200},
     }
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
 
@@ -239,7 +245,7 @@ def test_a_wrong_description_is_refused_at_once(config: dict[str, Any], says: st
 def test_what_is_no_such_file_is_explained(tmp_path: Path, content: bytes, name: str, says: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(EcgReadError, match=says) as caught:
-        read(tmp_path / name, DescribedConfig(files="*", fs_hz=500))
+        read(tmp_path / name, described_as(files="*", fs_hz=500))
     assert caught.value.remedy
     assert name in str(caught.value)
 
@@ -249,8 +255,8 @@ def test_sizes_that_are_only_declared_cost_nothing(tmp_path: Path) -> None:
     np.savez_compressed(path, ecg=np.zeros((12, 6_000_000)))
     assert path.stat().st_size < 1 << 20
     with pytest.raises(EcgReadError, match="larger unpacked"):
-        read(path, DescribedConfig(files="*", fs_hz=500))
+        read(path, described_as(files="*", fs_hz=500))
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", shape=(12, 10**9), dtype="f4", chunks=(12, 1000))
     with pytest.raises(EcgReadError, match="axes that are described"):
-        read(tmp_path / "a.h5", DescribedConfig(files="*", fs_hz=500))
+        read(tmp_path / "a.h5", described_as(files="*", fs_hz=500))

@@ -159,3 +159,22 @@ def test_age_comes_from_the_birth_date_which_is_not_kept(tmp_path):
     table = read_cohort_table(site(tmp_path, "file,born,at\na,1950-01-01,2020-01-01\n", columns=columns))
     assert table.columns["age"][0] == pytest.approx(70, abs=0.01)
     assert "birth_date" not in table.columns
+
+
+def test_what_is_dated_after_the_death_or_before_the_birth_is_named(tmp_path):
+    text = (
+        "file,at,died,vt,seen,born,age\n"
+        "a,2020-01-01,2020-03-01,2020-04-01,2020-02-01,1950-01-01,70\n"
+        "b,2020-01-01,,2020-04-01,2020-05-01,1950-01-01,70\n"
+        "c,2020-01-01,2020-03-01,2020-02-01,2020-06-01,1950-01-01,70\n"
+        "d,2020-01-01,,1940-01-01,,1950-01-01,70\n"
+    )
+    columns = {"file": "file", "recorded_at": "at", "death_date": "died", "vfvt_date": "vt", "last_encounter": "seen"}
+    columns |= {"birth_date": "born", "age": "age"}
+    table = read_cohort_table(site(tmp_path, text, columns=columns))
+    assert not table.faults
+    doubts = "\n".join(table.doubts)
+    assert "table.csv:2: vfvt_date: after the death" in doubts
+    assert "table.csv:4: last_encounter: seen alive after the death" in doubts
+    assert "table.csv:5: vfvt_date: lies before the birth" in doubts
+    assert len(table.doubts) == 3

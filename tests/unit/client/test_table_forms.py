@@ -319,3 +319,8 @@ def test_sex_beside_the_age(tmp_path):
     assert [doubt.partition("table.csv")[2] for doubt in table.doubts] == [
         ":4: sex: another than the one beside the age"
     ]
+
+
+def test_a_quote_that_is_never_closed_is_named_by_its_line(tmp_path):
+    with pytest.raises(CohortError, match="a quote that is never closed, in the row of line 3"):
+        read_cohort_table(site(tmp_path, 'file,age\na,1\n"b,2\nc,3\n'))

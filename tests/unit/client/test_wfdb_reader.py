@@ -225,6 +225,25 @@ def test_age_and_sex_in_their_spellings(
     assert (record.age_years, record.age_capped, record.sex) == (age, capped, sex)
 
 
+@pytest.mark.parametrize(
+    ("comments", "code"),
+    [
+        ("# Age: 290\n", "age-implausible"),
+        ("# Age: 18M\n", "age-unclear"),
+        ("# Age: sixty 3\n", "age-unclear"),
+        ("# Sex: 1\n", "sex-unclear"),
+        ("# Sex: qwerty\n", "sex-unclear"),
+        ("# Age: NaN\n# Sex: Unknown\n", None),
+    ],
+)
+def test_what_cannot_be_told_of_a_person_is_a_finding(
+    tmp_path: Path, rng: np.random.Generator, comments: str, code: str | None
+) -> None:
+    record = read(write(tmp_path, limbs(rng, 1600), comments=comments))
+    assert [finding.code for finding in record.findings] == ([] if code is None else [code])
+    assert (record.age_years, record.sex) == (None, None)
+
+
 @pytest.mark.parametrize("tail", [" 20:20:47 23/03/2021", " 23-Mar-2021 20:20:47"])
 def test_recording_time(tmp_path: Path, rng: np.random.Generator, tail: str) -> None:
     record = read(write(tmp_path, limbs(rng, 1600), record_tail=tail))

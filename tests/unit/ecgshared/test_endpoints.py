@@ -49,6 +49,28 @@ def window_ends(rows: list[dict[str, object]]) -> list[int]:
     return [latest if row.get("data_end") is None else row["data_end"] for row in rows]
 
 
+def slow_scd(row: dict[str, object], day: int) -> float:
+    """A death on ``day``: sudden and cardiac, not so, or not known."""
+    code = str(row.get("death_cause") or "")
+    cardiac: bool | None = None
+    if code:
+        letter, number = code[0], int(code[1:3])
+        cardiac = (
+            (letter == "I" and (number < 10 or number == 11 or 20 <= number <= 52))
+            or (letter == "Q" and 20 <= number <= 24)
+            or (letter == "R" and 95 <= number <= 99)
+        )
+    sudden: bool | None = None
+    admitted = row.get("admission_time")
+    if row.get("death_in_hospital") == 0:
+        sudden = True
+    elif admitted is not None and admitted <= day:
+        sudden = day - admitted <= 1
+    if cardiac is False or sudden is False:
+        return 0.0
+    return 1.0 if cardiac and sudden else math.nan
+
+
 def slow_label(row: dict[str, object], window: int, event: str, years: float, paper: bool, icd: bool) -> float:
     """The rules again, one row at a time, in days after the ECG."""
     horizon = 365.25 * years
@@ -59,6 +81,8 @@ def slow_label(row: dict[str, object], window: int, event: str, years: float, pa
         return math.nan
     first = 1 if event == "vfvt" else 0
     day = {"scd": death, "death": death, "vfvt": row.get("vfvt_date"), "mi": row.get("mi_date")}[event]
+    if day is not None and death is not None and day > death:
+        day = None
     if day is not None and day < first:
         return math.nan
     happens = day is not None and day < horizon
@@ -68,24 +92,7 @@ def slow_label(row: dict[str, object], window: int, event: str, years: float, pa
     if happens:
         if event != "scd":
             return 1.0
-        code = str(row.get("death_cause") or "")
-        cardiac: bool | None = None
-        if code:
-            letter, number = code[0], int(code[1:3])
-            cardiac = (
-                (letter == "I" and (number < 10 or number == 11 or 20 <= number <= 52))
-                or (letter == "Q" and 20 <= number <= 24)
-                or (letter == "R" and 95 <= number <= 99)
-            )
-        sudden: bool | None = None
-        admitted = row.get("admission_time")
-        if row.get("death_in_hospital") == 0:
-            sudden = True
-        elif admitted is not None and admitted <= day:
-            sudden = day - admitted <= 1
-        if cardiac is False or sudden is False:
-            return 0.0
-        return 1.0 if cardiac and sudden else math.nan
+        return slow_scd(row, day)
     if day is not None and event in ("vfvt", "mi"):
         return 0.0
     if death is not None:
@@ -161,6 +168,8 @@ def test_an_event_within_a_short_horizon_is_one_within_a_long_one(rows, event):
         ({"vfvt_date": 366, "last_encounter": 400}, "vfvt", 0),
         ({"death_date": 40, "death_cause": "C34"}, "vfvt", math.nan),
         ({"mi_date": 0}, "mi", 1),
+        ({"death_date": 40, "vfvt_date": 50}, "vfvt", math.nan),
+        ({"death_date": 700, "vfvt_date": 800}, "vfvt", 0),
     ],
 )
 def test_edges_of_the_rules(row, event, expected):

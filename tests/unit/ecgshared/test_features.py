@@ -222,3 +222,23 @@ def test_the_command_shows_them(tmp_path: Path) -> None:
     assert shown["rate_bpm"] == pytest.approx(70, abs=10)
     plain = CliRunner().invoke(app, [str(tmp_path / "a.hea"), "--features"])
     assert "QRS" in plain.output
+
+
+def test_qt_beside_what_five_carts_wrote(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """MUSE, Philips and SCP-ECG: a tangent ends T earlier than carts do, and none by much."""
+    stated = {
+        "muse_xml/example1.xml": 452,
+        "muse_xml/MUSE_20200923_093504_79000_example.xml": 434,
+        "philips_xml/3191723_ZZDEMOPTONLY_1-04_orig.xml": 352,
+        "philips_xml/ad4d3d80-d165_1-04_orig.xml": 564,
+        "scp/Example.scp": 420,
+    }
+    offsets = []
+    for name, qt_ms in stated.items():
+        found = features_of(read(shared_data / "vendor" / name))
+        assert found is not None
+        offsets.append(found.qt_ms - qt_ms)
+    with capsys.disabled():
+        print(f"\nQT, ours less the cart's, ms: {np.round(offsets)}, median {np.median(offsets):.0f}")
+    assert -20 <= np.median(offsets) <= 0
+    assert np.abs(offsets).max() <= 35

@@ -6,18 +6,14 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from ecgshared.stats.histogram import marginal_rate
 from ecgshared.stats.influence import (
-    AucSums,
-    auc_sums,
     clustered_auc,
     clustered_ratio,
-    estimate,
+    rate_above,
     ratio_estimate,
     ratio_square_sum,
-    top_group_rate,
 )
-from ecgshared.stats.roc import auc, auc_from_counts, count_by_score, placements_from_counts
+from ecgshared.stats.roc import auc, count_by_score, placements_from_counts
 
 
 def clustered_cohort(seed: int, patients: int = 900, prevalence: float = 0.15):
@@ -57,26 +53,10 @@ def test_auc_interval_is_that_of_a_patient_bootstrap():
 def test_rate_above_a_fixed_cut_has_the_interval_of_a_patient_bootstrap():
     score, y, patient = clustered_cohort(4, patients=2500)
     low, high = bootstrap(lambda s, o: o[s >= 0.5].mean(), score, y, patient)
-    ours = top_group_rate(score >= 0.5, y, patient)
+    ours = rate_above(score >= 0.5, y, patient)
     assert ours.value == y[score >= 0.5].mean()
     assert abs(ours.low - low) < 0.005
     assert abs(ours.high - high) < 0.005
-
-
-def test_rate_in_a_top_share_has_the_interval_of_a_patient_bootstrap():
-    score, y, patient = clustered_cohort(5, patients=2500, prevalence=0.08)
-
-    def top_fifth(s, o):
-        return o[np.argsort(-s, kind="stable")[: round(0.2 * len(s))]].mean()
-
-    low, high = bootstrap(top_fifth, score, y, patient, replicates=1500)
-    order = np.argsort(-score, kind="stable")
-    above = np.zeros(len(y), dtype=bool)
-    above[order[: round(0.2 * len(y))]] = True
-    local = marginal_rate(np.arange(1, len(y) + 1), np.cumsum(y[order]))[above.sum() - 1]
-    ours = top_group_rate(above, y, patient, marginal_rate=float(local))
-    assert abs(ours.low - low) < 0.006
-    assert abs(ours.high - high) < 0.006
 
 
 def test_without_clusters_it_is_delong():
@@ -97,38 +77,6 @@ def test_ratio_equals_the_clustered_mean_of_statsmodels():
     assert abs(ours.se - fit.bse[0] * np.sqrt(n / (n - 1))) < 1e-12
 
 
-def test_sites_add_up_to_the_pooled_auc_interval_exactly():
-    parts = [clustered_cohort(seed, patients=150 + 40 * seed) for seed in (1, 2, 3)]
-    shift, people = [0.0, 0.4, -0.3], 0
-    sites = []
-    for (score, y, patient), by in zip(parts, shift, strict=True):
-        sites.append((score + by, y, patient + people))
-        people += patient.max() + 1
-    score, y, patient = (np.concatenate(column) for column in zip(*sites, strict=True))
-    distinct = np.unique(score)
-    index = [np.searchsorted(distinct, s) for s, _, _ in sites]
-    cases = sum(np.bincount(i[o == 1], minlength=len(distinct)) for i, (_, o, _) in zip(index, sites, strict=True))
-    controls = sum(np.bincount(i[o == 0], minlength=len(distinct)) for i, (_, o, _) in zip(index, sites, strict=True))
-    v10, v01 = placements_from_counts(cases, controls)
-    value = auc_from_counts(cases, controls)
-    sums = [
-        auc_sums(
-            i,
-            o,
-            p,
-            case_placement=v10,
-            control_placement=v01,
-            auc=value,
-            n_cases=cases.sum(),
-            n_controls=controls.sum(),
-        ).as_array()
-        for i, (_, o, p) in zip(index, sites, strict=True)
-    ]
-    pooled = clustered_auc(score, y, patient)
-    ours = estimate(value, AucSums.total(sums).variance, "logit")
-    np.testing.assert_allclose(ours.as_array(), pooled.as_array(), rtol=1e-12)
-
-
 def test_sites_add_up_to_the_pooled_ratio_interval_exactly():
     a, b = clustered_cohort(1), clustered_cohort(2)
     patients = len(np.unique(a[2])) + len(np.unique(b[2]))
@@ -140,7 +88,7 @@ def test_sites_add_up_to_the_pooled_ratio_interval_exactly():
 
 
 def test_a_rate_of_zero_gets_wilsons_interval():
-    ours = top_group_rate(np.ones(20, dtype=bool), np.zeros(20, dtype=int), np.arange(20))
+    ours = rate_above(np.ones(20, dtype=bool), np.zeros(20, dtype=int), np.arange(20))
     wilson = sm.stats.proportion_confint(0, 20, method="wilson")
     assert ours.low == 0
     assert abs(ours.high - wilson[1]) < 1e-12

@@ -116,3 +116,15 @@ def test_a_small_group_and_one_with_few_events_release_no_curve():
 def test_nobody_has_no_curve():
     with pytest.raises(StatisticsError, match="nobody"):
         kaplan_meier(np.zeros(0), np.zeros(0))
+
+
+def test_a_follow_up_cut_at_the_last_time_releases_it_where_enough_are_free_of_the_event():
+    rng, grid = np.random.default_rng(2), np.arange(1.0, 6.0)
+    time = np.minimum(rng.exponential(6, 200), 5.0)
+    event, patient = time < 5.0, np.arange(200)
+    limits = DisclosureLimits(min_patients=10, min_events=5)
+    assert releasable_times(time, event, patient, grid, limits, 5)[-1] == 5.0
+    # Three who are left at the end: nothing is said of it.
+    short = np.minimum(time, 4.5)
+    short[:3] = 5.0
+    assert releasable_times(short, short < 4.5, patient, grid, limits, 5)[-1] < 5.0

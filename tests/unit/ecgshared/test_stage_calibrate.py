@@ -154,4 +154,5 @@ def test_a_step_that_does_not_fit_its_study_is_refused(change, says):
 def test_the_report_shows_every_coefficient():
     result = Federation(study([CALIBRATE]), three_sites()).run()["score"]
     tables = {b.title: b for s in report(typed(result)) for b in s.blocks if hasattr(b, "rows")}
-    assert [row[0] for row in tables["Coefficients"].rows] == ["intercept", "age", "male", "bmi", "lvef"]
+    words = ["Intercept", "Age, years", "Male", "Body mass index, kg/m²", "Ejection fraction"]
+    assert [row[0] for row in tables["Coefficients"].rows] == words

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from federated_stages import CALIBRATE, UNGATED, Federation, pooled, site_data, study, typed
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from client.rows.risk import Scored
-from client.stages.evaluate import influence_answer, pooled_curves
+from client.egress.gate import release
+from client.rows.binned import read_curve, read_cuts
 from ecgshared.errors import ConfigError, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.stats.calibration import calibration_line, expected_over_observed
-from ecgshared.stats.histogram import N_BINS, bin_of_risk, score_histogram
-from ecgshared.stats.influence import clustered_auc, clustered_ratio, top_group_rate
+from ecgshared.stats.discrimination import auc_difference
+from ecgshared.stats.influence import clustered_auc, clustered_ratio, rate_above
+from ecgshared.stats.score_scale import score_of
+from ecgshared.study.registry import room
 from ecgshared.study.score import risk_from_inputs
-from ecgshared.wire.protocol import Request
+from ecgshared.wire.bytes import decode_payload, stamp_of
+from ecgshared.wire.protocol import Request, payload_type
 from server.stages.evaluate import report
 
+AGE_SEX = {**CALIBRATE, "id": "age-sex", "inputs": ["age", "male"]}
 STEPS = [
     CALIBRATE,
+    AGE_SEX,
     {"id": "cut", "stage": "threshold", "uses": ["score"], "min_rate": 0.35, "top_share": 0.1},
-    {"id": "abroad", "stage": "evaluate", "uses": ["score", "cut"], "top_shares": [0.05, 0.2, 1.0]},
+    {
+        "id": "abroad",
+        "stage": "evaluate",
+        "uses": ["score", "cut", "age-sex"],
+        "top_shares": [0.05, 0.2, 1.0],
+        "compare": ["age-sex"],
+    },
 ]
 LIMITS = DisclosureLimits()
 
@@ -75,12 +88,49 @@ def test_each_sites_own_figures_are_exact_though_gated(gated, site):
     np.testing.assert_allclose(values(mine["calibration_intercept"]), intercept.as_array(), rtol=1e-9)
     assert (mine["ecgs"], mine["events"]) == (len(y), y.sum())
     assert (mine["patients"], mine["event_patients"]) == (len(set(patient)), len(set(patient[y == 1])))
+    assert abs(mine["average_precision"]["value"] - average_precision_score(y, risk)) < 1e-12
+    assert mine["scaled_brier"] == pytest.approx(1 - brier_score_loss(y, risk) / (y.mean() * (1 - y.mean())))
     assert abs(mine["ppv"][-1]["rate"]["value"] - y.mean()) < 1e-12
     assert sum(row["ecgs"] for row in mine["calibration_curve"]) == len(y)
-    cut = int(found["cut"].arrays["cut_bin"][0])
-    flagged = bin_of_risk(risk) >= cut
-    assert abs(mine["threshold"]["ppv"]["value"] - y[flagged].mean()) < 1e-12
-    assert abs(mine["threshold"]["sensitivity"]["value"] - flagged[y == 1].mean()) < 1e-12
+    for row in mine["ppv"]:
+        flagged = risk >= row["cutoff"] * (1 - 1e-12)
+        np.testing.assert_allclose(values(row["rate"]), rate_above(flagged, y, patient).as_array(), rtol=1e-9)
+        assert row["captured"] == pytest.approx(flagged[y == 1].mean())
+        assert row["npv"] == pytest.approx((y[~flagged] == 0).mean() if (~flagged).any() else None)
+        assert row["accuracy"] == pytest.approx((flagged == y).mean())
+    cut = found["cut"].arrays["cut"][0]
+    flagged = score_of(risk) >= cut
+    at = mine["threshold"]
+    for name, exact in (
+        ("ppv", y[flagged].mean()),
+        ("sensitivity", flagged[y == 1].mean()),
+        ("specificity", (~flagged)[y == 0].mean()),
+        ("npv", (y[~flagged] == 0).mean()),
+        ("accuracy", (flagged == y).mean()),
+    ):
+        assert at[name]["value"] == pytest.approx(exact, abs=1e-12)
+
+
+def test_a_paired_difference_is_that_of_the_pooled_pairs_within_sites(gated):
+    federation, found = gated
+    parts, weights = [], []
+    for site in ("c", "d"):
+        x, y, patient = pooled(federation.data, (site,), "lockbox")
+        risk = risk_from_inputs(x, found["score"].arrays["coef"])
+        other = risk_from_inputs(x[:, :2], found["age-sex"].arrays["coef"])
+        mine = found["abroad"].result["sites"][site]["heads"]["event"]["compared"]["age-sex"]
+        own = auc_difference(risk, other, y, patient)
+        np.testing.assert_allclose(values(mine["difference"]), own.as_array(), rtol=1e-9)
+        assert mine["other_auc"] == pytest.approx(roc_auc_score(y, other), abs=1e-12)
+        assert mine["events"] == y.sum()
+        parts.append(own)
+        weights.append(y.sum() * (y == 0).sum())
+    both = found["abroad"].result["pooled"]["zero_shot"]["event"]["compared"]["age-sex"]
+    weight = np.array(weights) / np.sum(weights)
+    assert both["difference"]["value"] == pytest.approx(weight @ [p.value for p in parts], abs=1e-12)
+    assert both["difference"]["se"] == pytest.approx(np.sqrt(weight**2 @ np.array([p.se**2 for p in parts])), rel=1e-9)
+    assert both["difference"]["low"] > 0
+    assert both["p"] < 1e-6
 
 
 @pytest.mark.parametrize(("group", "names"), [("training", ("a", "b")), ("zero_shot", ("c", "d"))])
@@ -88,11 +138,8 @@ def test_ungated_pooled_results_equal_those_of_pooled_data(ungated, group, names
     federation, found = ungated
     risk, y, patient = risks(federation, found, names)
     both = found["abroad"].result["pooled"][group]["event"]
-    # Within a fine bin scores of two sites are ties; the error is that of the binned score.
-    bins = bin_of_risk(risk)
-    assert abs(both["auc"]["se"] - clustered_auc(bins, y, patient).se) < 1e-12
-    np.testing.assert_allclose(values(both["auc"]), clustered_auc(risk, y, patient).as_array(), atol=5e-4)
-    assert both["auc"]["bound_low"] <= roc_auc_score(y, risk) <= both["auc"]["bound_high"]
+    np.testing.assert_allclose(values(both["auc"]), clustered_auc(risk, y, patient).as_array(), rtol=1e-9)
+    assert both["auc"]["bound_low"] == pytest.approx(both["auc"]["bound_high"], abs=1e-12)
     np.testing.assert_allclose(
         values(both["expected_over_observed"]), expected_over_observed(risk, y, patient).as_array(), rtol=1e-9
     )
@@ -100,16 +147,23 @@ def test_ungated_pooled_results_equal_those_of_pooled_data(ungated, group, names
     intercept, slope = calibration_line(risk, y, patient)
     np.testing.assert_allclose(values(both["calibration_slope"]), slope.as_array(), rtol=1e-7)
     np.testing.assert_allclose(values(both["calibration_intercept"]), intercept.as_array(), rtol=1e-6, atol=1e-8)
-    flagged = bins >= int(found["cut"].arrays["cut_bin"][0])
-    np.testing.assert_allclose(
-        values(both["threshold"]["ppv"]), top_group_rate(flagged, y, patient).as_array(), rtol=1e-9
-    )
+    flagged = score_of(risk) >= found["cut"].arrays["cut"][0]
+    np.testing.assert_allclose(values(both["threshold"]["ppv"]), rate_above(flagged, y, patient).as_array(), rtol=1e-9)
     np.testing.assert_allclose(
         values(both["threshold"]["sensitivity"]),
         clustered_ratio(flagged * y, y.astype(float), patient).as_array(),
         rtol=1e-9,
     )
+    assert both["threshold"]["specificity"]["value"] == pytest.approx((~flagged)[y == 0].mean(), abs=1e-12)
+    assert both["threshold"]["npv"]["value"] == pytest.approx((y[~flagged] == 0).mean(), abs=1e-12)
+    assert both["threshold"]["accuracy"]["value"] == pytest.approx((flagged == y).mean(), abs=1e-12)
     assert abs(both["ppv"][-1]["rate"]["value"] - y.mean()) < 1e-12
+    for row in both["ppv"]:
+        above = risk >= row["cutoff"] * (1 - 1e-12)
+        np.testing.assert_allclose(values(row["rate"]), rate_above(above, y, patient).as_array(), rtol=1e-9)
+        odds = row["cutoff"] / (1 - row["cutoff"])
+        benefit = ((above & (y == 1)).sum() - (above & (y == 0)).sum() * odds) / len(y)
+        assert row["net_benefit"] == pytest.approx(benefit, abs=1e-9)
 
 
 @pytest.mark.parametrize(("group", "names"), [("training", ("a", "b")), ("zero_shot", ("c", "d"))])
@@ -119,25 +173,70 @@ def test_gated_bounds_hold_the_exact_pooled_values(gated, group, names):
     both = found["abroad"].result["pooled"][group]["event"]
     exact = clustered_auc(risk, y, patient)
     assert both["auc"]["bound_low"] <= exact.value <= both["auc"]["bound_high"]
-    assert both["auc"]["bound_high"] - both["auc"]["bound_low"] < 0.06
-    assert abs(both["auc"]["se"] - exact.se) < 0.05 * exact.se
+    assert both["auc"]["bound_high"] - both["auc"]["bound_low"] < 0.01
+    assert abs(both["auc"]["se"] - exact.se) < 0.01 * exact.se
+    assert abs(both["auc"]["value"] - exact.value) < 0.002
+    assert both["auc"]["low"] <= both["auc"]["bound_low"]
+    assert both["auc"]["bound_high"] <= both["auc"]["high"]
+    exact_precision = average_precision_score(y, risk)
+    assert both["average_precision"]["bound_low"] <= exact_precision <= both["average_precision"]["bound_high"]
     for row in both["ppv"]:
+        above = risk >= row["cutoff"] * (1 - 1e-12)
         assert row["bound_low"] <= row["rate"]["value"] <= row["bound_high"]
+        assert row["bound_low"] - 1e-12 <= y[above].mean() <= row["bound_high"] + 1e-12
+        assert row["captured_low"] - 1e-12 <= above[y == 1].mean() <= row["captured_high"] + 1e-12
+        if row["rate"]["low"] is not None:
+            assert row["rate"]["low"] <= row["bound_low"]
+            assert row["bound_high"] <= row["rate"]["high"]
     _, slope = calibration_line(risk, y, patient)
     assert abs(both["calibration_slope"]["value"] - slope.value) < 1e-7
+    assert sum(row["ecgs"] for row in both["calibration_curve"]) == len(y)
+    assert sum(row["ecgs"] * row["observed"] for row in both["calibration_curve"]) == pytest.approx(y.sum())
+    assert sum(row["ecgs"] * row["mean_predicted"] for row in both["calibration_curve"]) == pytest.approx(risk.sum())
     for row in both["calibration_curve"]:
         assert row["bound_low"] <= row["observed"] <= row["bound_high"]
     for low, tpr, high in zip(both["roc"]["tpr_low"], both["roc"]["tpr"], both["roc"]["tpr_high"], strict=True):
         assert low - 1e-9 <= tpr <= high + 1e-9
 
 
-def test_one_site_alone_has_its_exact_auc_though_gated():
+def test_a_group_of_one_site_shows_that_sites_own_figures_and_nothing_else():
     data = sites(3)
     found = Federation(study(STEPS, zero_shot=("c",)), data, LIMITS).run()["abroad"].result
-    alone, pooled_alone = found["sites"]["c"]["heads"]["event"]["auc"], found["pooled"]["zero_shot"]["event"]["auc"]
-    assert pooled_alone["value"] == pooled_alone["bound_low"] == pooled_alone["bound_high"]
-    assert abs(pooled_alone["value"] - alone["value"]) < 1e-15
-    assert abs(pooled_alone["se"] - alone["se"]) < 0.03 * alone["se"]
+    alone, group = found["sites"]["c"]["heads"]["event"], found["pooled"]["zero_shot"]["event"]
+    assert values(group["auc"]) == values(alone["auc"])
+    assert group["auc"]["value"] == group["auc"]["bound_low"] == group["auc"]["bound_high"]
+    for name in ("expected_over_observed", "calibration_slope", "calibration_intercept"):
+        assert group[name] == alone[name]
+    assert group["average_precision"]["value"] == alone["average_precision"]["value"]
+    assert [row["rate"] for row in group["ppv"]] == [row["rate"] for row in alone["ppv"]]
+    assert group["roc"]["tpr"] == alone["roc"]["tpr"]
+    assert [row["observed"] for row in group["calibration_curve"]] == [
+        row["observed"]["value"] for row in alone["calibration_curve"]
+    ]
+
+
+def test_three_hospitals_of_forty_five_have_no_pooled_value_but_bounds_that_hold():
+    small = {s: site_data(20 + i, 45, split="lockbox", base=-0.5) for i, s in enumerate("cde")}
+    chosen = study(STEPS, zero_shot=("c", "d", "e"))
+    fixed = Federation(chosen, {**sites(), **small}, UNGATED).run()
+    federation = Federation(
+        chosen, {**sites(), **small}, LIMITS, artefacts={k: fixed[k] for k in ("score", "age-sex", "cut")}
+    )
+    both = federation.run()["abroad"].result["pooled"]["zero_shot"]["event"]
+    risk, y, _ = risks(federation, fixed, tuple(both["sites"]))
+    assert len(both["sites"]) == 3
+    assert both["auc"]["value"] is None
+    assert both["auc"]["low"] is None
+    assert both["auc"]["bound_low"] <= roc_auc_score(y, risk) <= both["auc"]["bound_high"]
+    aucs, pairs = [], []
+    for site in both["sites"]:
+        r, o, _ = risks(federation, fixed, (site,))
+        aucs.append(roc_auc_score(o, r))
+        pairs.append(o.sum() * (o == 0).sum())
+    assert both["auc_within_sites"]["value"] == pytest.approx(np.average(aucs, weights=pairs), abs=1e-12)
+    assert both["auc_within_sites"]["low"] < both["auc_within_sites"]["value"]
+    told = report(typed(federation.artefacts["abroad"]))
+    assert any("pairs within a hospital" in getattr(block, "note", "") for block in told[0].blocks)
 
 
 def test_subgroups_agree_with_their_own_data(gated):
@@ -157,8 +256,11 @@ def test_what_left_holds_no_small_cell(gated):
     for _, phase, payload in federation.sent:
         if phase == "histogram" and hasattr(payload, "predicted"):
             seen += 1
-            assert (payload.cases >= LIMITS.min_events).all()
-            assert (payload.cases + payload.controls >= LIMITS.min_patients).all()
+            assert (payload.controls >= LIMITS.min_patients).all()
+            assert (np.diff(payload.cases, prepend=0.0) >= LIMITS.min_events).all()
+            assert np.isin(payload.cut, payload.lower).all()
+        if phase == "scale" and hasattr(payload, "mean"):
+            assert (payload.ecgs >= LIMITS.min_patients).all()
         if phase == "local":
             counts = payload.subgroup_counts[..., 1]
             assert (counts[np.isfinite(counts)] >= LIMITS.min_patients).all()
@@ -183,7 +285,9 @@ def test_every_site_tiny_still_gives_a_report():
     chosen = four_sites()
     scored = Federation(chosen, sites(), UNGATED).run()
     tiny = {s: site_data(i, 6, split="lockbox") for i, s in enumerate("abcd")}
-    found = Federation(chosen, tiny, LIMITS, artefacts={k: scored[k] for k in ("score", "cut")}).run()["abroad"]
+    found = Federation(chosen, tiny, LIMITS, artefacts={k: scored[k] for k in ("score", "age-sex", "cut")}).run()[
+        "abroad"
+    ]
     assert found.result["pooled"]["training"]["event"]["auc"]["value"] is None
     json.dumps(found.result, allow_nan=False)
     assert report(typed(found))
@@ -207,7 +311,7 @@ def test_without_patient_ids_nothing_is_said_of_patients():
 
 
 def test_no_high_risk_group_is_carried_through():
-    steps = [CALIBRATE, {**STEPS[1], "min_rate": 0.999, "top_share": None}, STEPS[2]]
+    steps = [CALIBRATE, AGE_SEX, {**STEPS[2], "min_rate": 0.999, "top_share": None}, STEPS[3]]
     found = Federation(four_sites(steps), sites(), LIMITS).run()["abroad"]
     assert found.result["threshold"] is None
     assert found.result["pooled"]["zero_shot"]["event"]["threshold"] is None
@@ -217,15 +321,20 @@ def test_no_high_risk_group_is_carried_through():
 
 def test_a_site_that_drops_out_between_phases_costs_the_interval_not_the_result():
     chosen = study(STEPS, zero_shot=("c", "d"), federation={"quorum": 1})
-    found = Federation(chosen, sites(), LIMITS, gone={("d", "influence", 0)}).run()["abroad"].result
+    found = Federation(chosen, sites(), LIMITS, gone={("d", "placement", 0)}).run()["abroad"].result
     both = found["pooled"]["zero_shot"]["event"]
-    assert both["auc"]["value"] is not None
+    whole = Federation(chosen, sites(), LIMITS).run()["abroad"].result["pooled"]["zero_shot"]["event"]
+    # The pairs of its cases are known to their bounds only, and those hold.
+    assert (
+        both["auc"]["bound_low"] <= whole["auc"]["bound_low"] <= whole["auc"]["bound_high"] <= both["auc"]["bound_high"]
+    )
     assert both["auc"]["low"] is None
-    assert found["absent"]["d"]["influence"] == "deadline"
+    assert both["auc_within_sites"] == whole["auc_within_sites"]
+    assert found["absent"]["d"]["placement"] == "deadline"
 
 
 def test_several_heads_are_judged_apart():
-    steps = [*STEPS[:2], {**STEPS[2], "heads": ["event", "sex"]}]
+    steps = [*STEPS[:3], {**STEPS[3], "heads": ["event", "sex"], "compare": []}]
     federation = Federation(four_sites(steps), sites(3), LIMITS)
     found = federation.run()
     x, y, _ = pooled(federation.data, ("c",), "lockbox", head=1)
@@ -237,35 +346,93 @@ def test_several_heads_are_judged_apart():
     assert both["sex"]["auc"]["value"] != both["event"]["auc"]["value"]
 
 
-def test_a_curve_that_jumps_inside_a_merged_bin_tells_nothing_of_it():
-    rng = np.random.default_rng(0)
-    risk = rng.random(400)
-    y = (rng.random(400) < risk).astype(int)
-    head = Scored(risk, y, np.arange(400), np.zeros(400, np.float32), np.zeros(400, np.float32), 0, 0)
-    base = {
-        "control_placement": np.zeros((1, N_BINS)),
-        **{name: np.zeros((1, N_BINS + 1)) for name in ("rate_above", "rate_at", "share_above")},
-        **{name: np.zeros(1) for name in ("auc", "expected_over_observed", "sensitivity")},
-        "n_cases": np.ones(1),
-        "n_controls": np.ones(1),
-    }
+def test_a_second_set_of_cuts_or_another_curve_is_refused():
+    federation = Federation(four_sites(), sites(), LIMITS)
+    found = federation.run()
+    inputs = {f"{name}.{key}": v for name in ("score", "age-sex", "cut") for key, v in found[name].arrays.items()}
 
-    def asked(bin_):
-        curve = np.zeros((1, N_BINS))
-        curve[0, bin_] = 1.0
-        request = Request("", "", "", "influence", 0, {**base, "case_placement": curve})
-        return influence_answer([head], pooled_curves(request, 1), LIMITS, cut_bin=None).payload.auc[0, 0]
+    def asked(phase, state, **arrays):
+        federation.state = state
+        context = federation.context("abroad", "c")
+        request = Request(federation.study.sha256, "run", "abroad", phase, 0, {**inputs, **arrays})
+        return room("client", "evaluate").PHASES[phase](context, request)
 
-    merged, _ = score_histogram(bin_of_risk(risk), y, np.arange(400), LIMITS)
-    with_case = set(bin_of_risk(risk[y == 1]))
-    inside = range(merged.lower[-3], merged.upper[-3])
-    assert 0 < sum(b in with_case for b in inside) < len(inside)
-    assert len({round(asked(b), 12) for b in inside}) == 1
+    with TemporaryDirectory() as folder:
+        state = Path(folder)
+        first = asked("histogram", state, cuts=np.array([[-1.0, 0.0]]))
+        # The same again, word for word, costs nothing and tells nothing new.
+        again = asked("histogram", state, cuts=np.array([[-1.0, 0.0]]))
+        np.testing.assert_array_equal(first.payload.cases, again.payload.cases)
+        with pytest.raises(Refused, match="spent"):
+            asked("histogram", state, cuts=np.array([[-1.1, 0.1]]))
 
 
-def test_a_misshapen_curve_is_refused():
+def test_a_crafted_curve_gets_nothing_though_it_contains_the_sites_own():
+    federation = Federation(four_sites(), sites(2), LIMITS)
+    found = federation.run()
+    inputs = {f"{name}.{key}": v for name in ("score", "age-sex", "cut") for key, v in found[name].arrays.items()}
+    risk, y, _ = risks(federation, found, ("c",))
+    cuts = {"cuts": np.array([[-1.0]])}
+    with TemporaryDirectory() as folder:
+        federation.state = Path(folder)
+        request = Request(federation.study.sha256, "run", "abroad", "histogram", 0, {**inputs, **cuts})
+        own = room("client", "evaluate").PHASES["histogram"](federation.context("abroad", "c"), request).payload
+    score = np.sort(score_of(risk[y == 1]))
+    # Ten thousand invented controls right below the two highest cases.
+    at = (score[-3] + score[-2]) / 2
+    lower = np.concatenate([own.lower, [at - 1e-6]])
+    upper = np.concatenate([own.upper, [at]])
+    count = np.concatenate([own.controls, [10_000.0]])
+    low, up = np.argsort(lower), np.argsort(upper)
+    zeros = {"expected_over_observed": np.ones(1), "sensitivity": np.zeros(1), "head": np.zeros(1)}
+    request = Request(
+        federation.study.sha256,
+        "run",
+        "abroad",
+        "placement",
+        0,
+        {
+            **inputs,
+            **zeros,
+            **cuts,
+            "rates": np.zeros(3),
+            "lower": lower[low],
+            "by_lower": np.cumsum(count[low]),
+            "upper": upper[up],
+            "by_upper": np.cumsum(count[up]),
+            "case_position": np.zeros(1),
+            "case_weight": np.ones(1),
+        },
+    )
+    with TemporaryDirectory() as folder:
+        federation.state = Path(folder)
+        answer = room("client", "evaluate").PHASES["placement"](federation.context("abroad", "c"), request)
+        sent = release(answer, request, stage="evaluate", settings=federation.settings("c"))
+    payload = decode_payload(sent.body, payload_type("evaluate", "placement"), stamp_of(request, "c"))
+    assert np.isnan(payload.pairs).all()
+    assert np.isnan(payload.sums).all()
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"cuts": np.zeros((1, 200))},
+        {"cuts": np.full((1, 3), np.nan)},
+        {"cuts": np.zeros(3)},
+    ],
+)
+def test_misshapen_cuts_are_refused(arrays):
     with pytest.raises(Refused):
-        pooled_curves(Request("", "", "", "influence", 0, {"case_placement": np.zeros((1, 3))}), 1)
+        read_cuts(Request("", "", "", "histogram", 0, arrays), 1)
+
+
+@pytest.mark.parametrize("broken", ["lower", "by_upper", "case_weight"])
+def test_a_misshapen_curve_is_refused(broken):
+    good = {name: np.arange(1.0, 4.0) for name in ("lower", "by_lower", "upper", "by_upper", "case_position")}
+    arrays = {**good, "case_weight": np.ones(3), broken: np.array([3.0, -1.0])}
+    with pytest.raises(Refused):
+        read_curve(Request("", "", "", "placement", 0, arrays))
 
 
 @pytest.mark.parametrize(
@@ -276,8 +443,9 @@ def test_a_misshapen_curve_is_refused():
         ({"top_shares": [0.0, 0.1]}, r"top_shares must lie in \(0, 1\]"),
         ({"age_bands": [50, 50]}, "age_bands must ascend"),
         ({"uses": []}, "must use a calibrate step"),
+        ({"compare": ["nobody"]}, "compare names 'nobody'; allowed.*age-sex"),
     ],
 )
 def test_a_step_that_does_not_fit_its_study_is_refused(change, says):
     with pytest.raises((ValueError, ConfigError), match=says):
-        four_sites([*STEPS[:2], {**STEPS[2], **change}])
+        four_sites([*STEPS[:3], {**STEPS[3], **change}])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +23,7 @@ from ecgshared.stats.cox import coarsen
 from ecgshared.study.endpoints import EventTimes
 from ecgshared.study.registry import room
 from ecgshared.wire.protocol import Request
+from server.report.labels import Labels
 from server.report.sections import Table
 from server.report.survival_evaluation import evaluation_sections
 
@@ -312,7 +312,7 @@ def test_a_figure_that_hangs_on_few_events_has_no_interval_and_says_so():
     harrell = found["models"]["both"]["harrell"]
     assert harrell["se"] > 0
     assert harrell["low"] is None
-    shown = evaluation_sections("judged", Result.model_validate(result))
+    shown = evaluation_sections("judged", Result.model_validate(result), Labels())
     cells = [
         cell for section in shown for b in section.blocks if isinstance(b, Table) for row in b.rows for cell in row
     ]
@@ -365,7 +365,6 @@ def test_no_number_of_a_lockbox_reaches_the_fit():
         years, observed = times.years.copy(), times.observed.copy()
         years[locked], observed[locked] = 0.001, True
         data[site] = replace(data[site], event_times={"death": EventTimes(years, observed)})
-    shutil.rmtree("state")
     assert Federation(study([FIT]), data).run()["cox"].result["models"] == before
     assert not study([FIT]).step("cox").opens_lockbox
     assert study([FIT, EVALUATE]).step("judged").opens_lockbox
@@ -620,7 +619,6 @@ def test_groups_of_two_models_that_differ_by_a_few_patients_are_told_once():
     request = Request(
         federation.study.sha256, "run", "judged", "local", 0, {f"cox.{name}": array for name, array in arrays.items()}
     )
-    shutil.rmtree("state")
     answer = room("client", "survival_evaluate").PHASES["local"](federation.context("judged", "c"), request).payload
     assert np.isfinite(answer.group_counts[0]).all()
     assert np.isnan(answer.group_counts[1]).all()

@@ -10,9 +10,9 @@ from federated_stages import CALIBRATE, UNGATED, Federation, pooled, site_data, 
 
 from ecgshared.errors import ConfigError, RunError
 from ecgshared.privacy.disclosure import DisclosureLimits
-from ecgshared.stages.threshold import largest_group
-from ecgshared.stats.histogram import N_BINS, bin_of_risk, edge_risk
-from ecgshared.stats.influence import top_group_rate
+from ecgshared.stages.threshold import Candidates, candidate_shares, largest_group, likely_share
+from ecgshared.stats.influence import rate_above
+from ecgshared.stats.score_scale import HIGHEST, LOWEST, score_of
 from ecgshared.study.score import risk_from_inputs
 from server.stages.threshold import report
 
@@ -27,19 +27,44 @@ def sites(scale: int = 1):
     }
 
 
+def validation(data, found):
+    x, y, patient = pooled(data, ("a", "b"), "validation")
+    return score_of(risk_from_inputs(x, found["score"].arrays["coef"])), y, patient
+
+
 def test_ungated_it_chooses_what_the_pooled_data_choose():
     data = sites()
-    found = Federation(study([CALIBRATE, THRESHOLD]), data, UNGATED).run()
-    x, y, patient = pooled(data, ("a", "b"), "validation")
-    bins = bin_of_risk(risk_from_inputs(x, found["score"].arrays["coef"]))
-    lows = {int(edge): top_group_rate(bins >= edge, y, patient) for edge in np.unique(bins)}
-    best = min(edge for edge, estimate in lows.items() if estimate.low > 0.35)
+    federation = Federation(study([CALIBRATE, THRESHOLD]), data, UNGATED)
+    found = federation.run()
+    score, y, patient = validation(data, found)
     result = found["cut"].result
-    assert int(found["cut"].arrays["cut_bin"][0]) == best
-    assert abs(result["cutoff"] - float(edge_risk(best))) < 1e-12
-    assert abs(result["share_above"] - (bins >= best).mean()) < 1e-12
+    candidates = result["candidates"]
+    risk = np.array(candidates["cutoff"])
+    cuts = np.where(risk > 0, score_of(risk), LOWEST)
+    exact = [rate_above(score >= cut - 1e-12, y, patient) for cut in cuts]
+    # Where a site has nobody between two cuts it answers one of them, and lends the other its error.
+    answered = [p.cut for _, phase, p in federation.sent if phase == "variance"]
+    everywhere = [i for i, cut in enumerate(cuts) if all(np.isclose(own, cut, atol=1e-9).any() for own in answered)]
+    assert len(everywhere) > 20
+    for name in ("bound_low", "rate", "bound_high"):
+        np.testing.assert_allclose(
+            np.array(candidates[name])[everywhere], np.array([e.value for e in exact])[everywhere], rtol=1e-9
+        )
+    assert all(
+        low - 1e-12 <= e.value <= high + 1e-12
+        for low, e, high in zip(candidates["bound_low"], exact, candidates["bound_high"], strict=True)
+    )
+    np.testing.assert_allclose(
+        np.array(candidates["low"])[everywhere], np.array([e.low for e in exact])[everywhere], rtol=1e-9
+    )
+    qualified = [i for i, low in enumerate(candidates["low"]) if low > 0.35]
+    best = max(qualified, key=lambda i: candidates["share"][i])
+    cut = float(found["cut"].arrays["cut"][0])
+    assert abs(cut - cuts[best]) < 1e-9
+    assert result["share_above"] == pytest.approx((score >= cut).mean(), abs=1e-12)
+    assert result["share_bounds"] == [result["share_above"]] * 2
     assert result["qualified"] is True
-    np.testing.assert_allclose(list(result["rate"].values()), lows[best].as_array(), rtol=1e-9)
+    assert result["rate"]["low"] == candidates["low"][best] > 0.35
 
 
 def test_gated_the_chosen_group_is_close_and_its_rate_bounded():
@@ -47,11 +72,27 @@ def test_gated_the_chosen_group_is_close_and_its_rate_bounded():
     free = Federation(study([CALIBRATE, THRESHOLD]), data, UNGATED).run()["cut"].result
     found = Federation(study([CALIBRATE, THRESHOLD]), data, DisclosureLimits()).run()
     gated = found["cut"].result
-    assert abs(gated["share_above"] - free["share_above"]) < 0.03
-    x, y, _ = pooled(data, ("a", "b"), "validation")
-    bins = bin_of_risk(risk_from_inputs(x, found["score"].arrays["coef"]))
-    exact = y[bins >= int(found["cut"].arrays["cut_bin"][0])].mean()
-    assert gated["rate_bounds"][0] <= exact <= gated["rate_bounds"][1]
+    assert abs(gated["share_above"] - free["share_above"]) < 0.06
+    score, y, _ = validation(data, found)
+    above = score >= found["cut"].arrays["cut"][0]
+    assert gated["rate_bounds"][0] <= y[above].mean() <= gated["rate_bounds"][1]
+    assert gated["share_bounds"][0] <= above.mean() <= gated["share_bounds"][1]
+    for low, rate, high in zip(*(gated["candidates"][k] for k in ("bound_low", "rate", "bound_high")), strict=True):
+        assert low <= rate <= high
+
+
+def test_what_left_holds_no_small_group():
+    limits = DisclosureLimits()
+    federation = Federation(study([CALIBRATE, THRESHOLD]), sites(6), limits)
+    federation.run()
+    seen = 0
+    for _, phase, payload in federation.sent:
+        if phase == "histogram" and hasattr(payload, "cut"):
+            seen += 1
+            assert (payload.controls >= limits.min_patients).all()
+            assert (np.diff(payload.cases, prepend=0.0) >= limits.min_events).all()
+            assert np.isin(payload.cut, payload.lower).all()
+    assert seen == 2
 
 
 def test_only_validation_patients_decide():
@@ -70,18 +111,53 @@ def test_max_age_leaves_the_old_out():
 
 
 def test_the_lower_limit_need_not_be_monotone():
-    above = np.array([1000.0, 500.0, 200.0])
     # The middle group fails, the largest does not: it is chosen all the same.
-    choice = largest_group(
-        above,
-        np.array([0.10, 0.06, 0.30]),
-        np.array([90.0, 28.0, 42.0]),
-        np.array([900.0, 450.0, 180.0]),
-        min_rate=0.049,
-        confidence=0.95,
+    rate = np.array([0.10, 0.06, 0.30])
+    tried = Candidates(
+        ecgs=np.array([1000.0, 500.0, 200.0]),
+        rate_low=rate,
+        rate=rate,
+        rate_high=rate,
+        square_sum=np.array([90.0, 28.0, 42.0]),
+        patients=np.array([900.0, 450.0, 180.0]),
     )
-    assert choice.estimates[1].low < 0.049 < choice.estimates[0].low
-    assert choice.index == 0
+    limits = tried.estimates(0.95)
+    assert limits[1].low < 0.049 < limits[0].low
+    assert largest_group(tried, min_rate=0.049, confidence=0.95) == 0
+
+
+def test_events_that_a_site_may_not_count_help_no_group_to_qualify():
+    rate = np.array([0.10])
+    sure = Candidates(np.array([1000.0]), rate, rate, rate, np.array([90.0]), np.array([1000.0]))
+    unsure = Candidates(np.array([1000.0]), rate - 0.05, rate, rate + 0.05, np.array([90.0]), np.array([1000.0]))
+    assert largest_group(sure, min_rate=0.06, confidence=0.95) == 0
+    assert largest_group(unsure, min_rate=0.06, confidence=0.95) is None
+    found = unsure.estimates(0.95)[0]
+    assert found.low < 0.05 < 0.15 < found.high
+
+
+def test_the_guess_lands_near_the_group_that_qualifies():
+    rng = np.random.default_rng(0)
+    controls, cases = np.sort(rng.normal(-3, 1, 20_000)), np.sort(rng.normal(-1.5, 1, 400))
+    sketched = (
+        (controls[::-1].reshape(-1, 10).mean(1), np.full(2000, 10.0)),
+        (cases.reshape(-1, 10).mean(1), np.full(40, 10.0)),
+    )
+    share = likely_share(*sketched, 0.1)
+    cut = np.sort(np.concatenate([controls, cases]))[::-1][int(share * 20_400)]
+    rate = (cases >= cut).sum() / ((cases >= cut).sum() + (controls >= cut).sum())
+    assert 0.1 < rate < 0.16
+    assert candidate_shares(share, None)[0] == share
+    assert candidate_shares(None, 0.1)[0] == 0.1
+    assert all(0 < s < 1 for s in candidate_shares(0.9, 0.1))
+
+
+def test_a_size_that_no_edge_expresses_gives_no_group():
+    step = {**THRESHOLD, "min_rate": 0.999, "top_share": 0.002}
+    found = Federation(study([CALIBRATE, step]), sites(), DisclosureLimits()).run()["cut"]
+    assert found.result["rule"] == "none"
+    assert found.result["cutoff"] is None
+    assert found.arrays["cut"][0] == HIGHEST
 
 
 def test_no_group_qualifies_and_there_is_no_way_out():
@@ -89,7 +165,7 @@ def test_no_group_qualifies_and_there_is_no_way_out():
     assert found.result["rule"] == "none"
     assert found.result["cutoff"] is None
     assert found.result["qualified"] is False
-    assert found.arrays["cut_bin"][0] == N_BINS
+    assert found.arrays["cut"][0] == HIGHEST
     assert np.isinf(found.arrays["cutoff"][0])
     json.dumps(found.result, allow_nan=False)
     assert "no high-risk group" in report(typed(found))[0].blocks[0].text

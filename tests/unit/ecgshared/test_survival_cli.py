@@ -13,6 +13,7 @@ from cox_oracle import CONVERGED, heavy_ties, lifelines_fit, untied
 from lifelines import CoxPHFitter
 
 from ecgshared.cli import main
+from ecgshared.stats.meta_analysis import meta_analysis
 
 NAMES = ["age", "male", "marker", "visits"]
 
@@ -83,6 +84,13 @@ def test_local_fits_are_one_a_site_by_lifelines(ecgfed, files):
         oracle = CoxPHFitter().fit(frame, "months", "died", fit_options=CONVERGED)
         found = [row["log_hazard_ratio"] for row in site["covariates"]]
         np.testing.assert_allclose(found, oracle.params_, atol=1e-6)
+    for j, row in enumerate(facts["random_effects"]):
+        own = [site["covariates"][j] for site in facts["sites"]]
+        values, errors = ([r[key] for r in own] for key in ("log_hazard_ratio", "standard_error"))
+        expected = meta_analysis(values, errors)
+        assert row["log_hazard_ratio"] == pytest.approx(expected.random.value, abs=1e-12)
+        assert np.log(row["hazard_ratio_high"]) == pytest.approx(expected.random.high, abs=1e-9)
+        assert row["sites"] == ["hospital_0", "hospital_1", "hospital_2"]
 
 
 def test_clusters_make_errors_robust(ecgfed, tmp_path):

@@ -107,6 +107,21 @@ def test_start_stop_rows_of_patients_who_change_the_hospital(ecgfed, moves):
     assert column(apart, "standard_error") != column(facts, "standard_error")
 
 
+def test_ids_that_differ_by_zeros_or_case_are_two_patients_and_named(ecgfed, moves):
+    options = {"time": "stop", "entry": "start", "event": "death", "cause": None, "covariates": "age,marker"}
+    options |= {"categorical": None, "cluster": "id"}
+    plain = cox(ecgfed, moves, **options)
+    frame = pd.read_csv(moves[0], dtype=str)
+    twins = frame["id"].drop_duplicates().iloc[:2].tolist()
+    frame["id"] = frame["id"].replace({twins[0]: "p7", twins[1]: "P07"}) + ""
+    frame.loc[frame["id"].str.isdigit(), "id"] += ".0"
+    frame.loc[frame["id"] == "P07", "id"] = "P7"
+    frame.to_csv(moves[0], index=False)
+    found = cox(ecgfed, moves, **options)
+    assert column(found, "standard_error") == column(plain, "standard_error")
+    assert any("differ from another by zeros, case or blanks only (P7, p7)" in note for note in found["notes"])
+
+
 def test_overlapping_rows_of_one_patient_are_refused(ecgfed, moves):
     frame = pd.read_csv(moves[0])
     frame.loc[frame.index[1:3], ["id", "start", "stop"]] = [[9999, 0, 50], [9999, 40, 90]]
@@ -389,3 +404,11 @@ def test_pictures_are_drawn(ecgfed, dead, tmp_path, ending):
             assert {"forest": "age", "residuals": "bmi", "curves": "free of the event"}[path.stem] in text
         else:
             assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("option", ["save", "forest", "ph_plot"])
+def test_a_place_where_no_file_can_be_is_refused(ecgfed, files, tmp_path, option):
+    given = {"time": "time", "event": "status", "cause": 1, "covariates": "age", "mode": "exact"}
+    code, _, err = ecgfed(*words_of("fit", files, **given, **{option: tmp_path / "nowhere" / "x.svg"}))
+    assert code == 2
+    assert "cannot be written" in err

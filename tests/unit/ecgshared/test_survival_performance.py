@@ -11,6 +11,7 @@ from test_concordance import derivative, several_ecgs_a_patient, slow_uncensored
 
 from ecgshared.errors import StatisticsError
 from ecgshared.stats.calibration import quantile_groups
+from ecgshared.stats.concordance import uno
 from ecgshared.stats.survival_performance import (
     brier_score,
     calibration_at_horizon,
@@ -235,3 +236,24 @@ def test_a_true_model_is_calibrated_where_other_deaths_compete():
     assert ratio.low < 1 < ratio.high
     naive = expected_over_observed(time, np.where(cause == 2, 0, cause), truth, np.arange(n), 5.0)
     assert naive.high < 0.9
+
+
+def test_scikit_survival_says_the_same():
+    """Where nobody is censored on the day of the horizon, on which conventions differ."""
+    from sksurv.metrics import brier_score as sksurv_brier
+    from sksurv.metrics import concordance_index_ipcw, cumulative_dynamic_auc
+    from sksurv.util import Surv
+
+    rng = np.random.default_rng(9)
+    risk = rng.normal(size=400)
+    time = np.minimum(rng.exponential(6 / np.exp(risk)), end := rng.uniform(1, 12, 400))
+    event = time < end
+    seen = Surv.from_arrays(event, time)
+    expected, _ = cumulative_dynamic_auc(seen, seen, risk, HORIZON)
+    assert cumulative_auc(time, event, risk, HORIZON).value == pytest.approx(expected[0], abs=1e-9)
+    survival = np.exp(-np.exp(risk) * HORIZON / 6)
+    _, score = sksurv_brier(seen, seen, survival, HORIZON)
+    assert brier_score(time, event, survival, HORIZON).value == pytest.approx(score[0], abs=1e-9)
+    assert uno(time, event, risk, until=HORIZON).value == pytest.approx(
+        concordance_index_ipcw(seen, seen, risk, HORIZON)[0], abs=1e-9
+    )

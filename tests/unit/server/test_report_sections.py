@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from federated_stages import CALIBRATE, UNGATED, Federation, site_data, study, typed
 
 from ecgshared.errors import ConfigError
 from ecgshared.privacy.disclosure import DisclosureLimits
-from ecgshared.stages.results.base import MeanSd
+from ecgshared.stages.results.base import EstimateResult, MeanSd
 from ecgshared.stages.results.describe import FlowLine, SiteDescription
 from ecgshared.stages.results.evaluate import Result as Evaluated
 from ecgshared.study.registry import STAGES, shared_room
@@ -26,7 +27,8 @@ from ecgshared.study.study import load_study
 from ecgshared.wire.protocol import phases
 from server.report.cohorts import consort, table_one
 from server.report.consort import consort_svg
-from server.report.evaluation import group_auc, sections
+from server.report.decisions import DecisionCurve, decision_panels
+from server.report.evaluation import _together, group_auc, sections
 from server.report.figures import figure_svg
 from server.report.files import Attachments, flow_csv, standalone_svg, table_csv
 from server.report.folder import read_run
@@ -292,6 +294,34 @@ def test_there_is_no_figure_where_nothing_was_released(gated: Any) -> None:
     assert blocks(parts, Table)
 
 
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ([0.03], []),
+        ([0.03, 0.0], []),
+        ([0.03, 0.04], ["random effects"]),
+        ([0.03, 0.04, None], ["random effects"]),
+        ([0.03, 0.04, 0.05], ["random effects", "prediction interval"]),
+    ],
+)
+def test_hospitals_are_put_together_from_two_on_and_another_is_predicted_from_three_on(
+    free: Any, errors: list[float | None], told: list[str]
+) -> None:
+    head = free["abroad"].result.sites["c"].heads["event"]
+    aucs = [
+        EstimateResult(value=v, se=se, low=None, high=None) for v, se in zip((0.7, 0.8, 0.85), errors, strict=False)
+    ]
+    rows, _ = _together({f"s{i}": head.model_copy(update={"auc": auc}) for i, auc in enumerate(aucs)})
+    assert [row.label for row in rows] == told
+    for row in rows:
+        assert row.low is not None
+        assert row.high is not None
+        assert 0 < row.low < 0.75 < row.high < 1
+    if len(rows) == 2:
+        assert rows[1].low < rows[0].low
+        assert rows[1].high > rows[0].high
+
+
 def test_the_roc_is_square_and_its_legend_holds_the_auc(free: Any) -> None:
     result, labels = free["abroad"].result, Labels(free["study"])
     roc = next(f for f in blocks(sections("abroad", result, labels), Figure) if f.title == "ROC")
@@ -305,6 +335,33 @@ def test_the_roc_is_square_and_its_legend_holds_the_auc(free: Any) -> None:
     assert found is not None
     x0, _, x1, y1, _, y2 = map(float, found.groups())
     assert abs(x1 - x0) == pytest.approx(abs(y1 - y2), rel=0.01)
+
+
+def test_a_decision_curve_is_net_benefit_beside_acting_on_everybody() -> None:
+    risk = np.linspace(0.005, 0.995, 400)
+    event = np.random.default_rng(1).random(400) < risk
+    at = (0.1, 0.3, 0.6)
+    benefit = [float((event & (risk >= t)).mean() - (~event & (risk >= t)).mean() * t / (1 - t)) for t in at]
+    rate = float(event.mean())
+    points = [(t, b, None, None) for t, b in zip(at, benefit, strict=True)]
+    figure = decision_panels(
+        [
+            DecisionCurve("a", "a", rate, [*points[::-1], (None, 0.1, None, None), (0.2, None, None, None)]),
+            DecisionCurve("b", "b", None, []),
+        ]
+    )
+    assert figure is not None
+    score, everybody = figure.panels[0][1]
+    assert (list(score.x), list(score.y)) == (list(at), benefit)
+    # Acting on everybody at a threshold equals the formula with every ECG flagged; at 0 it is the event rate.
+    assert everybody.x[0] == 0.0
+    assert everybody.y[0] == pytest.approx(rate)
+    drawn = dict(zip(everybody.x, everybody.y, strict=True))
+    assert drawn[0.6 * 10 / 60] == pytest.approx(event.mean() - (~event).mean() * 0.1 / 0.9)
+    assert min(y for y in everybody.y if y is not None) >= -0.02
+    assert [len(series[0].x) for _, series in figure.panels] == [3, 0]
+    assert panels_svg(figure, sites=("a", "b")).count("every value is withheld") == 1
+    assert decision_panels([DecisionCurve("b", "b", 0.1, [(0.1, None, None, None)])]) is None
 
 
 def test_seven_hospitals_stand_in_two_rows_of_panels_on_common_axes() -> None:

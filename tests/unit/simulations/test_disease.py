@@ -16,7 +16,7 @@ from simulations.physics.disease import (
     HazardEffects,
     People,
     WaveformEffects,
-    context,
+    conduct,
     hazards,
     solve_sheet,
 )
@@ -90,7 +90,7 @@ class TestSheet:
 
     def test_delay_and_dispersion_grow_with_fibrosis(self):
         assert (np.diff(CONDUCTION, axis=0) > 0).all()
-        found = context(np.array([0.0, 0.125, MAX_FIBROSIS]))
+        found = conduct(np.array([0.0, 0.125, MAX_FIBROSIS]))
         assert found.delay[0] == 1
         assert CONDUCTION[2, 1] < found.delay[1] < CONDUCTION[3, 1]
 

@@ -1,0 +1,89 @@
+"""Whether a recording is as large as a heart, and by which gain it would be."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgshared.ecg.record import EcgRecord, Finding
+
+STALE, IMPLAUSIBLE = "stale-gain", "amplitude-implausible"
+
+PLAUSIBLE_MV = (0.35, 5.5)
+TYPICAL_MV = (0.5, 4.0)
+"""Peak-to-peak in two seconds, median over leads: outside the first is no ECG, inside the second most."""
+
+USUAL_GAINS = (1.0, 100.0, 200.0, 204.8, 400.0, 500.0, 1000.0, 2000.0, 1e6)
+"""Digital units per mV of 12-lead exports; 1e6 is a file in nV."""
+
+MIN_GAIN_RATIO = 4.0
+"""A smaller error of gain cannot be told from a large or a small heart."""
+
+CONFUSED = (10.0, 100.0, 1000.0, 4.88, 5.0, 2.0)
+"""Factors by which units are mistaken: 0.1 mV or 10 uV for 1 mV, uV for mV, steps of 4.88 or 5 uV for 1 uV."""
+
+STEP_SAMPLES = 400
+"""Of each lead, from which the step of its values is told."""
+
+
+def swings(x: NDArray[np.float32], fs: float) -> NDArray[np.float32]:
+    """Return peak-to-peak amplitudes in windows of 2 s, shape = (12, windows); a shorter record is one window."""
+    width = min(round(2 * fs), x.shape[1])
+    count = x.shape[1] // width
+    windows = x[:, : count * width].reshape(len(x), count, width)
+    found = windows.max(axis=2) - windows.min(axis=2)
+    rest = x[:, -width:]
+    return np.concatenate([found, (rest.max(axis=1) - rest.min(axis=1))[:, None]], axis=1)
+
+
+def implausible_amplitude(amplitude: float, units_per_mv: float | None) -> list[Finding]:
+    """Return a finding where no heart is so large or so small: with the gain that would mend it, if there is one.
+
+    Parameters
+    ----------
+    amplitude : peak-to-peak in two seconds, median over leads, mV.
+    units_per_mv : the file's gain; None where it has none.
+    """
+    if PLAUSIBLE_MV[0] <= amplitude <= PLAUSIBLE_MV[1]:
+        return []
+    gain = 1000.0 if units_per_mv is None else units_per_mv
+
+    def fits(other: float) -> bool:
+        ratio = max(other / gain, gain / other)
+        return ratio >= MIN_GAIN_RATIO and TYPICAL_MV[0] <= amplitude * gain / other <= TYPICAL_MV[1]
+
+    usual = [other for other in USUAL_GAINS if fits(other)]
+    if usual:
+        best = min(usual, key=lambda other: abs(np.log(amplitude * gain / other / 1.5)))
+        message = (
+            f"amplitude {amplitude:.3g} mV at the stated {gain:g} units per mV; "
+            f"at {best:g} it would be {amplitude * gain / best:.2g} mV"
+        )
+        return [Finding(STALE, message, value=best)]
+    message = f"amplitude {amplitude:.3g} mV peak to peak, which no heart has"
+    larger = amplitude > PLAUSIBLE_MV[1]
+    mistaken = [factor for factor in CONFUSED if fits(gain * factor if larger else gain / factor)]
+    if mistaken:
+        factor = mistaken[0]
+        proper = gain * factor if larger else gain / factor
+        side = "large" if larger else "small"
+        message += f"; {factor:g} times too {side}? at {proper:g} units per mV it would be "
+        message += f"{amplitude * gain / proper:.2g} mV"
+    return [Finding(IMPLAUSIBLE, message, value=amplitude)]
+
+
+def step_mv(record: EcgRecord) -> float | None:
+    """Return the smallest step between values of the recording, mV: a multiple of the file's own; None if not known.
+
+    From I, II and the chest leads, as the others may have been computed.
+    """
+    units = record.adc_units_per_mv
+    if units is None:
+        return None
+    raw = record.p_signal[[0, 1, *range(6, 12)], :STEP_SAMPLES] * units
+    raw = raw[np.isfinite(raw).all(axis=1)]
+    whole = np.rint(np.diff(raw, axis=1)).astype(np.int64)
+    step = int(np.gcd.reduce(whole[:, :40], axis=None))
+    if step != 1:
+        step = int(np.gcd.reduce(whole, axis=None))
+    return step / units if step else None

@@ -1,0 +1,104 @@
+"""One outcome over the sites of one group: what they released of it, and what is asked of them next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ecgshared.arrays import Floats
+from ecgshared.stages.evaluate import LocalResults
+from ecgshared.stats.placement import pooled_curve
+from ecgshared.stats.score_scale import LOWEST
+from server.pooling.cuts import PooledCuts, SiteCuts
+from server.pooling.points import SiteRates
+
+
+@dataclass(frozen=True)
+class PooledHead:
+    """One outcome over the sites of one group that released counts of it.
+
+    Attributes
+    ----------
+    local, counts, rates, cases : by site; ``rates`` at its own cuts, ``cases`` its sketch of cases (mean, ECGs).
+    h : the outcome's number among the heads. cuts : those asked for, and ``fixed``, the threshold's.
+    """
+
+    local: Mapping[str, LocalResults]
+    counts: Mapping[str, SiteCuts]
+    rates: Mapping[str, SiteRates]
+    cases: Mapping[str, tuple[Floats, Floats]]
+    h: int
+    cuts: tuple[float, ...]
+    fixed: float | None
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites that are pooled."""
+        return tuple(self.counts)
+
+    @cached_property
+    def at_cuts(self) -> PooledCuts:
+        """Pooled counts at every cut some site answered."""
+        answered = np.concatenate([s.cuts for s in self.counts.values()])
+        asked = [c for c in (*self.cuts, *([self.fixed] if self.fixed is not None else [])) if c in answered]
+        return PooledCuts(self.counts, np.array(sorted({*asked, LOWEST}, reverse=True)))
+
+    def of(self, name: str, site: str) -> Floats:
+        """Return one field of a site's own figures."""
+        return np.asarray(getattr(self.local[site], name)[self.h], dtype=np.float64)
+
+    @property
+    def threshold_sites(self) -> tuple[str, ...]:
+        """Sites that released their counts at the threshold."""
+        return tuple(s for s in self.sites if np.isfinite(self.of("at_threshold", s)[:3, 0]).all())
+
+    @property
+    def threshold_counts(self) -> Floats:
+        """ECGs, flagged ECGs, events and flagged events of those sites, shape = (4,)."""
+        total = np.zeros(4)
+        for site in self.threshold_sites:
+            ecgs, _, events, _ = self.of("counts", site)
+            share, ppv, _ = self.of("at_threshold", site)[:3, 0]
+            flagged = round(share * ecgs)
+            total += [ecgs, flagged, events, round(ppv * flagged) if np.isfinite(ppv) else 0]
+        return total
+
+    @property
+    def expected_over_observed(self) -> float:
+        """Predicted over observed events; 0 where there are none."""
+        predicted = sum(float(r.predicted[-1]) for r in self.rates.values())
+        return predicted / self.at_cuts.n_cases if self.at_cuts.n_cases else 0.0
+
+    @property
+    def patients_with_event(self) -> float:
+        """Patients with the event; ECGs where a site does not know its patients."""
+        found = 0.0
+        for site in self.sites:
+            counts = self.of("counts", site)
+            found += float(counts[3]) if np.isfinite(counts[3]) else float(counts[2])
+        return found
+
+
+def request_arrays(head: PooledHead) -> dict[str, Floats]:
+    """Return what sites need to place the pooled curves over their ECGs."""
+    curve = pooled_curve([s.bins for s in head.counts.values()])
+    position, weight = (np.concatenate([c[i] for c in head.cases.values()]) for i in (0, 1))
+    order = np.argsort(position, kind="stable")
+    at, rate = head.at_cuts, head.at_cuts.rate()[0]
+    known = dict(zip(at.cuts.tolist(), np.nan_to_num(rate).tolist(), strict=True))
+    _, flagged, events, both = head.threshold_counts
+    return {
+        "head": np.array([float(head.h)]),
+        "lower": curve.lower,
+        "by_lower": curve.by_lower,
+        "upper": curve.upper,
+        "by_upper": curve.by_upper,
+        "case_position": position[order],
+        "case_weight": weight[order],
+        "rates": np.array([*(known.get(c, 0.0) for c in head.cuts), both / flagged if flagged else 0.0, known[LOWEST]]),
+        "expected_over_observed": np.array([head.expected_over_observed]),
+        "sensitivity": np.array([both / events if events else 0.0]),
+    }
