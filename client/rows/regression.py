@@ -13,7 +13,7 @@ from client.rows.context import SiteContext
 from client.rows.risk import label_column, rows_under, score_rows
 from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.errors import RefusalCode, Refused
-from ecgshared.privacy.cross_tables import Closed, closed_columns
+from ecgshared.privacy.cross_tables import Closed, closed_columns, levels_hidden, merged_levels
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
 from ecgshared.stages.regress import Config, score_of
 from ecgshared.wire.protocol import Request
@@ -27,8 +27,9 @@ class RegressionRows:
     ----------
     x : float array, shape = (n, q), the step's terms; 0 in a column of which nothing is known here.
     y : int array, shape = (n, O). patient : shape = (n,); left_out : patients of the ECGs left out, one an ECG.
-    levels : by calendar unit, int array, shape = (n,).
+    levels : by calendar unit, int array, shape = (n,); neighbours merged to the site's limits.
     free, pairs : what may be summed, see :meth:`ecgshared.privacy.cross_tables.Closed.open`.
+    effects : which of the step's sets of fixed effects may be absorbed.
     reason : why the site takes no part; "" where it does.
     """
 
@@ -40,7 +41,13 @@ class RegressionRows:
     closed: Closed
     free: Bools
     pairs: Bools
+    effects: tuple[bool, ...]
     reason: str
+
+    def absorbed(self, effects: tuple[str, ...]) -> list[Ints]:
+        """Return the levels to absorb: the calendar's, or the site's one intercept; none without fixed effects."""
+        levels = [self.levels[name] for name in effects if name != "site"]
+        return levels or ([np.zeros(len(self.y), dtype=np.int64)] if effects else [])
 
 
 def regression_rows(site: SiteContext, request: Request) -> RegressionRows:
@@ -110,9 +117,21 @@ def judged(
         reason = "too few patients for so many sums"
     elif not free.any():
         reason = "every term is closed"
+    merged = {name: merged_levels(level, patient, limits.min_patients) for name, level in levels.items()}
+    effects = tuple(
+        limits.withhold_nothing or _hidden([merged[name] for name in one if name != "site"], x.shape[1], y.shape[1])
+        for one in step.effects
+    )
     if reason:
         free, pairs = np.zeros_like(free), np.zeros_like(pairs)
-    return RegressionRows(x, y, patient, left_out, levels, closed, free, pairs, reason)
+    return RegressionRows(x, y, patient, left_out, merged, closed, free, pairs, effects, reason)
+
+
+def _hidden(levels: list[Ints], columns: int, outcomes: int) -> bool:
+    if not levels:
+        return True
+    parameters = sum(len(np.unique(level)) - 1 for level in levels) + 1
+    return levels_hidden(parameters, columns, outcomes)
 
 
 def _columns(site: SiteContext, request: Request, step: Config, rows: Ints) -> dict[str, Floats]:

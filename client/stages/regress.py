@@ -11,7 +11,7 @@ from client.rows.allowance import spend
 from client.rows.context import SiteContext
 from client.rows.regression import RegressionRows, regression_rows
 from client.rows.risk import received
-from ecgshared.arrays import Floats, Ints
+from ecgshared.arrays import Floats
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
 from ecgshared.privacy.disclosure import group_size
 from ecgshared.stages.calibrate import effective_patients
@@ -58,6 +58,7 @@ def cohort(site: SiteContext, request: Request) -> Answer:
             total=rows.x.sum(axis=0),
             squares=(rows.x**2).sum(axis=0),
             closed=tuple(closed),
+            closed_effects=tuple(str(i) for i, hidden in enumerate(rows.effects) if not hidden),
             reason=rows.reason,
         ),
         {
@@ -75,10 +76,11 @@ def cohort(site: SiteContext, request: Request) -> Answer:
 def sums(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``sums``: of all terms, under one of the step's sets of fixed effects."""
     rows, step = _taking_part(site, request)
-    effects = step.effects[_number(request, "effects", len(step.effects))]
+    number = _number(request, "effects", len(step.effects))
+    effects = step.effects[number]
     x = _standardised(rows.x, request)
-    found = linear_sums(x, rows.y.astype(np.float64), _levels(rows, effects))
-    patients = group_size(rows.patient).patients
+    found = linear_sums(x, rows.y.astype(np.float64), rows.absorbed(effects))
+    patients = group_size(rows.patient).patients if rows.effects[number] else 0
     pairs, alone = np.where(rows.pairs, patients, 0), np.where(rows.free, patients, 0)
     return Answer(
         ProductSums(
@@ -175,7 +177,7 @@ def own_fit(
         design = np.column_stack([np.ones(len(x)), x])
         residual, bread, parameters, coef = y - expit(design @ fit.coef), fit.covariance, float(len(fit.coef)), fit.coef
     else:
-        levels = [rows.levels[name] for name in model.levels]
+        levels = rows.absorbed(model.levels)
         line = solve(linear_sums(x, y[:, None], levels), model.terms)
         within = absorb(np.column_stack([x, y]), levels)[0]
         x = within[:, :-1]
@@ -205,7 +207,7 @@ class _Question:
         if self.method == "logistic":
             return self.x, self.y - expit(self.coef[0] + self.x @ self.coef[1:])
         effects = self.model.fixed_effects
-        within = absorb(np.column_stack([self.x, self.y]), _levels(rows, effects))[0]
+        within = absorb(np.column_stack([self.x, self.y]), rows.absorbed(effects))[0]
         x, y = within[:, :-1], within[:, -1]
         return x, linear_residual(x, y, self.coef, absorbed=bool(effects))
 
@@ -235,7 +237,8 @@ def _which(request: Request, step: Config) -> tuple[ModelConfig, int, Method]:
 
 def _allowed(rows: RegressionRows, step: Config, model: ModelConfig, outcome: int) -> bool:
     columns = np.array(step.columns_of(model))
-    return bool(rows.free[columns].all() and rows.pairs[outcome, np.append(0, columns + 1)].all())
+    absorbed = rows.effects[step.effects.index(model.fixed_effects)]
+    return bool(absorbed and rows.free[columns].all() and rows.pairs[outcome, np.append(0, columns + 1)].all())
 
 
 def _question(site: SiteContext, request: Request, rows: RegressionRows, step: Config) -> _Question:
@@ -267,9 +270,3 @@ def _standardised(x: Floats, request: Request) -> Floats:
     if not (scale > 0).all():
         raise Refused(RefusalCode.BAD_REQUEST, "scales must be positive", value=float(scale.min()))
     return np.asarray((x - mean) / scale, dtype=np.float64)
-
-
-def _levels(rows: RegressionRows, effects: tuple[str, ...]) -> list[Ints]:
-    """The site's own levels: those of the calendar, or its one intercept; none without fixed effects."""
-    levels: list[Ints] = [rows.levels[name] for name in effects if name != "site"]
-    return levels or ([np.zeros(len(rows.y), dtype=np.int64)] if effects else [])

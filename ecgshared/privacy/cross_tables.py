@@ -10,6 +10,10 @@ flags those of three and four flags. X'y gives the events in them. So
   sums counts those;
 * of a number no few patients carry the sum of squares.
 
+Fixed effects by calendar are absorbed at the site, and yet the difference between sums with and without them is made of
+the levels' own sums: of two levels it gives both. So levels are merged with their neighbours until each has
+``min_patients``, and must be so many that their sums are at least twice as many unknowns as the difference has numbers.
+
 Columns are taken in their order: a later one is closed where it fails beside one before it. A number of three values or
 fewer is treated as flags are, as count, sum and sum of squares give the number with each.
 """
@@ -26,11 +30,13 @@ from ecgshared.privacy.disclosure import DisclosureLimits, group_size
 
 FEW_VALUES = 3
 UNKNOWN, CELL, CARRIED, EVENTS, DISCORDANT = "unknown", "few-patients", "carried", "few-events", "outcomes-alike"
+LEVELS = "few-levels"
 REASONS = {
     UNKNOWN: "not known of anybody here",
     CELL: "too few patients in a group it forms",
     CARRIED: "a few patients carry it",
     EVENTS: "too few patients with, or without, the outcome in a group it forms",
+    LEVELS: "too few periods with enough patients",
     DISCORDANT: "too few patients in whom two outcomes differ, in a group it forms",
 }
 
@@ -102,6 +108,24 @@ def closed_columns(
             if reason:
                 closed.outcomes[j, o] = reason
     return closed
+
+
+def merged_levels(level: Ints, patient: Ints, min_patients: int) -> Ints:
+    """Merge neighbouring levels until each has ``min_patients`` distinct patients; shape = (n,), numbered from 0."""
+    merged, number, inside = np.zeros(len(level), dtype=np.int64), 0, np.zeros(len(level), dtype=bool)
+    for value in np.unique(level):
+        inside |= level == value
+        merged[inside] = number
+        if len(np.unique(patient[inside])) >= min_patients:
+            number, inside = number + 1, np.zeros(len(level), dtype=bool)
+    # What was left over joins the last one that is whole.
+    return np.minimum(merged, max(number - 1, 0))
+
+
+def levels_hidden(parameters: int, columns: int, outcomes: int) -> bool:
+    """Say whether so many absorbed parameters hide their levels' sums of columns and outcomes (see above)."""
+    numbers = columns * (columns + 1) // 2 + outcomes * columns + outcomes
+    return (parameters - 1) * (1 + columns + outcomes) >= 2 * numbers
 
 
 def _levels(values: Floats) -> Ints | None:

@@ -199,8 +199,9 @@ class Config(StepConfig):
 @dataclass(frozen=True)
 class Cohort:
     """``counts``: ECGs, patients. ``events``, shape = (O,). ``left_out``: ECGs that lack a term or outcome. Sums of the
-    q terms, shape = (q,). ``closed``: "column,outcome,why", -1 for the intercept and for all outcomes. ``reason``: why
-    the site takes no part, "" where it does."""
+    q terms, shape = (q,). ``closed``: "column,outcome,why", -1 for the intercept and for all outcomes.
+    ``closed_effects``: numbers of the sets of fixed effects that it may not absorb. ``reason``: why the site takes no
+    part, "" where it does."""
 
     counts: Annotated[Floats, Count()]
     events: Annotated[Floats, Count()]
@@ -208,6 +209,7 @@ class Cohort:
     total: Annotated[Floats, Sums()]
     squares: Annotated[Floats, Sums()]
     closed: Annotated[tuple[str, ...], Public()]
+    closed_effects: Annotated[tuple[str, ...], Public()]
     reason: Annotated[str, Public()]
 
 

@@ -120,7 +120,8 @@ def solve(sites: Sequence[LinearSums], names: Sequence[str]) -> LinearFit:
 
     Raises
     ------
-    StatisticsError : a column does not vary or is collinear with others, or there are no more ECGs than parameters.
+    StatisticsError : a column does not vary or is collinear with others, the columns give the outcome exactly, or there
+        are no more ECGs than parameters.
     """
     n, y = sum(s.ecgs for s in sites), sum(s.y_total for s in sites)
     total, xx, xy = (np.sum([getattr(s, name) for s in sites], axis=0) for name in ("total", "xx", "xy"))
@@ -143,6 +144,8 @@ def solve(sites: Sequence[LinearSums], names: Sequence[str]) -> LinearFit:
     # Of a 0/1 outcome the sum of squares is its sum.
     around = y - y * y / n
     left = within - 2 * b @ cross + b @ centred @ b
+    if left <= 1e-12 * around:
+        raise StatisticsError("the terms give the outcome exactly")
     return LinearFit(coef, np.linalg.inv(normal) @ shift, 1 - left / around if around > 0 else np.nan, n, parameters)
 
 

@@ -91,7 +91,10 @@ class Pooled:
         cohort = self.asked.cohorts[site]
         closed = {tuple(map(int, line.split(",")[:2])) for line in cohort.closed}
         needed = {(j, o) for j in self.columns for o in (-1, self.outcome)} | {(-1, self.outcome)}
-        return not closed & needed and bool(np.isfinite(cohort.events[self.outcome]))
+        effects = str(self.asked.step.effects.index(self.model.fixed_effects))
+        if closed & needed or effects in cohort.closed_effects:
+            return False
+        return bool(np.isfinite(cohort.events[self.outcome]))
 
     def part(self, site: str, sums: ProductSums | None) -> LinearSums | None:
         """Return the model's own part of a site's sums; None where any of it was withheld."""

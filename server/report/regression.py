@@ -13,7 +13,7 @@ from server.report.sections import Block, Cell, Section, Table, Text
 
 _NAMES = {
     "high_risk": "High-risk ECG",
-    "risk": "Predicted risk, points",
+    "risk": "Predicted risk, from 0 to 1",
     "log_odds": "Logit of the predicted risk",
     "defibrillator": "Defibrillator",
 }
@@ -141,9 +141,9 @@ def _effects(model: ModelResult) -> str:
 
 
 def _told_apart(model: ModelResult, r: Result) -> list[str]:
-    """The terms of which hospitals are drawn side by side: products with the treatment, else the first term asked."""
+    """The terms of which hospitals are drawn side by side: products with the treatment, else the first."""
     products = [t for t in model.terms if ":" in t and (r.treatment is None or r.treatment in t.split(":"))]
-    return products or [model.terms[-1]]
+    return products or [model.terms[0]]
 
 
 def _forest(model: ModelResult, term: str, labels: Labels) -> Forest | None:
@@ -207,6 +207,9 @@ def _closed(closed: dict[str, str], labels: Labels) -> str:
     by_reason: dict[str, list[str]] = {}
     for what, why in closed.items():
         outcome, of, term = what.rpartition(" of ")
-        words = "all" if term == "all" else _words(term, labels)
+        if set(what.split(" and ")) <= set(_EFFECTS):
+            words = f"intercepts by {' and '.join(_EFFECTS[effect] for effect in what.split(' and '))}"
+        else:
+            words = "all" if term == "all" else _words(term, labels)
         by_reason.setdefault(why, []).append(f"{labels.endpoint(outcome)} by {words}" if of else words)
     return "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())

@@ -8,7 +8,7 @@ import numpy as np
 
 from ecgshared.arrays import Floats
 from ecgshared.errors import RunError, StatisticsError
-from ecgshared.privacy.cross_tables import REASONS
+from ecgshared.privacy.cross_tables import LEVELS, REASONS
 from ecgshared.stages.regress import Cohort, Config, Method, ModelConfig, OwnFit, ProductSums, Result
 from ecgshared.stages.results.base import Absences, Heterogeneity
 from ecgshared.stages.results.regress import FitResult, ModelResult, SiteRegressed, Together
@@ -171,6 +171,8 @@ def _site(step: Config, c: Cohort) -> SiteRegressed:
         what = "all" if column == "-1" else terms[int(column)]
         name = what if outcome == "-1" else f"{step.outcome[int(outcome)]} of {what}"
         closed[name] = REASONS.get(why, why)
+    for effects in c.closed_effects:
+        closed[" and ".join(step.effects[int(effects)])] = REASONS[LEVELS]
     return SiteRegressed(
         ecgs=number(c.counts[0]),
         patients=number(c.counts[1]),

@@ -8,7 +8,16 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgshared.privacy.cross_tables import CARRIED, CELL, DISCORDANT, EVENTS, UNKNOWN, closed_columns
+from ecgshared.privacy.cross_tables import (
+    CARRIED,
+    CELL,
+    DISCORDANT,
+    EVENTS,
+    UNKNOWN,
+    closed_columns,
+    levels_hidden,
+    merged_levels,
+)
 from ecgshared.privacy.disclosure import DisclosureLimits
 
 PARTS = [["a"], ["b"], ["a", "b"], ["c"], ["b", "c"]]
@@ -143,3 +152,24 @@ def test_what_nobody_knows_is_closed_as_unknown():
         np.stack([a, np.zeros(n)], axis=1), [["a"], ["b"]], {"a": a}, y[:, None], patient, LIMITS, [1]
     )
     assert closed.columns == {1: UNKNOWN}
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 8))
+def test_merged_levels_are_large_enough_and_keep_the_order(seed, levels, least):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 150))
+    level, patient = rng.integers(0, levels, n) ** 2, rng.integers(0, 60, n)
+    merged = merged_levels(level, patient, least)
+    sizes = [len(np.unique(patient[merged == value])) for value in np.unique(merged)]
+    assert min(sizes) >= min(least, len(np.unique(patient)))
+    order = np.argsort(level, kind="stable")
+    assert (np.diff(merged[order]) >= 0).all()
+    assert all(len(np.unique(merged[level == value])) == 1 for value in np.unique(level))
+    np.testing.assert_array_equal(np.unique(merged), np.arange(len(sizes)))
+
+
+def test_the_sums_of_two_levels_follow_from_the_difference_and_are_closed():
+    assert not levels_hidden(2, 5, 1)
+    assert not levels_hidden(6, 5, 1)
+    assert levels_hidden(12, 5, 1)

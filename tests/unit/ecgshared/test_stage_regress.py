@@ -480,6 +480,24 @@ def test_the_report_has_models_as_columns_in_words():
     assert all(len(row) == len(table.columns) for row in table.rows)
 
 
+def test_two_years_of_fixed_effects_would_tell_of_each_and_are_closed():
+    data = hospitals((400, 400, 400))
+    rng = np.random.default_rng(2)
+    for site in "ab":
+        few = np.where(rng.random(len(data[site].patient)) < 0.01, 2011.0, 2010.0)
+        data[site] = replace(data[site], columns=data[site].columns | {"year": few})
+    models = [
+        {"name": "plain", "terms": ["age"]},
+        {"name": "years", "terms": ["age"], "fixed_effects": ["year"]},
+    ]
+    federation = Federation(study([{**STEP, "models": models}]), data, DisclosureLimits())
+    result = federation.run()["r"].result
+    assert result["sites"]["a"]["closed"] == {"year": "too few periods with enough patients"}
+    assert [m["pooled"]["sites"] for m in result["models"]] == [["a", "b", "c"], ["c"]]
+    withheld = [(site, np.isnan(sent.xx).all()) for site, phase, sent in federation.sent if phase == "sums"]
+    assert withheld[3:] == [("a", True), ("b", True), ("c", False)]
+
+
 def test_sites_that_agree_are_put_together_and_their_spread_is_told():
     result = run(PLAIN)
     together = result["models"][0]["together"]["male"]
