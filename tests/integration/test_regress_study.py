@@ -16,6 +16,7 @@ from client.site.settings import load_site
 from ecgshared.study.study import load_study
 from server.report.html import render
 from server.rounds.run_folder import RunFolder
+from simulations.federation.pooled import pooled_twin
 from simulations.federation.run import simulate
 
 STEPS = [
@@ -136,3 +137,28 @@ def test_the_table_equals_statsmodels_on_the_hospitals_own_files_and_stands_in_t
     assert months > 12
     assert seasons.r2 > 0
     assert seasons.coefficients["log_odds"].value is not None
+
+
+def test_the_pooled_twin_gives_the_same(federation):
+    """Columns that a step reads go with the pooled cohort; nothing is trained."""
+    models = [
+        {"name": "plain", "terms": ["age", "male", "defibrillator", "year"]},
+        {"name": "kinds", "terms": ["age", "male", "age:male"]},
+    ]
+    step = {"id": "r", "stage": "regress", "outcome": "death_2y", "models": models, "sites": "train"}
+    study = federation.study(steps=[step | {"methods": ["ols", "logistic"]}])
+    sites = federation.sites()
+    for path in sites:
+        with_devices(path)
+    run = simulate(study, sites, federation.folder / "run")
+    twin = pooled_twin(study, sites, federation.folder / "twin")
+    pooled_run = simulate(twin.study, twin.sites, federation.folder / "pooled", held=twin.held)
+    found = []
+    for folder in (RunFolder.reopen(run), RunFolder.reopen(pooled_run)):
+        folder.close()
+        found.append(folder.artefact("r").result.models)
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.pooled.ecgs == theirs.pooled.ecgs
+        for term, c in ours.pooled.coefficients.items():
+            want = theirs.pooled.coefficients[term]
+            np.testing.assert_allclose([c.value, c.se, c.deciding], [want.value, want.se, want.deciding], rtol=1e-6)
