@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Method = Literal["ols", "logistic"]
 Effect = Literal["site", "year", "month", "hour"]
 OF_SCORE = {"high_risk": "1 at or above the cut of the threshold step", "risk": "the risk", "log_odds": "its logit"}
+MOST_SCORES = 3
+"""Scores of which a site tells under one study: one, and two more where training did not end in the same weights."""
 MOST_ERROR_QUESTIONS = 3
 """Sets of coefficients at which a site sums errors of one model: one, and two more where members change."""
 
