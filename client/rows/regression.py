@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from client.rows.allowance import spend
-from client.rows.binned import score_digest
+from client.rows.allowance import spend_score
 from client.rows.context import SiteContext
 from client.rows.risk import label_column, rows_under, score_rows
 from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.privacy.cross_tables import Closed, closed_columns, levels_hidden, merged_levels
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
-from ecgshared.stages.regress import MOST_SCORES, OF_SCORE, Config, score_of
+from ecgshared.stages.regress import Config, score_of
 from ecgshared.wire.protocol import Request
 
 
@@ -57,9 +56,9 @@ def regression_rows(site: SiteContext, request: Request) -> RegressionRows:
     step = site.step
     if not isinstance(step, Config):
         raise Refused(RefusalCode.BAD_REQUEST, "this step fits no regression", value=step.stage)
-    _count_score(site, request, step)
     rows = rows_under(site, site.data.rows("lockbox"), step.max_age)
     columns = _columns(site, request, step, rows)
+    spend_score(site, request)
     terms = step.terms
     factors = {f.text: f for term in terms for f in term.factors}
     known_here = {name: bool(np.isfinite(columns[name]).any()) for name in columns}
@@ -135,18 +134,6 @@ def _hidden(levels: list[Ints], columns: int, outcomes: int) -> bool:
         return True
     parameters = sum(len(np.unique(level)) - 1 for level in levels) + 1
     return levels_hidden(parameters, columns, outcomes)
-
-
-def _count_score(site: SiteContext, request: Request, step: Config) -> None:
-    """Refuse a second cut of one score, and scores past a few: two groups tell, by subtraction, of those between them,
-    however large each is."""
-    if not any(name in OF_SCORE for term in step.terms for name in term.columns):
-        return
-    sent = {name: array for name, array in request.arrays.items() if "." in name}
-    cuts = {name for name in sent if name.rpartition(".")[2] in ("cut", "cut_bin", "cutoff")}
-    scores = replace(request, arrays={name: array for name, array in sent.items() if name not in cuts})
-    spend(site, scores, "scores", cap=MOST_SCORES)
-    spend(site, replace(request, arrays={name: sent[name] for name in cuts}), f"cut of {score_digest(scores)}", cap=1)
 
 
 def _columns(site: SiteContext, request: Request, step: Config, rows: Ints) -> dict[str, Floats]:
