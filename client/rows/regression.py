@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
+from client.rows.allowance import spend_score
 from client.rows.context import SiteContext
 from client.rows.risk import label_column, rows_under, score_rows
 from ecgshared.arrays import Bools, Floats, Ints
@@ -57,6 +58,7 @@ def regression_rows(site: SiteContext, request: Request) -> RegressionRows:
         raise Refused(RefusalCode.BAD_REQUEST, "this step fits no regression", value=step.stage)
     rows = rows_under(site, site.data.rows("lockbox"), step.max_age)
     columns = _columns(site, request, step, rows)
+    spend_score(site, request)
     terms = step.terms
     factors = {f.text: f for term in terms for f in term.factors}
     known_here = {name: bool(np.isfinite(columns[name]).any()) for name in columns}

@@ -36,6 +36,23 @@ MOST_ERROR_QUESTIONS = 3
 """Sets of coefficients at which a site sums errors of one model: one, and two more where members change."""
 
 
+LEAVES = {
+    "cohort": "counts of ECGs, patients and outcomes, sums of each term, and which terms stay here and why",
+    "sums": "sums of products of terms and outcomes, after the hospital's own months or hours where the study says so",
+    "newton": "sums of a logistic model's steps at the coefficients asked for",
+    "errors": "sums of squares and of fourth powers, over patients, of what each adds to a model's error",
+    "own": "the hospital's own coefficients of a model, and their errors",
+}
+"""What leaves a hospital in each phase, in words."""
+PROTECTED = (
+    "Sums of yes/no terms are the cells of their cross-table: a term with which any cell would hold too few patients, "
+    "or too few with or without the outcome, stays at the hospital, and so do models with it. A hospital with fewer "
+    "patients than twice the numbers that leave takes no part. One score and one cut a step are answered, and no "
+    "oftener than a fit asks."
+)
+"""What stands between these numbers and one patient."""
+
+
 class ModelConfig(ConfigPart):
     """One formula. Products need their two factors as terms beside them."""
 

@@ -16,7 +16,8 @@ from ecgshared.stats.meta_analysis import meta_analysis
 from ecgshared.stats.regression import LinearSums, solve
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, number, quorum, released
-from server.pooling.regression import Asked, Pooled, nothing, pooled_fit, told
+from server.pooling.regression import Asked, Pooled, nothing, told
+from server.pooling.regression_fit import pooled_fit
 from server.report.labels import NO_LABELS, Labels
 from server.report.regression import sections
 from server.report.sections import Section

@@ -366,6 +366,29 @@ def test_errors_are_told_at_few_coefficients_only():
         asked(federation, "errors", coef=np.array([0.5]))
 
 
+def test_a_second_cut_and_a_second_score_are_refused():
+    steps = [
+        {"id": "score", "stage": "calibrate", "target": "event", "inputs": ["age"]},
+        {"id": "cut", "stage": "threshold", "uses": ["score"], "min_rate": None, "top_share": 0.3},
+        {**STEP, "uses": ["cut"], "models": [{"name": "one", "terms": ["age", "high_risk"]}]},
+    ]
+    federation = Federation(study(steps), hospitals())
+
+    def ask(cutoff, slope=0.05):
+        return asked(
+            federation,
+            "cohort",
+            **{"score.coef": np.array([-4.0, slope]), "cut.cutoff": np.array([cutoff]), "cut.cut": np.array([cutoff])},
+        )
+
+    ask(0.2)
+    ask(0.2)
+    with pytest.raises(Refused, match="spent"):
+        ask(0.21)
+    with pytest.raises(Refused, match="spent"):
+        ask(0.2, slope=0.051)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
