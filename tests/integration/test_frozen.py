@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from ecgshared.errors import ConfigError
@@ -44,7 +45,9 @@ def trained(hospitals, tmp_path_factory):
 
     small = SmallFederation(hospitals, tmp_path_factory.mktemp("trained"))
     (small.folder / "twin").mkdir()
-    steps = [{"id": "cohorts", "stage": "describe"}, small.train(), {"id": "abroad", "sites": ["island"], **JUDGED}]
+    score = {"id": "score", "stage": "calibrate", "uses": ["risk"], "target": "death_2y", "inputs": ["risk.death_2y"]}
+    judged = {"id": "abroad", "sites": ["island"], **JUDGED}
+    steps = [{"id": "cohorts", "stage": "describe"}, small.train(), score, judged]
     return simulate(small.study(steps=steps), small.sites(), small.folder / "run")
 
 
@@ -59,6 +62,19 @@ def test_a_frozen_model_gives_the_figures_it_gave(trained, federation):
     # Nobody was asked about the imported step.
     asked = [json.loads(line)["step"] for line in (run / "history.jsonl").read_text().splitlines()]
     assert set(asked) <= {"abroad", "hello", ""}
+
+
+def test_the_printed_lines_are_all_that_an_importing_study_needs(trained, federation):
+    steps = []
+    for step in ("risk", "score"):
+        told = export(trained, step, federation.folder / f"{step}.ecgfed")
+        steps += yaml.safe_load(told.split("steps:\n", 1)[1])
+    steps.append({"id": "abroad", "stage": "evaluate", "uses": ["score"]})
+    study = federation.study(sites={"zero_shot": ["island"]}, steps=steps)
+    run = simulate(study, federation.sites(("island",)), federation.folder / "pasted")
+    there = artefact(trained, "score").result
+    assert artefact(run, "score").result.model_dump() == there.model_dump()
+    assert artefact(run, "abroad").result.sites["island"].heads["death_2y"].auc.value is not None
 
 
 def test_the_same_step_gives_the_same_bytes(trained, tmp_path):
