@@ -23,11 +23,12 @@ from client.rows.context import SiteContext
 from client.site.current import SiteFile
 from client.site.keys import load_keys
 from client.site.settings import SiteSettings
+from ecgshared.arrays import Bools
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.privacy.groups import close_groups
 from ecgshared.study.registry import room, shared_room
 from ecgshared.study.study import Study
-from ecgshared.wire.protocol import Request, payload_type
+from ecgshared.wire.protocol import Request, StepConfig, payload_type
 
 _RUN_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,80}$")
 
@@ -78,8 +79,9 @@ class Site:
             record_lockbox_opening(settings, study_hash=study.sha256, step=step.id, run=request.run)
         elif trains:
             data = data.without_lockbox()
+        _require_no_close_group(cohort.data, study, step, settings)
         if step.population is not None:
-            data = _population(cohort.data, data, step.population, settings)
+            data = data.members(step.population)
         return SiteContext(
             settings=settings,
             study=study,
@@ -98,17 +100,32 @@ class Site:
         return self.settings() == context.settings and self._cohorts.is_now(context.settings, context.study)
 
 
-def _population(everybody: SiteData, data: SiteData, name: str, settings: SiteSettings) -> SiteData:
-    """Return one population of ``data``; refused where it differs from another of the study by a few patients."""
+def _require_no_close_group(data: SiteData, study: Study, step: StepConfig, settings: SiteSettings) -> None:
+    """Refuse a step whose group (a population, an age limit) differs from another of the study by a few patients."""
+    groups: dict[str, Bools] = dict(data.populations)
+    for other in study.steps:
+        age_limit = getattr(other, "max_age", None)
+        if age_limit is not None and settings.site in study.members(other):
+            of = np.ones(len(data.patient), dtype=np.bool_) if other.population is None else groups[other.population]
+            groups[_under_age(other, age_limit)] = of & (data.age < age_limit)
+    own = [step.population] if step.population is not None else []
+    if (age_limit := getattr(step, "max_age", None)) is not None:
+        own.append(_under_age(step, age_limit))
+    if not own:
+        return
     # Figures are of one split, and of those whose outcome is known: nearness counts within each.
-    splits = [everybody.split == split for split in np.unique(everybody.split)]
-    known = ~np.isnan(everybody.labels.T)
+    splits = [data.split == split for split in np.unique(data.split)]
+    known = ~np.isnan(data.labels.T)
     for part in (*splits, *(split & labelled for split in splits for labelled in known)):
-        groups = {other: belongs[part] for other, belongs in everybody.populations.items()}
-        closed = close_groups(groups, everybody.patient[part], settings.limits.min_patients)
-        if name in closed:
-            raise Refused(RefusalCode.TOO_FEW, f"population {name!r} {closed[name]}")
-    return data.members(name)
+        inside = {name: belongs[part] for name, belongs in groups.items()}
+        closed = close_groups(inside, data.patient[part], settings.limits.min_patients)
+        for name in own:
+            if name in closed:
+                raise Refused(RefusalCode.TOO_FEW, f"population {name!r} {closed[name]}")
+
+
+def _under_age(step: StepConfig, age_limit: float) -> str:
+    return f"{step.population or 'everybody'} under {age_limit:g} years"
 
 
 class Sites:

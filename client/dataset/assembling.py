@@ -17,7 +17,7 @@ from client.ingest.reading import findings_of, refused
 from client.site.keys import SiteKeys
 from client.site.settings import QualityPolicy, SiteSettings
 from ecgshared.study.endpoints import BinaryEndpoint, follow_up_years, label_cells, time_to_event
-from ecgshared.study.populations import members
+from ecgshared.study.populations import members, numbers_of
 from ecgshared.study.study import SplitConfig, Study
 from ecgshared.wire.protocol import SPLITS
 
@@ -77,6 +77,10 @@ def assemble(
             for name, population in study.populations.items()
         },
         chronology=_chronology(kept["recorded_at"]),
+        columns={
+            name: numbers_of(name, kept, len(rows))
+            for name in sorted({name for step in study.steps for name in step.reads_columns})
+        },
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.cache.entries import UNITS_PER_MV
-from ecgshared.arrays import Bools
+from ecgshared.arrays import Bools, Floats
 from ecgshared.study.endpoints import EventTimes
 from ecgshared.wire.protocol import SPLITS, Split
 
@@ -73,6 +73,7 @@ class SiteData:
     follow_up_years : float array, shape = (n,): from ECG to last known status, NaN where unknown.
     event_times : time and status by event, of the events that steps of the study name.
     populations : the study's, by name: bool array, shape = (n,), who belongs.
+    columns : further numbers and flags that steps of the study read, each shape = (n,), NaN where unknown.
     chronology : int array, shape = (n,): the later ECG of a patient has the higher number; None: the later row.
     """
 
@@ -92,6 +93,7 @@ class SiteData:
     event_times: dict[str, EventTimes] = field(default_factory=dict)
     chronology: NDArray[np.int64] | None = None
     populations: dict[str, Bools] = field(default_factory=dict)
+    columns: dict[str, Floats] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -127,6 +129,7 @@ class SiteData:
             event_times={name: times.take(rows) for name, times in self.event_times.items()},
             chronology=None if self.chronology is None else self.chronology[rows],
             populations={name: belongs[rows] for name, belongs in self.populations.items()},
+            columns={name: column[rows] for name, column in self.columns.items()},
         )
 
     def members(self, population: str) -> SiteData:

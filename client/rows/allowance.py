@@ -8,6 +8,7 @@ new.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -19,19 +20,33 @@ from ecgshared.wire.protocol import Request
 FOLDER = "questions"
 
 
-def spend(site: SiteContext, request: Request, topic: str, *, cap: int) -> None:
+def spend_score(site: SiteContext, request: Request) -> None:
+    """Count the frozen artefacts (``<step>.<array>``) that a request comes with; a step judges one score.
+
+    Two scores that rank but one patient otherwise, or two thresholds with one patient between them, tell of that
+    patient when any two figures are subtracted, however large the groups are.
+
+    Raises
+    ------
+    Refused : ``BUDGET_SPENT`` where the step was asked about another score before.
+    """
+    spend(site, request, "score", cap=1, of=[name for name in request.arrays if "." in name])
+
+
+def spend(site: SiteContext, request: Request, topic: str, *, cap: int, of: Iterable[str] | None = None) -> None:
     """Count a question before it is answered; refuse the one past ``cap``.
 
     Parameters
     ----------
     topic : what the cap holds for (phase and model, say).
+    of : names of the arrays that tell one question from another; None: all.
 
     Raises
     ------
     Refused : ``BUDGET_SPENT``. Only another study, which the site approves anew, starts a new count.
     """
     digest = hashlib.sha256(topic.encode() + b"\0")
-    for name in sorted(request.arrays):
+    for name in sorted(request.arrays if of is None else of):
         digest.update(name.encode() + b"\0" + np.ascontiguousarray(request.arrays[name]).tobytes())
     path = site.settings.state / FOLDER / f"{request.study_hash[:32]}-{request.step}.log"
     asked = set(path.read_text(encoding="ascii").split("\n")) if path.exists() else set()

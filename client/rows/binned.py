@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,14 +54,6 @@ def read_curve(request: Request) -> tuple[ControlCurve, Floats, Floats]:
     if len(position) != len(weight) or (np.diff(position) < 0).any() or not (weight > 0).all():
         raise Refused(RefusalCode.BAD_REQUEST, "no sketch of cases")
     return curve, position, weight
-
-
-def score_digest(request: Request) -> str:
-    """Return what names the score a request is about: the artefacts (``<step>.<array>``) that come with it."""
-    digest = hashlib.sha256()
-    for name in sorted(name for name in request.arrays if "." in name):
-        digest.update(name.encode() + b"\0" + np.ascontiguousarray(request.arrays[name]).tobytes())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

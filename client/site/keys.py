@@ -66,6 +66,9 @@ def load_keys(settings: SiteSettings) -> SiteKeys:
     ------
     PrivacyError : a key is damaged, too short, or open to other users of the machine.
     """
+    if settings.seed is not None and settings.network is None and not (settings.state / SITE_KEY).exists():
+        # A seed fixes the split too, so that an example's figures print again; on a network it never does.
+        _create(settings.state / SITE_KEY, _keyed(settings.seed.to_bytes(8, "big"), "seed", settings.site))
     own = _own_key(settings.state)
     return SiteKeys(own, own if settings.consortium_key is None else _read(settings.consortium_key))
 
@@ -78,14 +81,14 @@ def ledger_key(state: Path) -> bytes:
 def _own_key(state: Path) -> bytes:
     path = state / SITE_KEY
     if not path.exists():
-        _create(path)
+        _create(path, secrets.token_bytes(_KEY_BYTES))
     return _read(path)
 
 
-def _create(path: Path) -> None:
+def _create(path: Path, key: bytes) -> None:
     private_folder(path.parent)
     # Not where another process was faster: its key may be in use already.
-    write_once(path, secrets.token_bytes(_KEY_BYTES).hex().encode() + b"\n")
+    write_once(path, key.hex().encode() + b"\n")
 
 
 def _read(path: Path) -> bytes:

@@ -214,7 +214,9 @@ class SiteSettings(Config):
     network: NetworkConfig | None = Field(
         default=None, description="the federation over the network; null where a site only simulates"
     )
-    seed: int | None = Field(default=None, description="fixes what happens inside the site; for tests only")
+    seed: int | None = Field(
+        default=None, ge=0, lt=2**63, description="fixes what happens inside the site, and its split; for tests only"
+    )
 
     @model_validator(mode="after")
     def _names_are_known(self) -> SiteSettings:

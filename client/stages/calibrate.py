@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.rows.allowance import spend
 from client.rows.context import SiteContext
 from client.rows.logits import feature_matrix
 from client.rows.risk import label_column, received, rows_under
@@ -38,18 +39,19 @@ class FitRows:
 
 def moments(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``moments``."""
-    return moments_answer(_rows(site, request), patients_known=site.data.patients_known)
+    rows = _counted_rows(site, request)
+    return moments_answer(rows, patients_known=site.data.patients_known)
 
 
 def newton(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``newton``."""
-    rows = _rows(site, request)
+    rows = _counted_rows(site, request)
     return newton_answer(rows, *_asked(request, rows.x.shape[1]))
 
 
 def errors(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``errors``."""
-    rows = _rows(site, request)
+    rows = _counted_rows(site, request)
     return errors_answer(rows, *_asked(request, rows.x.shape[1]))
 
 
@@ -106,13 +108,15 @@ def _evidence(rows: FitRows, design: NDArray[np.float64], coef: NDArray[np.float
     return sums_evidence(size.patients, size.events, len(coef), effective)
 
 
-def _rows(site: SiteContext, request: Request) -> FitRows:
+def _counted_rows(site: SiteContext, request: Request) -> FitRows:
     step = site.step
     if not isinstance(step, Config):
         raise Refused(RefusalCode.BAD_REQUEST, "this step does not calibrate", value=step.stage)
     inputs = calibrate_inputs(step, site.study)
     rows = rows_under(site, site.data.rows(step.split), step.max_age)
     x = feature_matrix(site, inputs, request.arrays, rows) if len(rows) else np.zeros((0, len(inputs)))
+    # Inputs may come from weights that were sent: other weights are another question about the same people.
+    spend(site, request, request.phase, cap=step.questions(request.phase))
     y = label_column(site, step.target)[rows]
     keep = np.isfinite(x).all(axis=1) & np.isfinite(y)
     return FitRows(x[keep], y[keep].astype(np.int64), site.data.patient[rows[keep]], site.data.patient[rows[~keep]])

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.rows.allowance import spend
-from client.rows.binned import Binned, CutQuestion, read_curve, read_cuts, score_digest, sketches
+from client.rows.allowance import spend, spend_score
+from client.rows.binned import Binned, CutQuestion, read_curve, read_cuts, sketches
 from client.rows.compared import compare_answer
 from client.rows.context import SiteContext
 from client.rows.logits import feature_matrix
@@ -19,6 +19,7 @@ from ecgshared.errors import RefusalCode, Refused, StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
 from ecgshared.stages.calibrate import effective_patients, sums_evidence
 from ecgshared.stages.evaluate import (
+    LINES,
     Config,
     Histograms,
     LocalResults,
@@ -58,7 +59,7 @@ def scale(site: SiteContext, request: Request) -> Answer:
 def histogram(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``histogram``; of one score above one set of cuts: others would tell of those between."""
     heads = _heads(site, request)
-    spend(site, request, f"histogram {score_digest(request)}", cap=1)
+    spend(site, request, "histogram", cap=1)
     return histogram_answer(heads, site.settings.limits, read_cuts(request, len(heads), _cut(site, request)))
 
 
@@ -66,15 +67,17 @@ def placement(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``placement``: of one score, one curve a head."""
     heads = _heads(site, request)
     head = _head(request, heads)
-    spend(site, request, f"placement {head} {score_digest(request)}", cap=1)
+    spend(site, request, f"placement {head}", cap=1)
     question = read_cuts(request, len(heads), _cut(site, request))[head]
     return placement_answer(heads[head], request, question, site.settings.limits)
 
 
 def slope(site: SiteContext, request: Request) -> Answer:
-    """Answer the phase ``slope``."""
+    """Answer the phase ``slope``: so many lines a head as a fit asks for, since each is a sum over the same people."""
     heads = _heads(site, request)
-    return slope_answer(heads[_head(request, heads)], received(request, "coef", (2,)))
+    head, coef = _head(request, heads), received(request, "coef", (2,))
+    spend(site, request, f"slope {head}", cap=LINES)
+    return slope_answer(heads[head], coef)
 
 
 def compare(site: SiteContext, request: Request) -> Answer:
@@ -88,6 +91,7 @@ def compare(site: SiteContext, request: Request) -> Answer:
         if score.calibrate is not None:
             coef = received(request, f"{score.calibrate}.coef", (len(score.inputs) + 1,))
         others.append(risk_from_inputs(feature_matrix(site, score.inputs, request.arrays, rows), coef))
+    spend_score(site, request)
     heads = heads_of(step, site.study)
     whole = [with_outcome(site, rows, own, head) for head in heads]
     pairs = [
@@ -267,6 +271,7 @@ def _heads(site: SiteContext, request: Request) -> list[Scored]:
     step = _config(site)
     rows = rows_under(site, site.data.rows("lockbox"), step.max_age)
     risk = score_rows(site, request, step, rows)
+    spend_score(site, request)
     return [with_outcome(site, rows, risk, head) for head in heads_of(step, site.study)]
 
 

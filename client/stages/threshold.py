@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from client.rows.allowance import spend
-from client.rows.binned import Binned, CutQuestion, read_cuts, score_digest, sketches
+from client.rows.allowance import spend, spend_score
+from client.rows.binned import Binned, CutQuestion, read_cuts, sketches
 from client.rows.context import SiteContext
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
 from ecgshared.arrays import Floats
@@ -23,7 +23,7 @@ def scale(site: SiteContext, request: Request) -> Answer:
 def histogram(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``histogram``; of one score, counts above one set of cuts."""
     scored, question = _scored(site, request), read_cuts(request, 1, room=CANDIDATE_ROOM)[0]
-    spend(site, request, f"histogram {score_digest(request)}", cap=1)
+    spend(site, request, "histogram", cap=1)
     return histogram_answer(scored, site.settings.limits, question, patients_known=site.data.patients_known)
 
 
@@ -31,7 +31,7 @@ def variance(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``variance``."""
     question = read_cuts(request, 1, room=CANDIDATE_ROOM)[0]
     rates = received(request, "rates", (len(question.cuts) + 2,))
-    spend(site, request, f"variance {score_digest(request)}", cap=1)
+    spend(site, request, "variance", cap=1)
     return variance_answer(_scored(site, request), site.settings.limits, question, rates)
 
 
@@ -82,4 +82,6 @@ def _scored(site: SiteContext, request: Request) -> Scored:
     if not isinstance(step, Config):
         raise Refused(RefusalCode.BAD_REQUEST, "this step fixes no threshold", value=step.stage)
     rows = rows_under(site, site.data.rows("validation"), step.max_age)
-    return with_outcome(site, rows, score_rows(site, request, step, rows), target_of(step, site.study))
+    risk = score_rows(site, request, step, rows)
+    spend_score(site, request)
+    return with_outcome(site, rows, risk, target_of(step, site.study))

@@ -61,8 +61,8 @@ _LEAD_SWAPS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 _LEADS_TURNED: dict[str, tuple[str, ...]] = {"ra-la": ("I",), "ra-ll": ("I", "II", "III"), "la-ll": ("III",)}
 
-_P_IN_I = 44 + 36
-"""Place of lead I's mean in the P window, in :func:`moments`."""
+_P = 44
+"""Where the P window begins in :func:`moments`: products of leads, 36 of them, then the leads' means."""
 
 FLAT_SHARE, FLAT_MV = 0.12, 0.12
 """A limb lead is nearly flat if its swing is at most this share of the other two's, and at most this many mV."""
@@ -88,13 +88,15 @@ def reversals(beat: MedianBeat) -> list[Finding]:
     odds = log_odds(seen, weights.theta)
     over = [kind for i, kind in enumerate(EXCHANGES) if odds[i] > weights.limits[kind]]
     # A chest lead upside down, or several in other places, look like an exchange of limb electrodes; but where the
-    # limb leads still look exchanged once that is undone, or P is negative in I, it was their electrodes.
+    # limb leads still look exchanged once that is undone, or P is negative where they would turn it, it was theirs.
     chest = chest_finding(seen)
     if chest is not None:
         told, undo = chest
         left = log_odds(moved(seen, undo), weights.theta)
-        still = [left[i] > weights.limits[kind] or seen[_P_IN_I] < 0 for i, kind in enumerate(_LIMB)]
-        over = [kind for kind, so in zip(_LIMB, still, strict=True) if so and kind in over]
+        still = [left[i] > weights.limits[kind] or _turns_p(seen, kind) for i, kind in enumerate(_LIMB)]
+        # And where two chest electrodes put back leave nothing wrong, they were exchanged, and none upside down.
+        swapped = [kind for kind in _CHEST if kind in over and chest_finding(moved(seen, _matrix(kind))) is None]
+        over = [kind for kind, so in zip(_LIMB, still, strict=True) if so and kind in over] or swapped
         if not over:
             return [told]
     if not over:
@@ -141,6 +143,17 @@ def matrices() -> F64:
             i, j = (place + 2 for place in _CHEST[kind])
             out[number, [i, j]] = out[number, [j, i]]
     return out
+
+
+def _turns_p(seen: F64, kind: str) -> bool:
+    """Tell whether P is negative in the lead that an exchange turns: I with the arms, II with arm and leg."""
+    lead = {"ra-la": 0, "ra-ll": 1}.get(kind)
+    return lead is not None and bool(seen[_P + 36 + lead] < 0)
+
+
+@cache
+def _matrix(kind: str) -> F64:
+    return np.asarray(matrices()[1 + EXCHANGES.index(kind)])
 
 
 @cache

@@ -39,9 +39,12 @@ LEAVES = {
 """What leaves a hospital in each phase, in words."""
 PROTECTED = (
     "Sums leave only where the hospital has twice as many patients as coefficients, at least its own least size, and "
-    "no few of them carry the sum."
+    "no few of them carry the sum; and no oftener than a fit asks for them."
 )
 """What stands between these numbers and one patient."""
+
+QUESTIONS = {"moments": 3, "errors": 3}
+"""Different questions a site answers about one step; of sums at coefficients ``max_iterations`` and one."""
 
 
 class Config(StepConfig):
@@ -63,6 +66,10 @@ class Config(StepConfig):
     ridge: float = Field(default=0.0, ge=0, description="penalty on the coefficients of standardised inputs")
     max_iterations: int = Field(default=25, ge=1, le=100)
     tolerance: float = Field(default=1e-9, gt=0, le=1e-3)
+
+    def questions(self, phase: str) -> int:
+        """How many different requests of a phase a site answers, whatever the run is called."""
+        return QUESTIONS.get(phase, self.max_iterations + 1)
 
 
 @payload("calibrate", "moments")

@@ -42,6 +42,9 @@ AT_THRESHOLD = ("share", "ppv", "sensitivity", "specificity", "npv", "accuracy")
 MAX_BOUNDS = 0.03
 """A pooled AUC whose bounds lie further apart is told by its bounds alone: its place between them is not known."""
 
+LINES = 30
+"""Different calibration lines a site sums at for one outcome: what one fit asks for, halved steps included."""
+
 
 LEAVES = {
     "local": "the hospital's own figures: counts, AUC, precision, calibration, rates at the threshold, and counts and "
@@ -58,7 +61,7 @@ LEAVES = {
 PROTECTED = (
     "Each figure stands for a group of at least the hospital's own least size and least number of events, or is "
     "withheld. Intervals hold at least the hospital's own least size; cuts divide cases "
-    "into groups that meet its limits; one set of cuts and one curve a score is answered."
+    "into groups that meet its limits; one score a step, and of it one set of cuts and one curve, is answered."
 )
 """What stands between these numbers and one patient."""
 

@@ -36,8 +36,8 @@ FIGURES = ("harrell", "uno", "auc", "brier", "integrated_brier", "expected_over_
 """Estimates of each model, in the order of the payload's rows."""
 COMPARED = ("harrell", "uno", "auc")
 """Those whose difference to the first model is given."""
-QUESTIONS = 2
-"""Different sets of models that a site evaluates for one step."""
+QUESTIONS = 1
+"""Sets of models that a site evaluates for one step: of two, risk groups could differ by one patient."""
 
 
 LEAVES = {

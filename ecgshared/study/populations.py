@@ -32,6 +32,8 @@ DERIVED: dict[str, tuple[Kind, str]] = {
     "days_to_index": ("number", "days from the ECG to the index date; not known without one"),
     "days_to_admission": ("number", "days from the ECG to the admission"),
     "year": ("number", "calendar year of the ECG"),
+    "month": ("number", "calendar month of the ECG, 1 to 12"),
+    "hour": ("number", "hour of the day of the ECG, 0 to 23; 0 where its date has no time"),
 }
 """What filters may name beside standard columns: it follows from them."""
 
@@ -156,6 +158,11 @@ def members(population: Population, columns: Mapping[str, NDArray[Any]], among: 
     return passes
 
 
+def numbers_of(name: str, columns: Mapping[str, NDArray[Any]], n: int) -> Floats:
+    """Return a number or flag, standard, derived or declared, of each ECG; shape = (n,), NaN where not known."""
+    return _column(name, columns, n).astype(np.float64)
+
+
 def most_recent(patient: NDArray[np.int64], recorded: NDArray[np.datetime64], among: Bools) -> Bools:
     """Mark each patient's last ECG of those ``among``; of equal dates the later row, an unknown date before all."""
     rows = np.flatnonzero(among)
@@ -205,8 +212,17 @@ def _column(name: str, columns: Mapping[str, NDArray[Any]], n: int) -> NDArray[A
     if name == "year":
         years = recorded.astype("datetime64[Y]").astype(np.float64) + 1970
         return np.where(np.isnat(recorded), np.nan, years)
+    if name in ("month", "hour"):
+        return _within_cycle(name, columns.get("recorded_at", _nowhere(n)))
     kind = STANDARD_COLUMNS[name].kind if name in STANDARD_COLUMNS else "number"
     return np.full(n, "" if kind in ("text", "code", "sex") else np.nan, dtype=object if kind == "text" else None)
+
+
+def _within_cycle(name: str, recorded: NDArray[np.datetime64]) -> Floats:
+    """Month of the year from 1, or hour of the day from 0."""
+    unit, cycle, first = {"month": ("M", 12, 1), "hour": ("h", 24, 0)}[name]
+    turn = recorded.astype(f"datetime64[{unit}]").astype(np.int64) % cycle + first
+    return np.where(np.isnat(recorded), np.nan, turn.astype(np.float64))
 
 
 def _nowhere(n: int) -> NDArray[np.datetime64]:

@@ -16,6 +16,7 @@ STAGES: tuple[str, ...] = (
     "generate",
     "survival",
     "survival_evaluate",
+    "regress",
 )
 
 

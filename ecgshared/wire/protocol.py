@@ -61,6 +61,11 @@ class StepConfig(Config):
     read_later: ClassVar[tuple[str, ...]] = ()
     """Keys that later steps read: an imported file must have been made with the study's own."""
 
+    @property
+    def reads_columns(self) -> tuple[str, ...]:
+        """Numbers and flags, standard or derived, that the site keeps of every ECG for this step."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Request:

@@ -38,6 +38,11 @@ def est(values: Estimate | Floats) -> EstimateResult:
     return EstimateResult(value=value, se=se, low=low, high=high)
 
 
+def bare(found: EstimateResult) -> EstimateResult:
+    """Return an estimate without its interval."""
+    return found.model_copy(update={"low": None, "high": None})
+
+
 def absences(replies: Replies, into: dict[str, Any], phase: str) -> None:
     """Note who did not answer a phase, and why."""
     for site, reason in replies.absent.items():

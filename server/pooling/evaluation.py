@@ -22,7 +22,7 @@ from ecgshared.stages.results.base import EstimateResult
 from ecgshared.stats.influence import UNDEFINED, Estimate, estimate, rate_estimate, ratio_estimate
 from ecgshared.stats.small_samples import few_events
 from server.pooling.auc import auc_within, pooled_auc
-from server.pooling.combine import est, number
+from server.pooling.combine import bare, est, number
 from server.pooling.compared import site_difference
 from server.pooling.cuts import PooledCuts, SiteCuts, average_precision_bounds
 from server.pooling.head import PooledHead
@@ -99,7 +99,7 @@ def pooled_json(head: PooledHead, placements: Mapping[str, Placement], subgroups
     brier = _brier(head)
     base = events / n
     of_cuts = points(at, head.rates, {s: placements[s] for s in head.sites if s in placements})
-    return {
+    found = {
         "sites": list(head.sites),
         "ecgs": number(n),
         "events": number(events),
@@ -117,6 +117,19 @@ def pooled_json(head: PooledHead, placements: Mapping[str, Placement], subgroups
         "roc": roc(at) if events and at.n_controls else None,
         "calibration_curve": calibration_groups(at, head.rates),
         "subgroups": {name: _subgroup(head, g) for g, name in enumerate(subgroups)},
+    }
+    return _without_intervals_of_rates(found) if head.chosen_by_events else found
+
+
+def _without_intervals_of_rates(found: dict[str, Any]) -> dict[str, Any]:
+    """Take the intervals from what tells how often the event is, see :attr:`PooledHead.chosen_by_events`."""
+    at = found["threshold"]
+    return {
+        **found,
+        "expected_over_observed": bare(found["expected_over_observed"]),
+        "ppv": [{**row, "rate": bare(row["rate"])} for row in found["ppv"]],
+        "threshold": at and {**at, **{name: bare(at[name]) for name in ("ppv", "npv", "accuracy")}},
+        "calibration_curve": [{**row, "low": None, "high": None} for row in found["calibration_curve"]],
     }
 
 

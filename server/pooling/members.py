@@ -18,6 +18,10 @@ class MembersChanged(Exception):
     """A member is missing; raised through the solver, and caught by :meth:`Members.fit` alone."""
 
 
+class NobodyLeft(RunError):
+    """Every site withheld what a fit takes, or was lost too often."""
+
+
 class Members:
     """The sites whose data a fit is of, as they drop out, are withheld, and come back.
 
@@ -62,11 +66,11 @@ class Members:
 
         Raises
         ------
-        RunError : nobody is left.
+        NobodyLeft : of the sites.
         """
         while self.now:
             try:
                 return once()
             except MembersChanged:
                 continue
-        raise RunError("no site may give the sums of this fit", value=self._what, remedy="see who withheld and why")
+        raise NobodyLeft("no site may give the sums of this fit", value=self._what, remedy="see who withheld and why")

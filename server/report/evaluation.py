@@ -48,6 +48,7 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
             "never trained are never pooled together."
         ),
         *_tables(pooled, sites, labels),
+        *_chosen(pooled, labels),
         *_forests(r, head, pooled, sites, labels),
         *_curves(pooled, sites, labels),
         *_decisions(pooled, sites, labels),
@@ -116,6 +117,22 @@ def _tables(pooled: Pooled, sites: Sites, labels: Labels) -> list[Table]:
             groups=[("", 1), ("ECGs", 2), ("patients", 2), ("", 3)],
         ),
         Table("Calibration", ["", "slope", "intercept", "expected/observed", "Brier score"], calibration),
+    ]
+
+
+def _chosen(pooled: Pooled, labels: Labels) -> list[Text]:
+    """Say why rates of the event have no interval where hospitals with too few events are left out."""
+    return [
+        Text(
+            f"{labels.pooled(group).capitalize()}: {', '.join(map(labels.site, p.withheld))} withheld counts, and the "
+            "others have few events. Who is left has more events than such hospitals have on average: expected over "
+            "observed is too low, event rates are too high, and neither has an interval."
+        )
+        for group, p in pooled.items()
+        if p.withheld
+        and not p.few_events
+        and p.expected_over_observed.value is not None
+        and p.expected_over_observed.low is None
     ]
 
 

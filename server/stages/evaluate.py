@@ -29,7 +29,7 @@ from ecgshared.stats.score_scale import HIGHEST, Sketch
 from ecgshared.stats.small_samples import few_events
 from ecgshared.study.score import risk_score
 from ecgshared.wire.protocol import StepConfig
-from server.pooling.combine import absences, est, federated_newton, number, quorum, released
+from server.pooling.combine import absences, bare, est, federated_newton, number, quorum, released
 from server.pooling.compared import pooled_difference
 from server.pooling.cuts import SiteCuts, evaluation_cuts, padded, released_sketches, site_cuts
 from server.pooling.evaluation import pooled_json, site_json
@@ -62,7 +62,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
             context.progress(2 + i, 4, f"pooled, {group.replace('_', '-')}")
             found = _ask_counts(step, context, sites, scales, absent)
             counted.update(found.by_site)
-            pooled[group] = _pool_group(step, context, local, found, cut if cut < HIGHEST else None, absent)
+            pooled[group] = _pool_group(step, context, local, sites, found, cut if cut < HIGHEST else None, absent)
     compared = _compared(step, context, tuple(local), absent)
     score = risk_score(step, study)
     for group, by_head in pooled.items():
@@ -184,6 +184,7 @@ def _pool_group(
     step: Config,
     context: StepContext,
     local: Mapping[str, LocalResults],
+    sites: tuple[str, ...],
     counted: _GroupCounts,
     cut: float | None,
     absent: dict[str, Any],
@@ -201,6 +202,7 @@ def _pool_group(
             h=h,
             cuts=tuple(padded(counted.cuts)[h].tolist()),
             fixed=cut,
+            withheld=tuple(s for s in sites if s not in mine),
         )
         result[head] = {
             **pooled_json(pooled, _placements(context, pooled, counted, absent), subgroups),
@@ -285,4 +287,7 @@ def _line(context: StepContext, head: PooledHead, absent: dict[str, Any]) -> dic
         covariance = sandwich(covariance, np.sum([meats[s] for s in members], axis=0), float(patients))
     df = 0.0 if few_events(head.patients_with_event) else head.patients_with_event - 1
     intercept, slope = (est(estimate(fit.coef[j], covariance[j, j], "identity", df=df)) for j in (0, 1))
-    return {"calibration_intercept": intercept, "calibration_slope": slope}
+    return {
+        "calibration_intercept": bare(intercept) if head.chosen_by_events else intercept,
+        "calibration_slope": slope,
+    }

@@ -103,6 +103,7 @@ def pool(sites: list[SiteData]) -> SiteData:
             for event in first.event_times
         },
         populations={name: np.concatenate([s.populations[name] for s in sites]) for name in first.populations},
+        columns={name: np.concatenate([s.columns[name] for s in sites]) for name in first.columns},
         chronology=None if first.chronology is None else np.concatenate([s.chronology for s in sites]),
     )
 

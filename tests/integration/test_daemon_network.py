@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -114,11 +115,20 @@ def test_everything_goes_through_the_proxy_of_the_environment(site, proxy, coord
     assert set(proxy.asked) == {f"CONNECT 127.0.0.1:{coordinator.port} HTTP/1.1"}
 
 
-def test_health_and_metrics_are_served_on_loopback(site):
+def test_health_and_metrics_are_served_on_loopback(site, coordinator):
     assert is_serving(site.settings.network.health_port)
-    found = httpx.get(f"http://127.0.0.1:{site.settings.network.metrics_port}/metrics", trust_env=False).text
-    assert 'ecgfed_site_answer_seconds_count{phase="counts",stage="describe"} 1.0' in found
-    assert "ecgfed_site_connected 1.0" in found
+
+    def metrics() -> str:
+        return httpx.get(f"http://127.0.0.1:{site.settings.network.metrics_port}/metrics", trust_env=False).text
+
+    def answered() -> float:
+        found = re.search(r'ecgfed_site_answer_seconds_count{phase="counts",stage="describe"} (\S+)', metrics())
+        return float(found[1]) if found else 0.0
+
+    before = answered()
+    assert site.counts(coordinator.run(), 72)
+    assert answered() == before + 1
+    assert "ecgfed_site_connected 1.0" in metrics()
 
 
 def test_a_partition_is_told_and_an_answer_waits_for_its_end(site, proxy, coordinator):

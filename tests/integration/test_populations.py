@@ -68,6 +68,28 @@ def test_a_population_that_leaves_out_a_few_patients_is_refused_at_the_site(fede
         context(study, Request(study.sha256, "r", "d", "counts", 0, {}), ledger=None)
 
 
+def test_an_age_limit_that_leaves_out_a_few_patients_is_refused_at_the_site(federation):
+    """An age limit of a step names a group as a population does."""
+    limits = {"min_patients": 10, "min_events": 5}
+    site = federation.sites(("island",), limits=limits)[0]
+    age = open_site(load_site(site), load_study(federation.study())).age
+    oldest, middle = float(np.floor(np.sort(age)[-3])), float(np.median(age))
+    steps = [{"id": "cohorts", "stage": "describe"}, federation.train()]
+    for name, limit in (("all_ages", None), ("most", oldest), ("younger", middle), ("nearly", middle + 0.1)):
+        steps.append(judged(name, None) | {"max_age": limit})
+    study = load_study(federation.study(steps=steps))
+
+    def context(step):
+        return Sites()[site].context(study, Request(study.sha256, "r", step, "local", 0, {}), ledger=None)
+
+    assert len(context("all_ages").data) > 0
+    assert len(context("younger").data) > 0
+    with pytest.raises(Refused, match="differs from 'everybody eligible' by fewer than 10 patients"):
+        context("most")
+    with pytest.raises(Refused, match=r"differs from 'everybody under .* years' by fewer than 10 patients"):
+        context("nearly")
+
+
 def test_a_step_of_no_population_of_the_study_is_named(federation):
     steps = [{"id": "t", "stage": "describe", "population": "womn"}]
     with pytest.raises(ConfigError, match="no population is called 'womn'; did you mean 'women'"):

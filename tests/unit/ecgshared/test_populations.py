@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgshared.config import ConfigError, validate
-from ecgshared.study.populations import Population, kinds, members
+from ecgshared.study.populations import Population, kinds, members, numbers_of
 
 DAY = np.timedelta64(1, "D")
 ECG = np.datetime64("2016-06-01T10:00:00", "s")
@@ -142,3 +142,13 @@ def test_declared_columns_can_be_filtered():
         np.arange(3),
     )
     assert found.tolist() == [False, True, False]
+
+
+def test_numbers_that_follow_from_the_date():
+    when = np.array(["2016-12-31T23:59:59", "1969-01-01T00:30:00", "NaT"], dtype="datetime64[s]")
+    columns = {"recorded_at": when}
+    np.testing.assert_array_equal(numbers_of("year", columns, 3), [2016, 1969, np.nan])
+    np.testing.assert_array_equal(numbers_of("month", columns, 3), [12, 1, np.nan])
+    np.testing.assert_array_equal(numbers_of("hour", columns, 3), [23, 0, np.nan])
+    np.testing.assert_array_equal(numbers_of("defibrillator", columns, 3), [np.nan] * 3)
+    np.testing.assert_array_equal(numbers_of("defibrillator", table(), 4), [1, 0, 0, 1])

@@ -8,9 +8,11 @@ import statsmodels.api as sm
 from federated_stages import CALIBRATE, UNGATED, Federation, pooled, site_data, study, typed
 
 from client.stages.calibrate import FitRows, newton_answer
-from ecgshared.errors import ConfigError, RunError, StatisticsError
+from ecgshared.errors import ConfigError, Refused, RunError, StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.stages.calibrate import effective_patients
+from ecgshared.study.registry import room
+from ecgshared.wire.protocol import Request
 from server.stages.calibrate import report
 
 
@@ -117,6 +119,21 @@ def test_coefficients_that_single_people_out_close_the_gate():
     assert aimed.patients < 10
     design = np.column_stack([np.ones(100), x])
     assert effective_patients(design, rows.y, rows.patient, steep) < 10
+
+
+def test_no_more_sums_leave_than_a_fit_asks_for(tmp_path):
+    federation = Federation(study([{**CALIBRATE, "max_iterations": 4}]), {"a": site_data(1, 300)}, state=tmp_path)
+
+    def asked(phase, intercept, run="run"):
+        arrays = {"coef": np.array([intercept, 0, 0, 0, 0]), "mean": np.zeros(4), "scale": np.ones(4)}
+        request = Request(federation.study.sha256, run, "score", phase, 0, arrays)
+        return room("client", "calibrate").PHASES[phase](federation.context("score", "a"), request)
+
+    for i in range(5):
+        asked("newton", float(i))
+    with pytest.raises(Refused, match="spent"):
+        asked("newton", 5.0, run="another")
+    asked("newton", 4.0, run="another")
 
 
 def test_fewer_than_twice_as_many_patients_as_coefficients_release_no_sums():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +16,7 @@ from client.egress.gate import release
 from client.rows.binned import read_curve, read_cuts
 from ecgshared.errors import ConfigError, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits
+from ecgshared.stages.evaluate import LINES
 from ecgshared.stats.calibration import calibration_line, expected_over_observed
 from ecgshared.stats.discrimination import auc_difference
 from ecgshared.stats.influence import clustered_auc, clustered_ratio, rate_above
@@ -239,6 +241,42 @@ def test_three_hospitals_of_forty_five_have_no_pooled_value_but_bounds_that_hold
     assert any("pairs within a hospital" in getattr(block, "note", "") for block in told[0].blocks)
 
 
+def with_events(seed, patients, events):
+    """A hospital of which exactly so many patients have the event, at each of their ECGs."""
+    data = site_data(seed, patients, split="lockbox")
+    chosen = np.random.default_rng(seed).choice(patients, events, replace=False)
+    labels = data.labels.copy()
+    labels[:, 0] = np.isin(data.patient, chosen)
+    return replace(data, labels=labels)
+
+
+@pytest.mark.parametrize(("patients", "events", "told"), [(45, 12, False), (90, 25, True)])
+def test_hospitals_that_had_the_events_by_luck_have_no_interval_of_rates(patients, events, told):
+    """Beside one with too few they are pooled for their many: what tells how often the event is errs by the choice."""
+    steps = [CALIBRATE, {"id": "abroad", "stage": "evaluate", "uses": ["score"]}]
+    hospitals = {"c": with_events(11, patients, events), "d": with_events(12, patients, events)}
+    chosen = study(steps, zero_shot=("c", "d", "e"))
+    both = {"a": sites(6)["a"], "b": sites(6)["b"], **hospitals}
+    found = Federation(chosen, {**both, "e": with_events(13, patients, 3)}, LIMITS).run()["abroad"]
+    alone = Federation(study(steps, zero_shot=("c", "d")), both, LIMITS).run()["abroad"]
+    few, whole = (made.result["pooled"]["zero_shot"]["event"] for made in (found, alone))
+    assert few["withheld"] == ["e"]
+    assert few["sites"] == whole["sites"] == ["c", "d"]
+    for rate in (
+        lambda p: p["expected_over_observed"],
+        lambda p: p["calibration_intercept"],
+        lambda p: p["ppv"][-1]["rate"],
+        lambda p: p["calibration_curve"][0],
+    ):
+        assert rate(whole)["low"] is not None
+        assert (rate(few)["low"] is not None, rate(few)["high"] is not None) == (told, told)
+    assert few["expected_over_observed"]["value"] == whole["expected_over_observed"]["value"]
+    assert few["auc_within_sites"]["low"] == whole["auc_within_sites"]["low"] is not None
+    text = str(report(typed(found)))
+    assert ("neither has an interval" in text) == (not told)
+    assert "neither has an interval" not in str(report(typed(alone)))
+
+
 def test_subgroups_agree_with_their_own_data(gated):
     federation, found = gated
     x, y, patient = pooled(federation.data, ("c",), "lockbox")
@@ -365,6 +403,45 @@ def test_a_second_set_of_cuts_or_another_curve_is_refused():
         np.testing.assert_array_equal(first.payload.cases, again.payload.cases)
         with pytest.raises(Refused, match="spent"):
             asked("histogram", state, cuts=np.array([[-1.1, 0.1]]))
+
+
+def asked_of(federation, site, step, phase, **arrays):
+    """Ask the handler alone, as a coordinator of its own making would; ``__`` stands for the dot of an artefact."""
+    named = {name.replace("__", "."): np.asarray(value, dtype=np.float64) for name, value in arrays.items()}
+    stage = federation.study.step(step).stage
+    request = Request(federation.study.sha256, "run", step, phase, 0, named)
+    return room("client", stage).PHASES[phase](federation.context(step, site), request)
+
+
+def test_two_scores_with_one_ecg_between_their_steps_are_not_both_judged(tmp_path):
+    """Risks of 0 below an age and 1 above: the means of two of them differ by whoever stands between."""
+    steps = [CALIBRATE, {"id": "abroad", "stage": "evaluate", "uses": ["score"]}]
+    federation = Federation(study(steps, zero_shot=("c", "d")), sites(), LIMITS, state=tmp_path)
+    ages = np.unique(pooled(federation.data, ("c",), "lockbox")[0][:, 0])
+    middle = len(ages) // 2
+    first, second = ([-1e4 * (ages[i] + ages[i + 1]) / 2, 1e4, 0.0, 0.0, 0.0] for i in (middle, middle + 1))
+    for phase in ("local", "scale", "local"):
+        asked_of(federation, "c", "abroad", phase, score__coef=first)
+    for phase in ("local", "scale", "histogram", "slope"):
+        with pytest.raises(Refused, match="spent"):
+            asked_of(federation, "c", "abroad", phase, score__coef=second, cuts=[[0.0]], head=[0], coef=[0, 1])
+    with pytest.raises(Refused, match="spent"):
+        asked_of(federation, "c", "abroad", "local", score__coef=first, other__array=[0.0])
+    # A question that is none takes nothing from another site's count.
+    with pytest.raises(Refused, match="wrong shape"):
+        asked_of(federation, "d", "abroad", "local", score__coef=first[:2])
+    asked_of(federation, "d", "abroad", "local", score__coef=second)
+
+
+def test_no_more_lines_are_summed_at_than_a_fit_asks_for(tmp_path):
+    federation = Federation(four_sites([CALIBRATE, {"id": "abroad", "stage": "evaluate", "uses": ["score"]}]), sites())
+    federation.state = tmp_path
+    coef = [-2.0, 0.04, 0.5, 0.1, -5.0]
+    for slope in range(LINES):
+        asked_of(federation, "c", "abroad", "slope", score__coef=coef, head=[0], coef=[0.0, 1.0 + slope])
+    with pytest.raises(Refused, match="spent"):
+        asked_of(federation, "c", "abroad", "slope", score__coef=coef, head=[0], coef=[0.0, 100.0])
+    asked_of(federation, "c", "abroad", "slope", score__coef=coef, head=[0], coef=[0.0, 1.0])
 
 
 def test_a_crafted_curve_gets_nothing_though_it_contains_the_sites_own():
