@@ -12,6 +12,7 @@ import pytest
 from client.readers import formats
 from ecgshared.cli import command
 from ecgshared.config import validate
+from ecgshared.study.registry import STAGES
 from ecgshared.study.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +52,10 @@ def test_it_types_enough_to_be_a_session() -> None:
 def test_it_names_every_format_that_can_be_read() -> None:
     for name in (one["format"] for one in formats()):
         assert re.search(rf"\b{name}\b", README), name
+
+
+def test_it_names_every_stage() -> None:
+    assert [stage for stage in STAGES if f"`{stage}`" not in README] == []
 
 
 def test_its_study_is_one() -> None:
