@@ -69,8 +69,10 @@ def _faults(error: ValidationError, model: type[Config]) -> list[str]:
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = f"unknown key{_nearest(str(fault['loc'][-1]), model, fault['loc'][:-1])}"
-        # A fault of a whole mapping names its key itself; the mapping would drown it.
-        silent = fault["type"] in ("missing", "extra_forbidden") or isinstance(fault["input"], dict)
+        # A fault of a mapping, or of a list of them, names its key itself; they would drown it.
+        value = fault["input"]
+        whole = isinstance(value, dict) or (isinstance(value, list | tuple) and any(isinstance(v, dict) for v in value))
+        silent = fault["type"] in ("missing", "extra_forbidden") or whole
         shown = "" if silent else f" (found {_short(fault['input'])})"
         lines.append(f"  {key}: {message}{shown}" if key else f"  {message}")
     return lines

@@ -11,7 +11,9 @@ import typer
 
 from simulations.hospitals.make_cli import make
 
-app = typer.Typer(no_args_is_help=True, help="In-silico hospitals, and federations on one machine.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="In-silico hospitals, and federations on one machine."
+)
 app.command()(make)
 
 
@@ -43,7 +45,7 @@ def run(
     out: Annotated[Path, typer.Option(help="The run folder.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out after its last round.")] = False,
     backend: Annotated[
-        Backend, typer.Option(help="In this process, or on Ray workers (pip install 'ecgfed[ray]').")
+        Backend, typer.Option(help="In this process, or on Ray workers (pip install 'ecgfed\\[ray]').")
     ] = Backend.inprocess,
 ) -> None:
     """Run a study over site files on this machine, and write its report."""

@@ -46,9 +46,16 @@ def read_csv(config: TableConfig, names: list[str]) -> LocalTable:
                     ragged.append(f"  line {line}: {len(cells)} cells, the header has {len(header)}")
                 else:
                     columns.add(line, cells)
-    except (UnicodeError, LookupError):
+    except LookupError:
         raise CohortError(
-            "cannot be decoded", where=config.path, value=encoding, remedy="set table.encoding, e.g. latin-1"
+            "table.encoding is no encoding's name",
+            where=config.path,
+            value=encoding,
+            remedy=_encoding_remedy(config.path),
+        ) from None
+    except UnicodeError:
+        raise CohortError(
+            "cannot be decoded", where=config.path, value=encoding, remedy=_encoding_remedy(config.path)
         ) from None
     except csv.Error as error:
         raise CohortError(
@@ -76,6 +83,10 @@ def first_rows(path: Path, config: TableConfig | None = None) -> tuple[list[Row]
             return list(islice(_rows(file, separator, skipped), 20 * HEADER_LINES)), separator, encoding
     except (UnicodeError, LookupError, csv.Error, OSError) as error:
         raise CohortError(f"cannot be read as a table ({type(error).__name__})", where=path) from None
+
+
+def _encoding_remedy(path: Path) -> str:
+    return f"leave table.encoding out, or set what the file looks like: {guess_encoding(path)}"
 
 
 def guess_encoding(path: Path) -> str:

@@ -93,8 +93,14 @@ def kind_of(path: Path) -> Kind:
             head = file.read(64)
     except FileNotFoundError:
         raise CohortError("there is no such table", where=path, remedy="check table.path") from None
+    except IsADirectoryError:
+        raise CohortError("is a folder, not a table", where=path, remedy="name one file in table.path") from None
     except OSError as error:
         raise CohortError(f"cannot be read ({type(error).__name__})", where=path) from None
+    if not head:
+        raise CohortError(
+            "is empty (0 bytes)", where=path, allowed="a header and a row an ECG", remedy="export it again"
+        )
     if head.startswith(b"PK\x03\x04"):
         return "workbook"
     if head.startswith(b"PAR1"):

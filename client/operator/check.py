@@ -68,15 +68,19 @@ def check_site(path: Path, studies: tuple[Path, ...] = (), *, offline: bool = Fa
     known = [study for name in studies or held if (study := _study(name, settings, found))]
     recordings = _tried(found, lambda: find_recordings(settings.records, settings.described))
     table = _tried(found, lambda: read_cohort_table(settings))
-    if _tried(found, lambda: read_opt_outs(settings)) is None:
+    opt_outs = _tried(found, lambda: read_opt_outs(settings))
+    if opt_outs is None:
         settings = settings.model_copy(update={"exclude": None})
+    elif settings.exclude is not None and not opt_outs.listed and not opt_outs.damaged:
+        found.doubts.append(f"{settings.exclude}: the opt-out list holds no id; has nobody opted out?")
     keys = _keys(settings, found)
     linked = None
     if table is not None:
         found.faults += [fault.render() for fault in table.faults]
         found.doubts += table.doubts
         if not len(table):
-            found.faults.append(f"{settings.table.path}: no row is this site's; see table.rows")
+            why = "no row is this site's; see table.rows" if settings.table.rows else "has a header and no row"
+            found.faults.append(f"{settings.table.path}: {why}")
         linked = _linked(settings, table, keys, recordings, found)
     elif recordings is not None:
         found.notes.append(f"recordings: {len(recordings.paths)}; whose they are only the table can say")

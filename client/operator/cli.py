@@ -12,7 +12,7 @@ from client.operator.lists_cli import codes, columns, formats
 from client.operator.network_cli import COMMANDS
 from client.operator.start_cli import init
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 for command in (init, columns, codes, formats, ingest, *COMMANDS):
     app.command()(command)
 

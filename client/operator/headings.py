@@ -25,8 +25,8 @@ _WORDS: dict[str, str] = {
         aufnahmezeit aufzeichnungsdatum untersuchungsdatum datumzeit datumtid undersökningsdatum ekgtid tidpunkt
         registreringsdatum inspelningsdatum dateecg datedelecg dateenregistrement dateexamen dateheure fecha fechaecg
         fechaexamen fechahora fechadeexamen fecharegistro timestamp""",
-    "age": "age ageatecg ageyears alter alterjahre alterbeiekg patientenalter ålder ålderår agepatient ageans edad "
-    "edadanos alder leeftijd età eta idade",
+    "age": """age ageatecg ageatexam ageyears alter alterjahre alterbeiekg patientenalter ålder ålderår agepatient
+        ageans edad edadanos alder leeftijd età eta idade""",
     "sex": "sex gender geschlecht kön kon sexe genre sexo género genero kjønn køn geslacht sesso",
     "birth_date": """birthdate dateofbirth dob born birth geburtsdatum geboren gebdatum gebdat födelsedatum född
         datedenaissance datenaissance naissance ddn fechadenacimiento fechanacimiento nacimiento fødselsdato""",
@@ -35,23 +35,27 @@ _WORDS: dict[str, str] = {
     "death_date": """deathdate dateofdeath dod died death todesdatum sterbedatum verstorbenam verstorben dödsdatum
         avliden datedudeces datededeces datedeces deces fechadefuncion fechademuerte fechafallecimiento defuncion
         fallecimiento exitus dødsdato""",
-    "death_cause": """deathcause causeofdeath underlyingcause icd10death todesursache icdtod grundleiden dödsorsak
-        underliggandedödsorsak causedudeces causedeces causededeces causademuerte causadefuncion causafallecimiento""",
-    "death_in_hospital": """deathinhospital diedinhospital inhospitaldeath hospitaldeath todimkrankenhaus todimhaus
-        imkrankenhausverstorben intrahospital dödpåsjukhus avlidenpåsjukhus deceshopital decesalhopital
-        muertehospitalaria muerteenhospital fallecidoenhospital""",
-    "admission_time": """admissiontime admissiondate admission admitted aufnahme aufnahmezeitpunkt krankenhausaufnahme
-        aufnahmedatumkh inskrivning inskrivningsdatum inskriven dateadmission admissionle fechaingreso ingreso""",
-    "vfvt_date": "vfvtdate vfvt vfdate vtdate kammerflimmern kammarflimmer fibrillationventriculaire "
-    "fibrilacionventricular",
-    "mi_date": "midate infarctiondate amidate infarktdatum infarkt hjärtinfarktdatum dateinfarctus fechainfarto",
-    "icd_date": "icddate icdimplant defibrillatordate icdimplantation defibrillator defiimplantation "
-    "defibrillatordatum datedefibrillateur fechadai",
+    "death_cause": """deathcause causeofdeath causeicd10 deathcode deathicd10 underlyingcause icd10death todesursache
+        icdtod grundleiden dödsorsak underliggandedödsorsak causedudeces causedeces causededeces causademuerte
+        causadefuncion causafallecimiento""",
+    "death_in_hospital": """deathinhospital inpatientdeath deathinpatient diedinhospital inhospitaldeath hospitaldeath
+        todimkrankenhaus todimhaus imkrankenhausverstorben intrahospital dödpåsjukhus avlidenpåsjukhus deceshopital
+        decesalhopital muertehospitalaria muerteenhospital fallecidoenhospital""",
+    "admission_time": """admissiontime admissiondate admitdatetime admitdate admission admitted aufnahme
+        aufnahmezeitpunkt krankenhausaufnahme aufnahmedatumkh inskrivning inskrivningsdatum inskriven dateadmission
+        admissionle fechaingreso ingreso""",
+    "vfvt_date": """vfvtdate vfvt vfdate vtdate vtvfdate vtvf firstvtvf kammerflimmern kammarflimmer
+        fibrillationventriculaire fibrilacionventricular""",
+    "mi_date": """midate firstmi infarctiondate amidate infarktdatum infarkt hjärtinfarktdatum dateinfarctus
+        fechainfarto""",
+    "icd_date": """icddate icdimplant icdimplantdate icdimplanted icddatum defibrillatordate icdimplantation
+        defibrillator defiimplantation defibrillatordatum datedefibrillateur fechadai""",
     "index_date": "indexdate eventdate indexdatum ereignisdatum händelsedatum dateindex fechaindice dateevenement",
-    "last_encounter": """lastencounter lastseen lastvisit lastcontact followupend letzterkontakt letztervisite
+    "last_encounter": """lastencounter lastseen seenlast lastvisit lastcontact followupend letzterkontakt letztervisite
         letztervorstellung sistakontakt senastebesök senastkontakt dernierevisite derniercontact ultimavisita
         ultimocontacto""",
-    "data_end": "dataend censordate registerend datenende registerende dataslut registerslut findesdonnees findedatos",
+    "data_end": """dataend datathrough completeuntil completeto registrycompleteuntil dataavailableuntil censordate
+        registerend datenende registerende dataslut registerslut findesdonnees findedatos""",
     "lvef": "lvef ef ejectionfraction lvejectionfraction ejektionsfraktion auswurffraktion efproc fevg fei "
     "fractionejection fevi fraccioneyeccion",
     "bmi": "bmi bodymassindex imc",

@@ -50,7 +50,7 @@ def read(
             facts["qt_method"] = QT_METHOD
         typer.echo(json.dumps(facts, indent=2, allow_nan=False))
     else:
-        _show(path, record, findings, action, plot)
+        _show(path, record, findings, action, plot, settings is not None)
         if measured is not None:
             _show_features(measured, note)
 
@@ -108,21 +108,31 @@ def _show_features(measured: dict[str, float | None], note: str) -> None:
     from ecgshared.ecg.features import AMPLITUDES, QT_METHOD
     from ecgshared.ecg.leads import LEADS
 
-    def shown(name: str, digits: int = 0) -> str:
+    def shown(name: str, digits: int = 0, unit: str = "") -> str:
         value = measured[name]
-        return "-" if value is None else f"{value:.{digits}f}"
+        return "-" if value is None else f"{value:.{digits}f}{unit}"
 
     console = Console()
+    if all(measured[f"r_{lead}_mv"] is None for lead in LEADS):
+        rate = "" if measured["rate_bpm"] is None else f"rate {shown('rate_bpm')} per minute; all else "
+        console.print(rate + note)
+        return
     console.print(
-        f"rate {shown('rate_bpm')} per minute, PR {shown('pr_ms')} ms, QRS {shown('qrs_ms')} ms, "
-        f"QT {shown('qt_ms')} ms, QTc {shown('qtc_bazett_ms')} ms (Bazett) {shown('qtc_fridericia_ms')} ms (Fridericia)"
+        f"rate {shown('rate_bpm', 0, ' per minute')}, PR {shown('pr_ms', 0, ' ms')}, QRS {shown('qrs_ms', 0, ' ms')}, "
+        f"QT {shown('qt_ms', 0, ' ms')}, QTc {shown('qtc_bazett_ms', 0, ' ms')} (Bazett), "
+        f"{shown('qtc_fridericia_ms', 0, ' ms')} (Fridericia)"
     )
-    console.print(f"QT: {QT_METHOD}" + (f". {note}" if note else ""))
+    console.print(f"QT: {QT_METHOD}")
+    if note:
+        console.print(f"note: {note}")
     axes = ", ".join(f"{name} {shown(f'{name.lower()}_axis_deg')}" for name in ("P", "QRS", "T"))
     console.print(f"frontal axes, degrees: {axes}")
-    table = Table("mV", *LEADS, title="Amplitudes of the median beat")
+    # A row a lead: twelve columns of numbers would not fit into a terminal of 80.
+    table = Table("lead", title="Amplitudes of the median beat, mV")
     for wave in AMPLITUDES:
-        table.add_row(wave.upper(), *(shown(f"{wave}_{lead}_mv", 2) for lead in LEADS))
+        table.add_column(wave.upper(), justify="right")
+    for lead in LEADS:
+        table.add_row(lead, *(shown(f"{wave}_{lead}_mv", 2) for wave in AMPLITUDES))
     console.print(table)
 
 
@@ -132,7 +142,9 @@ def _number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _show(path: Path, record: EcgRecord, findings: tuple[Finding, ...], action: Decision, plot: Path | None) -> None:
+def _show(
+    path: Path, record: EcgRecord, findings: tuple[Finding, ...], action: Decision, plot: Path | None, own_policy: bool
+) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -161,13 +173,18 @@ def _show(path: Path, record: EcgRecord, findings: tuple[Finding, ...], action: 
     console.print(header)
     if findings:
         table = Table("lead", "finding", "what it means", "in this recording", title="Quality")
+        alike: dict[tuple[str, str], list[str]] = {}
         for finding in findings:
-            meaning = CODES.get(finding.code, "")
-            table.add_row(finding.lead or "all", finding.code, meaning, escape(finding.message))
+            alike.setdefault((finding.code, finding.message), []).append(finding.lead or "all")
+        for (code, message), leads in alike.items():
+            table.add_row(
+                "all 12" if len(leads) == 12 else ", ".join(leads), code, CODES.get(code, ""), escape(message)
+            )
         console.print(table)
     else:
         console.print("Quality: nothing found.")
-    console.print(f"A site's default policy would [bold]{action}[/bold] it.")
+    whose = "This site's" if own_policy else "A site's default"
+    console.print(f"{whose} policy would [bold]{action}[/bold] it.")
     if plot is not None:
         console.print(f"12-lead sheet: {escape(str(plot))}")
 

@@ -185,6 +185,8 @@ def _aligned(x: F32, scale: F32, centres: NDArray[np.int64], fs: float) -> NDArr
         moved, best = fit.argmax(axis=1) - shift, fit.max(axis=1)
         # An ectopic beat fits badly, or is larger: it has no say in the second round.
         like = (best >= 0.5 * np.median(best)) & (best <= 1.5 * np.median(best))
+        if not like.any():  # nothing resembles anything: noise, not beats
+            return centres
     out = centres.copy()
     out[inside] = middle + moved
     return out

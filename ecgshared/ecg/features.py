@@ -62,7 +62,7 @@ QT_METHOD = "tangent to the far slope of T in each lead, upper quartile of the l
 """How QT is measured, in words for whoever compares it."""
 
 SPIKES_OUT = "a pacemaker's spikes were taken out before measuring"
-SPIKES_LEFT = "not measured: a pacemaker's spikes could not be told from the heart's own waves"
+SPIKES_LEFT = "not measured: spikes of a pacemaker, or of a wrong gain, could not be told from the heart's own waves"
 
 
 @dataclass(frozen=True)

@@ -156,10 +156,15 @@ class Study(Config):
                 parsed.append(step)
             elif not isinstance(step, dict) or step.get("stage") not in STAGES:
                 found = step.get("stage") if isinstance(step, dict) else step
-                faults.append(f"step {i}: stage {found!r} is not one of {', '.join(STAGES)}")
+                named = step.get("id", f"step {i + 1}") if isinstance(step, dict) else f"step {i + 1}"
+                near = get_close_matches(str(found), STAGES, n=1)
+                meant = f"; did you mean {near[0]!r}?" if near else ""
+                faults.append(f"{named}: stage {found!r} is not one of {', '.join(STAGES)}{meant}")
             else:
                 try:
-                    parsed.append(validate(shared_room(step["stage"]).Config, step, where=step.get("id", f"step {i}")))
+                    parsed.append(
+                        validate(shared_room(step["stage"]).Config, step, where=step.get("id", f"step {i + 1}"))
+                    )
                 except ConfigError as error:
                     faults.append(str(error))
         if faults:

@@ -25,7 +25,10 @@ class _Told(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Told, no_args_is_help=True, help="The coordinator of a federation: its sites, its processes, its runs."
+    cls=_Told,
+    no_args_is_help=True,
+    add_completion=False,
+    help="The coordinator of a federation: its sites, its processes, its runs.",
 )
 
 HomeOption = Annotated[

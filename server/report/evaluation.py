@@ -53,7 +53,10 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
         *_curves(pooled, sites, labels),
         *_decisions(pooled, sites, labels),
     ]
-    if any(v.threshold for v in sites.values()):
+    at_cut = [v.threshold for v in sites.values() if v.threshold is not None]
+    if at_cut and r.threshold is None and all(t.share.value is None for t in at_cut):
+        blocks.append(Text("No cut-off was fixed, so there is nothing to say of a high-risk group."))
+    elif at_cut:
         blocks.append(_threshold_table(r.threshold, pooled, sites, labels))
     blocks += [*_compared(pooled, sites, labels), *_subgroups(pooled, sites, labels)]
     ecg_level = [labels.site(s) for s, v in r.sites.items() if v.interval_unit == "ECG"]
@@ -183,7 +186,10 @@ def _expit(x: float) -> float:
 
 
 def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
-    roc = [*_pooled_roc(pooled, labels), *(_roc(s, v.roc, v.auc, labels) for s, v in sites.items() if v.roc)]
+    drawn = [*_pooled_roc(pooled, labels), *(_roc(s, v.roc, v.auc, labels) for s, v in sites.items() if v.roc)]
+    # The corners are on every curve: between them alone a line would be a curve that nobody released.
+    roc = [one for one in drawn if any(0 < x < 1 or 0 < y < 1 for x, y in _known(one))]
+    bare = [one.label for one in drawn if one not in roc]
     figures: list[Figure] = []
     if roc:
         figures.append(
@@ -197,7 +203,7 @@ def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
                 reference="diagonal",
                 square=True,
                 caption="Points stand at cuts that hospitals answered, nothing between; a pooled band is the bound "
-                "that the others leave, no interval.",
+                "that the others leave, no interval." + (f" No cut answered: {'; '.join(bare)}." if bare else ""),
             )
         )
     rates = [
@@ -330,6 +336,10 @@ def _pooled_roc(pooled: Pooled, labels: Labels) -> list[Series]:
 
 def _roc(site: str, curve: RocCurve, auc: EstimateResult, labels: Labels) -> Series:
     return Series(_with_auc(labels.site(site), auc), curve.fpr, curve.tpr, site=site)
+
+
+def _known(curve: Series) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if x is not None and y is not None]
 
 
 def _with_auc(name: str, auc: EstimateResult) -> str:

@@ -60,5 +60,10 @@ def export(
     typer.echo("To import it, in another study's steps:\n")
     typer.echo(f"  - id: {step}\n    stage: {config.stage}")
     typer.echo(f"    import: {{file: {file.name}, sha256: {hashlib.sha256(content).hexdigest()}}}")
-    for key in config.read_later:
-        typer.echo(f"    {key}: {json.dumps(config.model_dump(mode='json')[key])}")
+    values = config.model_dump(mode="json")
+    # The steps it rests on are imported as well; what a model was weighed by (describe) is not asked again.
+    if uses := [used for used in config.uses if used in exportable]:
+        typer.echo(f"    uses: {json.dumps(uses)}")
+    for key in (*config.read_later, "inputs"):
+        if values.get(key) is not None:
+            typer.echo(f"    {key}: {json.dumps(values[key])}")

@@ -116,7 +116,7 @@ def take_up(step: StepConfig, study: Study, content: bytes) -> Artefact[Any]:
             where=where,
             value=", ".join(inputs),
             allowed=", ".join(calibrate_inputs(step, study)),
-            remedy="call the steps as the file's study did, and name them under `uses`",
+            remedy="call the steps as the file's study did; `uses` and `inputs` as `ecgfed model export` prints them",
         )
     return Artefact(step.id, step.stage, result, arrays)
 

@@ -271,6 +271,8 @@ def _sentence(r: Result) -> str:
         return (
             f"{tried}The cut-off leaves the top {r.top_share:.3g} of ECGs above it, as near as the sites' edges allow."
         )
+    if r.top_share is not None:
+        tried += f"No cut that the sites could answer lies near the top {r.top_share:.3g} of ECGs either. "
     return f"{tried}There is no high-risk group, and later steps report none."
 
 

@@ -75,12 +75,16 @@ def check_sites(study: Study, site_files: list[Path]) -> None:
         if settings.site in given:
             raise ConfigError("two site files are of one site", where=path, value=settings.site)
         given[settings.site] = path
-        hashes = [approved.sha256 for approved in readable_studies(settings)]
-        if settings.site in study.sites.all and study.sha256 not in hashes:
+        approved = readable_studies(settings)
+        if settings.site in study.sites.all and study.sha256 not in [one.sha256 for one in approved]:
+            namesake = any(one.name == study.name for one in approved)
             raise ConfigError(
-                f"site {settings.site!r} has not approved study {study.name!r}",
+                f"site {settings.site!r} has not approved study {study.name!r}"
+                + (" as it is now; the one it names has this name and other content" if namesake else ""),
                 where=path,
-                remedy="name the study's file under `studies:` in the site file",
+                value=", ".join(map(str, settings.studies)) or "no study",
+                allowed="a file of exactly this study",
+                remedy="name the study's file under `studies:` in the site file, or lay it where that points",
             )
     missing = sorted(set(study.sites.all) - set(given))
     if missing:

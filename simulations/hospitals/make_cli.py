@@ -7,21 +7,23 @@ from typing import Annotated
 
 import typer
 
+NAMES = "demo, many_sites, normals, null, three_countries, uk_biobank_like"
+
 
 def make(
-    scenario: Annotated[str, typer.Argument(help="name of a scenario, or the path of its YAML file")],
+    scenario: Annotated[str, typer.Argument(help=f"{NAMES}; or the path of a scenario's YAML file")],
     out: Annotated[Path, typer.Option(help="folder to write sites/ and truth/ into")],
     patients: Annotated[int | None, typer.Option(min=1, help="patients in all hospitals together")] = None,
     ecgs: Annotated[int | None, typer.Option(min=1, help="about how many ECGs instead (1,000 to 1,000,000)")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="instead of the scenario's own")] = None,
 ) -> None:
-    """Make the hospitals of a scenario: recordings, cohort tables and site files; the truth lies apart."""
+    """Make the hospitals of a scenario: recordings, cohort tables, site files and its study; the truth lies apart."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ecgshared.errors import ConfigError
     from simulations.hospitals.make import make_hospitals, true_hazard_auc, truth_table
-    from simulations.patients.scenario import load_scenario
+    from simulations.patients.scenario import load_scenario, study_of
 
     console = Console()
     chosen = load_scenario(scenario)
@@ -57,3 +59,10 @@ def make(
             line += f", AUC of the true hazard {true_hazard_auc(truth[truth['site'] == name]):.3f}"
         console.print(line, highlight=False)
     console.print(f"sites: {out / 'sites'}\ntruth: {out / 'truth'} (no hospital sees it)", highlight=False)
+    study = out / "study.yaml"
+    if (text := study_of(scenario)) is not None:
+        study.write_text(text, encoding="utf-8")
+        run = f"ecgfed simulate run {study} {out / 'sites'}/*/site.yaml --out RUN"
+        typer.echo(f"study: {study}, the one the site files approve\nto run it: {run}")
+    else:
+        typer.echo(f"study: none comes with this scenario; lay yours at {study}, the one the site files approve")

@@ -226,6 +226,12 @@ def load_scenario(name_or_path: str) -> Scenario:
     return expanded(load(Scenario, path))
 
 
+def study_of(scenario: str) -> str | None:
+    """Return the text of the study that comes with a scenario; None where none does."""
+    path = SCENARIOS / f"{scenario}_study.yaml"
+    return path.read_text(encoding="utf-8") if scenario in scenario_names() and path.exists() else None
+
+
 def expanded(scenario: Scenario) -> Scenario:
     """Return the scenario with each hospital that has replicas replaced by them: NAME_001, NAME_002, ...
 

@@ -219,7 +219,7 @@ def test_a_site_that_did_not_approve_the_study_is_named_before_anything_runs(fed
     study, sites = federation.study(), federation.sites()
     changed = federation.folder / "changed.yaml"
     changed.write_text(study.read_text().replace("seed: 5", "seed: 6"))
-    with pytest.raises(ConfigError, match="has not approved"):
+    with pytest.raises(ConfigError, match="has not approved study 'tiny' as it is now; the one it names has this name"):
         simulate(changed, sites, federation.folder / "run")
     assert not (federation.folder / "run").exists()
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from client.approval.show import show_study
@@ -48,7 +49,9 @@ def trained(hospitals, tmp_path_factory):
 
     small = SmallFederation(hospitals, tmp_path_factory.mktemp("trained"))
     (small.folder / "twin").mkdir()
-    steps = [{"id": "cohorts", "stage": "describe"}, small.train(), {"id": "abroad", "sites": ["island"], **JUDGED}]
+    score = {"id": "score", "stage": "calibrate", "uses": ["risk"], "target": "death_2y", "inputs": ["risk.death_2y"]}
+    judged = {"id": "abroad", "sites": ["island"], **JUDGED}
+    steps = [{"id": "cohorts", "stage": "describe"}, small.train(), score, judged]
     return simulate(small.study(steps=steps), small.sites(), small.folder / "run")
 
 
@@ -75,6 +78,19 @@ def test_a_hospital_reads_that_nothing_leaves_for_an_imported_step(trained, fede
     assert "no site is asked about it: nothing leaves" in step
     assert "leaves when asked" not in step
     assert {message.step for message in preview_study(file, load_site(file), study)} == {"abroad"}
+
+
+def test_the_printed_lines_are_all_that_an_importing_study_needs(trained, federation):
+    steps = []
+    for step in ("risk", "score"):
+        told = export(trained, step, federation.folder / f"{step}.ecgfed")
+        steps += yaml.safe_load(told.split("steps:\n", 1)[1])
+    steps.append({"id": "abroad", "stage": "evaluate", "uses": ["score"]})
+    study = federation.study(sites={"zero_shot": ["island"]}, steps=steps)
+    run = simulate(study, federation.sites(("island",)), federation.folder / "pasted")
+    there = artefact(trained, "score").result
+    assert artefact(run, "score").result.model_dump() == there.model_dump()
+    assert artefact(run, "abroad").result.sites["island"].heads["death_2y"].auc.value is not None
 
 
 def test_the_same_step_gives_the_same_bytes(trained, tmp_path):

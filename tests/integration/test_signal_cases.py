@@ -58,6 +58,12 @@ def test_chest_leads_by_the_iec_are_chest_leads() -> None:
     assert all(facts["leads"][f"V{i}"] is not None for i in range(1, 7))
 
 
+def test_a_fiftieth_of_a_recording_has_no_beats_and_no_warning() -> None:
+    facts = shown("invalid-96-percent/n.hea", "--features")
+    assert set(facts["features"].values()) == {None}
+    assert facts["features_note"] == "not measured: no two whole beats show"
+
+
 def test_paced_figures_are_those_without_spikes() -> None:
     plain = shown("paced/p0.hea", "--features")["features"]
     assert (plain["qrs_ms"], round(plain["qt_ms"])) == (pytest.approx(192, abs=4), pytest.approx(511, abs=4))

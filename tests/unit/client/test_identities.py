@@ -98,6 +98,15 @@ def test_ids_near_one_that_opted_out_stay_out_too_and_all_is_named(tmp_path):
     assert "opt.txt:1: '12345' is near '0012345', who stay in" in doubts
 
 
+def test_a_list_or_a_table_that_holds_nothing_is_told(tmp_path):
+    make_hospital(tmp_path, rows("1", "2"), exclude="opt.txt")
+    (tmp_path / "opt.txt").write_text("\n")
+    assert any("the opt-out list holds no id" in doubt for doubt in check_site(tmp_path / "site.yaml").doubts)
+    table = tmp_path / "table.csv"
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    assert any("has a header and no row" in fault for fault in check_site(tmp_path / "site.yaml").faults)
+
+
 def test_ids_in_scientific_notation_are_refused_in_table_and_list(tmp_path):
     make_hospital(tmp_path, rows("1.23457E+11", "1.23457E+11", "12345"), exclude="opt.txt")
     (tmp_path / "opt.txt").write_text("123457000001\n")

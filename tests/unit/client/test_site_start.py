@@ -31,10 +31,14 @@ HEADINGS = {
     "sex": ("Gender", "Geschlecht", "Kön", "Sexe", "Sexo"),
     "birth_date": ("DOB", "Geburtsdatum", "Födelsedatum", "Date de naissance", "Fecha de nacimiento"),
     "death_date": ("Date of death", "Todesdatum", "Dödsdatum", "Date de décès", "Fecha de defunción"),
-    "death_cause": ("Cause of death", "Todesursache (ICD-10)", "Dödsorsak", "Cause du décès", "Causa de muerte"),
+    "death_cause": ("Cause of death", "cause_icd10",
+                    "Todesursache (ICD-10)", "Dödsorsak", "Cause du décès", "Causa de muerte"),
     "lvef": ("LVEF", "EF %", "Auswurffraktion", "Ejektionsfraktion", "FEVG", "FEVI"),
     "heart_failure": ("Heart failure", "Herzinsuffizienz", "Hjärtsvikt", "Insuffisance cardiaque"),
-    "last_encounter": ("Last visit", "Letzter Kontakt", "Sista kontakt", "Última visita"),
+    "vfvt_date": ("vt_vf_date", "FirstVTVF"),
+    "icd_date": ("icd_implant_date", "ICD_Datum"),
+    "data_end": ("registry_complete_until", "complete_to", "DataThrough"),
+    "last_encounter": ("Last visit", "seen_last", "Letzter Kontakt", "Sista kontakt", "Última visita"),
 }  # fmt: skip
 
 

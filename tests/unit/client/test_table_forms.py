@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from datetime import date, datetime, time
 
@@ -324,3 +325,24 @@ def test_sex_beside_the_age(tmp_path):
 def test_a_quote_that_is_never_closed_is_named_by_its_line(tmp_path):
     with pytest.raises(CohortError, match="a quote that is never closed, in the row of line 3"):
         read_cohort_table(site(tmp_path, 'file,age\na,1\n"b,2\nc,3\n'))
+
+
+def test_a_table_with_nothing_in_it_says_so(tmp_path):
+    settings = site(tmp_path, "file\n")
+    for content, words in ((b"", "is empty (0 bytes)"), (b"\xff\xfea\x00", "leave table.encoding out")):
+        settings.table.path.write_bytes(content)
+        table = settings.table.model_copy(update={"encoding": "utf-8"})
+        with pytest.raises(CohortError, match=re.escape(words)):
+            read_cohort_table(settings.model_copy(update={"table": table}))
+    settings.table.path.unlink()
+    settings.table.path.mkdir()
+    with pytest.raises(CohortError, match="is a folder, not a table"):
+        read_cohort_table(settings)
+
+
+def test_an_encoding_that_does_not_exist_is_named_with_the_one_that_fits(tmp_path):
+    settings = site(tmp_path, "file\n")
+    settings.table.path.write_bytes("ä,b\n".encode("utf-16"))
+    table = settings.table.model_copy(update={"encoding": "x-utf"})
+    with pytest.raises(CohortError, match=r"no encoding's name[\s\S]*'x-utf'[\s\S]*utf-16"):
+        read_cohort_table(settings.model_copy(update={"table": table}))

@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
+
+from ecgshared.cli import command
 
 HEAVY = ("torch", "pandas", "matplotlib", "scipy", "flwr", "ray")
 
@@ -33,7 +36,27 @@ def test_help_loads_nothing_heavy(arguments, tmp_path):
 
 
 def test_the_help_names_every_command(tmp_path):
-    command = [sys.executable, "-m", "ecgshared", "--help"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    program = [sys.executable, "-m", "ecgshared", "--help"]
+    run = subprocess.run(program, capture_output=True, text=True, check=True, cwd=tmp_path)
     for name in ("read", "site", "simulate", "report"):
         assert f"\n  {name}" in run.stdout
+
+
+def _help(*arguments: str) -> str:
+    return CliRunner().invoke(command, [*arguments, "--help"], env={"COLUMNS": "200"}).output
+
+
+def test_arguments_say_what_they_are():
+    assert "the recording; for WFDB its .hea" in _help("read")
+    assert "uk_biobank_like; or the path of" in _help("simulate", "make")
+    assert "the site's file" in _help("site", "check")
+
+
+def test_what_a_command_does_is_not_cut_off_and_no_part_is_taken_for_markup():
+    assert "run the demo study." in " ".join(_help().split())
+    assert "ecgfed[ray]" in _help("simulate", "run")
+
+
+def test_completion_is_offered_by_no_part_for_itself():
+    for part in ("site", "simulate", "coordinator", "survival", "model", "generate"):
+        assert "--install-completion" not in _help(part)

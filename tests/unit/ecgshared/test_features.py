@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -222,6 +223,22 @@ def test_the_command_shows_them(tmp_path: Path) -> None:
     assert shown["rate_bpm"] == pytest.approx(70, abs=10)
     plain = CliRunner().invoke(app, [str(tmp_path / "a.hea"), "--features"])
     assert "QRS" in plain.output
+    assert "…" not in plain.output
+    assert re.search(r"│ V6 +│ +- │ +-?\d\.\d\d │ +\d\.\d\d │ +-?\d\.\d\d │", plain.output)
+
+
+def test_findings_of_all_leads_are_one_line_and_nothing_is_shown_of_what_was_not_measured(tmp_path: Path) -> None:
+    from hospital import write_recording
+
+    write_recording(tmp_path / "a", 0)
+    size = (tmp_path / "a.dat").stat().st_size
+    (tmp_path / "a.dat").write_bytes(b"\0" * size)
+    result = CliRunner().invoke(app, [str(tmp_path / "a.hea"), "--features"])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("flat-lead") == 1
+    assert "all 12" in result.output
+    assert "not measured: no two whole beats show" in result.output
+    assert "Amplitudes" not in result.output
 
 
 def test_qt_beside_what_five_carts_wrote(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ from server.report.methods import methods
 from server.report.panels import panels_svg
 from server.report.privacy import statement
 from server.report.results import RunInfo, StepPlan
-from server.report.sections import Figure, Flow, FlowRow, Folded, Key, Panels, Series, Table
+from server.report.sections import Figure, Flow, FlowRow, Folded, Key, Panels, Series, Table, Text
 from server.report.summary import summarise
 from server.report.survival import missing
 from server.report.tripod import checklist
@@ -336,6 +336,27 @@ def test_the_roc_is_square_and_its_legend_holds_the_auc(free: Any) -> None:
     assert found is not None
     x0, _, x1, y1, _, y2 = map(float, found.groups())
     assert abs(x1 - x0) == pytest.approx(abs(y1 - y2), rel=0.01)
+
+
+def test_a_roc_of_corners_alone_is_no_curve_and_its_hospital_is_named(free: Any) -> None:
+    dump = free["abroad"].result.model_dump()
+    dump["sites"]["c"]["heads"]["event"]["roc"] = {"fpr": (0.0, 1.0), "tpr": (0.0, 1.0)}
+    labels = Labels(free["study"])
+    figures = blocks(sections("abroad", Evaluated.model_validate(dump), labels), Figure)
+    roc = next(f for f in figures if f.title == "ROC")
+    assert not any("Cecilia" in one.label for one in roc.series)
+    assert "No cut answered: St. Cecilia's, AUC" in roc.caption
+
+
+def test_without_a_cut_off_it_says_so_instead_of_withheld(free: Any) -> None:
+    dump = free["abroad"].result.model_dump()
+    nothing = EstimateResult(value=None, se=None, low=None, high=None).model_dump()
+    for site in dump["sites"].values():
+        site["heads"]["event"]["threshold"] = dict.fromkeys(("share", "ppv", "sensitivity", "specificity"), nothing)
+    dump["threshold"] = None
+    parts = sections("abroad", Evaluated.model_validate(dump), NO_LABELS)
+    assert not [table for table in blocks(parts, Table) if table.title.startswith("At the fixed threshold")]
+    assert any("No cut-off was fixed" in text.text for text in blocks(parts, Text))
 
 
 def test_a_decision_curve_is_net_benefit_beside_acting_on_everybody() -> None:

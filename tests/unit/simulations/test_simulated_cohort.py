@@ -15,6 +15,7 @@ from client.site.settings import load_site
 from ecgshared.ecg.leads import LEADS
 from ecgshared.errors import ConfigError, RunError, StatisticsError
 from ecgshared.study.endpoints import TimeToEventEndpoint, label_cells
+from ecgshared.study.study import load_study
 from simulations.hospitals.exports import quantise
 from simulations.hospitals.make import make_hospitals, true_hazard_auc, truth_table
 from simulations.hospitals.make_cli import make
@@ -264,7 +265,15 @@ def test_auc_needs_both_classes():
 
 def test_the_command_makes_hospitals_and_lets_its_errors_reach_the_terminal(tmp_path, capsys):
     make("demo", tmp_path / "made", patients=20, seed=1)
-    assert "island" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "island" in said
+    # What the site files approve lies where they say, and how to run it is printed.
+    site = load_site(tmp_path / "made" / "sites" / "island" / "site.yaml")
+    assert load_study(site.studies[0]).name == "demo"
+    assert f"ecgfed simulate run {tmp_path / 'made' / 'study.yaml'}" in said
+    make("null", tmp_path / "plain", patients=20, seed=1)
+    assert "none comes with this scenario" in capsys.readouterr().out
+    assert not (tmp_path / "plain" / "study.yaml").exists()
     assert len(list((tmp_path / "made" / "sites").iterdir())) == 4
     with pytest.raises(RunError, match="already holds"):
         make("demo", tmp_path / "made", patients=20, seed=1)
