@@ -10,6 +10,19 @@ from federation import SmallFederation
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of a story back into the order they are written in, where they stand now; others stay shuffled."""
+    places: dict[str, list[int]] = {}
+    for place, item in enumerate(items):
+        if item.get_closest_marker("story") is not None:
+            places.setdefault(item.nodeid.partition("::")[0], []).append(place)
+    for at in places.values():
+        told = sorted((items[place] for place in at), key=lambda item: item.reportinfo()[1] or 0)
+        for place, item in zip(at, told, strict=True):
+            items[place] = item
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real recordings beside the checkout; the test is skipped where it is absent."""

@@ -40,6 +40,8 @@ from server.coordinator.home import Home
 from server.rounds.run_folder import RunFolder
 from simulations.federation.network import LocalNetwork
 
+pytestmark = pytest.mark.story
+
 pytestmark = pytest.mark.skipif(proxy.find_nginx(None) is None, reason="nginx is not installed")
 PRESENT, LEAVING = ("north", "coast"), "valley"
 HEARTBEAT = "/v1/fleet/send-node-heartbeat"
