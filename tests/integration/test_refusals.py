@@ -40,9 +40,10 @@ from server.coordinator.home import Home
 from server.rounds.run_folder import RunFolder
 from simulations.federation.network import LocalNetwork
 
-pytestmark = pytest.mark.story
-
-pytestmark = pytest.mark.skipif(proxy.find_nginx(None) is None, reason="nginx is not installed")
+pytestmark = [
+    pytest.mark.story,
+    pytest.mark.skipif(proxy.find_nginx(None) is None, reason="nginx is not installed"),
+]
 PRESENT, LEAVING = ("north", "coast"), "valley"
 HEARTBEAT = "/v1/fleet/send-node-heartbeat"
 REFUSED = "the coordinator refuses this site's certificate: revoked, expired, or not that of its key"
