@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    import numpy as np
+from ecgshared.tables.options import (
+    ascending_times,
+    covariate_pair,
+    grid_ends,
+    reference_levels,
+    spline_knots,
+    words,
+)
 
+if TYPE_CHECKING:
     from ecgshared.tables.fit import Pooling
     from ecgshared.tables.tables import Columns, Tables
 
@@ -135,15 +142,15 @@ def fit(
     columns = Columns(
         time,
         event,
-        _list(covariates),
-        _list(categorical),
+        words(covariates),
+        words(categorical),
         strata,
         cluster,
         entry,
         weight,
-        _references(reference),
-        dict(_spline(text) for text in spline or []),
-        tuple(_pair(text) for text in interaction or []),
+        reference_levels(reference),
+        dict(spline_knots(text) for text in spline or []),
+        tuple(covariate_pair(text) for text in interaction or []),
         cause,
         patients_shared,
     )
@@ -160,7 +167,7 @@ def fit(
         rule.value,
         penalty,
         robust or cluster is not None or fine_gray,
-        _grid(grid, tables),
+        grid_ends(grid, tables),
         transform=ph_transform.value,
         terms=tables.design.terms,
     )
@@ -218,7 +225,7 @@ def predict(
     from ecgshared.tables.saved import predict as predicted
     from ecgshared.tables.saved import read_model, write_beside
 
-    found = predicted(read_model(model), rows, _times(at, "--at"), baseline)
+    found = predicted(read_model(model), rows, ascending_times(at, "--at"), baseline)
     if out is None:
         typer.echo(found.to_csv(index=False), nl=False)
     else:
@@ -264,7 +271,9 @@ def km(
     tables = read_tables(site, columns, missing.value)
     rows = followed(tables)
     groups = curves(rows)
-    facts = curve_facts(tables, rows, groups, _times(at, "--at") if at else None, rmst, incidence=cause is not None)
+    facts = curve_facts(
+        tables, rows, groups, ascending_times(at, "--at") if at else None, rmst, incidence=cause is not None
+    )
     if plot is not None:
         plots.curves(groups, rows.until, incidence=cause is not None, path=plot)
     _print(facts, as_json, show_curves)
@@ -302,67 +311,6 @@ def _print(facts: dict[str, Any], as_json: bool, show: Any) -> None:
         show(facts)
 
 
-def _list(text: str) -> tuple[str, ...]:
-    import csv
-
-    # As in the files: a name with a comma in it stands in quotes.
-    words = next(csv.reader([text], skipinitialspace=True), [])
-    return tuple(word.strip() for word in words if word.strip())
-
-
-def _references(text: str) -> dict[str, str]:
-    from ecgshared.errors import ConfigError
-
-    found = {}
-    for word in _list(text):
-        name, sign, level = word.partition("=")
-        if not sign or not level.strip():
-            raise ConfigError("--reference is not valid", value=word, allowed="a column and its level: stage=II")
-        found[name.strip()] = level.strip()
-    return found
-
-
-def _spline(text: str) -> tuple[str, tuple[float, ...]]:
-    from itertools import pairwise
-
-    from ecgshared.errors import ConfigError
-    from ecgshared.tables.design import QUANTILES
-
-    name, _, given = text.rpartition("=")
-    allowed = "a column and 3 to 7 knots, by their number or by their values: age=4, age=50,62,75,88"
-    try:
-        knots = tuple(float(word) for word in given.split(","))
-    except ValueError as error:
-        raise ConfigError("--spline is not valid", value=text, allowed=allowed) from error
-    few = len(knots) == 1 and knots[0] not in QUANTILES
-    if not name or few or len(knots) == 2 or any(a >= b for a, b in pairwise(knots)):
-        raise ConfigError("--spline is not valid", value=text, allowed=allowed)
-    return name.strip(), knots
-
-
-def _pair(text: str) -> tuple[str, str]:
-    from ecgshared.errors import ConfigError
-
-    parts = [part.strip() for part in text.split(":")]
-    if len(parts) != 2 or not all(parts) or parts[0] == parts[1]:
-        raise ConfigError("--interaction is not valid", value=text, allowed="two covariates: age:sex")
-    return parts[0], parts[1]
-
-
-def _times(text: str, option: str) -> np.ndarray:
-    import numpy as np
-
-    from ecgshared.errors import ConfigError
-
-    try:
-        times = np.array([float(word) for word in text.split(",")])
-    except ValueError as error:
-        raise ConfigError(f"{option} is not valid", value=text, allowed="times: 365,730") from error
-    if not (np.isfinite(times).all() and (times >= 0).all() and (np.diff(times) > 0).all()):
-        raise ConfigError(f"{option} is not valid", value=text, allowed="ascending numbers, 0 or above")
-    return times
-
-
 def _require_meaning(
     columns: Columns, mode: Mode, ties: TieRule, penalty: Any, *, fine_gray: bool, made: Path | None, grid: str
 ) -> None:
@@ -388,27 +336,3 @@ def _require_meaning(
                 "--fine-gray takes no --entry, --weight, --strata, --grid, --save, --ph-plot or --mode local",
                 remedy="--mode stratified gives each site a baseline of its own",
             )
-
-
-def _grid(text: str, tables: Tables) -> np.ndarray | None:
-    import numpy as np
-
-    from ecgshared.errors import ConfigError
-
-    if not text.strip():
-        return None
-    try:
-        ends = np.array([float(word) for word in text.split(",")])
-    except ValueError as error:
-        raise ConfigError(
-            "--grid is not valid", value=text, allowed="a width, or ends of intervals: 30,90,365"
-        ) from error
-    if not (np.isfinite(ends).all() and (ends > 0).all() and (np.diff(ends) > 0).all()):
-        raise ConfigError("--grid is not valid", value=text, allowed="ascending numbers above 0")
-    if len(ends) > 1:
-        return ends
-    last = max(float(site.time.max()) for site in tables.sites)
-    steps = int(np.ceil(last / ends[0]))
-    if steps > 1_000_000:
-        raise ConfigError("--grid makes more than a million intervals", value=text, remedy="a larger width")
-    return np.asarray(ends[0] * np.arange(1, max(steps, 1) + 1))

@@ -65,4 +65,8 @@ def test_no_modules_import_each_other_in_a_circle(graph: grimp.ImportGraph, pack
         for module in graph.modules
         if module.startswith(f"{package}.")
     }
-    list(TopologicalSorter(arrows).static_order())
+    try:
+        order = list(TopologicalSorter(arrows).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+    assert set(order) == set(arrows)
