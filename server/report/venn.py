@@ -69,17 +69,16 @@ def venn_svg(figure: Venn, *, prefix: str = "f") -> str:
         axes.set_axis_off()
         r, s, d = circles(*figure.shares)
         # As large as height and the text on either side allow.
-        scale = min((_HEIGHT - 1.0) / 2 / max(r, s), (_WIDTH - 3.4) / (r + s + d))
+        scale = min((_HEIGHT - 1.15) / 2 / max(r, s), (_WIDTH - 2.4) / (r + s + d))
         r, s, d = r * scale, s * scale, d * scale
         left = (_WIDTH - (r + d + s)) / 2 + r
-        middle = 0.42 + (_HEIGHT - 0.84) / 2
+        middle = 0.6 + (_HEIGHT - 1.15) / 2
         for x, radius, colour in ((left, r, PALETTE[1]), (left + d, s, PALETTE[0])):
             axes.add_patch(Circle((x, middle), radius, facecolor=colour, alpha=0.25, edgecolor=colour, linewidth=1.2))
         edges = (left - r, left + d + s)
         lens = (max(left - r, left + d - s) + min(left + r, left + d + s)) / 2
-        top = middle + max(r, s) + 0.1
-        axes.text(edges[0] - 0.08, top, figure.names[0], ha="left", va="bottom", color=PALETTE[1], fontsize=9)
-        axes.text(edges[1] + 0.08, top, figure.names[1], ha="right", va="bottom", color=PALETTE[0], fontsize=9)
+        for line, colour in enumerate((PALETTE[1], PALETTE[0])):
+            axes.text(0.05, _HEIGHT - 0.05 - 0.19 * line, figure.names[line], va="top", color=colour, fontsize=9)
         only = ((left - r + (left + d - s)) / 2, (left + r + left + d + s) / 2)
         places = ((only[0], edges[0] - 0.12, "right"), (only[1], edges[1] + 0.12, "left"))
         for lines, (inside, outside, side), room in zip(
