@@ -25,6 +25,7 @@ _KINDS = {
     "statistic": "figures about groups, small groups withheld",
     "sums": "sums over people of groups that are large enough",
     "public": "nothing about people",
+    "hidden": "keys, shares and numbers under masks",
 }
 _TOLD_APART = {"id", "stage", "uses", "sites", "privacy"}
 

@@ -30,18 +30,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from ecgshared.errors import PrivacyError
 from ecgshared.privacy import shamir
 from ecgshared.privacy.fixed_point import Words
+from ecgshared.study.secure import LEAST_SITES
 
-LEAST_SITES = 3
-"""Of two sites, each would learn the other's numbers from the sum."""
 KEY_BYTES = 32
 _NONCE_BYTES = 12
 SEALED_BYTES = _NONCE_BYTES + 16
 _CHUNK = 1 << 18
-
-
-def least_threshold(sites: int) -> int:
-    """Return the fewest sites that may open a sum of ``sites``: more than half, so that no two disjoint sets can."""
-    return max(LEAST_SITES, sites // 2 + 1)
 
 
 def context(*parts: object) -> bytes:
@@ -89,9 +83,9 @@ def unseal(key: bytes, sealed: bytes, use: bytes) -> bytes:
         ) from None
 
 
-def commitment(seed: bytes, use: bytes) -> bytes:
-    """Return what a seed that is joined from shares must match, 32 bytes."""
-    return hashlib.sha256(b"ecgfed mask seed v1\0" + use + seed).digest()
+def commitment(seed: bytes) -> bytes:
+    """Return what a seed that is joined from shares must match, 32 bytes; signed with the keys it belongs to."""
+    return hashlib.sha256(b"ecgfed mask seed v1\0" + seed).digest()
 
 
 def add_mask(words: Words, seed: bytes, *, subtract: bool = False) -> None:
@@ -158,7 +152,7 @@ def open_sum(
         total += words
     for member in hidden:
         seed = _joined({v: r.seeds[member] for v, r in reveals.items() if member in r.seeds}, threshold)
-        if commitment(seed, published.use) != published.commitments[member]:
+        if commitment(seed) != published.commitments[member]:
             raise PrivacyError("shares do not give back the seed that a site promised", value=member)
         add_mask(total, seed, subtract=True)
     for gone in set(published.members) - set(hidden):

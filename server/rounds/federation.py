@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import Message, RecordDict
@@ -145,16 +145,19 @@ class Federation:
         quorum: int | None = None,
         accept: Accept | None = None,
         metrics: Metrics | None = None,
+        own: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
     ) -> Replies:
-        """Ask ``sites`` one thing; see :class:`server.rounds.step_context.Ask`. Raise RunError below the quorum."""
+        """Ask ``sites`` one thing; see :class:`server.rounds.step_context.Ask`. Raise RunError below the quorum.
+
+        ``own`` : what is sent to one site alone, by site, beside ``arrays``.
+        """
         request = Request(self._study.sha256, self._run_name, step, phase, round_number, arrays)
-        question = _Question(request, stage, to_records(encode_request(request)), accept)
+        question = _Question.of(request, stage, accept, own or {})
         states = [SiteState(site) for site in sites]
         start = time.monotonic()
         self._ask_until_enough(question, states, quorum)
         answered = {state.name: state.payload for state in states if state.answered}
         absent = {state.name: state.why for state in states if state.why}
-        size = len(question.records.array_records["body"]["body"].data)
         self._run.append(
             "history.jsonl",
             {
@@ -167,7 +170,7 @@ class Federation:
                 "absent": absent,
                 "lost": {state.name: state.lost for state in states if state.lost},
                 "bytes_in": {state.name: state.bytes_in for state in states if state.bytes_in},
-                "bytes_out": {site: size for site in sites if site in self._nodes},
+                "bytes_out": {site: question.bytes_to(site) for site in sites if site in self._nodes},
                 "metrics": dict(metrics(answered)) if metrics is not None and answered else {},
             },
         )
@@ -179,6 +182,23 @@ class Federation:
                 remedy="the run is kept: mend the sites and go on with it (resume)",
             )
         return Replies(answered, absent)
+
+    def note_sum(
+        self, step: str, phase: str, round_number: int, replies: Replies, metrics: Mapping[str, float | None]
+    ) -> None:
+        """Write a secure sum that was opened into the history: who is in it, beside the lines of its parts."""
+        self._run.append(
+            "history.jsonl",
+            {
+                "at": now(),
+                "step": step,
+                "phase": phase,
+                "round": round_number,
+                "answered": list(replies.summed),
+                "absent": dict(replies.absent),
+                "metrics": dict(metrics),
+            },
+        )
 
     def _ask_until_enough(self, question: _Question, states: list[SiteState], quorum: int | None) -> None:
         """Ask all, then those that are missing, until the quorum has answered or nothing more is to be hoped for."""
@@ -256,7 +276,9 @@ class Federation:
         if not ready:
             return
         ttl = max(end - time.monotonic(), 0.0) + 60.0
-        messages = [Message(question.records, self._nodes[s.name], MESSAGE_TYPE_ASK, ttl=ttl) for s in ready]
+        messages = [
+            Message(question.records_for(s.name), self._nodes[s.name], MESSAGE_TYPE_ASK, ttl=ttl) for s in ready
+        ]
         pushed = list(self._grid.push_messages(messages))
         for i, state in enumerate(ready):
             if i < len(pushed) and pushed[i]:
@@ -318,12 +340,35 @@ class Federation:
 
 @dataclass(frozen=True)
 class _Question:
-    """One request to the sites, as it is sent, and how its answers are read."""
+    """One request to the sites, as it is sent, and how its answers are read.
+
+    ``own`` : the records of those that are sent something of their own.
+    """
 
     request: Request
     stage: str
     records: RecordDict
     accept: Accept | None
+    own: Mapping[str, RecordDict]
+
+    @classmethod
+    def of(
+        cls, request: Request, stage: str, accept: Accept | None, own: Mapping[str, Mapping[str, NDArray[Any]]]
+    ) -> _Question:
+        """Write a request once for all sites, and again for each that is sent arrays of its own."""
+        records = {
+            site: to_records(encode_request(replace(request, arrays={**request.arrays, **arrays})))
+            for site, arrays in own.items()
+        }
+        return cls(request, stage, to_records(encode_request(request)), accept, records)
+
+    def records_for(self, site: str) -> RecordDict:
+        """Return what a site is sent."""
+        return self.own.get(site, self.records)
+
+    def bytes_to(self, site: str) -> int:
+        """Return the size of what a site is sent."""
+        return len(self.records_for(site).array_records["body"]["body"].data)
 
     @property
     def name(self) -> str:

@@ -20,6 +20,7 @@ FINAL = {
     RefusalCode.BUDGET_SPENT,
     RefusalCode.PRIVACY_REQUIRED,
     RefusalCode.NOT_A_MEMBER,
+    RefusalCode.SECURE_SUM_REQUIRED,
 }
 """Refusals that asking again cannot change; such a site does not count towards a quorum of all."""
 
@@ -130,7 +131,7 @@ def description(payload: Any, site: str, request: Request, size: int) -> dict[st
             "kind": type(kinds[name][1]).__name__.lower(),
             "type": type(value).__name__ if array is None else str(array.dtype),
             "shape": list(np.shape(value)) if array is not None or not hasattr(value, "__len__") else [len(value)],
-            "withheld": 0 if array is None else int(np.isnan(array).sum()),
+            "withheld": 0 if array is None or array.dtype.kind != "f" else int(np.isnan(array).sum()),
         }
     return {
         "site": site,

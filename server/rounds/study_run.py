@@ -10,15 +10,17 @@ import numpy as np
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from ecgshared.errors import EcgFedError
+from ecgshared.errors import EcgFedError, RunError
 from ecgshared.service.files import now
 from ecgshared.study.registry import room, shared_room
+from ecgshared.study.secure import secure_sum_in_use, summed_phases
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
 from server.rounds.federation import Federation, Stopped, WaitingPolicy
 from server.rounds.flower_insides import RunNotRunningException
 from server.rounds.frozen import take_up
 from server.rounds.run_folder import RunFolder
+from server.rounds.secure_sums import MembersLost, SecureSums
 from server.rounds.step_context import Accept, Artefact, Metrics, Replies, StepContext
 
 _LINK_ERRORS = (httpx.HTTPError, RunNotRunningException)
@@ -64,10 +66,44 @@ def run_study(grid: Grid, folder: RunFolder, progress: Progress, policy: Waiting
 def _run_step(
     step: StepConfig, study: Study, federation: Federation, folder: RunFolder, progress: Progress
 ) -> Artefact[Any]:
+    """Run a step; begin it anew where sums of other people than the first ones would come of it."""
+    without: dict[str, str] = {}
+    while True:
+        try:
+            return _run_once(step, study, federation, folder, progress, without)
+        except MembersLost as lost:
+            if set(lost.sites) <= set(without):
+                raise RunError(f"step {step.id!r}: {lost}", remedy="the run is kept: go on with it (resume)") from None
+            without |= lost.sites
+            folder.append(
+                "events.jsonl", {"at": now(), "what": f"step {step.id} begins anew", "why": f"without {lost}"}
+            )
+
+
+def _run_once(
+    step: StepConfig,
+    study: Study,
+    federation: Federation,
+    folder: RunFolder,
+    progress: Progress,
+    without: Mapping[str, str],
+) -> Artefact[Any]:
     shared_room(step.stage)
     inputs = _inputs(step, study, folder)
     sent = {f"{name}.{key}": array for name, used in inputs.items() for key, array in used.arrays.items()}
     members = study.members(step)
+    step_folder = folder.step_folder(step.id)
+
+    def ask_parts(
+        phase: str, round: int, arrays: Mapping[str, NDArray[Any]], sites: tuple[str, ...], **how: Any
+    ) -> Replies:
+        return federation.ask(step.id, step.stage, phase, round, arrays, sites, **how)
+
+    sums = (
+        SecureSums(study, step, folder.info["run"], ask_parts, step_folder, frozenset(without))
+        if secure_sum_in_use(study, step)
+        else None
+    )
 
     def ask(
         phase: str,
@@ -80,6 +116,11 @@ def _run_step(
         metrics: Metrics | None = None,
     ) -> Replies:
         everything = {**sent, **(arrays or {})}
+        if sums is not None and phase in summed_phases(step.stage):
+            replies = sums.add(phase, round, everything, sites=sites, accept=accept)
+            told = dict(metrics(replies.by_site)) if metrics is not None else {}
+            federation.note_sum(step.id, phase, round, replies, told)
+            return replies
         return federation.ask(
             step.id,
             step.stage,
@@ -97,7 +138,7 @@ def _run_step(
         sites=members,
         inputs=inputs,
         ask=ask,
-        folder=folder.step_folder(step.id),
+        folder=step_folder,
         progress=lambda done, total, text="": progress(step.id, done, total, text),
         rng=np.random.default_rng([study.seed, study.steps.index(step)]),
     )

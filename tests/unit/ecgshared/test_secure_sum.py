@@ -19,7 +19,6 @@ from ecgshared.privacy.secure_sum import (
     context,
     hide,
     joined_counts,
-    least_threshold,
     new_key,
     open_sum,
     public_key,
@@ -27,6 +26,7 @@ from ecgshared.privacy.secure_sum import (
     share_secrets,
     unseal,
 )
+from ecgshared.study.secure import least_threshold
 
 
 class Group:
@@ -40,7 +40,7 @@ class Group:
         self.published = PublicKeys(
             self.use,
             {i: public_key(key) for i, key in enumerate(self.private)},
-            {i: commitment(seed, self.use) for i, seed in enumerate(self.seed)},
+            {i: commitment(seed) for i, seed in enumerate(self.seed)},
         )
         self.shares = [share_secrets(self.private[i], self.seed[i], self.threshold, n) for i in range(n)]
 
