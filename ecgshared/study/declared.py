@@ -45,7 +45,7 @@ class DeclaredColumn(Config):
         description="number; flag: yes or no; category: one of `levels`; date; event: date of the first one after the "
         "ECG, empty where there was none"
     )
-    label: Label = None
+    label: Label = Field(default=None, description="how the report calls it")
     unit: str = Field(
         default="",
         max_length=20,

@@ -23,21 +23,21 @@ Event = Literal["scd", "death", "vfvt", "mi"]
 class BinaryEndpoint(Config):
     """A 0/1 label: ``column`` is a key of the site's ``labels``, or one of :data:`BUILT_IN_LABELS`."""
 
-    kind: Literal["binary"]
-    column: str
-    label: Label = None
+    kind: Literal["binary"] = Field(description="a column of 0 and 1")
+    column: str = Field(description="the site's label of this name, male, lvef_low, or a flag that the study declares")
+    label: Label = Field(default=None, description="how the report calls it")
 
 
 class TimeToEventEndpoint(Config):
     """An event within a horizon after the ECG: 1 if 0 <= days < 365.25 h, 0 if seen free of it that long."""
 
-    kind: Literal["time_to_event"]
-    event: Event
-    horizon_years: float = Field(gt=0, le=20)
+    kind: Literal["time_to_event"] = Field(description="an event within so many years of the ECG")
+    event: Event = Field(description="which event")
+    horizon_years: float = Field(gt=0, le=20, description="years after the ECG")
     group: str | None = Field(
         default=None, description="heads of one group are made monotone in their horizon (cumulative hazard)"
     )
-    label: Label = None
+    label: Label = Field(default=None, description="how the report calls it")
 
 
 class ContinuousEndpoint(Config):
@@ -46,13 +46,13 @@ class ContinuousEndpoint(Config):
     A net sees it on the scale of :meth:`standardise`. What lies outside the range is not known.
     """
 
-    kind: Literal["continuous"]
+    kind: Literal["continuous"] = Field(description="a number")
     column: str = Field(description="a standard number (age, lvef, bmi), or one that the study declares")
     range: tuple[float, float] = Field(
         description="[low, high], in the column's unit: values beyond are not known; a net sees -1 at low, 1 at high"
     )
     unit: str = Field(default="", max_length=20, pattern=r"^[^\x00-\x1f\x7f]*$", description="in words, for reports")
-    label: Label = None
+    label: Label = Field(default=None, description="how the report calls it")
 
     @model_validator(mode="after")
     def _ascends(self) -> ContinuousEndpoint:
