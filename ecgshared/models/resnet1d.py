@@ -10,6 +10,7 @@ from ecgshared.models.config import BaseModelConfig, Norm
 
 Preset = Literal["paper64", "low_lvef", "beat", "small"]
 Covariate = Literal["age", "male"]
+Lead = Literal["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The published nets (doi 10.1038/s41586-026-10674-6): constant width, no pooling over time before the head.
@@ -73,6 +74,12 @@ class Resnet1dConfig(BaseModelConfig):
     lead_scale: bool = Field(
         default=False, description="log RMS of each lead beside the features: GroupNorm hides amplitude"
     )
+    leads: tuple[Lead, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="the leads it sees, the others held at zero (a single-lead model); all where left out",
+        exclude_if=lambda leads: leads is None,
+    )
     paper_faithful: bool = Field(
         default=False,
         description="the published learned cumulative layer on the first group of four horizons",
@@ -92,6 +99,8 @@ class Resnet1dConfig(BaseModelConfig):
             raise ValueError(f"groups must divide width; {self.width} channels cannot form {self.groups} groups")
         if len(set(self.covariates)) != len(self.covariates):
             raise ValueError("covariates names one twice")
+        if self.leads is not None and len(set(self.leads)) != len(self.leads):
+            raise ValueError("leads names one twice")
         return self
 
     @property
