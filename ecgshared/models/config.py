@@ -37,12 +37,16 @@ class BaseModelConfig(Config):
     own_objective : it has no heads and learns what its own ``item_losses`` say; see :func:`ecgshared.models.build`.
     makes_beats : its net has ``decode(z, conditions)``, from a latent to a beat of ``samples`` samples a lead.
     net : the module with ``build``, where it is another one: imported, with torch, when a net is built.
+    head_parts, last_parts : modules of the net behind its representation, and the last of them; () where it has none.
+        What is not among them is the trunk, which another training may start from and keep frozen.
     """
 
     sees: ClassVar[Sees] = "recording"
     own_objective: ClassVar[bool] = False
     makes_beats: ClassVar[bool] = False
     net: ClassVar[str] = ""
+    head_parts: ClassVar[tuple[str, ...]] = ()
+    last_parts: ClassVar[tuple[str, ...]] = ()
 
     name: str
 

@@ -51,6 +51,8 @@ class Resnet1dConfig(BaseModelConfig):
     """A pre-activation 1-D ResNet. What is not given is the preset's; every value may be overridden."""
 
     net: ClassVar[str] = "ecgshared.models.resnet1d_net"
+    head_parts: ClassVar[tuple[str, ...]] = ("hidden", "output", "monotone")
+    last_parts: ClassVar[tuple[str, ...]] = ("output", "monotone")
 
     name: Literal["resnet1d"] = Field(default="resnet1d", description="residual net over the whole recording")
     preset: Preset = Field(
