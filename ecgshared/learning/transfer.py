@@ -1,7 +1,7 @@
 """Training that begins with the weights of another training: what is taken over, and what of it goes on being trained.
 
-The trunk is every part of a net that is not named as its head. It is taken over whole; parts of the head are, where
-they have the same shape and mean the same outputs. A frozen part is in inference mode: no dropout, no gradient.
+The trunk is every part of a net that is not named as its head. It is taken over whole; parts of the head are where
+they have the same shape, the last of them where the outputs are the same. A frozen part neither drops nor learns.
 """
 
 from __future__ import annotations
@@ -25,15 +25,21 @@ def parts_of(model: nn.Module, modules: Collection[str]) -> tuple[str, ...]:
 
 
 def take_over(
-    model: nn.Module, source: Layout, vector: NDArray[Any], *, head: Collection[str], same_outputs: bool
+    model: nn.Module,
+    source: Layout,
+    vector: NDArray[Any],
+    *,
+    head: Collection[str],
+    outputs: Collection[str],
+    same_outputs: bool,
 ) -> tuple[str, ...]:
     """Write the weights of another net into ``model``; return the names of the parts that stay as they were.
 
     Parameters
     ----------
     source : of the other net, whose weights ``vector`` holds in this order.
-    head : names of the modules that are no part of the trunk.
-    same_outputs : whether both nets give the same outputs; if not, the head begins anew.
+    head : names of the modules that may have another shape there: they begin anew then.
+    outputs : the last of them, which begin anew as well where the nets' outputs are not the same.
 
     Raises
     ------
@@ -52,11 +58,11 @@ def take_over(
     anew = []
     with torch.no_grad():
         for name, part in own.items():
-            in_head = name.partition(".")[0] in head
+            module = name.partition(".")[0]
             fits = name in held and held[name].shape == tuple(part.shape)
-            if fits and (same_outputs or not in_head):
+            if fits and (same_outputs or module not in outputs):
                 part.copy_(torch.tensor(held[name]))
-            elif in_head:
+            elif module in head or module in outputs:
                 anew.append(name)
             else:
                 raise ModelError(

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-MODELS: dict[str, str] = {"resnet1d": "Resnet1dConfig", "cvae": "CvaeConfig"}
+MODELS: dict[str, str] = {
+    "resnet1d": "Resnet1dConfig",
+    "cvae": "CvaeConfig",
+    "crnn": "CrnnConfig",
+    "attia_cnn": "AttiaCnnConfig",
+    "s4": "S4Config",
+}
 """Name in the study, and of the file -> its configuration's class; where a study names none it is the first."""
 
 DEFAULT = next(iter(MODELS))

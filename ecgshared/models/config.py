@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
 
 from ecgshared.config import Config
 from ecgshared.study.endpoints import Event
 
 Norm = Literal["group", "batch"]
+Covariate = Literal["age", "male"]
 Sees = Literal["recording", "median_beat"]
 
 BEAT_WINDOW_S = (-0.3, 0.5)
@@ -80,3 +83,42 @@ class BaseModelConfig(Config):
         if self.sees == "median_beat":
             return round(fs_hz * -BEAT_WINDOW_S[0]) + round(fs_hz * BEAT_WINDOW_S[1])
         return round(fs_hz * seconds)
+
+
+class HeadedConfig(BaseModelConfig):
+    """The base of nets with a head for each endpoint, which all end alike; see :mod:`ecgshared.models.headed`."""
+
+    head_parts: ClassVar[tuple[str, ...]] = ("hidden", "output", "monotone")
+    last_parts: ClassVar[tuple[str, ...]] = ("output", "monotone")
+
+    norm: Norm = Field(
+        default="group",
+        description="normalisation: over groups of channels (needed under privacy), or over the batch as the paper",
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped in training")
+    covariates: tuple[Covariate, ...] = Field(default=("age", "male"), description="enter late, beside the features")
+    hidden: int = Field(default=0, ge=0, description="units of the layer before the heads; 0 has none")
+    lead_scale: bool = Field(
+        default=False, description="log RMS of each lead beside the features: GroupNorm hides amplitude"
+    )
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        if len(set(self.covariates)) != len(self.covariates):
+            raise ValueError("covariates names one twice")
+        return self
+
+    @property
+    def learned_heads(self) -> bool:
+        """Whether the first group of four horizons has the published learned layer."""
+        return False
+
+    @property
+    def side_inputs(self) -> tuple[str, ...]:
+        """See :class:`BaseModelConfig`."""
+        return self.covariates
+
+    @property
+    def mixes_patients(self) -> bool:
+        """Batch normalisation does."""
+        return self.norm == "batch"

@@ -65,8 +65,8 @@ Trainable = Literal["all", "head", "last"]
 class StartFrom(BaseConfig):
     """Weights that training begins with, instead of those drawn from the study's seed.
 
-    ``step`` is an earlier train step of this study, or one imported from a file. Its trunk is taken over; the head as
-    well where both steps have the same heads.
+    ``step`` is an earlier train step of this study, or one imported from a file. Its net is taken over, but for the
+    last layer where the steps have other heads, and for the one before it where they have other covariates.
     """
 
     step: str = Field(description="a train step named in `uses`, trained before or imported")
@@ -268,7 +268,8 @@ def starting_point(step: Config, study: Study, arrays: Mapping[str, NDArray[Any]
         model,
         Layout.of(built(source, study)),
         arrays[f"{start.step}.weights"],
-        head=step.model.head_parts,
+        head=() if start.trainable == "last" else step.model.head_parts,
+        outputs=step.model.last_parts,
         same_outputs=head_specs(source, study) == head_specs(step, study),
     )
     if start.trainable == "all":

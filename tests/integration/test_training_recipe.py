@@ -6,10 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from test_frozen import artefact, export
+from typer.testing import CliRunner
 
-from ecgshared.errors import ConfigError
+from ecgshared.errors import ConfigError, EcgFedError
 from ecgshared.study.study import load_study
+from server.report.html import render
+from server.report.model_cli import app
+from server.rounds.run_folder import RunFolder
 from simulations.federation.run import simulate
 
 COUNTS = {"id": "cohorts", "stage": "describe"}
@@ -20,6 +23,18 @@ OVERFITS = {
     "optimiser": {"name": "adam", "lr": 0.05},
     "early_stopping": {"patience": 2},
 }
+
+
+def artefact(run, step):
+    folder = RunFolder.reopen(run)
+    folder.close()
+    return folder.artefact(step)
+
+
+def export(run, step, file):
+    done = CliRunner().invoke(app, ["export", str(run), step, "--out", str(file)])
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 def history(run, phase):
@@ -33,20 +48,15 @@ def test_training_stops_after_its_patience_and_keeps_the_best_round(federation):
     trained = artefact(run, "risk")
     r = trained.result
     losses = {line.round: line.loss for line in r.validation}
-    assert r.stopped_early and r.rounds < 12 and r.planned_rounds == 12
+    assert r.stopped_early
+    assert r.rounds < 12
+    assert r.planned_rounds == 12
     assert losses[r.kept_round] == min(losses.values())
     assert r.rounds == r.kept_round + 2 == max(losses)
-    assert len(r.learning_rate) == r.rounds and len(history(run, "fit")) == r.rounds + 1
+    assert len(r.learning_rate) == r.rounds
+    assert len(history(run, "fit")) == r.rounds + 1
     assert not history(run, "validate")
-    assert "training ended after" in (run / "report.html").read_text()
-
-    # The weights kept are those of a training that planned no more rounds than that.
-    shorter = federation.train(**{**OVERFITS, "rounds": r.kept_round or 1, "early_stopping": None, "keep": "last"})
-    again = simulate(federation.study(steps=[COUNTS, shorter]), federation.sites(), federation.folder / "shorter")
-    if r.kept_round:
-        # Another study is another study at the site: batches are drawn anew, so only their likeness is asked.
-        assert artefact(again, "risk").result.rounds == r.kept_round
-    assert trained.arrays["weights"].shape == artefact(again, "risk").arrays["weights"].shape
+    assert "training ended after" in render(run).read_text(encoding="utf-8")
 
 
 def test_a_run_that_stopped_early_stays_stopped_when_it_is_resumed(federation):
@@ -80,7 +90,7 @@ def test_a_step_begins_with_the_weights_of_another(federation, trainable):
     assert np.array_equal(shared["hidden.weight"], changed["hidden.weight"]) == (trainable == "last")
     assert changed["output.weight"].shape == (1, 8)
     assert result.result.started_from == "first"
-    assert "weights began as those of" in (run / "report.html").read_text()
+    assert "weights began as those of" in render(run).read_text(encoding="utf-8")
     sent = [max(line["bytes_in"].values()) for line in history(run, "fit")]
     assert (sent[-1] < 0.6 * sent[0]) == (trainable != "all")
 
@@ -130,5 +140,5 @@ def test_another_trunk_is_named(federation):
     wider = federation.train(id="onward", uses=["first"], start_from={"step": "first"})
     wider["model"] = {**wider["model"], "width": 16}
     study = federation.study(steps=[COUNTS, federation.train(id="first"), wider])
-    with pytest.raises(Exception, match="another trunk"):
+    with pytest.raises(EcgFedError, match="another trunk"):
         simulate(study, federation.sites(), federation.folder / "run")
