@@ -14,6 +14,7 @@ ECGs unless they say patients. A group of one site shows that site's own figures
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -27,6 +28,7 @@ from ecgshared.stages.results.evaluate import Result as Result
 from ecgshared.study.score import (
     RiskScore,
     calibrate_inputs,
+    column_score,
     require_shared_model,
     risk_score,
     trained_heads,
@@ -82,7 +84,8 @@ class Config(StepConfig):
     compare: tuple[str, ...] = Field(
         default=(),
         max_length=5,
-        description="other scores on the same ECGs: a calibrate step, or <train step>.<head>, that this step uses",
+        description="other scores on the same ECGs: a calibrate step, or <train step>.<head>, that this step uses; or "
+        "a column that is a number or a flag (-lvef: the lower, the riskier)",
     )
     max_age: float | None = Field(default=None, gt=0, description="only ECGs at a known age under this, years")
     subgroups: tuple[Literal["sex", "age"], ...] = Field(
@@ -232,11 +235,15 @@ def compared_scores(step: Config, study: Study) -> tuple[RiskScore, ...]:
             found.append(RiskScore((name,), None, name.split(".", 1)[1]))
         elif isinstance(other, Calibrate):
             found.append(RiskScore(calibrate_inputs(other, study), other.id, other.target))
+        elif name.removeprefix("-") in study.numbers:
+            found.append(column_score(name, study, risk_score(step, study).target))
         else:
             allowed = (*heads, *(s.id for s in study.steps if s.id in reached and isinstance(s, Calibrate)))
+            close = get_close_matches(name, (*allowed, *study.numbers), n=1)
             raise ValueError(
-                f"step {step.id!r}: compare names {name!r}; allowed are the calibrate steps and trained heads it uses: "
-                f"{', '.join(allowed)}"
+                f"step {step.id!r}: compare names {name!r}; allowed are the calibrate steps and trained heads it uses, "
+                f"and columns of the study: {', '.join((*allowed, *study.numbers))}"
+                + (f"; did you mean {close[0]}?" if close else "")
             )
     return tuple(found)
 
@@ -276,6 +283,7 @@ def check(step: StepConfig, study: Study) -> None:
     unknown = [head for head in heads_of(step, study) if head not in study.endpoints]
     if unknown:
         raise ValueError(f"step {step.id!r}: heads names {', '.join(unknown)}; allowed: {', '.join(study.endpoints)}")
+    study.require_yes_no(step, heads_of(step, study))
     compared_scores(step, study)
     judged = study.used(step, "threshold")
     if judged is not None and risk_score(judged, study) != risk_score(step, study):

@@ -327,6 +327,8 @@ def check(step: StepConfig, study: Study) -> None:
         raise ValueError(
             f"step {step.id!r}: {', '.join(unknown)} names no endpoint; allowed: {', '.join(study.endpoints)}"
         )
+    # Trained by cross-entropy, a number would be taken for a probability.
+    study.require_yes_no(step, step.heads)
     lacking = [name for name in step.model.side_inputs if name not in ("age", "male", *study.covariates)]
     if lacking:
         raise ValueError(f"step {step.id!r}: the model needs {', '.join(lacking)}; add to the study's covariates")

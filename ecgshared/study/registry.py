@@ -17,6 +17,8 @@ STAGES: tuple[str, ...] = (
     "survival",
     "survival_evaluate",
     "regress",
+    "overlap",
+    "arrhythmia",
 )
 
 

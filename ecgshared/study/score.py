@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from ecgshared.study.columns import STANDARD_COLUMNS
 from ecgshared.study.endpoints import BinaryEndpoint
 from ecgshared.wire.protocol import StepConfig
 
@@ -26,11 +27,15 @@ class RiskScore:
     inputs : names for the feature matrix: ``"<train step>.<head>"``, ``"age"``, ``"male"``, covariates.
     calibrate : id of the step whose coefficients combine them; None where the only input is the logit itself.
     target : the endpoint the score is about.
+    within : of a score that is a column (a published score, the ejection fraction): the range that it is told as a
+        share of. lower_is_riskier : whether the share counts from the top.
     """
 
     inputs: tuple[str, ...]
     calibrate: str | None
     target: str
+    within: tuple[float, float] | None = None
+    lower_is_riskier: bool = False
 
 
 def used_steps(step: StepConfig, study: Study) -> frozenset[str]:
@@ -103,6 +108,32 @@ def risk_score(step: Any, study: Study) -> RiskScore:
         )
     target: str = calibrated.target  # type: ignore[attr-defined]
     return RiskScore(calibrate_inputs(calibrated, study), calibrated.id, target)
+
+
+def column_score(name: str, study: Study, target: str) -> RiskScore:
+    """Return a column that is a number or a flag as a score: the higher, the riskier; ``-lvef``: the lower."""
+    column = name.removeprefix("-")
+    declared, standard = study.columns.get(column), STANDARD_COLUMNS.get(column)
+    within = (0.0, 1.0)
+    if declared is not None and declared.range is not None:
+        within = declared.range
+    elif standard is not None and standard.low is not None and standard.high is not None:
+        within = (standard.low, standard.high)
+    return RiskScore((column,), None, target, within, name.startswith("-"))
+
+
+def risk_of(score: RiskScore, x: NDArray[np.float64], coef: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Return any score on the scale of 0 to 1, shape = (n,): a risk, or a column as a share of its range.
+
+    Parameters
+    ----------
+    x, coef : as :func:`risk_from_inputs`.
+    """
+    if score.within is None:
+        return risk_from_inputs(x, coef)
+    low, high = score.within
+    share = (x[:, 0] - low) / (high - low)
+    return 1.0 - share if score.lower_is_riskier else share
 
 
 def risk_from_inputs(x: NDArray[np.float64], coef: NDArray[np.float64] | None) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from ecgshared.stages.evaluate import Config as Evaluate
 from ecgshared.stages.survival import Config as Survival
 from ecgshared.stages.threshold import Config as Threshold
 from ecgshared.stages.train import Config as Train
-from ecgshared.study.endpoints import BinaryEndpoint
+from ecgshared.study.endpoints import BinaryEndpoint, ContinuousEndpoint, TimeToEventEndpoint
 from ecgshared.study.score import calibrate_inputs
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
@@ -89,18 +89,21 @@ def _signals(study: Study) -> str:
 
 
 def _outcomes(study: Study, labels: Labels) -> str:
-    binary, timed = [], []
+    binary, timed, numbers = [], [], []
     for name, e in study.endpoints.items():
         words = labels.endpoint(name)
         if isinstance(e, BinaryEndpoint):
             binary.append(f"{words} ({e.column})")
+        elif isinstance(e, ContinuousEndpoint):
+            numbers.append(f"{words} ({e.range[0]:g} to {e.range[1]:g}{' ' if e.unit else ''}{e.unit})")
         elif words.startswith(EVENTS[e.event]):
             timed.append(words)
         else:
             timed.append(f"{words} ({EVENTS[e.event]} within {e.horizon_years:g} years)")
     text = f"From labels of the hospitals' tables: {_join(binary)}." if binary else ""
     text += f"{' ' if text else ''}Counted from the ECG on: {_join(timed)}." if timed else ""
-    if all(isinstance(e, BinaryEndpoint) for e in study.endpoints.values()):
+    text += f"{' ' if text else ''}As numbers, elsewhere missing: {_join(numbers)}." if numbers else ""
+    if not timed:
         return text
     text += (
         " An ECG whose horizon ended before the patient was last known to be free of the event was left out of that "
@@ -108,7 +111,7 @@ def _outcomes(study: Study, labels: Labels) -> str:
         if study.censoring == "strict"
         else f" Censoring: {study.censoring.replace('_', ' ')}."
     )
-    if any(not isinstance(e, BinaryEndpoint) and e.event == "scd" for e in study.endpoints.values()):
+    if any(isinstance(e, TimeToEventEndpoint) and e.event == "scd" for e in study.endpoints.values()):
         text += (
             " Sudden cardiac death: a cardiac or ill-defined cause (ICD-10), outside hospital or within 24 hours of "
             "admission."
