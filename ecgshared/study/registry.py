@@ -18,6 +18,7 @@ STAGES: tuple[str, ...] = (
     "survival_evaluate",
     "regress",
     "overlap",
+    "arrhythmia",
 )
 
 
