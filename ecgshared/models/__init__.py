@@ -15,13 +15,19 @@ from pydantic import Discriminator, Tag
 
 from ecgshared.ecg.leads import LEADS
 from ecgshared.errors import ModelError
-from ecgshared.models.config import BaseModelConfig, HeadSpec
+from ecgshared.models.config import BaseModelConfig, HeadedConfig, HeadSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-MODELS: dict[str, str] = {"resnet1d": "Resnet1dConfig", "cvae": "CvaeConfig"}
+MODELS: dict[str, str] = {
+    "resnet1d": "Resnet1dConfig",
+    "cvae": "CvaeConfig",
+    "crnn": "CrnnConfig",
+    "attia_cnn": "AttiaCnnConfig",
+    "s4": "S4Config",
+}
 """Name in the study, and of the file -> its configuration's class; where a study names none it is the first."""
 
 DEFAULT = next(iter(MODELS))
@@ -85,7 +91,7 @@ def build(
         raise ModelError("there is no such model", value=config.name, allowed=", ".join(MODELS))
     module = import_module(config.net or type(config).__module__)
     model: nn.Module = module.build(config, tuple(heads), samples, seed, dtype)
-    if (seen := getattr(config, "leads", None)) is not None:
+    if isinstance(config, HeadedConfig) and (seen := config.leads) is not None:
         model.register_forward_pre_hook(_SeesLeads([LEADS.index(lead) for lead in seen]))
     return model
 

@@ -69,7 +69,7 @@ class CvaeConfig(BaseModelConfig):
     @model_validator(mode="after")
     def _fits(self) -> CvaeConfig:
         # Which columns there are only the study knows; a train step is checked against it.
-        unknown = [name for name in self.conditions if not re.fullmatch(r"[a-z][a-z0-9_]*", name)]
+        unknown = [name for name in self.conditions if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name)]
         if unknown:
             raise ValueError(f"conditions names {', '.join(unknown)}; allowed: age, male, the study's covariates")
         if len(set(self.conditions)) != len(self.conditions):

@@ -162,11 +162,22 @@ def _stage(step: StepConfig, study: Study, labels: Labels) -> str:
     return ""
 
 
+_FROZEN = {
+    "all": "",
+    "head": ", of which the head alone was trained on",
+    "last": ", of which the last layer alone was trained on",
+}
+
+
 def _trained(step: Train, labels: Labels) -> str:
     what = "median beats" if step.model.sees == "median_beat" else _join([labels.endpoint(h) for h in step.heads])
     local = step.local
     work = counted(local.steps, "step") if local.steps is not None else counted(local.epochs or 1, "epoch")
     kept = "the weights of the lowest validation loss" if step.keep == "best" else "the last weights"
+    if step.early_stopping is not None:
+        kept = f"training ended early where validation did not improve; {kept}"
+    start = step.start_from
+    began = f" It began with the weights of {labels.step(start.step)}{_FROZEN[start.trainable]}." if start else ""
     inputs = _join([{"age": "age", "male": "sex"}.get(name, labels.column(name)) for name in step.model.side_inputs])
     private = ""
     if step.privacy is not None:
@@ -180,7 +191,7 @@ def _trained(step: Train, labels: Labels) -> str:
         f"{_upper(labels.step(step.id))}: a {step.model.name} learned {what} from the ECG"
         f"{f' with {inputs}' if inputs else ''}, in {step.rounds} rounds of {step.strategy.name} ({work} at "
         "each hospital a "
-        f"round, {step.optimiser.name}, learning rate {step.optimiser.lr:g}); {kept} were kept.{private}"
+        f"round, {step.optimiser.name}, learning rate {step.optimiser.lr:g}); {kept} were kept.{began}{private}"
     )
 
 
