@@ -269,7 +269,7 @@ class SecureSite:
         """Give this site's numbers under masks, once the limits are met."""
         pooled = summed_phases(self._step.stage)[_of(request)] == "pooled"
         session = self._session(request, pooled=pooled)
-        # Of a sum that is not weighed nothing is kept here: the outbox has what leaves, the same when it is asked again.
+        # Of a sum that is not weighed nothing is kept here: the outbox has what leaves, the same when asked again.
         own = self._kept(session) if pooled else self._own(without_ours(request, _of(request)))
         if pooled:
             self._require_limits(session, request, own)

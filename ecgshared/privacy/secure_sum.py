@@ -92,14 +92,15 @@ def add_mask(words: Words, seed: bytes, *, subtract: bool = False) -> None:
     """Add the mask of a seed to words in place, modulo 2^64; or take it off."""
     stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
     size = min(_CHUNK, max(len(words), 1))
-    zeros, mask = memoryview(bytes(8 * size)), np.empty(size + 2, dtype=np.uint64)
+    zeros, mask = memoryview(bytes(8 * size)), bytearray(8 * size + 16)
+    numbers = np.frombuffer(mask, dtype=np.uint64)
     for start in range(0, len(words), size):
         part = words[start : start + size]
-        stream.update_into(zeros[: 8 * len(part)], memoryview(mask).cast("B"))
+        stream.update_into(zeros[: 8 * len(part)], mask)
         if subtract:
-            part -= mask[: len(part)]
+            part -= numbers[: len(part)]
         else:
-            part += mask[: len(part)]
+            part += numbers[: len(part)]
 
 
 @dataclass(frozen=True)

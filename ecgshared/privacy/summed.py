@@ -117,6 +117,8 @@ def payload_of(cls: type[Any], sums: Mapping[str, Floats], told: Sequence[Mappin
     for name, (kind_of_value, kind) in field_kinds(cls).items():
         if isinstance(kind, Public):
             found = [texts.get(name, "") for texts in told]
+            if kind_of_value is int and not all(text.isdecimal() for text in found):
+                raise PrivacyError("a site did not say what goes beside its numbers", value=name)
             values[name] = min(int(text) for text in found) if kind_of_value is int else min(found)
         elif name not in values:
             values[name] = np.full(1, np.nan)

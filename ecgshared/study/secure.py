@@ -61,8 +61,8 @@ def check_secure_sum(study: Study, step: StepConfig) -> None:
     members = len(study.members(step))
     if members < LEAST_SITES:
         raise ValueError(
-            f"step {step.id!r}: secure_sum needs at least {LEAST_SITES} sites, the step has {members}; of two, each would "
-            "learn the other's numbers"
+            f"step {step.id!r}: secure_sum needs at least {LEAST_SITES} sites, the step has {members}; of two, each "
+            "would learn the other's numbers"
         )
     least, most = least_threshold(members), members
     if not least <= config.least(members) <= most:

@@ -24,8 +24,8 @@ Bytes = NDArray[np.uint8]
 class KeysOffered:
     """A site's public keys for the next sums. S sums.
 
-    ``proof``: who signs: a certificate (DER), or in a simulation a public key. ``signature``: over all the rest and what
-    it is for. ``channel``: (32,), to seal envelopes with. ``keys``, ``commitments``: (S, 32), see
+    ``proof``: who signs: a certificate (DER), or in a simulation a public key. ``signature``: over all the rest and
+    what it is for. ``channel``: (32,), to seal envelopes with. ``keys``, ``commitments``: (S, 32), see
     :mod:`ecgshared.privacy.secure_sum`.
     """
 
@@ -55,7 +55,7 @@ class SharesHeld:
 @payload(ANY_STAGE, "+evidence")
 @dataclass(frozen=True)
 class EvidenceDealt:
-    """``envelopes``: (n, L), for each member its share of the sizes of this site's groups; ``cells``: how many sizes."""
+    """``envelopes``: (n, L), for each member its share of the sizes of this site's groups; ``cells``: how many."""
 
     envelopes: Annotated[Bytes, Hidden()]
     cells: Annotated[int, Public()]

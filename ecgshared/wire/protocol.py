@@ -129,15 +129,16 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Together:
-    """What limits take of an answer that is told only added to those of other sites, all of it or nothing; each of it is
-    added too, and held against the strictest limits among the sites.
+    """What limits take of an answer that is told only added to those of other sites, all of it or nothing.
+
+    It is added up too, among the sites, and held against the strictest limits among them.
 
     Attributes
     ----------
     patients : int array, shape = (k,): distinct patients of each group that must be large enough.
     events : int array, shape = (m,): patients with the event of each, and apart from them those without it.
-    carried : float array, shape = (j, 2): sum of the patients' weights in a sum, and of their squares. The square of the
-        first over the second is the effective number of patients (Kish 1965): parts of it do not add up, these do.
+    carried : float array, shape = (j, 2): sum of the patients' weights in a sum, and of their squares. The square of
+        the first over the second is the effective number of patients (Kish 1965): it does not add up, these do.
     least_patients : what the stage asks for beside the limits.
     untold : fields of the payload that stay at the site, since the groups behind them are others.
     """

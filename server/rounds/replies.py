@@ -20,7 +20,6 @@ FINAL = {
     RefusalCode.BUDGET_SPENT,
     RefusalCode.PRIVACY_REQUIRED,
     RefusalCode.NOT_A_MEMBER,
-    RefusalCode.SECURE_SUM_REQUIRED,
 }
 """Refusals that asking again cannot change; such a site does not count towards a quorum of all."""
 

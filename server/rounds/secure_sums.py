@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgshared.errors import PrivacyError, RunError
+from ecgshared.errors import PrivacyError, RefusalCode, RunError
 from ecgshared.privacy import shamir
 from ecgshared.privacy.secure_sum import PublicKeys, Reveal, context, open_sum
 from ecgshared.privacy.summed import payload_of, size_of, sums_of
@@ -36,6 +36,7 @@ COUNTER = "secure_sums.json"
 
 _SUMS_A_SET = 16
 _TRIES = 3
+_FEWER_GROUPS = "ask for fewer groups, or join more hospitals"
 
 
 class MembersLost(Exception):
@@ -51,8 +52,12 @@ class MembersLost(Exception):
         super().__init__(", ".join(f"{site}: {why}" for site, why in self.sites.items()))
 
 
+class TooFewTogether(RunError):
+    """The sites found the groups of all of them together too small, and keep their sum closed."""
+
+
 AskParts = Callable[..., Replies]
-"""Asks sites one part: (phase, round, arrays, sites, quorum=, own=, accept=)."""
+"""Asks sites one part: (phase, round, arrays, sites, own=, accept=)."""
 
 
 @dataclass
@@ -95,11 +100,17 @@ class SecureSums:
     _set: _Set | None = None
     _people: tuple[str, ...] | None = None
     _absent: dict[str, str] = field(default_factory=dict)
+    _summed: set[str] = field(default_factory=set)
 
     @property
     def members(self) -> tuple[str, ...]:
         """Sites that may take part, in the order of their names."""
         return tuple(sorted(set(self.study.members(self.step)) - self.without))
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """Sites that are in a sum that was opened."""
+        return tuple(sorted(self._summed))
 
     @property
     def threshold(self) -> int:
@@ -164,6 +175,7 @@ class SecureSums:
         self, payload: Any, words: Mapping[str, HiddenWords], absent: Mapping[str, str], pooled: bool
     ) -> Replies:
         sent = tuple(words)
+        self._summed |= set(sent)
         if pooled and self._people is None:
             self._people = sent
         reasons = {site: why for site, why in {**self._absent, **absent}.items() if site not in words}
@@ -211,17 +223,15 @@ class SecureSums:
         for _ in range(_TRIES):
             number = self._next_number()
             sums = min(_SUMS_A_SET, MOST_SUMS)
-            offered = self.ask(
-                "+keys", number, {"sums": np.array([sums])}, sites, quorum=self.threshold, accept=_keys_fit(sums)
-            )
+            offered = self._asked("+keys", number, {"sums": np.array([sums])}, sites, accept=_keys_fit(sums))
             self._absent |= offered.absent
             members = tuple(sorted(offered.by_site))
             shown = _shown(members, offered.by_site)
-            dealt = self.ask("+shares", number, shown, members, quorum=self.threshold)
+            dealt = self._asked("+shares", number, shown, members)
             if set(dealt.by_site) == set(members) and _one_shape([r.envelopes for r in dealt.by_site.values()]):
                 rows = np.stack([dealt.by_site[site].envelopes for site in members])
                 own = {site: {"envelopes": rows[:, i]} for i, site in enumerate(members)}
-                held = self.ask("+hold", number, {}, members, quorum=self.threshold, own=own)
+                held = self._asked("+hold", number, {}, members, own=own)
                 if set(held.by_site) == set(members):
                     return _Set(number, members, self._use(number, members, shown), shown["keys"], shown["commitments"])
                 dealt = held
@@ -233,6 +243,19 @@ class SecureSums:
             value="; ".join(f"{site}: {why}" for site, why in sorted(self._absent.items())),
             remedy="the run is kept: mend the sites and go on with it (resume)",
         )
+
+    def _asked(
+        self, phase: str, round_number: int, arrays: Mapping[str, NDArray[Any]], sites: tuple[str, ...], **how: Any
+    ) -> Replies:
+        """Ask as the study's quorum has it, and for no fewer than the threshold."""
+        replies = self.ask(phase, round_number, arrays, sites, **how)
+        if len(replies.by_site) < self.threshold:
+            raise RunError(
+                f"step {self.step.id!r}, {phase}: {len(replies.by_site)} of {self.threshold} needed sites answered",
+                value="; ".join(f"{site}: {why}" for site, why in sorted(replies.absent.items())),
+                remedy="the run is kept: mend the sites and go on with it (resume)",
+            )
+        return replies
 
     def _use(self, number: int, members: tuple[str, ...], shown: Mapping[str, NDArray[Any]]) -> bytes:
         digest = hashlib.sha256(
@@ -271,17 +294,20 @@ class _Sum:
                 return None
             members, own = found
             common = {STAGE_ROUND: self.arrays[STAGE_ROUND]}
-        quorum = len(members) if self.pooled else self.of.threshold
-        replies = self._ask("hidden", common, members, quorum=quorum, own=own)
+        try:
+            replies = self._ask("hidden", common, members, own=own)
+        except RunError as error:
+            if self.pooled and RefusalCode.TOO_FEW.value in str(error.value):
+                raise TooFewTogether(error.what, value=error.value, remedy=_FEWER_GROUPS) from None
+            raise
         words = self._of_one_layout(replies.by_site)
-        if self.pooled and set(words) != set(members):
-            return None
-        return words if len(words) >= self.of.threshold else None
+        whole = set(words) == set(members) if self.pooled else len(words) >= self.of.threshold
+        return words if whole else None
 
     def _weighed(self) -> tuple[tuple[str, ...], dict[str, dict[str, NDArray[Any]]]] | None:
         """Have the members add up the sizes of their groups; return who is in, and what each needs to read the sum."""
         people = self.of._people
-        dealt = self._ask("evidence", self.arrays, self.keys.members, quorum=self.of.threshold)
+        dealt = self._ask("evidence", self.arrays, self.keys.members)
         if people is not None and (lost := set(people) - set(dealt.by_site)):
             raise MembersLost({site: self.absent.get(site, "lost") for site in lost})
         cells = Counter(reply.cells for reply in dealt.by_site.values()).most_common(1)[0][0]
@@ -300,7 +326,7 @@ class _Sum:
             }
             for site in sent
         }
-        weighed = self._ask("weigh", {}, sent, quorum=self.of.threshold, own=own)
+        weighed = self._ask("weigh", {}, sent, own=own)
         if set(weighed.by_site) != set(sent):
             return None
         rows = np.stack([weighed.by_site[site].envelopes for site in sent])
@@ -316,7 +342,6 @@ class _Sum:
             "reveal",
             {"secure.sent": indices, STAGE_ROUND: self.arrays[STAGE_ROUND]},
             asked,
-            quorum=self.of.threshold,
         )
         gone = [i for i in range(len(self.keys.members)) if i not in set(indices.tolist())]
         shape = (len(self.keys.members), shamir.SHARE_BYTES)
@@ -348,7 +373,7 @@ class _Sum:
         return good
 
     def _ask(self, part: str, arrays: Mapping[str, NDArray[Any]], sites: tuple[str, ...], **options: Any) -> Replies:
-        replies = self.of.ask(
+        replies = self.of._asked(
             f"{self.phase}+{part}", sum_round(self.keys.number, self.number), arrays, sites, **options
         )
         self.absent |= replies.absent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -143,7 +144,9 @@ def _run_once(
         rng=np.random.default_rng([study.seed, study.steps.index(step)]),
     )
     artefact: Artefact[Any] = room("server", step.stage).run(step, context)
-    return artefact
+    if sums is None:
+        return artefact
+    return replace(artefact, result=artefact.result.model_copy(update={"together": sums.summed}))
 
 
 def _inputs(step: StepConfig, study: Study, folder: RunFolder) -> dict[str, Artefact[Any]]:
