@@ -205,7 +205,9 @@ class SecureSite:
             raise _refused("shares of another number of sums")
         for content in contents:
             shamir.from_bytes(content[16:])
-        _write(self._setup_path(request.round, "held"), {}, {"shares": _rows(contents)})
+        # Agreed once: with a hundred members a sum would else spend most of its time on it.
+        agreed_keys = _rows([group.seal_keys(i) if i != group.me else bytes(KEY_BYTES) for i in range(len(contents))])
+        _write(self._setup_path(request.round, "held"), {}, {"shares": _rows(contents), "agreed": agreed_keys})
         return SharesHeld(len(contents))
 
     # One sum --------------------------------------------------------------------------------------------------
@@ -358,6 +360,7 @@ class SecureSite:
         setup = _Setup.read(self._setup_path(setup_number))
         group = _Group.read(self._setup_path(setup_number, "members"), setup, self._settings.site)
         _, held = _read(self._setup_path(setup_number, "held"))
+        group.remember(held["agreed"])
         if not number < len(setup.keys):
             raise _refused("no keys were made for this sum")
         of = _of(request)
@@ -372,9 +375,9 @@ class SecureSite:
             pooled = summed_phases(self._step.stage)[of] == "pooled"
             if pooled:
                 raise _refused("this site took no part in the sum")
-            _write(session.path("claim"), claim | {"pooled": pooled}, {})
+            _write(session.path("claim"), claim | {"pooled": pooled}, {}, sync=True)
         else:
-            _write(session.path("claim"), claim | {"pooled": pooled}, {})
+            _write(session.path("claim"), claim | {"pooled": pooled}, {}, sync=True)
         return session
 
     def _require_members(self, members: tuple[str, ...]) -> None:
@@ -493,6 +496,10 @@ class _Group:
             self._agreed[other] = agreed(self.setup.channel, self.channel[other].tobytes(), purpose)
         return self._agreed[other]
 
+    def remember(self, keys: NDArray[np.uint8]) -> None:
+        """Take keys that were agreed before, by member."""
+        self._agreed.update({i: row.tobytes() for i, row in enumerate(keys) if i != self.me})
+
     @cached_property
     def _agreed(self) -> dict[int, bytes]:
         return {}
@@ -565,9 +572,10 @@ def _rows(rows: list[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), -1)
 
 
-def _write(path: Path, header: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+def _write(path: Path, header: dict[str, Any], arrays: Mapping[str, NDArray[Any]], *, sync: bool = False) -> None:
+    """Keep something of a sum. What a power failure takes is refused afterwards; a claim alone must outlive it."""
     private_folder(path.parent)
-    write_atomically(path, pack(header, arrays), private=True)
+    write_atomically(path, pack(header, arrays), private=True, sync=sync)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -127,6 +127,15 @@ def certificate(
     )
 
 
+def identity(site_file: SiteFile) -> None:
+    """Print the fingerprint by which other sites know this one in secure sums (their `secure_sums.peers`)."""
+    from client.site.identity import Identity
+    from client.site.settings import load_site
+
+    settings = load_site(site_file)
+    typer.echo(f"{settings.site}: {Identity(settings).fingerprint}")
+
+
 def status(
     site_file: SiteFile,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
@@ -174,4 +183,4 @@ def page(
     serve_page(site_file, port, said)
 
 
-COMMANDS = (certificate, show, approve, withdraw, start, status, pause, resume, stop, releases, budget, page)
+COMMANDS = (certificate, identity, show, approve, withdraw, start, status, pause, resume, stop, releases, budget, page)

@@ -6,7 +6,7 @@ and calibration are added under masks (``secure_sum`` of the study), and the lim
 Phases: ``totals`` (counts, summed risk and squared error, where the scores lie), ``controls`` (ECGs without the event
 between shared cuts), ``placed`` (the pooled control curve summed over cases), ``line`` (Newton sums of the calibration
 line). The cuts are quantiles of a normal distribution of the scores of those without the event; where they leave too
-few people between two of them the sites refuse, and half as many are asked for.
+few people between two of them the sites refuse, and a quarter fewer are asked for.
 
 Where a score lies between two cuts is not known: the bounds of the AUC hold whatever it is, its value stands in their
 middle. Its error has the cases' part exactly, clustered by patient, and the controls' part from Hanley and McNeil 1982
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 COUNTS = ("ecgs", "patients", "events", "event_patients", "free_patients")
 LINES = 30
 """Different calibration lines a site sums at for one outcome."""
-CURVES = 6
+CURVES = 12
 """Different sets of cuts a site counts at for one outcome."""
 
 LEAVES = {

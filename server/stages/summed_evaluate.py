@@ -72,7 +72,7 @@ def _area(step: Config, context: StepContext, totals: Totals, h: int, absent: Ab
     while curve is None and bins >= _FEWEST_BINS:
         cuts = normal_cuts(totals.scores[h], bins)
         curve = _if_enough(context, "controls", _round(h, bins), {"head": head, "cuts": cuts})
-        bins = bins if curve is not None else bins // 2
+        bins = bins if curve is not None else bins * 3 // 4
     arrays = {"head": head, "cuts": cuts} | ({} if curve is None else {"controls": np.round(curve.counts)})
     sums = None if curve is None else _if_enough(context, "placed", _round(h, bins), arrays)
     if sums is None:
