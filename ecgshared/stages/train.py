@@ -44,7 +44,9 @@ class StrategyConfig(BaseConfig):
     ``fedprox`` needs ``local.prox_mu`` above 0; ``fedbn`` leaves normalisation layers at their sites.
     """
 
-    name: Literal["fedavg", "fedprox", "fedadam", "fedbn", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
+    name: Literal["fedavg", "fedprox", "fedadam", "fedbn", "fedmedian", "fedtrimmedavg", "krum"] = Field(
+        default="fedavg", description="name of the strategy"
+    )
     server_learning_rate: float = Field(default=0.01, gt=0, description="fedadam")
     beta_1: float = Field(default=0.9, ge=0, lt=1, description="fedadam")
     beta_2: float = Field(default=0.99, ge=0, lt=1, description="fedadam")
@@ -59,17 +61,19 @@ class Config(StepConfig):
     can_be_frozen: ClassVar[bool] = True
     read_later: ClassVar[tuple[str, ...]] = ("model", "heads", "precision")
 
-    model: ModelConfig = config_class(DEFAULT)()  # type: ignore[call-arg]
+    model: ModelConfig = Field(default=config_class(DEFAULT)(), description="the net")  # type: ignore[call-arg]
     heads: tuple[str, ...] = Field(default=(), description="endpoints to predict; a cvae has none")
     head_weights: dict[str, float] = Field(default={}, description="w_h; 1 where not named")
-    rounds: int = Field(default=20, ge=1, le=10_000)
-    strategy: StrategyConfig = StrategyConfig()
-    optimiser: OptimiserConfig = OptimiserConfig()
-    local: LocalWork = LocalWork()
-    augment: AugmentConfig = AugmentConfig()
+    rounds: int = Field(default=20, ge=1, le=10_000, description="federated rounds")
+    strategy: StrategyConfig = Field(default=StrategyConfig(), description="how the hospitals' updates become one")
+    optimiser: OptimiserConfig = Field(default=OptimiserConfig(), description="how a hospital takes its steps")
+    local: LocalWork = Field(default=LocalWork(), description="what a hospital does in one round")
+    augment: AugmentConfig = Field(default=AugmentConfig(), description="how training ECGs are varied")
     precision: Literal["fp32", "fp64"] = Field(default="fp32", description="of the vector that travels")
     keep: Literal["last", "best"] = Field(default="last", description="best: the lowest pooled validation loss")
-    privacy: PrivacyConfig | None = None
+    privacy: PrivacyConfig | None = Field(
+        default=None, description="differential privacy of the training; none where it is left out"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
