@@ -43,11 +43,6 @@ def exposes(told: Bools, asked: Bools, patient: Ints, few: int) -> Exposed | Non
     """
     if few <= 1 or not asked.any():
         return None
-    told = np.unique(told, axis=0) if len(told) > 1 else told
-    return _exposes(told, asked, patient, few)
-
-
-def _exposes(told: Bools, asked: Bools, patient: Ints, few: int) -> Exposed | None:
     atom, sets, own = _atoms(told, asked)
     counted = np.unique(np.stack([atom, patient]), axis=1)[0]
     small = np.bincount(counted, minlength=len(own)) < few
