@@ -23,17 +23,15 @@ from client.egress.memory import Asked, GroupMemory, Keys
 from client.egress.outbox import Outbox
 from client.ingest.reading import Progress
 from client.rows.context import SiteContext
-from client.rows.groups import groups_of, keys_of, planned
+from client.rows.groups import closed_in_study, groups_of, keys_of, planned
 from client.rows.told import Told
 from client.site.current import SiteFile
 from client.site.keys import load_keys
 from client.site.settings import SiteSettings
-from ecgshared.arrays import Bools
 from ecgshared.errors import RefusalCode, Refused
-from ecgshared.privacy.groups import close_groups
 from ecgshared.study.registry import room, shared_room
 from ecgshared.study.study import Study
-from ecgshared.wire.protocol import Request, StepConfig, payload_type
+from ecgshared.wire.protocol import Request, payload_type
 
 _RUN_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,80}$")
 
@@ -87,7 +85,8 @@ class Site:
             record_lockbox_opening(settings, study_hash=study.sha256, step=step.id, run=request.run)
         elif trains:
             data = data.without_lockbox()
-        _require_no_close_group(whole, study, step, settings)
+        if closed := closed_in_study(whole, study, step, settings):
+            raise Refused(RefusalCode.TOO_FEW, closed)
         if step.population is not None:
             data = data.members(step.population)
         return SiteContext(
@@ -103,6 +102,7 @@ class Site:
             # Where somebody waits, row numbers mean other ECGs than in the cohort.
             memory=cohort.memory if whole is cohort.data else Remembered(),
             spoken=spoken,
+            present=keys_of(whole),
             told=Told(
                 self._memory(settings),
                 keys_of(cohort.data)[0],
@@ -118,7 +118,12 @@ class Site:
             return
         told = [*context.spoken, *(context.told.pending if context.told is not None else ())]
         self._memory(context.settings).remember(
-            told, study=context.study.sha256, study_name=context.study.name, step=context.step.id, run=request.run
+            told,
+            study=context.study.sha256,
+            study_name=context.study.name,
+            step=context.step.id,
+            run=request.run,
+            present=context.present,
         )
 
     def _memory(self, settings: SiteSettings) -> GroupMemory:
@@ -167,34 +172,6 @@ def _without(data: SiteData, records: Keys) -> SiteData:
     rows = np.flatnonzero(~np.isin(keys_of(data)[0], records))
     line = ("arrived since, told of when they are more", len(rows), len(np.unique(data.patient[rows])))
     return replace(data.subset(rows), flow=(*data.flow, line), descriptions={})
-
-
-def _require_no_close_group(data: SiteData, study: Study, step: StepConfig, settings: SiteSettings) -> None:
-    """Refuse a step whose group (a population, an age limit) differs from another of the study by a few patients."""
-    groups: dict[str, Bools] = dict(data.populations)
-    for other in study.steps:
-        age_limit = getattr(other, "max_age", None)
-        if age_limit is not None and settings.site in study.members(other):
-            of = np.ones(len(data.patient), dtype=np.bool_) if other.population is None else groups[other.population]
-            groups[_under_age(other, age_limit)] = of & (data.age < age_limit)
-    own = [step.population] if step.population is not None else []
-    if (age_limit := getattr(step, "max_age", None)) is not None:
-        own.append(_under_age(step, age_limit))
-    if not own:
-        return
-    # Figures are of one split, and of those whose outcome is known: nearness counts within each.
-    splits = [data.split == split for split in np.unique(data.split)]
-    known = ~np.isnan(data.labels.T)
-    for part in (*splits, *(split & labelled for split in splits for labelled in known)):
-        inside = {name: belongs[part] for name, belongs in groups.items()}
-        closed = close_groups(inside, data.patient[part], settings.limits.min_patients)
-        for name in own:
-            if name in closed:
-                raise Refused(RefusalCode.TOO_FEW, f"population {name!r} {closed[name]}")
-
-
-def _under_age(step: StepConfig, age_limit: float) -> str:
-    return f"{step.population or 'everybody'} under {age_limit:g} years"
 
 
 class Sites:

@@ -15,6 +15,7 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,15 @@ class Asked:
     patients: Keys
     few: int
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Distinct patients."""
         return len(np.unique(self.patients))
+
+    @cached_property
+    def digest(self) -> str:
+        """Name of the set, the same for the same ECGs."""
+        return hashlib.sha256(np.sort(self.records).astype("<u8").tobytes()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -102,38 +108,49 @@ class GroupMemory:
         self._sets: dict[str, Ints] = {}
         self._told: list[_Told] = []
 
-    def conflict(self, asked: Sequence[Asked], *, here: Keys) -> Conflict | None:
+    def judge(self, asked: Sequence[Asked], *, here: Keys | None) -> list[Conflict | None]:
+        """Judge sets one after the other, each beside those before it that were not refused."""
+        self._load()
+        found: list[Conflict | None] = [None] * len(asked)
+        for topic in dict.fromkeys(one.topic for one in asked):
+            mine = [i for i, one in enumerate(asked) if one.topic == topic]
+            for i, conflict in zip(mine, self._judged_topic([asked[i] for i in mine], here), strict=True):
+                found[i] = conflict
+        return found
+
+    def conflict(self, asked: Sequence[Asked], *, here: Keys | None) -> Conflict | None:
         """Return the first of several sets that may not be told of after all told before, and after those before it.
 
         Parameters
         ----------
-        here : the ECGs of the whole cohort as it is now.
+        here : the ECGs of the whole cohort as it is now; None: nobody left.
 
         Raises
         ------
         Refused : GATE_CLOSED where the memory cannot be read, or was tampered with.
         """
-        self._load()
-        for topic in dict.fromkeys(one.topic for one in asked):
-            found = self._conflict([one for one in asked if one.topic == topic], here)
-            if found is not None:
-                return found
-        return None
+        return next((found for found in self.judge(asked, here=here) if found is not None), None)
 
-    def admitted(self, asked: Sequence[Asked], *, here: Keys) -> Bools:
+    def admitted(self, asked: Sequence[Asked], *, here: Keys | None) -> Bools:
         """Say of each set whether it may be told of, the most wanted first; one that may not is passed over."""
-        self._load()
-        passed: list[Asked] = []
-        open_ones = np.zeros(len(asked), dtype=np.bool_)
-        for i, one in enumerate(asked):
-            of_topic = [other for other in passed if other.topic == one.topic]
-            open_ones[i] = one.size >= one.few and self._conflict([*of_topic, one], here, only=one) is None
-            if open_ones[i]:
-                passed.append(one)
-        return open_ones
+        judged = self.judge(asked, here=here)
+        return np.array([one.size >= one.few and found is None for one, found in zip(asked, judged, strict=True)], bool)
 
-    def remember(self, asked: Sequence[Asked], *, study: str, study_name: str, step: str, run: str) -> None:
+    def remember(
+        self,
+        asked: Sequence[Asked],
+        *,
+        study: str,
+        study_name: str,
+        step: str,
+        run: str,
+        present: tuple[Keys, Keys],
+    ) -> None:
         """Write down that sets are told of, and wait until that is on the disk; what stands there is not repeated.
+
+        Parameters
+        ----------
+        present : ECGs of the whole cohort, and whose they are; they are no newcomers from now on.
 
         Raises
         ------
@@ -142,7 +159,7 @@ class GroupMemory:
         self._load()
         worth = [one for one in asked if one.size >= one.few > 1]
         known = {(t.topic, t.set, t.figures, t.step, t.study) for t in self._told}
-        if all((one.topic, _digest(one.records), one.figures, step, study) in known for one in worth):
+        if all((one.topic, one.digest, one.figures, step, study) in known for one in worth):
             return
         at = now()
         if self._log is None:
@@ -151,14 +168,16 @@ class GroupMemory:
 
         def made(_: list[dict[str, Any]]) -> list[dict[str, Any]]:
             self._take(log.lines())
-            before, lines = len(log.lines()), list[dict[str, Any]]()
+            lines = self._people(*present)
+            self._take_new(lines, 0)
             for one in worth:
-                told = {"topic": one.topic, "set": _digest(one.records), "figures": one.figures, "step": step}
+                told = {"topic": one.topic, "set": one.digest, "figures": one.figures, "step": step}
                 told |= {"study": study, "study_name": study_name, "name": one.name}
-                lines += self._lines_of(one)
+                new = self._set(one)
                 if not any((t.topic, t.set, t.figures, t.step, t.study) == _key(told) for t in self._told):
-                    lines.append({"kind": "told", "at": at, "run": run, **told})
-                self._take_new(lines, self._read - before)
+                    new.append({"kind": "told", "at": at, "run": run, **told})
+                self._take_new(new, 0)
+                lines += new
             return lines
 
         try:
@@ -169,35 +188,37 @@ class GroupMemory:
             raise Refused(RefusalCode.DATA_UNAVAILABLE, f"the memory of groups: {type(error).__name__}") from error
 
     def knows(self, records: Keys) -> Bools:
-        """Say which ECGs figures spoke of before; shape = (k,)."""
+        """Say which ECGs were in the cohort when figures were told before; shape = (k,)."""
         self._load()
         return np.isin(records, self._records)
 
-    def _conflict(self, asked: list[Asked], here: Keys, only: Asked | None = None) -> Conflict | None:
-        told = [t for t in self._told if t.topic == asked[0].topic]
-        names = list(dict.fromkeys(t.set for t in told))
-        if all(_digest(one.records) in names for one in asked):
-            return None
+    def _judged_topic(self, asked: list[Asked], here: Keys | None) -> list[Conflict | None]:
+        names = list(dict.fromkeys(t.set for t in self._told if t.topic == asked[0].topic))
+        known = set(names)
+        if all(one.digest in known or not one.size >= one.few > 1 for one in asked):
+            return [None] * len(asked)
         records, patients = self._universe(asked)
         index = _Index(records)
         matrix = np.zeros((len(names) + len(asked), len(records)), dtype=np.bool_)
         for i, name in enumerate(names):
             matrix[i, index.of(self._records[self._sets[name]])] = True
         patient = np.unique(patients, return_inverse=True)[1].astype(np.int64)
-        rows = list(range(len(names)))
+        rows, judged = list(range(len(names))), list[Conflict | None]()
         for i, one in enumerate(asked, start=len(names)):
-            matrix[i, index.of(one.records)] = True
-            if not one.size >= one.few > 1 or _digest(one.records) in names:
+            judged.append(None)
+            if one.digest in known or not one.size >= one.few > 1:
                 continue
-            if only is None or one is only:
-                found = exposes(matrix[rows], matrix[i], patient, one.few)
-                if found is not None:
-                    between, by = records[found.rows], [rows[j] for j in found.by]
-                    gone = not np.isin(between, here).any()
-                    if not (gone and not self._same_figures(one, [names[j] for j in by if j < len(names)])):
-                        return Conflict(one, between, self._who(by, names, asked), gone)
+            matrix[i, index.of(one.records)] = True
+            found = exposes(matrix[rows], matrix[i], patient, one.few)
+            if found is not None:
+                between, by = records[found.rows], [rows[j] for j in found.by]
+                gone = here is not None and not np.isin(between, here).any()
+                if not gone or self._same_figures(one, [names[j] for j in by if j < len(names)]):
+                    judged[-1] = Conflict(one, between, self._who(by, names, asked), gone)
+                    continue
             rows.append(i)
-        return None
+            known.add(one.digest)
+        return judged
 
     def _same_figures(self, one: Asked, sets: list[str]) -> bool:
         return any(t.topic == one.topic and t.set in sets and t.figures == one.figures for t in self._told)
@@ -221,19 +242,15 @@ class GroupMemory:
         keep = np.sort(len(records) - 1 - last)
         return records[keep], patients[keep]
 
-    def _lines_of(self, one: Asked) -> list[dict[str, Any]]:
-        lines: list[dict[str, Any]] = []
-        records = self._records
-        new = ~np.isin(one.records, records)
-        if new.any():
-            lines.append({"kind": "people", "keys": _packed(np.stack([one.records[new], one.patients[new]]))})
-            records = np.concatenate([records, one.records[new]])
-        if _digest(one.records) not in self._sets:
-            bits = np.packbits(np.isin(records, one.records)).tobytes()
-            lines.append(
-                {"kind": "set", "set": _digest(one.records), "bits": base64.b64encode(zlib.compress(bits)).decode()}
-            )
-        return lines
+    def _people(self, records: Keys, patients: Keys) -> list[dict[str, Any]]:
+        new = ~np.isin(records, self._records)
+        return [{"kind": "people", "keys": _packed(np.stack([records[new], patients[new]]))}] if new.any() else []
+
+    def _set(self, one: Asked) -> list[dict[str, Any]]:
+        if one.digest in self._sets:
+            return []
+        bits = np.packbits(np.isin(self._records, one.records)).tobytes()
+        return [{"kind": "set", "set": one.digest, "bits": base64.b64encode(zlib.compress(bits)).decode()}]
 
     def _load(self) -> None:
         if self._log is None:
@@ -279,10 +296,6 @@ def _key(line: dict[str, Any]) -> tuple[str, str, str, str, str]:
 
 def _packed(keys: Keys) -> str:
     return base64.b64encode(keys.astype("<u8").tobytes()).decode()
-
-
-def _digest(records: Keys) -> str:
-    return hashlib.sha256(np.sort(records).astype("<u8").tobytes()).hexdigest()[:32]
 
 
 def _closed(error: PrivacyError) -> Refused:

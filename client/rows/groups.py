@@ -7,8 +7,8 @@ Two things are held against what was told before:
 * of it the complete cases, by what is summed over them: each column the step names, the score it judges; and those with
   the event, by event, since a horizon moved by a day differs by whom it happened to on that day.
 
-``describe`` and ``train`` speak of many groups in one answer and withhold cells, not answers: their second part is
-theirs (:meth:`client.rows.told.Told.admit`).
+``describe``, ``train`` and ``evaluate`` speak of many groups in one answer and withhold cells, not answers: the second
+part is theirs (:meth:`client.rows.told.Told.admit`).
 """
 
 from __future__ import annotations
@@ -18,19 +18,23 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.dataset.data import SiteData
 from client.egress.memory import Asked, Keys
 from client.site.settings import SiteSettings
 from ecgshared.arrays import Bools
 from ecgshared.privacy.disclosure import DisclosureLimits
+from ecgshared.privacy.groups import close_groups
+from ecgshared.study.columns import FLAGS
 from ecgshared.study.endpoints import TimeToEventEndpoint
 from ecgshared.study.score import calibrate_inputs, used_steps
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import SPLITS, StepConfig
 
 GROUP = "group"
-_BY_CELLS = ("describe", "train")
+YES_OR_NO = ("male", *FLAGS)
+_BY_CELLS = ("describe", "train", "evaluate")
 _SAYS_NOTHING_OF_PEOPLE = {"id", "stage", "label", "uses", "sites", "population", "frozen", "model", "privacy"}
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -77,6 +81,36 @@ def groups_of(
     return found
 
 
+def closed_in_study(data: SiteData, study: Study, step: StepConfig, settings: SiteSettings) -> str:
+    """Say why a step's group (a population, an age limit) is closed: it differs from another of the study by a few
+    patients; "" where it is not."""
+    groups: dict[str, Bools] = dict(data.populations)
+    for other in study.steps:
+        age_limit = getattr(other, "max_age", None)
+        if age_limit is not None and settings.site in study.members(other):
+            of = np.ones(len(data.patient), dtype=np.bool_) if other.population is None else groups[other.population]
+            groups[_under_age(other, age_limit)] = of & (data.age < age_limit)
+    own = [step.population] if step.population is not None else []
+    if (age_limit := getattr(step, "max_age", None)) is not None:
+        own.append(_under_age(step, age_limit))
+    if not own:
+        return ""
+    # Figures are of one split, and of those whose outcome is known: nearness counts within each.
+    splits = [data.split == split for split in np.unique(data.split)]
+    known = ~np.isnan(data.labels.T)
+    for part in (*splits, *(split & labelled for split in splits for labelled in known)):
+        inside = {name: belongs[part] for name, belongs in groups.items()}
+        closed = close_groups(inside, data.patient[part], settings.limits.min_patients)
+        for name in own:
+            if name in closed:
+                return f"population {name!r} {closed[name]}"
+    return ""
+
+
+def _under_age(step: StepConfig, age_limit: float) -> str:
+    return f"{step.population or 'everybody'} under {age_limit:g} years"
+
+
 def planned(data: SiteData, study: Study, settings: SiteSettings, *, but: str) -> list[Asked]:
     """Return the sets that a study's steps at a site would speak of, all but one step's."""
     trains, found = settings.site in study.sites.train, list[Asked]()
@@ -113,8 +147,10 @@ def _parts(
     for head in targets or [""]:
         rows = complete if not head else complete & ~np.isnan(data.labels[:, data.heads.index(head)])
         words = f"{where}, with {', '.join([*inputs, *([head] if head else [])]) or 'all inputs'}"
-        for topic in [*(sums_of(name) for name in inputs), f"score {score} {sorted(used_steps(step, study))}"]:
-            yield topic, words, rows
+        for name in inputs:
+            for topic, cell in sums_of(name, columns[name], rows):
+                yield topic, words, cell
+        yield f"score {score} {sorted(used_steps(step, study))}", words, rows
         if head:
             yield events_of(study, head), f"{where}, with the event {head}", inside & _has(data, head)
     event: Any = getattr(step, "event", None)
@@ -130,9 +166,14 @@ def few_of(topic: str, limits: DisclosureLimits) -> int:
     return max(limits.min_events, 1) if topic.startswith("event ") else limits.min_patients
 
 
-def sums_of(column: str) -> str:
-    """The topic of sums of a column."""
-    return f"sums of {column}"
+def sums_of(column: str, values: NDArray[Any], rows: Bools) -> list[tuple[str, Bools]]:
+    """Return the topics of a sum of a column over some rows, and the rows it tells of.
+
+    The sum of a yes/no column beside the number of rows is a count of those with each answer.
+    """
+    if column in YES_OR_NO:
+        return [(f"yes to {column}", rows & (values == 1)), (f"no to {column}", rows & (values == 0))]
+    return [(f"sums of {column}", rows & ~np.isnan(values))]
 
 
 def events_of(study: Study, head: str) -> str:

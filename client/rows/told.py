@@ -31,7 +31,7 @@ class Told:
     def __init__(
         self,
         memory: GroupMemory,
-        here: Keys,
+        here: Keys | None,
         limits: DisclosureLimits,
         figures: str,
         planned: Callable[[], Sequence[Asked]] = tuple,
@@ -43,7 +43,7 @@ class Told:
     @classmethod
     def of_nobody(cls, limits: DisclosureLimits) -> Told:
         """Return one before which nothing was told."""
-        return cls(GroupMemory(None), np.zeros(0, np.uint64), limits, "")
+        return cls(GroupMemory(None), None, limits, "")
 
     @cached_property
     def _planned(self) -> list[Asked]:
