@@ -26,14 +26,12 @@ from client.site.settings import SiteSettings
 from ecgshared.arrays import Bools
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.privacy.groups import close_groups
-from ecgshared.study.columns import FLAGS
 from ecgshared.study.endpoints import TimeToEventEndpoint
 from ecgshared.study.score import calibrate_inputs, used_steps
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import SPLITS, StepConfig
 
 GROUP = "group"
-YES_OR_NO = ("male", *FLAGS)
 _BY_CELLS = ("describe", "train", "evaluate")
 _SAYS_NOTHING_OF_PEOPLE = {"id", "stage", "label", "uses", "sites", "population", "frozen", "model", "privacy"}
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -151,7 +149,10 @@ def _parts(
             for topic, cell in sums_of(name, columns[name], rows):
                 yield topic, words, cell
         yield f"score {score} {sorted(used_steps(step, study))}", words, rows
-        if head:
+        if head and study.endpoints[head].kind == "continuous":
+            for topic, cell in sums_of(head, data.labels[:, data.heads.index(head)], rows):
+                yield topic, words, cell
+        elif head:
             yield events_of(study, head), f"{where}, with the event {head}", inside & _has(data, head)
     event: Any = getattr(step, "event", None)
     if event in data.event_times:
@@ -171,7 +172,7 @@ def sums_of(column: str, values: NDArray[Any], rows: Bools) -> list[tuple[str, B
 
     The sum of a yes/no column beside the number of rows is a count of those with each answer.
     """
-    if column in YES_OR_NO:
+    if np.isin(values[rows & ~np.isnan(values)], (0, 1)).all():
         return [(f"yes to {column}", rows & (values == 1)), (f"no to {column}", rows & (values == 0))]
     return [(f"sums of {column}", rows & ~np.isnan(values))]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ _MAX_NAMES = 12
 
 def counts(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``counts``."""
-    data, limits = site.data, site.settings.limits
+    counted = [h for h, head in enumerate(site.data.heads) if site.study.endpoints[head].kind != "continuous"]
+    data, limits = _labelled_yes_or_no(site.data, counted), site.settings.limits
     n_heads = len(data.heads)
     ecgs, patients = np.zeros(3), np.zeros(3)
     labelled, events = np.zeros((n_heads, 3)), np.zeros((n_heads, 3))
@@ -30,25 +31,26 @@ def counts(site: SiteContext, request: Request) -> Answer:
         rows = data.rows(split)
         ecgs[s], patients[s] = len(rows), _patients(data, rows)
         for h, head in enumerate(data.heads):
+            known = rows[~np.isnan(site.data.labels[rows, h])]
             y = data.labels[rows, h]
             with_event, without = rows[y == 1], rows[y == 0]
-            labelled[h, s], events[h, s] = len(with_event) + len(without), len(with_event)
-            labelled_patients[h, s] = _patients(data, rows[~np.isnan(y)])
+            labelled[h, s], events[h, s] = len(known), len(with_event) if h in counted else np.nan
+            labelled_patients[h, s] = _patients(data, known)
             told = site.cells.admit(
                 events_of(site.study, head), data, _marked(data, with_event)[None], [f"{split}, with the event {head}"]
             )
             if told[0]:
                 event_patients[h, s] = min(_patients(data, with_event), _patients(data, without))
-    sums = _Sums.of(site)
+    sums = _Sums.of(site, data)
     devices, device_ecgs, device_patients = _named(data, "device", limits)
     rates, rate_ecgs, rate_patients = _named(data, "fs", limits)
     flow_ecgs = np.array([float(e) for _, e, _ in data.flow])
     flow_patients = np.array([float(p) for _, _, p in data.flow])
-    known = ~np.isnan(data.follow_up_years)
-    seen = data.follow_up_years[known]
-    told_of = site.cells.admit("length of follow-up", data, known[None], ["followed"])[0]
+    followed = ~np.isnan(data.follow_up_years)
+    seen = data.follow_up_years[followed]
+    told_of = site.cells.admit("length of follow-up", data, followed[None], ["followed"])[0]
     payload = SiteCounts(
-        heads_offered=tuple(h for i, h in enumerate(data.heads) if not np.isnan(data.labels[:, i]).all()),
+        heads_offered=tuple(h for i, h in enumerate(data.heads) if not np.isnan(site.data.labels[:, i]).all()),
         patients_known=int(data.patients_known),
         ecgs=ecgs,
         patients=patients,
@@ -76,7 +78,7 @@ def counts(site: SiteContext, request: Request) -> Answer:
             "labelled": Evidence(labelled_patients),
             "events": Evidence(labelled_patients, event_patients),
             "table1": Evidence(sums.table1_patients),
-            "follow_up": Evidence(np.array(_patients(data, np.flatnonzero(known)) if told_of else 0)),
+            "follow_up": Evidence(np.array(_patients(data, np.flatnonzero(followed)) if told_of else 0)),
             "age_sums": Evidence(np.array(sums.patients["age"])),
             "male_sums": Evidence(np.array(sums.patients["male"]), np.array(sums.patients["male"])),
             "covariate_sums": Evidence(np.array([sums.patients[name] for name in site.study.covariates], dtype=int)),
@@ -89,6 +91,13 @@ def counts(site: SiteContext, request: Request) -> Answer:
 
 
 PHASES = {"counts": counts}
+
+
+def _labelled_yes_or_no(data: SiteData, counted: list[int]) -> SiteData:
+    """Return the data with no label in the columns that are not ``counted``: an age of 1 is no event."""
+    labels = np.full_like(data.labels, np.nan)
+    labels[:, counted] = data.labels[:, counted]
+    return replace(data, labels=labels)
 
 
 def _patients(data: SiteData, rows: NDArray[np.int64]) -> int:
@@ -116,8 +125,7 @@ class _Sums:
     table1_patients: NDArray[np.float64]
 
     @classmethod
-    def of(cls, site: SiteContext) -> _Sums:
-        data = site.data
+    def of(cls, site: SiteContext, data: SiteData) -> _Sums:
         columns = {"age": data.age, "male": data.male, **data.covariates}
         training = data.split == SPLITS.index("train")
         groups = [("everybody", np.ones(len(data), dtype=np.bool_))]

@@ -17,6 +17,9 @@ STAGES: tuple[str, ...] = (
     "survival",
     "survival_evaluate",
     "regress",
+    "overlap",
+    "arrhythmia",
+    "contrast",
 )
 
 

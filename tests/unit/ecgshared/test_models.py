@@ -12,7 +12,13 @@ from ecgshared.models import DEFAULT, MODELS, BaseModelConfig, HeadSpec, build, 
 from ecgshared.stages.train import Config as TrainConfig
 
 ROOT = Path(ecgshared.__file__).parents[1]
-SIZES = {"resnet1d": {"width": 8, "blocks": 1}, "cvae": {"latent": 3, "hidden": 8}}
+SIZES = {
+    "resnet1d": {"width": 8, "blocks": 1},
+    "cvae": {"latent": 3, "hidden": 8},
+    "crnn": {"widths": (8, 16), "units": 4},
+    "attia_cnn": {},
+    "s4": {"width": 8, "state": 2, "blocks": 1},
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
