@@ -58,7 +58,11 @@ def budget_lines(settings: SiteSettings) -> list[str]:
     from client.egress.ledger import Ledger
 
     cap = settings.privacy
-    lines = [f"cap: epsilon {cap.max_epsilon:g} at delta {cap.max_delta:g} for each study, over all its runs"]
+    period = "for ever" if cap.total_days is None else f"in {cap.total_days:g} days"
+    lines = [
+        f"cap: epsilon {cap.max_epsilon:g} at delta {cap.max_delta:g} for each study, over all its runs",
+        f"cap: epsilon {cap.most_in_all:g} for all studies together, {period}",
+    ]
     ledger = Ledger(settings.state)
     charges = ledger.entries()
     studies = {charge.study: charge.study_name for charge in charges}
@@ -70,7 +74,7 @@ def budget_lines(settings: SiteSettings) -> list[str]:
         lines.append(f"{name} ({sha256[:12]}): {cost}, {left:.3f} left")
     if studies:
         epsilon, delta = ledger.total()
-        lines.append(f"all studies together: epsilon {epsilon:.3f} at delta {delta:g}")
+        lines.append(f"all studies together: epsilon {epsilon:.3f} at delta {delta:g} of {cap.most_in_all:g} granted")
     else:
         lines.append("no private training has been charged yet")
     return lines

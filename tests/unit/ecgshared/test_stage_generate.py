@@ -67,7 +67,7 @@ def site(n=240, seed=0, **changes):
 
 def judged(beats, limits=None):
     """What leaves the site."""
-    answer = judged_answer(beats, FS, np.random.default_rng(5), patients_known=True)
+    answer = judged_answer(beats, FS, np.random.default_rng(5), patients_known=True, tell_trained=True)
     request = Request("0" * 64, "run-1", "judged", "judge", 0, {})
     here = Path("/nowhere")
     settings = SiteSettings.model_construct(site="a", state=here, limits=limits or DisclosureLimits())
