@@ -6,31 +6,36 @@ import json
 from pathlib import Path
 from typing import Any
 
+from client.egress.gate import RELEASES
+from client.site.logs import from_its_start
 from client.site.settings import SiteSettings
-from ecgshared.errors import ConfigError
+from ecgshared.errors import ConfigError, PrivacyError
 
 
 def read_releases(state: Path) -> list[dict[str, Any]]:
     """Return every line of the log of releases, the oldest first; a damaged one is ``{"damaged": its number}``.
 
-    A crash can cut the last line: the answer it tells of had not left yet.
+    A crash can cut a line: the answer it tells of had not left yet. Where somebody edited the log, the last entry is
+    ``{"tampered": in words}``.
     """
-    path = state / "releases.jsonl"
+    path = state / RELEASES
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
+        return from_its_start(path).lines()
+    except PrivacyError as error:
+        return [*_as_it_stands(path), {"tampered": error.what}]
+    except OSError as error:
         raise ConfigError(f"the log of releases cannot be read ({type(error).__name__})", where=path) from None
+
+
+def _as_it_stands(path: Path) -> list[dict[str, Any]]:
     found = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else [], start=1):
         try:
             entry = json.loads(line)
-            if not isinstance(entry, dict):
-                raise ValueError
         except ValueError:
             entry = {"damaged": number}
-        found.append(entry)
+        if line.strip():
+            found.append(entry if isinstance(entry, dict) else {"damaged": number})
     return found
 
 
@@ -40,6 +45,8 @@ def as_table(found: list[dict[str, Any]]) -> list[str]:
         return ["nothing has left this site"]
     rows: list[tuple[str, ...]] = [("at (UTC)", "run", "step", "phase", "round", "kind", "bytes", "withheld", "")]
     for line in found:
+        if "tampered" in line:
+            continue
         if "damaged" in line:
             rows.append((f"line {line['damaged']} is damaged", *[""] * 8))
             continue
@@ -50,7 +57,8 @@ def as_table(found: list[dict[str, Any]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     size = sum(int(line.get("bytes", 0)) for line in found)
-    return [*lines, f"{len(found)} answer(s), {size:,} bytes"]
+    edited = [f"NOT TO BE RELIED ON: {line['tampered']}" for line in found if "tampered" in line]
+    return [*lines, f"{len(found) - len(edited)} answer(s), {size:,} bytes", *edited]
 
 
 def budget_lines(settings: SiteSettings) -> list[str]:
