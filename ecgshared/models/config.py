@@ -12,6 +12,7 @@ from ecgshared.study.endpoints import Event
 
 Norm = Literal["group", "batch"]
 Covariate = Literal["age", "male"]
+Lead = Literal["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 Sees = Literal["recording", "median_beat"]
 
 BEAT_WINDOW_S = (-0.3, 0.5)
@@ -105,11 +106,18 @@ class HeadedConfig(BaseModelConfig):
     lead_scale: bool = Field(
         default=False, description="log RMS of each lead beside the features: GroupNorm hides amplitude"
     )
+    leads: tuple[Lead, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="the leads it sees, the others held at zero (a single-lead model); all where left out",
+        exclude_if=lambda leads: leads is None,
+    )
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
-        if len(set(self.covariates)) != len(self.covariates):
-            raise ValueError("covariates names one twice")
+        for what, names in (("covariates", self.covariates), ("leads", self.leads or ())):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{what} names one twice")
         return self
 
     @property

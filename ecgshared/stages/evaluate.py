@@ -14,7 +14,6 @@ ECGs unless they say patients. A group of one site shows that site's own figures
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -23,16 +22,12 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.arrays import Floats
-from ecgshared.stages.calibrate import Config as Calibrate
 from ecgshared.stages.results.evaluate import Result as Result
 from ecgshared.study.score import (
     RiskScore,
-    calibrate_inputs,
-    column_score,
+    named_scores,
     require_shared_model,
     risk_score,
-    trained_heads,
-    used_steps,
 )
 from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
 
@@ -227,25 +222,7 @@ def compared_scores(step: Config, study: Study) -> tuple[RiskScore, ...]:
     ------
     ValueError : one is neither a calibrate step nor a trained head that the step uses.
     """
-    heads, reached = trained_heads(step, study), used_steps(step, study)
-    found = []
-    for name in step.compare:
-        other = next((s for s in study.steps if s.id == name and s.id in reached), None)
-        if name in heads:
-            found.append(RiskScore((name,), None, name.split(".", 1)[1]))
-        elif isinstance(other, Calibrate):
-            found.append(RiskScore(calibrate_inputs(other, study), other.id, other.target))
-        elif name.removeprefix("-") in study.numbers:
-            found.append(column_score(name, study, risk_score(step, study).target))
-        else:
-            allowed = (*heads, *(s.id for s in study.steps if s.id in reached and isinstance(s, Calibrate)))
-            close = get_close_matches(name, (*allowed, *study.numbers), n=1)
-            raise ValueError(
-                f"step {step.id!r}: compare names {name!r}; allowed are the calibrate steps and trained heads it uses, "
-                f"and columns of the study: {', '.join((*allowed, *study.numbers))}"
-                + (f"; did you mean {close[0]}?" if close else "")
-            )
-    return tuple(found)
+    return named_scores(step.compare, step, study, "compare")
 
 
 def subgroup_names(step: Config) -> tuple[tuple[str, ...], ...]:

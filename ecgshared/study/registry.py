@@ -19,6 +19,7 @@ STAGES: tuple[str, ...] = (
     "regress",
     "overlap",
     "arrhythmia",
+    "contrast",
 )
 
 

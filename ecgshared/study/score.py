@@ -3,7 +3,9 @@ by all sides."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,6 +110,35 @@ def risk_score(step: Any, study: Study) -> RiskScore:
         )
     target: str = calibrated.target  # type: ignore[attr-defined]
     return RiskScore(calibrate_inputs(calibrated, study), calibrated.id, target)
+
+
+def named_scores(names: Iterable[str], step: StepConfig, study: Study, key: str) -> tuple[RiskScore, ...]:
+    """Return scores by name: a calibrate step, a trained head ``<train step>.<head>``, a column of the study.
+
+    Raises
+    ------
+    ValueError : one is none of them, or of a step that ``step`` does not use; ``key`` is where it is named.
+    """
+    heads, reached = trained_heads(step, study), used_steps(step, study)
+    calibrated = {s.id: s for s in study.steps if s.id in reached and s.stage == "calibrate"}
+    found = []
+    for name in names:
+        if name in heads:
+            found.append(RiskScore((name,), None, name.split(".", 1)[1]))
+        elif name in calibrated:
+            other: Any = calibrated[name]
+            found.append(RiskScore(calibrate_inputs(other, study), other.id, other.target))
+        elif name.removeprefix("-") in study.numbers:
+            found.append(column_score(name, study, ""))
+        else:
+            allowed = (*heads, *calibrated)
+            close = get_close_matches(name, (*allowed, *study.numbers), n=1)
+            raise ValueError(
+                f"step {step.id!r}: {key} names {name!r}; allowed are the calibrate steps and trained heads it uses, "
+                f"and columns of the study: {', '.join((*allowed, *study.numbers))}"
+                + (f"; did you mean {close[0]}?" if close else "")
+            )
+    return tuple(found)
 
 
 def column_score(name: str, study: Study, target: str) -> RiskScore:

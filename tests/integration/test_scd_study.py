@@ -18,6 +18,14 @@ STEPS = [
     {"id": "cut", "stage": "threshold", "uses": ["score"], "min_rate": None, "top_share": 0.3},
     {"id": "circles", "stage": "overlap", "uses": ["cut"]},
     {"id": "rhythm", "stage": "arrhythmia", "uses": ["cut"], "scd": "scd_2y", "vfvt": "vfvt_2y"},
+    {
+        "id": "beside",
+        "stage": "contrast",
+        "uses": ["score"],
+        "scores": ["score", "risk.death_2y", "-lvef", "age"],
+        "outcomes": ["death_2y", "scd_2y"],
+        "placebo": "vfvt_2y",
+    },
 ]
 
 
@@ -61,7 +69,18 @@ def test_every_stage_tells_of_the_lockboxes_alone_and_stands_in_the_report(ran):
         scd, vfvt = (labels[site][:, data[site].heads.index(name)] for name in ("scd_2y", "vfvt_2y"))
         assert found.outcomes["vfvt"].ecgs == np.isfinite(vfvt).sum()
         assert found.outcomes["composite"].events == ((scd == 1) | (np.isfinite(scd) & (vfvt == 1))).sum()
+    beside = results["beside"]
+    for site, found in beside.sites.items():
+        pair = found.pairs["death_2y"]["-lvef"]
+        measured = known[site] & np.isfinite(data[site].covariates["lvef"][rows[site]])
+        assert pair.ecgs == measured.sum()
+        assert found.placebo["score"].ecgs is not None
     page = render(run).read_text(encoding="utf-8")
-    for words in ("overlap with ejection fraction at most 35%", "matched in size", "ventricular arrhythmia"):
+    for words in (
+        "overlap with ejection fraction at most 35%",
+        "matched in size",
+        "ventricular arrhythmia",
+        "scores contrasted",
+    ):
         assert words.casefold() in page.casefold()
     assert "could not lay out" not in page
