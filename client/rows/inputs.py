@@ -76,6 +76,11 @@ class ModelRows:
         return len(self._rows)
 
     @property
+    def of_data(self) -> NDArray[np.int64]:
+        """Row numbers of the cohort, shape = (n,)."""
+        return self._rows
+
+    @property
     def labels(self) -> NDArray[np.float32]:
         """Labels, shape = (n, H), NaN where not known."""
         return self._labels

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client.rows.context import SiteContext
+from client.rows.heads import admitted_heads
 from client.rows.inputs import ModelRows, seen_by
 from client.rows.model import SiteState, load_in_training
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
@@ -215,6 +216,7 @@ def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inpu
     """Mean loss and AUC of each head over the site's validation ECGs, or the model's own figures."""
     endpoints = site.study.endpoints
     rows = _rows(site, config, inputs, "validation")
+    admitted = admitted_heads(site, config.id, config.heads, rows.of_data)
     if config.model.own_objective:
         return _figures(config, model, rows)
     logits = predict(model, rows, np.arange(len(rows)))
@@ -227,7 +229,10 @@ def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inpu
         y = rows.labels[:, h]
         known, cases, controls = (np.flatnonzero(m) for m in (~np.isnan(y), y == 1, y == 0))
         patients[h] = len(np.unique(rows.patient[known]))
-        events[h] = min(len(np.unique(rows.patient[cases])), len(np.unique(rows.patient[controls])))
+        if admitted[h]:
+            events[h] = min(len(np.unique(rows.patient[cases])), len(np.unique(rows.patient[controls])))
+        else:
+            patients[h] = 0
         if len(known):
             loss[h] = losses[known, h].mean()
         if numbers[h]:

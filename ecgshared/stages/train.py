@@ -21,7 +21,7 @@ from ecgshared.models import DEFAULT, BaseModelConfig, HeadSpec, ModelConfig, co
 from ecgshared.privacy.config import PrivacyConfig
 from ecgshared.stages.results.train import Result as Result
 from ecgshared.study.endpoints import BinaryEndpoint, ContinuousEndpoint, Event, TimeToEventEndpoint
-from ecgshared.wire.protocol import Public, Statistic, StepConfig, Weights, payload
+from ecgshared.wire.protocol import Public, Split, Statistic, StepConfig, Weights, payload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,6 +81,7 @@ class Config(StepConfig):
     """A train step. ``uses`` must name a describe step: it gives the global counts N_h and the weights a_k."""
 
     can_be_frozen: ClassVar[bool] = True
+    splits_read: ClassVar[tuple[Split, ...]] = ("train", "validation")
     read_later: ClassVar[tuple[str, ...]] = ("model", "heads", "precision")
 
     model: ModelConfig = Field(default=config_class(DEFAULT)(), description="the net")  # type: ignore[call-arg]
