@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from ecgshared.stages.results.base import MeanSd, Number
 from ecgshared.stages.results.high_risk import Band, Profile, Result
+from ecgshared.study.endpoints import EVENTS
 from ecgshared.study.terms import Term
-from server.report.labels import EVENTS, Labels
+from server.report.labels import Labels
 from server.report.overlap import rate_span
 from server.report.sections import Block, Cell, Figure, Folded, Panels, Section, Series, Table, Text
 
