@@ -69,6 +69,7 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "all"
     opens_lockbox: ClassVar[bool] = True
+    by_ranks: ClassVar[bool] = True
 
     score: str | None = Field(default=None, description="<train step>.<head>; None takes the calibrated risk")
     heads: tuple[str, ...] | None = Field(
