@@ -256,7 +256,7 @@ def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> M
     """
     columns = [site.data.heads.index(head) for head in config.heads]
     rows = site.data.rows(split)
-    seen = seen_by(config.model, site.data)
+    seen = seen_by(config.model, site.data, site.rng if split == "train" else None)
     if config.privacy is None:
         if config.heads:
             rows = rows[~np.isnan(site.data.labels[rows][:, columns]).all(axis=1)]
@@ -267,7 +267,7 @@ def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> M
         covariates=config.model.side_inputs,
         standardise=inputs.standardise,
         heads=config.heads,
-        signals=seen.batch,
+        signals=seen,
         event=config.event,
     )
 

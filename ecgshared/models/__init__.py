@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-MODELS: dict[str, str] = {"resnet1d": "Resnet1dConfig", "cvae": "CvaeConfig"}
+MODELS: dict[str, str] = {
+    "resnet1d": "Resnet1dConfig",
+    "cvae": "CvaeConfig",
+    "beat_risk": "BeatRiskConfig",
+}
 """Name in the study, and of the file -> its configuration's class; where a study names none it is the first."""
 
 DEFAULT = next(iter(MODELS))

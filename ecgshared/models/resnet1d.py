@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ecgshared.models.config import BaseModelConfig, Norm
 
-Preset = Literal["paper64", "low_lvef", "beat", "small"]
+Preset = Literal["paper64", "low_lvef", "small"]
 Covariate = Literal["age", "male"]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -21,15 +21,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "every": 4,
         "hidden": 0,
         "dropout": 0.4,
-        "covariates": (),
-    },
-    "beat": {
-        "blocks": 32,
-        "width": 64,
-        "kernel": 16,
-        "every": 5,
-        "hidden": 0,
-        "dropout": 0.5,
         "covariates": (),
     },
     # For a laptop: the same blocks behind a strided stem, averaged over time.
@@ -47,13 +38,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class Resnet1dConfig(BaseModelConfig):
-    """A pre-activation 1-D ResNet. What is not given is the preset's; every value may be overridden."""
+class ResidualConfig(BaseModelConfig):
+    """A pre-activation 1-D ResNet, whatever it sees. What is not given is the preset's; every value may be overridden.
+
+    A subclass names its presets.
+    """
 
     net: ClassVar[str] = "ecgshared.models.resnet1d_net"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
-    name: Literal["resnet1d"] = "resnet1d"
-    preset: Preset = "small"
+    preset: str
     norm: Norm = "group"
     groups: int = Field(default=8, ge=1, description="channel groups of GroupNorm; must divide the width")
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -78,11 +72,11 @@ class Resnet1dConfig(BaseModelConfig):
     def _fill_from_preset(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        preset = data.get("preset", "small")
-        return {**PRESETS[preset], **data} if isinstance(preset, str) and preset in PRESETS else data
+        preset = data.get("preset", cls.model_fields["preset"].default)
+        return {**cls.presets[preset], **data} if isinstance(preset, str) and preset in cls.presets else data
 
     @model_validator(mode="after")
-    def _fits(self) -> Resnet1dConfig:
+    def _fits(self) -> Self:
         if self.norm == "group" and self.width % self.groups:
             raise ValueError(f"groups must divide width; {self.width} channels cannot form {self.groups} groups")
         if len(set(self.covariates)) != len(self.covariates):
@@ -98,3 +92,12 @@ class Resnet1dConfig(BaseModelConfig):
     def mixes_patients(self) -> bool:
         """Batch normalisation does."""
         return self.norm == "batch"
+
+
+class Resnet1dConfig(ResidualConfig):
+    """A pre-activation 1-D ResNet over the whole recording."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
+
+    name: Literal["resnet1d"] = "resnet1d"
+    preset: Preset = "small"

@@ -19,7 +19,7 @@ from ecgshared.errors import ModelError
 from ecgshared.learning.draws import Dropout
 from ecgshared.models.config import HeadSpec
 from ecgshared.models.heads import MonotoneHeads
-from ecgshared.models.resnet1d import Resnet1dConfig
+from ecgshared.models.resnet1d import ResidualConfig
 
 TYPICAL_RMS_MV = 0.2
 FLOOR_RMS_MV = 0.005
@@ -50,7 +50,7 @@ def halve(x: torch.Tensor) -> torch.Tensor:
 class FirstBlock(nn.Module):
     """Convolution, norm, ReLU, channel dropout, convolution on every second sample, plus the max-pooled input."""
 
-    def __init__(self, config: Resnet1dConfig) -> None:
+    def __init__(self, config: ResidualConfig) -> None:
         super().__init__()
         self.conv1 = SameConv(config.width, config.width, config.kernel)
         self.norm = make_norm(config)
@@ -67,7 +67,7 @@ class FirstBlock(nn.Module):
 class Block(nn.Module):
     """Twice norm, ReLU, dropout, convolution; once more norm, ReLU, dropout; plus identity (max-pooled if halving)."""
 
-    def __init__(self, config: Resnet1dConfig, *, halves: bool) -> None:
+    def __init__(self, config: ResidualConfig, *, halves: bool) -> None:
         super().__init__()
         self.halves = halves
         self.norms = nn.ModuleList(make_norm(config) for _ in range(3))
@@ -85,9 +85,9 @@ class Block(nn.Module):
 
 
 class Resnet1d(nn.Module):
-    """The net; see :class:`~ecgshared.models.resnet1d.Resnet1dConfig` for its parts."""
+    """The net; see :class:`~ecgshared.models.resnet1d.ResidualConfig` for its parts."""
 
-    def __init__(self, config: Resnet1dConfig, heads: Sequence[HeadSpec], samples: int) -> None:
+    def __init__(self, config: ResidualConfig, heads: Sequence[HeadSpec], samples: int) -> None:
         super().__init__()
         self.config, self.heads, self.samples = config, tuple(heads), samples
         self.monotone = MonotoneHeads(heads, learned=config.paper_faithful)
@@ -140,7 +140,7 @@ class Resnet1d(nn.Module):
         return logits
 
 
-def make_norm(config: Resnet1dConfig) -> nn.Module:
+def make_norm(config: ResidualConfig) -> nn.Module:
     """Return the normalisation of ``config``: GroupNorm keeps no running statistics, which averaging handles worst."""
     if config.norm == "group":
         return nn.GroupNorm(config.groups, config.width)
@@ -148,7 +148,7 @@ def make_norm(config: Resnet1dConfig) -> nn.Module:
 
 
 def build(
-    config: Resnet1dConfig,
+    config: ResidualConfig,
     heads: Sequence[HeadSpec],
     samples: int,
     seed: int,
