@@ -41,8 +41,8 @@ class RecordsConfig(Config):
 class MatchedLabel(Config):
     """A label that is 1 where a regular expression is found in a local column, 0 where not."""
 
-    column: str
-    matches: str
+    column: str = Field(description="column that is searched")
+    matches: str = Field(description="regular expression that makes the label 1")
 
     @field_validator("matches")
     @classmethod
@@ -57,8 +57,8 @@ class MatchedLabel(Config):
 class DateAndTime(Config):
     """A date whose time of day stands in a local column of its own."""
 
-    date: str
-    time: str
+    date: str = Field(description="column of the day")
+    time: str = Field(description="column of the time of day")
 
 
 class TableConfig(Config):
@@ -188,9 +188,11 @@ class SiteSettings(Config):
 
     format_version: Literal[1] = Field(default=1, description="of this file")
     site: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="this site's name in studies and certificate")
-    records: RecordsConfig
-    table: TableConfig
-    described: DescribedConfig = DescribedConfig()
+    records: RecordsConfig = Field(description="where the recordings are")
+    table: TableConfig = Field(description="where the cohort table is and how it is read")
+    described: DescribedConfig = Field(
+        default=DescribedConfig(), description="shape of arrays that say nothing of themselves"
+    )
     state: Path = Field(default=Path("state"), description="cache, ledger, outbox, logs: owner-only")
     patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = Field(
         default="refuse", description="what becomes of rows without a patient id"
@@ -203,10 +205,12 @@ class SiteSettings(Config):
         description="also leave out ids that differ from one that opted out only by case, leading zeros, blanks or "
         "dashes; `check` names them",
     )
-    quality: QualityPolicy = QualityPolicy()
-    limits: DisclosureLimits = DisclosureLimits()
-    privacy: PrivacyCap = PrivacyCap()
-    compute: ComputeConfig = ComputeConfig()
+    quality: QualityPolicy = Field(default=QualityPolicy(), description="which findings refuse a recording")
+    limits: DisclosureLimits = Field(
+        default=DisclosureLimits(), description="smallest groups that a figure may speak of"
+    )
+    privacy: PrivacyCap = Field(default=PrivacyCap(), description="most that any patient's privacy may be spent")
+    compute: ComputeConfig = Field(default=ComputeConfig(), description="threads, memory and device for training")
     studies: tuple[Path, ...] = Field(
         default=(), description="the studies of a simulation; on the network `ecgfed site approve` counts"
     )

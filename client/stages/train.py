@@ -23,7 +23,7 @@ from ecgshared.learning.optimiser import load_optimiser_state, make_optimiser, o
 from ecgshared.learning.plan import learning_rate
 from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privacy
 from ecgshared.privacy.patient_sgd import PrivateStep
-from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector
+from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector, judge_of
 from ecgshared.stats.roc import auc
 from ecgshared.wire.protocol import Answer, Evidence, Request, Split
 
@@ -38,6 +38,7 @@ def fit(site: SiteContext, request: Request) -> Answer:
     model: Any = load_model(site, config, inputs.weights)
     if config.model.own_objective:
         model.begin_round(request.round, config.rounds)
+    _give_judge(site, config, model, request)
     judged = _no_figures(config) if config.privacy else _validate(site, config, model, inputs)
     rows = _rows(site, config, inputs, "train")
     state = SiteState(site, config)
@@ -110,6 +111,17 @@ def validate(site: SiteContext, request: Request) -> Answer:
 
 
 PHASES = {"fit": fit, "validate": validate}
+
+
+def _give_judge(site: SiteContext, config: Config, model: Any, request: Request) -> None:
+    """Hand a model the frozen net it is trained beside, with the weights its own step ended with."""
+    judge = judge_of(config, site.study)
+    if judge is None:
+        return
+    trained, head = judge
+    if f"{trained.id}.weights" not in request.arrays:
+        raise Refused(RefusalCode.BAD_REQUEST, "the request lacks the weights of the net behind model.risk")
+    model.take_judge(load_model(site, trained, request.arrays[f"{trained.id}.weights"]), head)
 
 
 def _privacy_plan(site: SiteContext, config: Config, rows: ModelRows) -> PrivacyPlan | None:

@@ -12,15 +12,21 @@ from ecgshared.config import Config
 class InputConfig(Config):
     """What the model sees: rate, length, band and baseline of every ECG, the same at every site."""
 
-    fs_hz: float = Field(default=500, ge=50, le=1000)
-    seconds: float = Field(default=10, ge=2, le=60)
+    fs_hz: float = Field(default=500, ge=50, le=1000, description="rate that recordings are brought to, Hz")
+    seconds: float = Field(default=10, ge=2, le=60, description="length of the input, seconds")
     band_hz: tuple[float, float] | None = Field(
         default=None, description="zero-phase band-pass; None filters nothing, as the paper"
     )
-    mains_hz: Literal[50, 60] | None = None
-    baseline: Literal["median", "mode", "none"] = "median"
-    resample: Literal["polyphase", "linear"] = "polyphase"
-    pad: Literal["right", "both"] = "both"
+    mains_hz: Literal[50, 60] | None = Field(
+        default=None, description="mains frequency that is removed; none where it is left"
+    )
+    baseline: Literal["median", "mode", "none"] = Field(
+        default="median", description="what is subtracted of each lead: its median, its most frequent value, nothing"
+    )
+    resample: Literal["polyphase", "linear"] = Field(
+        default="polyphase", description="how the rate is changed: polyphase with its filter, or linear as the paper"
+    )
+    pad: Literal["right", "both"] = Field(default="both", description="where a short recording is filled with zeros")
 
     @property
     def samples(self) -> int:

@@ -15,7 +15,9 @@ Precision = Literal["fp32", "bf16", "fp64"]
 class ScheduleConfig(Config):
     """The learning rate by GLOBAL round: a site that missed rounds uses the same rate as the others."""
 
-    kind: Literal["constant", "step", "cosine"] = "constant"
+    kind: Literal["constant", "step", "cosine"] = Field(
+        default="constant", description="constant, times `factor` every so many rounds, or a cosine"
+    )
     every: int = Field(default=10, ge=1, description="step: rounds between two reductions")
     factor: float = Field(default=0.5, gt=0, lt=1, description="step: what the rate is multiplied by")
     floor: float = Field(default=0.01, ge=0, le=1, description="cosine: the last round's share of the rate")
@@ -29,13 +31,17 @@ class OptimiserConfig(Config):
     ``reset`` starts anew, so that a round depends on the weights alone; ``keep`` carries it on at the site.
     """
 
-    name: Literal["sgd", "adam", "adamw"] = "adam"
-    lr: float = Field(default=1e-3, gt=0)
+    name: Literal["sgd", "adam", "adamw"] = Field(default="adam", description="name of the optimiser")
+    lr: float = Field(default=1e-3, gt=0, description="learning rate")
     momentum: float = Field(default=0.0, ge=0, lt=1, description="sgd only")
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(default=0.0, ge=0)
-    between_rounds: Literal["reset", "keep"] = "reset"
-    schedule: ScheduleConfig = ScheduleConfig()
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="decay of Adam's two running means")
+    weight_decay: float = Field(default=0.0, ge=0, description="pull of the weights to zero")
+    between_rounds: Literal["reset", "keep"] = Field(
+        default="reset", description="whether its running means are kept at a site or start afresh each round"
+    )
+    schedule: ScheduleConfig = Field(
+        default=ScheduleConfig(), description="how the learning rate falls over the rounds"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> OptimiserConfig:
@@ -53,8 +59,8 @@ class LocalWork(Config):
     the number of steps is then public.
     """
 
-    epochs: int | None = Field(default=None, ge=1)
-    steps: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1, description="passes over the site's patients in a round")
+    steps: int | None = Field(default=None, ge=1, description="steps in a round, in place of epochs")
     batch_size: int | None = Field(default=64, ge=1, description="null takes all ECGs in one batch")
     prox_mu: float = Field(default=0.0, ge=0, description="FedProx: pull towards the received weights")
     max_grad_norm: float | None = Field(default=None, gt=0, description="clips the whole batch's gradient")

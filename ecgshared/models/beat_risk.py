@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from ecgshared.models.config import Sees
 from ecgshared.models.resnet1d import ResidualConfig
 
@@ -39,5 +41,7 @@ class BeatRiskConfig(ResidualConfig):
     sees: ClassVar[Sees] = "single_beat"
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
-    name: Literal["beat_risk"]
-    preset: Literal["paper", "small"] = "small"
+    name: Literal["beat_risk"] = Field(description="residual net over single beats")
+    preset: Literal["paper", "small"] = Field(
+        default="small", description="size: the paper's 64 layers, or a small one"
+    )

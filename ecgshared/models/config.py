@@ -65,6 +65,11 @@ class BaseModelConfig(Config):
         return None
 
     @property
+    def judge(self) -> str | None:
+        """``<train step>.<head>`` of a frozen net that it is trained beside, or None."""
+        return None
+
+    @property
     def latent_size(self) -> int:
         """Numbers of the latent that ``forward`` gives of an ECG; 0 where it gives none."""
         return 0

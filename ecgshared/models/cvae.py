@@ -20,9 +20,9 @@ class CoxHeadConfig(Config):
     unit on the drawn latent, risk sets that are prefixes of the batch sorted by time, ties as they fall.
     """
 
-    event: Event
+    event: Event = Field(description="which event")
     weight: float = Field(default=1.0, gt=0, description="of the mean partial likelihood beside the beat; paper: 50")
-    paper_faithful: bool = False
+    paper_faithful: bool = Field(default=False, description="loss as published: the batch is the risk set")
 
     @model_validator(mode="before")
     @classmethod
@@ -44,20 +44,20 @@ class CvaeConfig(BaseModelConfig):
     makes_beats: ClassVar[bool] = True
     net: ClassVar[str] = "ecgshared.models.cvae_net"
 
-    name: Literal["cvae"]
+    name: Literal["cvae"] = Field(description="conditional variational autoencoder of median beats")
     conditions: tuple[str, ...] = Field(
         default=("age", "male"), description="age, male, covariates of the study; missing ones are masked"
     )
-    paper_faithful: bool = False
-    latent: int = Field(default=16, ge=1, le=256)
-    hidden: int = Field(default=256, ge=1, le=4096)
+    paper_faithful: bool = Field(default=False, description="layers and loss as published")
+    latent: int = Field(default=16, ge=1, le=256, description="number of latents")
+    hidden: int = Field(default=256, ge=1, le=4096, description="units of a hidden layer")
     sources: int = Field(default=4, ge=1, le=64, description="waves that the conditions mix to leads; a dipole has 3")
     noise_uv: float = Field(default=80.0, gt=0, description="SD of what no latent explains: weighs error against KL")
-    kl_weight: float = Field(default=1.0, ge=0)
+    kl_weight: float = Field(default=1.0, ge=0, description="weight of the divergence from the prior")
     kl_warmup: float = Field(default=0.3, ge=0, le=1, description="share of the rounds over which kl_weight rises")
     condition_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of ECGs trained as if without any")
     norm: Norm = Field(default="group", description="paper_faithful: batch; group lets it train privately")
-    survival: CoxHeadConfig | None = None
+    survival: CoxHeadConfig | None = Field(default=None, description="a Cox head on the latents, trained with them")
 
     @model_validator(mode="before")
     @classmethod

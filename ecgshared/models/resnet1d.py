@@ -48,16 +48,19 @@ class ResidualConfig(BaseModelConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
     preset: str
-    norm: Norm = "group"
+    norm: Norm = Field(
+        default="group",
+        description="normalisation: over groups of channels (needed under privacy), or over the batch as the paper",
+    )
     groups: int = Field(default=8, ge=1, description="channel groups of GroupNorm; must divide the width")
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped in training")
     covariates: tuple[Covariate, ...] = Field(default=("age", "male"), description="enter late, beside the features")
-    blocks: int = Field(default=4, ge=0, le=128)
-    width: int = Field(default=32, ge=1, le=1024)
-    kernel: int = Field(default=7, ge=1, le=129)
+    blocks: int = Field(default=4, ge=0, le=128, description="residual blocks; the preset's where left out")
+    width: int = Field(default=32, ge=1, le=1024, description="channels of a block")
+    kernel: int = Field(default=7, ge=1, le=129, description="length of the filters, samples")
     every: int = Field(default=1, ge=1, description="every so many blocks the length is halved, from the first on")
     hidden: int = Field(default=0, ge=0, description="units of the layer before the heads; 0 has none")
-    stem_stride: int = Field(default=1, ge=1, le=16)
+    stem_stride: int = Field(default=1, ge=1, le=16, description="stride of the first convolution")
     pool: Literal["none", "mean"] = Field(default="none", description="mean over time, or flatten as the paper")
     lead_scale: bool = Field(
         default=False, description="log RMS of each lead beside the features: GroupNorm hides amplitude"
@@ -99,5 +102,7 @@ class Resnet1dConfig(ResidualConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
-    name: Literal["resnet1d"] = "resnet1d"
-    preset: Preset = "small"
+    name: Literal["resnet1d"] = Field(default="resnet1d", description="residual net over the whole recording")
+    preset: Preset = Field(
+        default="small", description="size: the paper's 64 layers, its net of low LVEF, or a small one"
+    )

@@ -18,8 +18,8 @@ class PrivacyConfig(Config):
     depends on the site's data. A site draws each patient at a step with probability expected_batch_size / patients.
     """
 
-    epsilon: float = Field(gt=0, le=100)
-    delta: float = Field(gt=0, lt=0.01)
+    epsilon: float = Field(gt=0, le=100, description="most that the step may spend for any patient")
+    delta: float = Field(gt=0, lt=0.01, description="chance that is left outside of epsilon")
     max_grad_norm: float = Field(default=1.0, gt=0, description="bound on one patient's gradient, L2")
     expected_batch_size: int = Field(default=64, ge=1, description="patients per step, on average")
-    accountant: Accountant = "rdp"
+    accountant: Accountant = Field(default="rdp", description="which accountant adds up the rounds")

@@ -30,8 +30,8 @@ from ecgshared.config import Config
 class DisclosureLimits(Config):
     """A site's minimum cells. Groups below either limit are withheld."""
 
-    min_patients: int = Field(default=10, ge=1)
-    min_events: int = Field(default=5, ge=0)
+    min_patients: int = Field(default=10, ge=1, description="patients in the smallest group that a figure may speak of")
+    min_events: int = Field(default=5, ge=0, description="patients with the event, and without it, in such a group")
 
     @property
     def withhold_nothing(self) -> bool:

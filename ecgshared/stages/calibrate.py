@@ -55,7 +55,7 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "train"
 
-    target: str
+    target: str = Field(description="endpoint that the risk is calibrated for")
     inputs: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
@@ -64,8 +64,10 @@ class Config(StepConfig):
     split: Literal["validation", "train"] = Field(default="validation", description="train: as the paper did")
     max_age: float | None = Field(default=None, gt=0, description="only ECGs at a known age under this, years")
     ridge: float = Field(default=0.0, ge=0, description="penalty on the coefficients of standardised inputs")
-    max_iterations: int = Field(default=25, ge=1, le=100)
-    tolerance: float = Field(default=1e-9, gt=0, le=1e-3)
+    max_iterations: int = Field(default=25, ge=1, le=100, description="most Newton steps")
+    tolerance: float = Field(
+        default=1e-9, gt=0, le=1e-3, description="largest change of a coefficient at which the fit has converged"
+    )
 
     def questions(self, phase: str) -> int:
         """How many different requests of a phase a site answers, whatever the run is called."""

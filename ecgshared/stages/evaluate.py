@@ -85,10 +85,16 @@ class Config(StepConfig):
         description="other scores on the same ECGs: a calibrate step, or <train step>.<head>, that this step uses",
     )
     max_age: float | None = Field(default=None, gt=0, description="only ECGs at a known age under this, years")
-    subgroups: tuple[Literal["sex", "age"], ...] = ("sex", "age")
-    age_bands: tuple[float, ...] = Field(default=(0, 50, 65, 80, 130), min_length=2)
+    subgroups: tuple[Literal["sex", "age"], ...] = Field(
+        default=("sex", "age"), description="columns whose groups are judged apart"
+    )
+    age_bands: tuple[float, ...] = Field(
+        default=(0, 50, 65, 80, 130), min_length=2, description="inner bounds of the age groups, years"
+    )
     top_shares: tuple[float, ...] = Field(
-        default=(0.002, 0.005, 0.01, 0.022, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0), min_length=1
+        default=(0.002, 0.005, 0.01, 0.022, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0),
+        min_length=1,
+        description="shares of highest risk whose rates are given",
     )
 
     @model_validator(mode="after")

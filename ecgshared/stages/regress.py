@@ -56,7 +56,7 @@ PROTECTED = (
 class ModelConfig(ConfigPart):
     """One formula. Products need their two factors as terms beside them."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,29}$", description="name of this model in the report")
     label: str = Field(default="", max_length=80, description="in words, for reports")
     terms: tuple[str, ...] = Field(
         min_length=1, description="age, male, high_risk, risk, log_odds, covariates, defibrillator, lvef<=0.35, a:b"
@@ -112,7 +112,9 @@ class Config(StepConfig):
     opens_lockbox: ClassVar[bool] = True
 
     outcome: tuple[str, ...] = Field(min_length=1, max_length=8, description="an endpoint, or several, a column each")
-    models: tuple[ModelConfig, ...] = Field(default=(), max_length=12)
+    models: tuple[ModelConfig, ...] = Field(
+        default=(), max_length=12, description="the regressions, each with its terms"
+    )
     methods: tuple[Method, ...] = Field(default=("ols",), min_length=1, description="ols: linear probability")
     defibrillator_study: bool = Field(
         default=False, description="models, treatment and unknown_as_no of the published comparison"
@@ -126,7 +128,9 @@ class Config(StepConfig):
     score: str | None = Field(default=None, description="<train step>.<head> of risk and log_odds; None: calibrated")
     max_age: float | None = Field(default=None, gt=0, description="only ECGs at a known age under this, years")
     max_iterations: int = Field(default=25, ge=2, le=100, description="of Newton's method, logistic")
-    tolerance: float = Field(default=1e-9, gt=0, le=1e-3)
+    tolerance: float = Field(
+        default=1e-9, gt=0, le=1e-3, description="largest change of a coefficient at which the fit has converged"
+    )
 
     @field_validator("outcome", mode="before")
     @classmethod

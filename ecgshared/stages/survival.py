@@ -76,7 +76,7 @@ PROTECTED = (
 class ModelInputs(BaseConfig):
     """One Cox model of the step: its name and its inputs."""
 
-    name: ModelName
+    name: ModelName = Field(description="name of this model in the report")
     inputs: tuple[str, ...] = Field(
         min_length=1,
         description="age, male, covariates, age_gap (ecg_age less age), <train step>.<head> (its logit), "
@@ -92,25 +92,32 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "train"
 
-    event: Event
+    event: Event = Field(description="which event")
     # A list and no mapping: a mapping's order is not part of the study's hash, and models are asked for by place.
     models: tuple[ModelInputs, ...] = Field(min_length=1, max_length=6, description="the first is the reference")
     horizon_years: float = Field(gt=0, le=20, description="where calibration and AUC are read")
     follow_up_years: float | None = Field(
         default=None, gt=0, le=50, description="later times are cut off; None: all, and the horizon in exact mode"
     )
-    splits: tuple[Literal["train", "validation"], ...] = Field(default=("train",), min_length=1)
+    splits: tuple[Literal["train", "validation"], ...] = Field(
+        default=("train",), min_length=1, description="whose patients are fitted"
+    )
     max_age: float | None = Field(default=None, gt=0, description="only ECGs at a known age under this, years")
     one_ecg_per_patient: bool = Field(default=True, description="the most recent usable one: hazards are of people")
-    mode: Literal["stratified", "exact", "local"] = "stratified"
-    ties: Literal["efron", "breslow"] = "efron"
+    mode: Literal["stratified", "exact", "local"] = Field(
+        default="stratified",
+        description="a baseline for each hospital (stratified), one for all (exact), or fits of their own (local)",
+    )
+    ties: Literal["efron", "breslow"] = Field(default="efron", description="how equal times are handled")
     penalizer: float = Field(default=0.0, ge=0, description="as in lifelines, on standardised inputs")
-    l1_ratio: float = Field(default=0.0, ge=0, le=1)
+    l1_ratio: float = Field(default=0.0, ge=0, le=1, description="share of the penalty that is absolute values")
     robust: bool = Field(default=True, description="sandwich errors, clustered by patient")
     grid_years: float = Field(default=0.25, gt=0, description="exact: the finest interval of the common time grid")
     risk_groups: int = Field(default=3, ge=2, le=5, description="3: tertiles of the training rows")
     max_rounds: int = Field(default=12, ge=3, le=50, description="cap on the rounds a site answers, per model")
-    tolerance: float = Field(default=1e-9, gt=0, le=1e-3)
+    tolerance: float = Field(
+        default=1e-9, gt=0, le=1e-3, description="largest change of a coefficient at which the fit has converged"
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Config:

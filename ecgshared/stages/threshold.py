@@ -72,7 +72,9 @@ class Config(StepConfig):
         le=1,
         description="share of ECGs; the rule where min_rate is null, the way out where none qualifies",
     )
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    confidence: float = Field(
+        default=0.95, gt=0.5, lt=1, description="confidence that the group's rate is at least min_rate"
+    )
 
     @model_validator(mode="after")
     def _has_a_rule(self) -> Config:

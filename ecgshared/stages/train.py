@@ -20,6 +20,7 @@ from ecgshared.models import DEFAULT, BaseModelConfig, HeadSpec, ModelConfig, co
 from ecgshared.privacy.config import PrivacyConfig
 from ecgshared.stages.results.train import Result as Result
 from ecgshared.study.endpoints import BinaryEndpoint, Event, TimeToEventEndpoint
+from ecgshared.study.score import trained_heads
 from ecgshared.wire.protocol import Public, Statistic, StepConfig, Weights, payload
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ class StrategyConfig(BaseConfig):
     ``fedprox`` needs ``local.prox_mu`` above 0; ``fedbn`` leaves normalisation layers at their sites.
     """
 
-    name: Literal["fedavg", "fedprox", "fedadam", "fedbn", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
+    name: Literal["fedavg", "fedprox", "fedadam", "fedbn", "fedmedian", "fedtrimmedavg", "krum"] = Field(
+        default="fedavg", description="name of the strategy"
+    )
     server_learning_rate: float = Field(default=0.01, gt=0, description="fedadam")
     beta_1: float = Field(default=0.9, ge=0, lt=1, description="fedadam")
     beta_2: float = Field(default=0.99, ge=0, lt=1, description="fedadam")
@@ -59,17 +62,19 @@ class Config(StepConfig):
     can_be_frozen: ClassVar[bool] = True
     read_later: ClassVar[tuple[str, ...]] = ("model", "heads", "precision")
 
-    model: ModelConfig = config_class(DEFAULT)()  # type: ignore[call-arg]
+    model: ModelConfig = Field(default=config_class(DEFAULT)(), description="the net")  # type: ignore[call-arg]
     heads: tuple[str, ...] = Field(default=(), description="endpoints to predict; a cvae has none")
     head_weights: dict[str, float] = Field(default={}, description="w_h; 1 where not named")
-    rounds: int = Field(default=20, ge=1, le=10_000)
-    strategy: StrategyConfig = StrategyConfig()
-    optimiser: OptimiserConfig = OptimiserConfig()
-    local: LocalWork = LocalWork()
-    augment: AugmentConfig = AugmentConfig()
+    rounds: int = Field(default=20, ge=1, le=10_000, description="federated rounds")
+    strategy: StrategyConfig = Field(default=StrategyConfig(), description="how the hospitals' updates become one")
+    optimiser: OptimiserConfig = Field(default=OptimiserConfig(), description="how a hospital takes its steps")
+    local: LocalWork = Field(default=LocalWork(), description="what a hospital does in one round")
+    augment: AugmentConfig = Field(default=AugmentConfig(), description="how training ECGs are varied")
     precision: Literal["fp32", "fp64"] = Field(default="fp32", description="of the vector that travels")
     keep: Literal["last", "best"] = Field(default="last", description="best: the lowest pooled validation loss")
-    privacy: PrivacyConfig | None = None
+    privacy: PrivacyConfig | None = Field(
+        default=None, description="differential privacy of the training; none where it is left out"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
@@ -187,6 +192,34 @@ def describe_step(step: StepConfig, study: Study) -> str:
     return described.id
 
 
+def judge_of(step: Config, study: Study) -> tuple[Config, int] | None:
+    """Return the train step of the frozen net that a model is trained beside, and the number of its head."""
+    if step.model.judge is None:
+        return None
+    name, head = step.model.judge.split(".", 1)
+    trained = study.step(name)
+    if not isinstance(trained, Config):
+        raise TypeError("a train step's configuration was expected")
+    return trained, trained.heads.index(head)
+
+
+def _check_judge(step: Config, study: Study) -> None:
+    judge = step.model.judge
+    if judge is None:
+        return
+    known = trained_heads(step, study)
+    if judge not in known:
+        raise ValueError(
+            f"step {step.id!r}: model.risk {judge!r} is no head of a train step it uses; "
+            f"allowed: {', '.join(known) or '(it uses none)'}"
+        )
+    net = study.step(judge.partition(".")[0])
+    if not isinstance(net, Config) or net.model.sees != step.model.sees or net.model.side_inputs:
+        raise ValueError(f"step {step.id!r}: model.risk must be of a net that sees single beats, without covariates")
+    if net.strategy.name == "fedbn":
+        raise ValueError(f"step {step.id!r}: model.risk is of {net.id!r}, whose normalisation stays at its sites")
+
+
 def check(step: StepConfig, study: Study) -> None:
     """Raise ValueError where a train step does not fit its study."""
     if not isinstance(step, Config):
@@ -199,6 +232,7 @@ def check(step: StepConfig, study: Study) -> None:
     lacking = [name for name in step.model.side_inputs if name not in ("age", "male", *study.covariates)]
     if lacking:
         raise ValueError(f"step {step.id!r}: the model needs {', '.join(lacking)}; add to the study's covariates")
+    _check_judge(step, study)
     columns = {e.column for h in step.heads if isinstance(e := study.endpoints[h], BinaryEndpoint)}
     if "male" in columns and "male" in step.model.side_inputs:
         raise ValueError(f"step {step.id!r}: the label male is among model.covariates; the model would read its answer")

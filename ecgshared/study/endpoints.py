@@ -23,21 +23,21 @@ Event = Literal["scd", "death", "vfvt", "mi"]
 class BinaryEndpoint(Config):
     """A 0/1 label: ``column`` is a key of the site's ``labels``, or one of :data:`BUILT_IN_LABELS`."""
 
-    kind: Literal["binary"]
-    column: str
-    label: Label = None
+    kind: Literal["binary"] = Field(description="a column of 0 and 1")
+    column: str = Field(description="the site's label column of this name")
+    label: Label = Field(default=None, description="how the report calls it")
 
 
 class TimeToEventEndpoint(Config):
     """An event within a horizon after the ECG: 1 if 0 <= days < 365.25 h, 0 if seen free of it that long."""
 
-    kind: Literal["time_to_event"]
-    event: Event
-    horizon_years: float = Field(gt=0, le=20)
+    kind: Literal["time_to_event"] = Field(description="an event within so many years of the ECG")
+    event: Event = Field(description="which event")
+    horizon_years: float = Field(gt=0, le=20, description="years after the ECG")
     group: str | None = Field(
         default=None, description="heads of one group are made monotone in their horizon (cumulative hazard)"
     )
-    label: Label = None
+    label: Label = Field(default=None, description="how the report calls it")
 
 
 Endpoint = Annotated[BinaryEndpoint | TimeToEventEndpoint, Field(discriminator="kind")]

@@ -43,10 +43,10 @@ _FILTERED = ("number", "flag", "sex", "text", "code", "category", "date")
 class Within(Config):
     """A number between bounds; at least one of them."""
 
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
+    at_least: float | None = Field(default=None, description="lowest value that counts")
+    above: float | None = Field(default=None, description="values above this count")
+    at_most: float | None = Field(default=None, description="highest value that counts")
+    below: float | None = Field(default=None, description="values below this count")
 
     @model_validator(mode="after")
     def _holds_something(self) -> Within:
@@ -76,7 +76,7 @@ class Within(Config):
 class OneOf(Config):
     """A text or code that is one of those listed; case and blanks at the ends don't matter."""
 
-    one_of: tuple[str, ...] = Field(min_length=1)
+    one_of: tuple[str, ...] = Field(min_length=1, description="values that count")
 
     def holds(self, values: NDArray[Any]) -> Bools:
         """Mark the values listed; "" is none of them."""

@@ -25,22 +25,22 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 class EligibilityConfig(Config):
     """Who and which ECG counts. Applied in this order; the flow of exclusions follows it."""
 
-    min_age: float | None = None
+    min_age: float | None = Field(default=None, description="youngest age at the ECG, years")
     max_age: float | None = Field(default=None, description="age under this, years")
-    known_age: bool = False
-    known_sex: bool = False
+    known_age: bool = Field(default=False, description="drop ECGs of people of unknown age")
+    known_sex: bool = Field(default=False, description="drop ECGs of people of unknown sex")
     exclude_defibrillator: bool = Field(default=False, description="drop ECGs on or after implantation")
     min_days_before_index: float | None = Field(default=None, description="ECG at least so many days before index_date")
-    max_days_before_index: float | None = None
+    max_days_before_index: float | None = Field(default=None, description="ECG at most so many days before index_date")
     most_recent_only: bool = Field(default=False, description="the last eligible ECG of each patient")
 
 
 class SplitConfig(Config):
     """Shares of PATIENTS. Sites that never train put every patient into the lockbox."""
 
-    train: float = Field(default=0.3, ge=0, le=1)
-    validation: float = Field(default=0.3, ge=0, le=1)
-    lockbox: float = Field(default=0.4, ge=0, le=1)
+    train: float = Field(default=0.3, ge=0, le=1, description="share that trains")
+    validation: float = Field(default=0.3, ge=0, le=1, description="share that chooses rounds and calibrates")
+    lockbox: float = Field(default=0.4, ge=0, le=1, description="share that judges, once, at the end")
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> SplitConfig:
@@ -52,8 +52,8 @@ class SplitConfig(Config):
 class SitesConfig(Config):
     """Which sites train, and which are only ever evaluated. Nobody trains where all that is judged is imported."""
 
-    train: tuple[Name, ...] = ()
-    zero_shot: tuple[Name, ...] = ()
+    train: tuple[Name, ...] = Field(default=(), description="hospitals whose patients train")
+    zero_shot: tuple[Name, ...] = Field(default=(), description="hospitals that judge and never train")
 
     @model_validator(mode="after")
     def _disjoint(self) -> SitesConfig:
@@ -73,8 +73,10 @@ class SitesConfig(Config):
 class FederationConfig(Config):
     """When a round counts."""
 
-    quorum: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
-    deadline_seconds: float = Field(default=3600, gt=0)
+    quorum: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        default="all", description="sites that must answer before a round counts, or all"
+    )
+    deadline_seconds: float = Field(default=3600, gt=0, description="how long a site may take for one answer, seconds")
     retries: int = Field(default=2, ge=0, le=20, description="times a round below quorum is asked again")
     patience_seconds: float = Field(
         default=7 * 86_400,
@@ -86,13 +88,17 @@ class FederationConfig(Config):
 class Study(Config):
     """A study. ``sha256`` travels with every message."""
 
-    format_version: Literal[1] = 1
-    name: Name
-    about: str = ""
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    sites: SitesConfig
-    input: InputConfig = InputConfig()
-    endpoints: dict[Name, Endpoint] = Field(min_length=1)
+    format_version: Literal[1] = Field(default=1, description="version of the study language; 1 so far")
+    name: Name = Field(description="short name of the study, lower case: letters, digits, _ and -")
+    about: str = Field(
+        default="", description="one sentence for the hospitals that approve it and for the report's head"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="every random number of the study follows from it")
+    sites: SitesConfig = Field(description="which hospitals train and which only judge")
+    input: InputConfig = Field(
+        default=InputConfig(), description="what a model sees of a recording: rate, length, filters"
+    )
+    endpoints: dict[Name, Endpoint] = Field(min_length=1, description="what is predicted, each under a name of its own")
     censoring: Censoring = Field(
         default="strict", description="an ECG whose horizon ends after the data: missing (strict), or as the paper did"
     )
@@ -105,13 +111,21 @@ class Study(Config):
         description="how the report calls standard columns and hospitals, in words",
         exclude_if=lambda labels: not labels,
     )
-    eligibility: EligibilityConfig = EligibilityConfig()
+    eligibility: EligibilityConfig = Field(
+        default=EligibilityConfig(), description="whom the study is about; everybody else is excluded and counted"
+    )
     populations: dict[Name, Population] = Field(
         default={}, description="groups among the eligible, named once; steps say whom they are about"
     )
-    split: SplitConfig = SplitConfig()
-    federation: FederationConfig = FederationConfig()
-    steps: tuple[SerializeAsAny[StepConfig], ...] = Field(min_length=1)
+    split: SplitConfig = Field(
+        default=SplitConfig(), description="shares of the patients of a training hospital that train, choose and judge"
+    )
+    federation: FederationConfig = Field(
+        default=FederationConfig(), description="how many answers make a round, and how long they are waited for"
+    )
+    steps: tuple[SerializeAsAny[StepConfig], ...] = Field(
+        min_length=1, description="what is done, in this order; each names a stage"
+    )
 
     @field_validator("covariates")
     @classmethod

@@ -41,8 +41,8 @@ class StepConfig(Config):
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")
     stage: str
-    label: Label = None
-    uses: tuple[str, ...] = ()
+    label: Label = Field(default=None, description="how the report calls the step")
+    uses: tuple[str, ...] = Field(default=(), description="earlier steps whose results it needs")
     sites: str | tuple[str, ...] | None = Field(
         default=None, description="a group of the study's `sites` (train, zero_shot, all) or site names"
     )

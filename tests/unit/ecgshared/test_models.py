@@ -16,6 +16,7 @@ SIZES = {
     "resnet1d": {"width": 8, "blocks": 1},
     "cvae": {"latent": 3, "hidden": 8},
     "beat_risk": {"width": 8, "blocks": 1},
+    "beat_vae": {"preset": "small"},
 }
 
 
