@@ -12,13 +12,11 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from client.dataset.single_beats import peaks_of
 from client.readers import read
 from ecgshared.ecg.input import InputConfig
-from ecgshared.ecg.leads import LEADS
 from ecgshared.ecg.preprocess import preprocess_record
 from ecgshared.ecg.windows import BEAT_S, samples_of
 from ecgshared.errors import EcgFedError
