@@ -17,6 +17,7 @@ STAGES: tuple[str, ...] = (
     "survival",
     "survival_evaluate",
     "regress",
+    "overlap",
 )
 
 

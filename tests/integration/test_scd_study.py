@@ -1,0 +1,55 @@
+"""The stages of the sudden-death study through the apps in process: recordings and tables in, a trained score, report
+out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from client.dataset.opening import open_site
+from client.site.settings import load_site
+from ecgshared.study.study import load_study
+from server.report.html import render
+from server.rounds.run_folder import RunFolder
+from simulations.federation.run import simulate
+
+STEPS = [
+    {"id": "score", "stage": "calibrate", "uses": ["risk"], "target": "death_2y", "ridge": 1.0},
+    {"id": "cut", "stage": "threshold", "uses": ["score"], "min_rate": None, "top_share": 0.3},
+    {"id": "circles", "stage": "overlap", "uses": ["cut"]},
+]
+
+
+@pytest.fixture
+def ran(federation):
+    steps = [{"id": "cohorts", "stage": "describe"}, federation.train(rounds=1), *STEPS]
+    study = federation.study(
+        steps=steps,
+        split={"train": 0.3, "validation": 0.2, "lockbox": 0.5},
+        covariates=["lvef"],
+        labels={"lvef": "ejection fraction"},
+    )
+    sites = federation.sites()
+    run = simulate(study, sites, federation.folder / "run")
+    folder = RunFolder.reopen(run)
+    folder.close()
+    data = {path.stem: open_site(load_site(path), load_study(study)) for path in sites}
+    return run, {step["id"]: folder.artefact(step["id"]).result for step in STEPS}, data
+
+
+def test_every_stage_tells_of_the_lockboxes_alone_and_stands_in_the_report(ran):
+    run, results, data = ran
+    circles = results["circles"]
+    rows = {site: d.rows("lockbox") for site, d in data.items()}
+    known = {s: np.isfinite(d.labels[rows[s], d.heads.index("death_2y")]) for s, d in data.items()}
+    low = {s: known[s] & (d.covariates["lvef"][rows[s]] <= np.float32(0.35)) for s, d in data.items()}
+    for group, names in (("training", ("north", "coast", "valley")), ("zero_shot", ("island",))):
+        groups = circles.pooled[group].fixed.groups
+        assert groups["all"].ecgs == sum(known[s].sum() for s in names)
+        assert groups["marker"].ecgs == sum(low[s].sum() for s in names)
+        parts = ("both", "marker_only", "high_only", "neither")
+        assert sum(groups[name].ecgs for name in parts) == groups["all"].ecgs
+    page = render(run).read_text(encoding="utf-8")
+    for words in ("overlap with ejection fraction at most 35%", "matched in size", "Rates compared"):
+        assert words.casefold() in page.casefold()
+    assert "could not lay out" not in page
