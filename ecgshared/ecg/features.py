@@ -174,6 +174,24 @@ def qrs_ms(beat: MedianBeat) -> float:
     return 1000 * (end - onset) / beat.fs
 
 
+def qrs_limits(x: F64, centre: int, fs: float) -> tuple[int, int] | None:
+    """Return onset and end of QRS in leads of one beat, samples; None where it does not end within its longest.
+
+    Parameters
+    ----------
+    x : float array, shape = (12, W), mV. centre : sample of the QRS middle.
+    """
+    eight = x[list(INDEPENDENT)]
+    if not np.ptp(eight) > 0:
+        return None
+    onset, end = _qrs(eight, centre, fs)
+    reach = round(LONGEST_QRS_S * fs)
+    near = slice(max(0, centre - round(0.08 * fs)), centre + round(0.08 * fs))
+    highest = near.start + int(_velocity(eight, fs)[near].argmax())
+    ends = end < min(highest + reach, x.shape[1]) - 1
+    return (onset, end) if ends and end > onset else None
+
+
 def _velocity(eight: F64, fs: float) -> F64:
     """Return the spatial velocity over 8 ms, mV/s, shape = (W,)."""
     step = max(1, round(0.004 * fs))

@@ -20,9 +20,13 @@ from ecgshared.errors import ModelError
 from ecgshared.learning.draws import GaussianDraw
 from ecgshared.models.beat_vae import BeatVaeConfig
 from ecgshared.models.config import HeadSpec
-from ecgshared.models.leads import INDEPENDENT, LIMB, time_basis
+from ecgshared.models.leads import INDEPENDENT, LIMB, time_basis, usual_directions
 
 KERNEL = 9
+FINER = 1.5
+"""Knots of the straight way against those of the median beat's basis."""
+UNIT = 3.0
+"""From millivolts of a direction to a latent of about unit size."""
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -16.0, 4.0
 
 
@@ -96,12 +100,14 @@ class BeatVae(nn.Module, ABC):
 class ConvolutionalBeatVae(BeatVae):
     """The default net: convolutions in and out, and beside them a straight way of spline coefficients.
 
-    The straight way is what principal components would be; the convolutions add what is not linear.
+    The straight way is what principal components would be, and begins where a beat's dipole would be seen slow before
+    fast; the convolutions add what is not linear. The dependent limb leads have levels of their own: preprocessing
+    sets each lead to its own median, which is no sum of others.
     """
 
     def __init__(self, config: BeatVaeConfig, samples: int) -> None:
         super().__init__(config, samples)
-        self._basis = torch.from_numpy(time_basis(samples, BEAT_S))
+        self._basis = torch.from_numpy(time_basis(samples, BEAT_S, FINER))
         self._limb = torch.from_numpy(LIMB)
         width, hidden, latent = config.width, config.hidden, config.latent
         self.functions = self._basis.shape[1]
@@ -115,8 +121,8 @@ class ConvolutionalBeatVae(BeatVae):
         )
         self.to_hidden = nn.Linear(flat, hidden)
         self.posterior = nn.Linear(hidden, 2 * latent)
-        self.shortcut = nn.Linear(8 * self.functions, latent, bias=False)
-        self.straight = nn.Linear(latent, 8 * self.functions)
+        self.shortcut = nn.Linear(8 * self.functions + 4, latent, bias=False)
+        self.straight = nn.Linear(latent, 8 * self.functions + 4)
         self.from_latent = nn.Linear(latent, hidden)
         self.unfold = nn.Linear(hidden, flat)
         self.up = nn.ModuleList(
@@ -131,26 +137,37 @@ class ConvolutionalBeatVae(BeatVae):
             y = F.elu(conv(y))
         mean, log_variance = self.posterior(F.elu(self.to_hidden(y.flatten(1)))).chunk(2, 1)
         coefficients = (eight @ self._basis.to(x.device, x.dtype)).flatten(1)
-        return mean + self.shortcut(coefficients), log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
+        levels = (x[:, 2:6] - self._dependent(eight)).mean(2)
+        return mean + self.shortcut(torch.cat([coefficients, levels], 1)), log_variance.clamp(
+            MIN_LOG_VARIANCE, MAX_LOG_VARIANCE
+        )
 
     def _decode(self, z: torch.Tensor) -> torch.Tensor:
         y = F.elu(self.unfold(F.elu(self.from_latent(z)))).view(len(z), -1, self.lengths[-1])
         for i, (conv, length) in enumerate(zip(self.up, self.lengths[-2::-1], strict=True)):
             y = conv(F.interpolate(y, size=length, mode="linear", align_corners=False))
             y = F.elu(y) if i < len(self.up) - 1 else y
-        straight = self.straight(z).view(len(z), 8, self.functions) @ self._basis.to(z.device, z.dtype).T
-        eight = y + straight
-        limb = torch.einsum("lk,bkt->blt", self._limb.to(z.device, z.dtype), eight[:, :2])
-        return torch.cat([limb, eight[:, 2:]], 1)
+        straight, levels = self.straight(z).split([8 * self.functions, 4], 1)
+        eight = y + straight.view(len(z), 8, self.functions) @ self._basis.to(z.device, z.dtype).T
+        return torch.cat([eight[:, :2], self._dependent(eight) + levels[:, :, None], eight[:, 2:]], 1)
+
+    def _dependent(self, eight: torch.Tensor) -> torch.Tensor:
+        """Return III, aVR, aVL, aVF by Einthoven and Goldberger, (B, 8, W) -> (B, 4, W)."""
+        return torch.einsum("lk,bkt->blt", self._limb[2:].to(eight.device, eight.dtype), eight[:, :2])
 
     def start(self) -> None:
-        """Begin with latents of about unit size, little noise on them, and convolutions that add little."""
+        """Begin as a projection on the directions a beat has most of, with little noise and little beside it."""
+        directions = torch.from_numpy(usual_directions(self.functions, self.config.latent)).float()
+        count, width = directions.shape
         with torch.no_grad():
-            self.shortcut.weight *= 6
+            for weight in (self.shortcut.weight, self.straight.weight, self.straight.bias):
+                weight *= 0.01
+            self.shortcut.weight[:count, :width] += UNIT * directions
+            self.straight.weight[:width, :count] += directions.T / UNIT
             self.posterior.bias[self.config.latent :] = -3
             self.posterior.weight *= 0.1
-            self.up[-1].weight *= 0.1
-            self.up[-1].bias.zero_()
+            for parameter in self.up[-1].parameters():
+                parameter.mul_(0.1)
 
 
 class PublishedBeatVae(BeatVae):
