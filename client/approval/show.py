@@ -60,6 +60,10 @@ def show_study(settings: SiteSettings, study: Study) -> list[str]:
         lines.append("  patients: all are used to judge, none to train")
     if study.covariates:
         lines.append(f"  columns:  age, sex, {', '.join(study.covariates)}")
+    for name, column in study.columns.items():
+        mapped = "mapped" if name in settings.table.declared else "NOT mapped"
+        words = f", {column.label}" if column.label else ""
+        lines.append(f"  column:   {name}: {column.kind}, {column.allowed}{words}; {mapped} here")
     for name, population in study.populations.items():
         lines.append(f"  group:    {name}: {population.label or 'no words for it'}; {_where(population)}")
     for number, step in enumerate(study.steps, start=1):

@@ -16,6 +16,7 @@ from client.dataset.data import CachedSignals, SiteData
 from client.ingest.reading import findings_of, refused
 from client.site.keys import SiteKeys
 from client.site.settings import QualityPolicy, SiteSettings
+from ecgshared.study.declared import as_numbers, with_absent
 from ecgshared.study.endpoints import BinaryEndpoint, follow_up_years, label_cells, time_to_event
 from ecgshared.study.populations import members, numbers_of
 from ecgshared.study.study import SplitConfig, Study
@@ -53,6 +54,7 @@ def assemble(
     split = _splits(trains, study.split, keys, [linked.units[i] for i in units])
     labels = _labels(study, columns)[rows]
     nowhere = np.full(len(rows), np.nan, dtype=np.float32)
+    every = with_absent(kept, study.columns, len(rows))
     events = sorted({event for step in study.steps if (event := getattr(step, "event", None)) is not None})
     return SiteData(
         signals=signals.take(places),
@@ -73,13 +75,16 @@ def assemble(
             event: time_to_event(kept, event, censor_at_defibrillator=study.censor_at_defibrillator) for event in events
         },
         populations={
-            name: members(population, kept, np.ones(len(rows), dtype=bool), patient)
+            name: members(population, every, np.ones(len(rows), dtype=bool), patient)
             for name, population in study.populations.items()
         },
         chronology=_chronology(kept["recorded_at"]),
         columns={
-            name: numbers_of(name, kept, len(rows))
-            for name in sorted({name for step in study.steps for name in step.reads_columns})
+            **{
+                name: numbers_of(name, every, len(rows))
+                for name in sorted({name for step in study.steps for name in step.reads_columns})
+            },
+            **{name: as_numbers(column, every[name]) for name, column in study.columns.items() if not column.is_date},
         },
     )
 

@@ -73,7 +73,8 @@ class SiteData:
     follow_up_years : float array, shape = (n,): from ECG to last known status, NaN where unknown.
     event_times : time and status by event, of the events that steps of the study name.
     populations : the study's, by name: bool array, shape = (n,), who belongs.
-    columns : further numbers and flags that steps of the study read, each shape = (n,), NaN where unknown.
+    columns : further numbers and flags that steps of the study read, and those it declares (of a category, the place
+        among its levels), each shape = (n,), NaN where unknown.
     chronology : int array, shape = (n,): the later ECG of a patient has the higher number; None: the later row.
     """
 

@@ -46,7 +46,7 @@ def open_cohort(
     private_folder(settings.state)
     keys = load_keys(settings)
     files = marks(settings)
-    table = usable_table(settings)
+    table = usable_table(settings, study.columns)
     linked = link(settings, table, keys)
     selected = select(table, linked, study)
     reading = read(settings, study, keys, linked, selected, progress)

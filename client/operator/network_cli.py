@@ -161,4 +161,17 @@ def budget(site_file: SiteFile) -> None:
     typer.echo("\n".join(budget_lines(load_site(site_file))))
 
 
-COMMANDS = (certificate, show, approve, withdraw, start, status, pause, resume, stop, releases, budget)
+def page(
+    site_file: SiteFile,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="on 127.0.0.1; 0 takes a free one")] = 8600,
+) -> None:
+    """Serve a page for the operator on this machine: what is asked, what left; approve, pause, forget. Until Ctrl-C."""
+    from client.operator.page import page as serve_page
+
+    def said(address: str) -> None:
+        typer.echo(f"open {address}\nthe token in it opens everything here: give it to nobody. Ctrl-C ends the page")
+
+    serve_page(site_file, port, said)
+
+
+COMMANDS = (certificate, show, approve, withdraw, start, status, pause, resume, stop, releases, budget, page)

@@ -22,9 +22,10 @@ def feature_matrix(
     """Return score inputs for ``rows``, shape = (len(rows), len(inputs)).
 
     ``inputs`` names ``"<train step>.<head>"`` (a logit, from ``arrays["<train step>.weights"]``), ``"age"``
-    (years) or ``"male"`` (1/0) or a covariate of the study; NaN where unknown.
+    (years) or ``"male"`` (1/0) or another number of the study; NaN where unknown.
     """
-    columns: dict[str, NDArray[Any]] = {"age": site.data.age, "male": site.data.male, **site.data.covariates}
+    data = site.data
+    columns: dict[str, NDArray[Any]] = {"age": data.age, "male": data.male, **data.columns, **data.covariates}
     matrix = np.empty((len(rows), len(inputs)))
     for i, name in enumerate(inputs):
         step, dot, head = name.partition(".")

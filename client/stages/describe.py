@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,8 @@ _MAX_NAMES = 12
 
 def counts(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``counts``."""
-    data = site.data
+    counted = [h for h, head in enumerate(site.data.heads) if site.study.endpoints[head].kind != "continuous"]
+    data = _labelled_yes_or_no(site.data, counted)
     n_heads = len(data.heads)
     ecgs, patients = np.zeros(3), np.zeros(3)
     labelled, events = np.zeros((n_heads, 3)), np.zeros((n_heads, 3))
@@ -28,10 +31,11 @@ def counts(site: SiteContext, request: Request) -> Answer:
         rows = data.rows(split)
         ecgs[s], patients[s] = len(rows), _patients(data, rows)
         for h in range(n_heads):
+            known = rows[~np.isnan(site.data.labels[rows, h])]
             y = data.labels[rows, h]
             with_event, without = rows[y == 1], rows[y == 0]
-            labelled[h, s], events[h, s] = len(with_event) + len(without), len(with_event)
-            labelled_patients[h, s] = _patients(data, rows[~np.isnan(y)])
+            labelled[h, s], events[h, s] = len(known), len(with_event) if h in counted else np.nan
+            labelled_patients[h, s] = _patients(data, known)
             event_patients[h, s] = min(_patients(data, with_event), _patients(data, without))
     table1, table1_patients = _table1(data, site.settings.limits.min_patients)
     devices, device_ecgs, device_patients = _named(data, "device")
@@ -40,9 +44,10 @@ def counts(site: SiteContext, request: Request) -> Answer:
     seen = data.follow_up_years[~np.isnan(data.follow_up_years)]
     train = data.rows("train")
     with_age, with_sex = train[~np.isnan(data.age[train])], train[~np.isnan(data.male[train])]
-    covariates = [_known(data, train, name) for name in site.study.covariates]
+    flags = {*FLAGS, *(name for name, column in site.study.columns.items() if column.kind == "flag")}
+    covariates = [_known(data, train, name, flags) for name in site.study.covariates]
     payload = SiteCounts(
-        heads_offered=tuple(h for i, h in enumerate(data.heads) if not np.isnan(data.labels[:, i]).all()),
+        heads_offered=tuple(h for i, h in enumerate(data.heads) if not np.isnan(site.data.labels[:, i]).all()),
         patients_known=int(data.patients_known),
         ecgs=ecgs,
         patients=patients,
@@ -88,6 +93,13 @@ def counts(site: SiteContext, request: Request) -> Answer:
 PHASES = {"counts": counts}
 
 
+def _labelled_yes_or_no(data: SiteData, counted: list[int]) -> SiteData:
+    """Return the data with no label in the columns that are not ``counted``: an age of 1 is no event."""
+    labels = np.full_like(data.labels, np.nan)
+    labels[:, counted] = data.labels[:, counted]
+    return replace(data, labels=labels)
+
+
 def _patients(data: SiteData, rows: NDArray[np.int64]) -> int:
     return len(np.unique(data.patient[rows]))
 
@@ -97,11 +109,13 @@ def _sums(values: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.array([len(exact), exact.sum(), (exact**2).sum()])
 
 
-def _known(data: SiteData, rows: NDArray[np.int64], name: str) -> tuple[NDArray[np.float32], int]:
+def _known(
+    data: SiteData, rows: NDArray[np.int64], name: str, flags: Collection[str]
+) -> tuple[NDArray[np.float32], int]:
     """Known values of a covariate, and the patients behind their sums; of a yes/no variable, of the rarer answer."""
     rows = rows[~np.isnan(data.covariates[name][rows])]
     column = data.covariates[name][rows]
-    if name in FLAGS:
+    if name in flags:
         return column, min(_patients(data, rows[column == answer]) for answer in (0, 1))
     return column, _patients(data, rows)
 

@@ -36,7 +36,7 @@ from ecgshared.stats.influence import ratio_square_sum
 from ecgshared.stats.performance import Performance, performance, rates_at_cuts
 from ecgshared.stats.placement import ControlCurve, isolates, place
 from ecgshared.stats.score_scale import HIGHEST
-from ecgshared.study.score import risk_from_inputs
+from ecgshared.study.score import risk_of
 from ecgshared.wire.protocol import Answer, Evidence, Request
 
 
@@ -90,7 +90,7 @@ def compare(site: SiteContext, request: Request) -> Answer:
         coef = None
         if score.calibrate is not None:
             coef = received(request, f"{score.calibrate}.coef", (len(score.inputs) + 1,))
-        others.append(risk_from_inputs(feature_matrix(site, score.inputs, request.arrays, rows), coef))
+        others.append(risk_of(score, feature_matrix(site, score.inputs, request.arrays, rows), coef))
     spend_score(site, request)
     heads = heads_of(step, site.study)
     whole = [with_outcome(site, rows, own, head) for head in heads]

@@ -13,9 +13,8 @@ from torch import nn
 
 from client.rows.context import SiteContext
 from client.rows.inputs import ModelRows, seen_by
-from client.rows.model import SiteState, load_model
+from client.rows.model import SiteState, load_in_training, load_model
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
-from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import PlainStep, TrainStep, predict
 from ecgshared.learning.loop import train as train_locally
 from ecgshared.learning.losses import cell_losses, cell_weights, private_cell_weights
@@ -35,7 +34,8 @@ def fit(site: SiteContext, request: Request) -> Answer:
         raise Refused(RefusalCode.BAD_REQUEST, "the study plans no such round", value=request.round)
     start = time.monotonic()
     inputs = _Inputs.of(site, config, request)
-    model: Any = load_model(site, config, inputs.weights)
+    model: Any
+    model, layout = load_in_training(site, config, request)
     if config.model.own_objective:
         model.begin_round(request.round, config.rounds)
     _give_judge(site, config, model, request)
@@ -73,7 +73,6 @@ def fit(site: SiteContext, request: Request) -> Answer:
     )
     if config.optimiser.between_rounds == "keep":
         state.keep("optimiser", request.round, optimiser_state(optimiser))
-    layout = Layout.of(model, config.layout_mode)
     if layout.local:
         state.keep("normalisation", request.round, layout.local_state(model))
     trained = _patients(rows)
@@ -105,7 +104,7 @@ def validate(site: SiteContext, request: Request) -> Answer:
     judged = (
         _no_figures(config)
         if config.privacy
-        else _validate(site, config, load_model(site, config, inputs.weights), inputs)
+        else _validate(site, config, load_in_training(site, config, request)[0], inputs)
     )
     return Answer(Validation(judged.loss, judged.auc), judged.evidence)
 

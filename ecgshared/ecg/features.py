@@ -35,6 +35,8 @@ QRS_SHARE = 0.045
 """Of the QRS's highest spatial velocity, above that of the flat stretch beside it: where the QRS begins and ends."""
 
 LONGEST_QRS_S = 0.22
+STANDS_OUT = 3.0
+"""Times the quiet speed of a beat from which its highest is a QRS complex; in fibrillation nothing is quiet."""
 MIN_P_MV, MIN_T_MV, MIN_T_LEAD_MV = 0.03, 0.03, 0.05
 T_END_PERCENTILE = 75
 P_HALF_S = 0.085
@@ -175,7 +177,7 @@ def qrs_ms(beat: MedianBeat) -> float:
 
 
 def qrs_limits(x: F64, centre: int, fs: float) -> tuple[int, int] | None:
-    """Return onset and end of QRS in leads of one beat, samples; None where it does not end within its longest.
+    """Return onset and end of QRS in leads of one beat, samples; None where none stands out, or it does not end.
 
     Parameters
     ----------
@@ -185,11 +187,12 @@ def qrs_limits(x: F64, centre: int, fs: float) -> tuple[int, int] | None:
     if not np.ptp(eight) > 0:
         return None
     onset, end = _qrs(eight, centre, fs)
-    reach = round(LONGEST_QRS_S * fs)
+    speed = _velocity(eight, fs)
     near = slice(max(0, centre - round(0.08 * fs)), centre + round(0.08 * fs))
-    highest = near.start + int(_velocity(eight, fs)[near].argmax())
-    ends = end < min(highest + reach, x.shape[1]) - 1
-    return (onset, end) if ends and end > onset else None
+    highest = near.start + int(speed[near].argmax())
+    stands_out = speed[highest] > STANDS_OUT * np.percentile(speed, 15)
+    ends = end < min(highest + round(LONGEST_QRS_S * fs), x.shape[1]) - 1
+    return (onset, end) if stands_out and ends and end > onset else None
 
 
 def _velocity(eight: F64, fs: float) -> F64:

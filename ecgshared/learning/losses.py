@@ -81,15 +81,16 @@ def objective(
     return losses * weights[0].to(losses.device, losses.dtype)
 
 
-def site_loss(items: torch.Tensor, *, site_items: int) -> torch.Tensor:
+def site_loss(items: torch.Tensor, *, site_items: int, batch: int | None = None) -> torch.Tensor:
     """Estimate L_k without bias from a uniformly drawn batch: the batch's sum times n_k / B.
 
     Parameters
     ----------
     items : weighted losses of the batch's items, shape (B,).
     site_items : n_k, training items of the site; with all of them in the batch this is L_k itself.
+    batch : B, where ``items`` are a part of the batch only: the parts' losses add up to the batch's.
     """
-    return items.sum() * (site_items / max(len(items), 1))
+    return items.sum() * (site_items / max(len(items) if batch is None else batch, 1))
 
 
 def _checked(head_weights: ArrayLike, global_counts: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

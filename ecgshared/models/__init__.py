@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Tag
 
+from ecgshared.ecg.leads import LEADS
 from ecgshared.errors import ModelError
-from ecgshared.models.config import BaseModelConfig, HeadSpec
+from ecgshared.models.config import BaseModelConfig, HeadedConfig, HeadSpec
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,9 @@ MODELS: dict[str, str] = {
     "cvae": "CvaeConfig",
     "beat_risk": "BeatRiskConfig",
     "beat_vae": "BeatVaeConfig",
+    "crnn": "CrnnConfig",
+    "attia_cnn": "AttiaCnnConfig",
+    "s4": "S4Config",
 }
 """Name in the study, and of the file -> its configuration's class; where a study names none it is the first."""
 
@@ -90,4 +94,19 @@ def build(
         raise ModelError("there is no such model", value=config.name, allowed=", ".join(MODELS))
     module = import_module(config.net or type(config).__module__)
     model: nn.Module = module.build(config, tuple(heads), samples, seed, dtype)
+    if isinstance(config, HeadedConfig) and (seen := config.leads) is not None:
+        model.register_forward_pre_hook(_SeesLeads([LEADS.index(lead) for lead in seen]))
     return model
+
+
+class _SeesLeads:
+    """Holds the leads that a model does not see at zero, before its forward; it adds nothing to the model's weights."""
+
+    def __init__(self, seen: Sequence[int]) -> None:
+        self._seen = tuple(seen)
+
+    def __call__(self, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        x, *rest = inputs
+        shown = x.new_zeros(x.shape[-2])
+        shown[list(self._seen)] = 1
+        return (x * shown[:, None], *rest)

@@ -6,10 +6,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ecgshared.models.config import BaseModelConfig, Norm
+from ecgshared.models.config import HeadedConfig
 
 Preset = Literal["paper64", "low_lvef", "small"]
-Covariate = Literal["age", "male"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The published nets (doi 10.1038/s41586-026-10674-6): constant width, no pooling over time before the head.
@@ -38,7 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class ResidualConfig(BaseModelConfig):
+class ResidualConfig(HeadedConfig):
     """A pre-activation 1-D ResNet, whatever it sees. What is not given is the preset's; every value may be overridden.
 
     A subclass names its presets.
@@ -47,24 +46,14 @@ class ResidualConfig(BaseModelConfig):
     net: ClassVar[str] = "ecgshared.models.resnet1d_net"
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
-    preset: str
-    norm: Norm = Field(
-        default="group",
-        description="normalisation: over groups of channels (needed under privacy), or over the batch as the paper",
-    )
+    preset: str = Field(description="size")
     groups: int = Field(default=8, ge=1, description="channel groups of GroupNorm; must divide the width")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped in training")
-    covariates: tuple[Covariate, ...] = Field(default=("age", "male"), description="enter late, beside the features")
     blocks: int = Field(default=4, ge=0, le=128, description="residual blocks; the preset's where left out")
     width: int = Field(default=32, ge=1, le=1024, description="channels of a block")
     kernel: int = Field(default=7, ge=1, le=129, description="length of the filters, samples")
     every: int = Field(default=1, ge=1, description="every so many blocks the length is halved, from the first on")
-    hidden: int = Field(default=0, ge=0, description="units of the layer before the heads; 0 has none")
     stem_stride: int = Field(default=1, ge=1, le=16, description="stride of the first convolution")
     pool: Literal["none", "mean"] = Field(default="none", description="mean over time, or flatten as the paper")
-    lead_scale: bool = Field(
-        default=False, description="log RMS of each lead beside the features: GroupNorm hides amplitude"
-    )
     paper_faithful: bool = Field(
         default=False,
         description="the published learned cumulative layer on the first group of four horizons",
@@ -82,19 +71,12 @@ class ResidualConfig(BaseModelConfig):
     def _fits(self) -> Self:
         if self.norm == "group" and self.width % self.groups:
             raise ValueError(f"groups must divide width; {self.width} channels cannot form {self.groups} groups")
-        if len(set(self.covariates)) != len(self.covariates):
-            raise ValueError("covariates names one twice")
         return self
 
     @property
-    def side_inputs(self) -> tuple[str, ...]:
-        """See :class:`~ecgshared.models.config.BaseModelConfig`."""
-        return self.covariates
-
-    @property
-    def mixes_patients(self) -> bool:
-        """Batch normalisation does."""
-        return self.norm == "batch"
+    def learned_heads(self) -> bool:
+        """See :class:`~ecgshared.models.config.HeadedConfig`."""
+        return self.paper_faithful
 
 
 class Resnet1dConfig(ResidualConfig):

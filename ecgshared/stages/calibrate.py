@@ -114,13 +114,14 @@ def check(step: StepConfig, study: Study) -> None:
         raise ValueError(
             f"step {step.id!r}: target {step.target!r} is no endpoint; allowed: {', '.join(study.endpoints)}"
         )
-    allowed = (*trained_heads(step, study), "age", "male", *study.covariates)
+    study.require_yes_no(step, (step.target,))
+    allowed = (*trained_heads(step, study), *study.numbers)
     inputs = calibrate_inputs(step, study)
     unknown = [name for name in inputs if name not in allowed]
     if unknown:
         raise ValueError(
             f"step {step.id!r}: inputs names {', '.join(unknown)}; allowed: {', '.join(allowed)} "
-            "(heads of train steps it uses)"
+            "(heads of train steps it uses, columns of the study)"
         )
     if len(set(inputs)) != len(inputs):
         raise ValueError(f"step {step.id!r}: inputs names one thing twice")

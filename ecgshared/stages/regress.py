@@ -294,7 +294,8 @@ def check(step: StepConfig, study: Study) -> None:
     unknown = [name for name in step.outcome if name not in study.endpoints]
     if unknown:
         raise ValueError(f"step {step.id!r}: outcome names {', '.join(unknown)}; allowed: {', '.join(study.endpoints)}")
-    known = {"age", "male", *study.covariates, *DERIVED, *OF_SCORE}
+    study.require_yes_no(step, step.outcome)
+    known = {*study.numbers, *DERIVED, *OF_SCORE}
     faults = [fault for term in step.terms for fault in term.faults(known)]
     if step.defibrillator_study and "lvef" not in study.covariates:
         faults = ["defibrillator_study compares with reduced LVEF: name lvef under the study's `covariates`"]

@@ -281,7 +281,7 @@ def check(step: StepConfig, study: Study) -> None:
 
 def allowed_inputs(step: StepConfig, study: Study) -> tuple[str, ...]:
     """Return every input a survival step of this study may name."""
-    names = ["age", "male", *study.covariates]
+    names = list(study.numbers)
     if "ecg_age" in study.covariates:
         names.append("age_gap")
     for used in _reached(step, study):

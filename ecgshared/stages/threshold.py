@@ -133,6 +133,7 @@ def check(step: StepConfig, study: Study) -> None:
         raise ValueError(
             f"step {step.id!r}: target {step.target!r} is no endpoint; allowed: {', '.join(study.endpoints)}"
         )
+    study.require_yes_no(step, (target_of(step, study),))
 
 
 CANDIDATE_ROOM = 1

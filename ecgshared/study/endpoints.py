@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ecgshared.config import Config, Label
 from ecgshared.errors import CohortError
@@ -24,7 +24,7 @@ class BinaryEndpoint(Config):
     """A 0/1 label: ``column`` is a key of the site's ``labels``, or one of :data:`BUILT_IN_LABELS`."""
 
     kind: Literal["binary"] = Field(description="a column of 0 and 1")
-    column: str = Field(description="the site's label column of this name")
+    column: str = Field(description="the site's label of this name, male, lvef_low, or a flag that the study declares")
     label: Label = Field(default=None, description="how the report calls it")
 
 
@@ -40,7 +40,42 @@ class TimeToEventEndpoint(Config):
     label: Label = Field(default=None, description="how the report calls it")
 
 
-Endpoint = Annotated[BinaryEndpoint | TimeToEventEndpoint, Field(discriminator="kind")]
+class ContinuousEndpoint(Config):
+    """A number that a net learns to tell, such as age or the ejection fraction; a cell is the number, in its unit.
+
+    A net sees it on the scale of :meth:`standardise`. What lies outside the range is not known.
+    """
+
+    kind: Literal["continuous"] = Field(description="a number")
+    column: str = Field(description="a standard number (age, lvef, bmi), or one that the study declares")
+    range: tuple[float, float] = Field(
+        description="[low, high], in the column's unit: values beyond are not known; a net sees -1 at low, 1 at high"
+    )
+    unit: str = Field(default="", max_length=20, pattern=r"^[^\x00-\x1f\x7f]*$", description="in words, for reports")
+    label: Label = Field(default=None, description="how the report calls it")
+
+    @model_validator(mode="after")
+    def _ascends(self) -> ContinuousEndpoint:
+        if not -np.inf < self.range[0] < self.range[1] < np.inf:
+            raise ValueError(f"range must ascend between finite numbers, not {self.range[0]:g} to {self.range[1]:g}")
+        return self
+
+    @property
+    def half_range(self) -> float:
+        """What 1 on the net's scale is in the column's unit: errors of a net are multiplied by it."""
+        return (self.range[1] - self.range[0]) / 2
+
+    def standardise(self, values: ArrayLike) -> NDArray[np.float32]:
+        """Return cells on the net's scale: -1 at the low end of the range, 1 at its high end; NaN stays."""
+        middle = (self.range[0] + self.range[1]) / 2
+        return ((np.asarray(values, dtype=np.float64) - middle) / self.half_range).astype(np.float32)
+
+    def restore(self, outputs: ArrayLike) -> NDArray[np.float64]:
+        """Return what a net says in the column's unit."""
+        return np.asarray(outputs, dtype=np.float64) * self.half_range + (self.range[0] + self.range[1]) / 2
+
+
+Endpoint = Annotated[BinaryEndpoint | TimeToEventEndpoint | ContinuousEndpoint, Field(discriminator="kind")]
 
 
 DAYS_PER_YEAR = 365.25
@@ -127,7 +162,7 @@ def label_cells(
     censoring: Censoring = "strict",
     censor_at_defibrillator: bool = False,
 ) -> NDArray[np.float32]:
-    """Return one cell per ECG: 1 (event), 0 (known to be free of it), NaN (not known).
+    """Return one cell per ECG: 1 (event), 0 (known to be free of it), NaN (not known); a continuous one, the number.
 
     Parameters
     ----------
@@ -174,6 +209,8 @@ def label_cells(
     n = _rows(table)
     if isinstance(endpoint, BinaryEndpoint):
         return _binary(table, endpoint.column, n)
+    if isinstance(endpoint, ContinuousEndpoint):
+        return _continuous(table, endpoint, n)
     out = np.full(n, np.nan, dtype=np.float32)
     event_date = _EVENT_DATES[endpoint.event]
     if "recorded_at" not in table or event_date not in table or (endpoint.event == "scd" and not _sees_scd(table)):
@@ -351,6 +388,12 @@ def _binary(table: Mapping[str, ArrayLike], column: str, n: int) -> NDArray[np.f
             remedy="map the values in the site file, or define the label by `matches`",
         )
     return values.astype(np.float32)
+
+
+def _continuous(table: Mapping[str, ArrayLike], endpoint: ContinuousEndpoint, n: int) -> NDArray[np.float32]:
+    values = _number(table, endpoint.column, n)
+    low, high = endpoint.range
+    return np.where((values >= low) & (values <= high), values, np.nan).astype(np.float32)
 
 
 def _both(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:

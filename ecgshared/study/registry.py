@@ -18,6 +18,8 @@ STAGES: tuple[str, ...] = (
     "survival_evaluate",
     "regress",
     "overlap",
+    "arrhythmia",
+    "contrast",
     "morph",
     "biomarker",
 )

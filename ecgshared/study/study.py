@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from ecgshared.config import Config, load_yaml, validate
 from ecgshared.ecg.input import InputConfig
 from ecgshared.errors import ConfigError
 from ecgshared.study.columns import COVARIATES, STANDARD_COLUMNS
-from ecgshared.study.endpoints import Censoring, Endpoint
+from ecgshared.study.declared import NAME, DeclaredColumn, filter_kinds, name_faults, number_names
+from ecgshared.study.endpoints import Censoring, ContinuousEndpoint, Endpoint
 from ecgshared.study.populations import Population, kinds
 from ecgshared.study.registry import STAGES, shared_room
 from ecgshared.wire.protocol import StepConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+ColumnName = Annotated[str, Field(pattern=NAME)]
 
 
 class EligibilityConfig(Config):
@@ -98,6 +101,12 @@ class Study(Config):
     input: InputConfig = Field(
         default=InputConfig(), description="what a model sees of a recording: rate, length, filters"
     )
+    columns: dict[ColumnName, DeclaredColumn] = Field(
+        default={},
+        max_length=40,
+        description="columns beside the standard ones, which sites map under `table.declared`",
+        exclude_if=lambda columns: not columns,
+    )
     endpoints: dict[Name, Endpoint] = Field(min_length=1, description="what is predicted, each under a name of its own")
     censoring: Censoring = Field(
         default="strict", description="an ECG whose horizon ends after the data: missing (strict), or as the paper did"
@@ -105,7 +114,7 @@ class Study(Config):
     censor_at_defibrillator: bool = Field(
         default=False, description="a defibrillator implanted after the ECG ends the view on what would have come"
     )
-    covariates: tuple[str, ...] = Field(default=(), description="standard columns that steps may use, beside age, sex")
+    covariates: tuple[str, ...] = Field(default=(), description="columns that steps may use, beside age, sex")
     labels: dict[str, str] = Field(
         default={},
         description="how the report calls standard columns and hospitals, in words",
@@ -127,13 +136,23 @@ class Study(Config):
         min_length=1, description="what is done, in this order; each names a stage"
     )
 
+    @field_validator("columns")
+    @classmethod
+    def _names_are_free(cls, columns: dict[str, DeclaredColumn]) -> dict[str, DeclaredColumn]:
+        if faults := name_faults(columns):
+            raise ValueError("; ".join(faults))
+        return columns
+
     @field_validator("covariates")
     @classmethod
-    def _covariates_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _covariates_known(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if "columns" not in info.data:
+            return names  # their own faults are told
+        allowed = (*COVARIATES, *number_names(info.data["columns"]))
         for name in names:
-            if name not in COVARIATES:
-                close = get_close_matches(name, COVARIATES, n=3)
-                hint = f"did you mean {', '.join(close)}?" if close else f"allowed: {', '.join(COVARIATES)}"
+            if name not in allowed:
+                close = get_close_matches(name, allowed, n=3)
+                hint = f"did you mean {', '.join(close)}?" if close else f"allowed: {', '.join(allowed)}"
                 raise ValueError(f"{name!r} is no covariate; {hint}")
         if len(set(names)) != len(names):
             raise ValueError("covariates names one twice")
@@ -142,6 +161,8 @@ class Study(Config):
     @model_validator(mode="after")
     def _labels_name_something(self) -> Study:
         for name, label in self.labels.items():
+            if name in self.columns:
+                raise ValueError(f"labels: {name!r} is declared under columns; give its label there")
             if name not in ("male", *STANDARD_COLUMNS, *self.sites.all):
                 close = get_close_matches(name, ("male", *COVARIATES, *self.sites.all), n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
@@ -150,10 +171,26 @@ class Study(Config):
                 raise ValueError(f"labels.{name}: a label has 1 to 80 printable characters")
         return self
 
+    @model_validator(mode="after")
+    def _endpoints_have_columns(self) -> Study:
+        numbers = tuple(
+            name
+            for name, kind in kinds(filter_kinds(self.columns)).items()
+            if kind == "number" and (name in STANDARD_COLUMNS or name in self.columns)
+        )
+        for name, endpoint in self.endpoints.items():
+            if isinstance(endpoint, ContinuousEndpoint) and endpoint.column not in numbers:
+                close = get_close_matches(endpoint.column, numbers, n=3)
+                hint = f"did you mean {', '.join(close)}?" if close else "a number is declared under `columns`"
+                raise ValueError(f"endpoints.{name}: {endpoint.column!r} is no number of the study; {hint}")
+        return self
+
     @field_validator("populations")
     @classmethod
-    def _columns_known(cls, populations: dict[str, Population]) -> dict[str, Population]:
-        known = kinds()
+    def _columns_known(cls, populations: dict[str, Population], info: ValidationInfo) -> dict[str, Population]:
+        if "columns" not in info.data:
+            return populations
+        known = kinds(filter_kinds(info.data["columns"]))
         faults = [f"{name}.{fault}" for name, population in populations.items() for fault in population.check(known)]
         if faults:
             raise ValueError("; ".join(faults))
@@ -211,6 +248,19 @@ class Study(Config):
             if check is not None:
                 check(step, self)
         return self
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Columns that have a number for each ECG at every site that knows it: age, male, covariates, declared."""
+        return tuple(dict.fromkeys(("age", "male", *self.covariates, *number_names(self.columns))))
+
+    def require_yes_no(self, step: StepConfig, heads: Iterable[str]) -> None:
+        """Raise ValueError where one of a step's endpoints is no yes or no (1 or 0) that could be counted or ranked."""
+        for head in heads:
+            if isinstance(self.endpoints[head], ContinuousEndpoint):
+                raise ValueError(
+                    f"step {step.id!r}: {head!r} is a continuous endpoint; stage {step.stage} takes yes/no"
+                )
 
     @property
     def used_stages(self) -> frozenset[str]:

@@ -49,7 +49,8 @@ class Labels:
         if isinstance(found, TimeToEventEndpoint):
             years = f"{found.horizon_years:g}"
             return f"{EVENTS[found.event]} within {years} year{'' if years == '1' else 's'}"
-        return _BUILT_IN.get(found.column, found.column.replace("_", " "))
+        declared = self.study is not None and found.column in self.study.columns
+        return self.column(found.column) if declared else _BUILT_IN.get(found.column, found.column.replace("_", " "))
 
     def step(self, name: str) -> str:
         """Return a step's label, or its name."""
@@ -71,6 +72,10 @@ class Labels:
         """Return an input in words: a column's label, or the endpoint behind "<train step>.<head>"."""
         if self.study is not None and name in self.study.labels:
             return self.study.labels[name]
+        if self.study is not None and name in self.study.columns:
+            column = self.study.columns[name]
+            words = column.label or name.replace("_", " ")
+            return f"{words}, {column.unit}" if column.unit else words
         step, _, what = name.partition(".")
         if not what:
             return _COLUMNS.get(name, name.replace("_", " "))
@@ -89,6 +94,9 @@ class Labels:
     def score(self, name: str) -> str:
         """Return a score in words: the calibrate step it is the risk of, or the head of a train step."""
         step, _, head = name.partition(".")
+        if self.study is not None and not head and name.removeprefix("-") in self.study.numbers:
+            column = self.column(name.removeprefix("-"))
+            return f"{column} (the lower, the riskier)" if name.startswith("-") else column
         return f"{self.endpoint(head)}, by {self.step(step)}" if head else f"risk of {self.step(step)}"
 
     def models(self, step: str) -> str:

@@ -120,9 +120,9 @@ def _table(title: str, overlap: Overlap, r: Result, labels: Labels) -> Table:
                 g.ecgs,
                 None if g.share is None else percent(g.share),
                 g.events,
-                _span(g.rate),
+                rate_span(g.rate),
                 *(
-                    [None if other.share is None else percent(other.share), _span(other.rate)]
+                    [None if other.share is None else percent(other.share), rate_span(other.rate)]
                     if again and other is not None
                     else ["-", "-"]
                 ),
@@ -172,7 +172,8 @@ def _compared(lines: list[tuple[str, Overlap]], r: Result, labels: Labels) -> Ta
     )
 
 
-def _span(e: EstimateResult) -> str | None:
+def rate_span(e: EstimateResult) -> str | None:
+    """Return "7.0% (4.9 to 9.5)"; without an interval the value alone, None where withheld."""
     if e.value is None:
         return None
     if e.low is None or e.high is None:

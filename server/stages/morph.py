@@ -239,15 +239,13 @@ def _mean_beat(step: Config, context: StepContext, found: list[Site], target: fl
 
     from ecgshared.learning.layout import Layout
     from ecgshared.learning.morph import morph
-    from ecgshared.models import build
-    from ecgshared.stages.train import head_specs
+    from ecgshared.stages.train import built
 
     study = context.study
     vae_step, net_step, head = nets(step, study)
     models: list[Any] = []
     for trained in (vae_step, net_step):
-        samples = trained.model.samples(study.input.fs_hz, study.input.seconds)
-        model = build(trained.model, head_specs(trained, study), samples, study.seed, torch.float32)
+        model = built(trained, study).float()
         Layout.of(model).load(model, context.inputs[trained.id].arrays["weights"].astype(np.float32))
         models.append(model.eval())
     vae, net = models

@@ -16,6 +16,7 @@ from ecgshared.errors import EcgReadError
 from ecgshared.study.columns import STANDARD_COLUMNS
 from simulations.hospitals.formats import write
 from simulations.hospitals.formats.header import Header
+from simulations.patients.clinical import CLINICAL
 from simulations.patients.scenario import TableStyle
 
 _TIMED = ("recorded_at", "admission_time", "death_date", "index_date")
@@ -109,9 +110,19 @@ def local_table(table: pd.DataFrame, style: TableStyle) -> pd.DataFrame:
         out[local] = text
     for label, local in style.labels.items():
         out[local] = table[label].map(dict(zip((0.0, 1.0), style.flag, strict=True))).fillna("")
-    for measure in table.columns.difference([*STANDARD_COLUMNS, *style.labels], sort=False):
+    for column, local in style.declared.items():
+        out[local] = _declared(table[column], column, style)
+    for measure in table.columns.difference([*STANDARD_COLUMNS, *style.labels, *style.declared], sort=False):
         out[measure] = table[measure].map(lambda v: _number(v, style))
     return pd.DataFrame(out)
+
+
+def _declared(values: pd.Series[Any], column: str, style: TableStyle) -> pd.Series[Any]:
+    if CLINICAL[column].startswith("category"):
+        return values.astype(str)
+    if CLINICAL[column].startswith("flag"):
+        return values.map(dict(zip((0.0, 1.0), style.flag, strict=True))).fillna("")
+    return values.map(lambda v: _number(v, style))
 
 
 def _number(value: float, style: TableStyle) -> str:
@@ -138,7 +149,9 @@ def site_settings(name: str, table: Iterable[str], style: TableStyle, suffix: st
             values[column] = dict(zip(style.sex, ("F", "M"), strict=True))
         if kind == "flag" and style.flag != ("0", "1"):
             values[column] = dict(zip(style.flag, ("0", "1"), strict=True))
+    flags = [column for column in style.declared if CLINICAL[column].startswith("flag")]
     if style.flag != ("0", "1"):
+        values |= {column: dict(zip(style.flag, ("0", "1"), strict=True)) for column in flags}
         values |= {label: dict(zip(style.flag, ("0", "1"), strict=True)) for label in style.labels}
     return {
         "format_version": 1,
@@ -152,6 +165,7 @@ def site_settings(name: str, table: Iterable[str], style: TableStyle, suffix: st
             "date_format": None,
             "day_first": "%d" in style.date_format and style.date_format.index("%d") == 0,
             "columns": columns,
+            **({"declared": dict(style.declared)} if style.declared else {}),
             **({"labels": dict(style.labels)} if style.labels else {}),
             **({"values": values} if values else {}),
             "join": "{" + columns["file"] + "}",

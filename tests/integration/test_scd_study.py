@@ -17,6 +17,15 @@ STEPS = [
     {"id": "score", "stage": "calibrate", "uses": ["risk"], "target": "death_2y", "ridge": 1.0},
     {"id": "cut", "stage": "threshold", "uses": ["score"], "min_rate": None, "top_share": 0.3},
     {"id": "circles", "stage": "overlap", "uses": ["cut"]},
+    {"id": "rhythm", "stage": "arrhythmia", "uses": ["cut"], "scd": "scd_2y", "vfvt": "vfvt_2y"},
+    {
+        "id": "beside",
+        "stage": "contrast",
+        "uses": ["score"],
+        "scores": ["score", "risk.death_2y", "-lvef", "age"],
+        "outcomes": ["death_2y", "scd_2y"],
+        "placebo": "vfvt_2y",
+    },
 ]
 
 
@@ -28,6 +37,11 @@ def ran(federation):
         split={"train": 0.3, "validation": 0.2, "lockbox": 0.5},
         covariates=["lvef"],
         labels={"lvef": "ejection fraction"},
+        endpoints={
+            "scd_2y": {"kind": "time_to_event", "event": "scd", "horizon_years": 2},
+            "death_2y": {"kind": "time_to_event", "event": "death", "horizon_years": 2},
+            "vfvt_2y": {"kind": "time_to_event", "event": "vfvt", "horizon_years": 2},
+        },
     )
     sites = federation.sites()
     run = simulate(study, sites, federation.folder / "run")
@@ -49,7 +63,24 @@ def test_every_stage_tells_of_the_lockboxes_alone_and_stands_in_the_report(ran):
         assert groups["marker"].ecgs == sum(low[s].sum() for s in names)
         parts = ("both", "marker_only", "high_only", "neither")
         assert sum(groups[name].ecgs for name in parts) == groups["all"].ecgs
+    rhythm = results["rhythm"]
+    labels = {s: d.labels[rows[s]].astype(float) for s, d in data.items()}
+    for site, found in rhythm.sites.items():
+        scd, vfvt = (labels[site][:, data[site].heads.index(name)] for name in ("scd_2y", "vfvt_2y"))
+        assert found.outcomes["vfvt"].ecgs == np.isfinite(vfvt).sum()
+        assert found.outcomes["composite"].events == ((scd == 1) | (np.isfinite(scd) & (vfvt == 1))).sum()
+    beside = results["beside"]
+    for site, found in beside.sites.items():
+        pair = found.pairs["death_2y"]["-lvef"]
+        measured = known[site] & np.isfinite(data[site].covariates["lvef"][rows[site]])
+        assert pair.ecgs == measured.sum()
+        assert found.placebo["score"].ecgs is not None
     page = render(run).read_text(encoding="utf-8")
-    for words in ("overlap with ejection fraction at most 35%", "matched in size", "Rates compared"):
+    for words in (
+        "overlap with ejection fraction at most 35%",
+        "matched in size",
+        "ventricular arrhythmia",
+        "scores contrasted",
+    ):
         assert words.casefold() in page.casefold()
     assert "could not lay out" not in page

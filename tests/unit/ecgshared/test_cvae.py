@@ -258,7 +258,7 @@ def test_the_published_net_has_the_published_layers():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"conditions": ["shoe_size"]}, "shoe_size"),
+        ({"conditions": ["shoe size"]}, "shoe size"),
         ({"conditions": ["age", "age"]}, "twice"),
         ({"latents": 3}, "latents"),
     ],

@@ -17,6 +17,9 @@ SIZES = {
     "cvae": {"latent": 3, "hidden": 8},
     "beat_risk": {"width": 8, "blocks": 1},
     "beat_vae": {"preset": "small"},
+    "crnn": {"widths": (8, 16), "units": 4},
+    "attia_cnn": {},
+    "s4": {"width": 8, "state": 2, "blocks": 1},
 }
 
 
