@@ -18,8 +18,8 @@ from client.cohort.localtable import Coded, LocalTable
 from client.site.settings import DateAndTime, InUnit, MatchedLabel, TableConfig
 from ecgshared.ecg.person import ages_disagree, parse_age, sexes_disagree
 from ecgshared.study.columns import STANDARD_COLUMNS
+from ecgshared.study.deaths import is_cardiac_or_ill_defined
 from ecgshared.study.declared import DeclaredColumn
-from ecgshared.study.endpoints import is_cardiac_or_ill_defined
 
 
 class Reading:
@@ -164,9 +164,15 @@ class Reading:
             )
 
 
-_LATER_DATES = ("death_date", "vfvt_date", "mi_date", "icd_date", "index_date", "last_encounter", "admission_time")
+_LATER_DATES = (
+    *("death_date", "vfvt_date", "vf_date", "vt_date", "mi_date", "icd_date", "index_date", "last_encounter"),
+    "admission_time",
+)
 _ENDED_BY_DEATH = {
-    "vfvt_date": "after the death, which no label counts; is the death or the arrhythmia dated wrongly?",
+    **dict.fromkeys(
+        ("vfvt_date", "vf_date", "vt_date"),
+        "after the death, which no label counts; is the death or the arrhythmia dated wrongly?",
+    ),
     "mi_date": "after the death, which no label counts; is the death or the infarction dated wrongly?",
     "icd_date": "a defibrillator implanted after the death",
     "last_encounter": "seen alive after the death; the death counts",

@@ -32,13 +32,15 @@ from ecgshared.arrays import Bools
 from ecgshared.ecg.preprocess import fingerprint
 from ecgshared.errors import EcgFedError
 from ecgshared.service.files import private_folder
+from ecgshared.study.dates import first_later
+from ecgshared.study.deaths import assumed_first_day
 from ecgshared.study.declared import Declared, DeclaredColumn, with_absent
 from ecgshared.study.endpoints import (
     BUILT_IN_LABELS,
     BinaryEndpoint,
     ContinuousEndpoint,
     Endpoint,
-    assumed_first_day,
+    TimeToEventEndpoint,
     label_cells,
 )
 from ecgshared.study.populations import members
@@ -303,17 +305,26 @@ def _try(
         found.doubts += compare(table, row[tried.file], tried.age, tried.sex).lines(table)
 
 
-def _cells(table: CohortTable, study: Study, endpoint: Endpoint) -> NDArray[np.float32]:
-    if not table.columns:
+def _cells(table: CohortTable, linked: LinkedRows, study: Study, endpoint: Endpoint) -> NDArray[np.float32]:
+    columns = dict(table.columns)
+    if not columns:
         return np.full(len(table), np.nan, dtype=np.float32)
+    if "ecg_vt" in columns and "recorded_at" in columns:
+        columns["ecg_vt_date"] = first_later(columns["recorded_at"], columns["ecg_vt"], linked.unit)
     return label_cells(
-        table.columns, endpoint, censoring=study.censoring, censor_at_defibrillator=study.censor_at_defibrillator
+        columns,
+        endpoint,
+        censoring=study.censoring,
+        censor_at_defibrillator=study.censor_at_defibrillator,
+        declared=study.columns,
     )
 
 
 def _assumed(table: CohortTable, usable: Bools, study: Study, found: Findings) -> None:
     """Tell how many deaths count as sudden on dates alone, where a label hangs on it."""
-    if not table.columns or not any(getattr(e, "event", None) == "scd" for e in study.endpoints.values()):
+    if not table.columns or not any(
+        isinstance(e, TimeToEventEndpoint) and "scd" in e.events for e in study.endpoints.values()
+    ):
         return
     assumed = int((assumed_first_day(table.columns) & usable).sum())
     if assumed:
@@ -328,7 +339,7 @@ def _fit(settings: SiteSettings, table: CohortTable, linked: LinkedRows, study: 
     found.notes.append(f"study {study.name}: {int(usable.sum())} ECGs to read")
     for head, endpoint in study.endpoints.items():
         built_in = isinstance(endpoint, BinaryEndpoint) and endpoint.column in BUILT_IN_LABELS
-        cells = _cells(table, study, endpoint)[usable]
+        cells = _cells(table, linked, study, endpoint)[usable]
         if isinstance(endpoint, ContinuousEndpoint):
             known = int((~np.isnan(cells)).sum())
             found.notes.append(f"  {head}: {known} known, {int(usable.sum()) - known} not known or out of range")

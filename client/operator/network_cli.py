@@ -78,10 +78,12 @@ def show(
 ) -> None:
     """Say in plain words what a study would run here, and what would leave at each step."""
     from client.approval.show import named_study, show_study
+    from client.operator.group_lines import group_lines
     from client.site.settings import load_site
 
     settings = load_site(site_file)
-    typer.echo("\n".join(show_study(settings, named_study(settings, what))))
+    study = named_study(settings, what)
+    typer.echo("\n".join([*show_study(settings, study), *group_lines(settings, study)]))
 
 
 def approve(
@@ -91,6 +93,7 @@ def approve(
 ) -> None:
     """Approve a study, the installed software, or the coordinator's envelope; nothing else is ever run."""
     from client.approval.decision import approve as approve_it
+    from client.operator.group_lines import group_lines
     from client.site.settings import load_site
 
     def confirmed(lines: list[str], word: str) -> bool:
@@ -98,7 +101,8 @@ def approve(
             typer.echo(line)
         return yes or typer.prompt(f"type {word} to approve") == word
 
-    typer.echo(approve_it(load_site(site_file), what, confirmed))
+    settings = load_site(site_file)
+    typer.echo(approve_it(settings, what, confirmed, lambda study: group_lines(settings, study)))
 
 
 def withdraw(

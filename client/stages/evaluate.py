@@ -12,6 +12,7 @@ from client.rows.allowance import spend, spend_score
 from client.rows.binned import Binned, CutQuestion, read_curve, read_cuts, sketches
 from client.rows.compared import compare_answer
 from client.rows.context import SiteContext
+from client.rows.heads import admitted_heads
 from client.rows.logits import feature_matrix
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
 from ecgshared.arrays import Floats
@@ -272,7 +273,11 @@ def _heads(site: SiteContext, request: Request) -> list[Scored]:
     rows = rows_under(site, site.data.rows("lockbox"), step.max_age)
     risk = score_rows(site, request, step, rows)
     spend_score(site, request)
-    return [with_outcome(site, rows, risk, head) for head in heads_of(step, site.study)]
+    heads = heads_of(step, site.study)
+    return [
+        with_outcome(site, rows if told else rows[:0], risk if told else risk[:0], head)
+        for head, told in zip(heads, admitted_heads(site, step.id, heads, rows[np.isfinite(risk)]), strict=True)
+    ]
 
 
 def _head(request: Request, heads: Sequence[Scored]) -> int:

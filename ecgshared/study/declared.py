@@ -35,7 +35,7 @@ NAME = r"^[a-z][a-z0-9_]{0,39}$"
 """A declared column's name: it may stand in a term, so it holds no dash."""
 
 _TAKEN = {"male", "lvef_low", "risk", "log_odds", "high_risk", "age_gap", "intercept", "site", "scd", "death", "vfvt"}
-_TAKEN |= {"mi", "vf", "vt"} | set(STANDARD_COLUMNS) | set(DERIVED)
+_TAKEN |= {"mi", "vf", "vt", "ecg_vt_date"} | set(STANDARD_COLUMNS) | set(DERIVED)
 
 
 class DeclaredColumn(Config):
@@ -55,6 +55,13 @@ class DeclaredColumn(Config):
     range: tuple[float, float] | None = Field(
         default=None, description="[lowest, highest] that a number can be; what lies outside is no value"
     )
+    first_day: int = Field(
+        default=0,
+        ge=0,
+        le=365,
+        description="an event counts from so many days after the ECG; 1 where on the day itself it may be why the ECG "
+        "was taken",
+    )
     levels: tuple[str, ...] = Field(default=(), max_length=20, description="what a category can be, in words")
 
     @model_validator(mode="after")
@@ -63,6 +70,8 @@ class DeclaredColumn(Config):
             raise ValueError(f"a {self.kind} {'has no range' if self.range else 'needs a range: [lowest, highest]'}")
         if self.range is not None and not -np.inf < self.range[0] < self.range[1] < np.inf:
             raise ValueError(f"range must ascend between finite numbers, not {self.range[0]:g} to {self.range[1]:g}")
+        if self.first_day and self.kind != "event":
+            raise ValueError(f"a {self.kind} has no first_day")
         if self.unit and self.kind != "number":
             raise ValueError(f"a {self.kind} has no unit")
         if bool(self.levels) != (self.kind == "category"):

@@ -16,13 +16,28 @@ from ecgshared.ecg.input import InputConfig
 from ecgshared.errors import ConfigError
 from ecgshared.study.columns import COVARIATES, STANDARD_COLUMNS
 from ecgshared.study.declared import NAME, DeclaredColumn, filter_kinds, name_faults, number_names
-from ecgshared.study.endpoints import Censoring, ContinuousEndpoint, Endpoint
+from ecgshared.study.endpoints import (
+    EVENTS,
+    BinaryEndpoint,
+    Censoring,
+    ContinuousEndpoint,
+    Endpoint,
+    TimeToEventEndpoint,
+)
 from ecgshared.study.populations import Population, kinds
 from ecgshared.study.registry import STAGES, shared_room
 from ecgshared.wire.protocol import StepConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 ColumnName = Annotated[str, Field(pattern=NAME)]
+
+
+_FLAG = DeclaredColumn(kind="flag")
+
+
+def _near(name: str, allowed: Iterable[str], otherwise: str) -> str:
+    close = get_close_matches(name, allowed, n=3)
+    return f"did you mean {', '.join(close)}?" if close else otherwise
 
 
 class EligibilityConfig(Config):
@@ -173,17 +188,25 @@ class Study(Config):
 
     @model_validator(mode="after")
     def _endpoints_have_columns(self) -> Study:
-        numbers = tuple(
-            name
-            for name, kind in kinds(filter_kinds(self.columns)).items()
-            if kind == "number" and (name in STANDARD_COLUMNS or name in self.columns)
-        )
+        known = kinds(filter_kinds(self.columns))
+        numbers = [n for n, kind in known.items() if kind == "number" and (n in STANDARD_COLUMNS or n in self.columns)]
         for name, endpoint in self.endpoints.items():
+            where = f"endpoints.{name}"
             if isinstance(endpoint, ContinuousEndpoint) and endpoint.column not in numbers:
-                close = get_close_matches(endpoint.column, numbers, n=3)
-                hint = f"did you mean {', '.join(close)}?" if close else "a number is declared under `columns`"
-                raise ValueError(f"endpoints.{name}: {endpoint.column!r} is no number of the study; {hint}")
+                what = f"{endpoint.column!r} is no number of the study"
+                raise ValueError(f"{where}: {what}; {_near(endpoint.column, numbers, 'declare it under `columns`')}")
+            if isinstance(endpoint, BinaryEndpoint) and self.columns.get(endpoint.column, _FLAG).kind != "flag":
+                raise ValueError(f"{where}: {endpoint.column!r} is declared as a {self.columns[endpoint.column].kind}")
+            if isinstance(endpoint, TimeToEventEndpoint):
+                self._require_events(where, endpoint.events)
         return self
+
+    def _require_events(self, where: str, events: Iterable[str]) -> None:
+        allowed = (*EVENTS, *(name for name, column in self.columns.items() if column.kind == "event"))
+        for event in events:
+            if event not in allowed:
+                hint = _near(event, allowed, f"allowed: {', '.join(allowed)}; others are declared under `columns`")
+                raise ValueError(f"{where}: {event!r} is no event of the study; {hint}")
 
     @field_validator("populations")
     @classmethod
@@ -242,6 +265,8 @@ class Study(Config):
                 close = get_close_matches(step.population, self.populations, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"named are: {', '.join(self.populations) or 'none'}"
                 raise ValueError(f"step {step.id!r}: no population is called {step.population!r}; {hint}")
+            if (event := getattr(step, "event", None)) is not None:
+                self._require_events(f"step {step.id!r}", (event,))
             self.members(step)
             check = getattr(shared_room(step.stage), "check", None)
             seen[step.id] = step

@@ -6,15 +6,9 @@ from dataclasses import dataclass
 
 from ecgshared.stages.evaluate import Config as EvaluateConfig
 from ecgshared.stages.evaluate import heads_of
-from ecgshared.study.endpoints import TimeToEventEndpoint
+from ecgshared.study.endpoints import EVENTS, TimeToEventEndpoint
 from ecgshared.study.study import Study
 
-EVENTS = {
-    "death": "death",
-    "scd": "sudden cardiac death",
-    "vfvt": "VF/VT",
-    "mi": "myocardial infarction",
-}
 _COLUMNS = {
     "age": "Age, years",
     "male": "Male",
@@ -47,10 +41,13 @@ class Labels:
         if found.label is not None:
             return found.label
         if isinstance(found, TimeToEventEndpoint):
-            years = f"{found.horizon_years:g}"
-            return f"{EVENTS[found.event]} within {years} year{'' if years == '1' else 's'}"
+            return f"{self.event(*found.events)} {window_words(found)}"
         declared = self.study is not None and found.column in self.study.columns
         return self.column(found.column) if declared else _BUILT_IN.get(found.column, found.column.replace("_", " "))
+
+    def event(self, *names: str) -> str:
+        """Return an event in words, or several: "sudden cardiac death or VF/VT"."""
+        return " or ".join(EVENTS.get(name) or self.column(name) for name in names)
 
     def step(self, name: str) -> str:
         """Return a step's label, or its name."""
@@ -130,6 +127,13 @@ class Labels:
 
 NO_LABELS = Labels()
 """Names as they are."""
+
+
+def window_words(endpoint: TimeToEventEndpoint) -> str:
+    """Return when an endpoint's event counts: "within 1 year", "from 0.25 to 0.5 years"."""
+    years = f"{endpoint.horizon_years:g} year{'' if endpoint.horizon_years == 1 else 's'}"
+    text = f"from {endpoint.after_years:g} to {years}" if endpoint.after_years else f"within {years}"
+    return f"{text}, among those who died" if endpoint.among_deaths else text
 
 
 def counted(number: int, what: str) -> str:

@@ -13,7 +13,7 @@ from ecgshared.study.endpoints import BinaryEndpoint, ContinuousEndpoint, TimeTo
 from ecgshared.study.score import calibrate_inputs
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
-from server.report.labels import EVENTS, Labels, counted
+from server.report.labels import Labels, counted, window_words
 from server.report.results import RunInfo
 from server.report.summary import eligibility_words
 
@@ -96,10 +96,10 @@ def _outcomes(study: Study, labels: Labels) -> str:
             binary.append(f"{words} ({e.column})")
         elif isinstance(e, ContinuousEndpoint):
             numbers.append(f"{words} ({e.range[0]:g} to {e.range[1]:g}{' ' if e.unit else ''}{e.unit})")
-        elif words.startswith(EVENTS[e.event]):
+        elif words.startswith(labels.event(*e.events)):
             timed.append(words)
         else:
-            timed.append(f"{words} ({EVENTS[e.event]} within {e.horizon_years:g} years)")
+            timed.append(f"{words} ({labels.event(*e.events)} {window_words(e)})")
     text = f"From labels of the hospitals' tables: {_join(binary)}." if binary else ""
     text += f"{' ' if text else ''}Counted from the ECG on: {_join(timed)}." if timed else ""
     text += f"{' ' if text else ''}As numbers, elsewhere missing: {_join(numbers)}." if numbers else ""
@@ -111,7 +111,7 @@ def _outcomes(study: Study, labels: Labels) -> str:
         if study.censoring == "strict"
         else f" Censoring: {study.censoring.replace('_', ' ')}."
     )
-    if any(isinstance(e, TimeToEventEndpoint) and e.event == "scd" for e in study.endpoints.values()):
+    if any(isinstance(e, TimeToEventEndpoint) and "scd" in e.events for e in study.endpoints.values()):
         text += (
             " Sudden cardiac death: a cardiac or ill-defined cause (ICD-10), outside hospital or within 24 hours of "
             "admission."
@@ -152,7 +152,7 @@ def _stage(step: StepConfig, study: Study, labels: Labels) -> str:
     if isinstance(step, Survival):
         models = _join([f"{m.name} ({_join([labels.column(n) for n in m.inputs])})" for m in step.models])
         return (
-            f"{_upper(labels.step(step.id))}: Cox models of {EVENTS[step.event]}, {step.mode}, "
+            f"{_upper(labels.step(step.id))}: Cox models of {labels.event(step.event)}, {step.mode}, "
             f"{step.ties.capitalize()} "
             f"ties: {models}; horizon {step.horizon_years:g} years."
         )

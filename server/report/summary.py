@@ -14,7 +14,7 @@ from ecgshared.stages.results.survival_evaluate import Result as SurvivalEvaluat
 from ecgshared.study.study import EligibilityConfig, Study
 from server.report.cohorts import cohort_size
 from server.report.evaluation import group_auc, span
-from server.report.labels import EVENTS, Labels, counted
+from server.report.labels import Labels, counted
 from server.report.sections import Cell, Table
 
 Typed = Mapping[str, StageResult]
@@ -121,7 +121,7 @@ def _how_good(results: Typed, labels: Labels) -> list[str]:
                 for name, m in pooled.models.items():
                     if (words := span(m.harrell)) is not None:
                         sentences.append(
-                            f"Concordance of {name} ({labels.step(step)}) for {EVENTS[r.event]}, "
+                            f"Concordance of {name} ({labels.step(step)}) for {labels.event(r.event)}, "
                             f"{labels.group(group)}: {words}."
                         )
     return sentences

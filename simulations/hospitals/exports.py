@@ -120,6 +120,9 @@ def local_table(table: pd.DataFrame, style: TableStyle) -> pd.DataFrame:
 def _declared(values: pd.Series[Any], column: str, style: TableStyle) -> pd.Series[Any]:
     if CLINICAL[column].startswith("category"):
         return values.astype(str)
+    if CLINICAL[column].startswith("event"):
+        text: pd.Series[Any] = values.dt.strftime(style.date_format).fillna("")
+        return text
     if CLINICAL[column].startswith("flag"):
         return values.map(dict(zip((0.0, 1.0), style.flag, strict=True))).fillna("")
     return values.map(lambda v: _number(v, style))

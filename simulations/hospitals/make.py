@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ecgshared.errors import ConfigError, RunError, StatisticsError
 from simulations.hospitals.exports import RECORDS_FOLDER, quantise, write_record, write_site, write_table
 from simulations.hospitals.formats.header import Header
-from simulations.patients.clinical import clinical_columns
+from simulations.patients.clinical import APART, clinical_columns
 from simulations.patients.cohort import Hospital, make_cohort
 from simulations.patients.fates import solve_baseline
 from simulations.patients.imaging import measured_anatomy
@@ -122,9 +122,9 @@ def _write_records(
         electrodes = place_electrodes(tape, config.habits, n)
         measured = measured_anatomy(tape, cohort.people, cohort.person, electrodes, config.imaging, scenario.physique)
         table = pd.concat([table, measured], axis=1)
-    if config.table.declared:
+    wanted = (*config.table.declared, *(name for name in APART if name in config.table.columns))
+    if wanted:
         notes = np.random.default_rng([seed, number, 2000])
-        wanted = tuple(config.table.declared)
         table = pd.concat([table, clinical_columns(notes, cohort.people, cohort.person, table, wanted)], axis=1)
     done = 0
     for which, device in enumerate(config.devices):

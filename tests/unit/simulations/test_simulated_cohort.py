@@ -223,7 +223,7 @@ class TestFiles:
             table = pd.read_csv(
                 folder / "cohort.csv", sep=config.table.separator, encoding=config.table.encoding, dtype=str
             )
-            assert set(table.columns) <= set(config.table.columns.values())
+            assert set(table.columns) <= {*config.table.columns.values(), *config.table.declared.values()}
             assert not fibrosis & set(table.to_numpy(dtype=str).ravel())
         assert not list((made / "truth").glob("**/*.dat"))
 
