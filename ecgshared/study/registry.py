@@ -21,6 +21,8 @@ STAGES: tuple[str, ...] = (
     "arrhythmia",
     "contrast",
     "high_risk",
+    "morph",
+    "biomarker",
 )
 
 
