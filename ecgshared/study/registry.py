@@ -22,6 +22,8 @@ STAGES: tuple[str, ...] = (
     "contrast",
     "high_risk",
     "saliency",
+    "morph",
+    "biomarker",
 )
 
 
