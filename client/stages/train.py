@@ -15,7 +15,7 @@ from client.rows.allowance import spend
 from client.rows.context import SiteContext
 from client.rows.heads import admitted_heads
 from client.rows.inputs import ModelRows, seen_by
-from client.rows.model import SiteState, load_in_training
+from client.rows.model import SiteState, load_in_training, load_model
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
 from ecgshared.learning.loop import PlainStep, TrainStep, predict
 from ecgshared.learning.loop import train as train_locally
@@ -25,8 +25,9 @@ from ecgshared.learning.plan import learning_rate
 from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privacy
 from ecgshared.privacy.dominance import carried, ranked
 from ecgshared.privacy.patient_sgd import PrivateStep
-from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector
+from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector, judge_of
 from ecgshared.stats.roc import auc
+from ecgshared.study.endpoints import ContinuousEndpoint
 from ecgshared.wire.protocol import Answer, Evidence, Request, Split
 
 
@@ -43,6 +44,7 @@ def fit(site: SiteContext, request: Request) -> Answer:
     model, layout = load_in_training(site, config, request)
     if config.model.own_objective:
         model.begin_round(request.round, config.rounds)
+    _give_judge(site, config, model, request)
     judged = _no_figures(config) if config.privacy else _validate(site, config, model, inputs)
     rows = _rows(site, config, inputs, "train")
     state = SiteState(site, config)
@@ -158,6 +160,17 @@ def _require_enough_at_a_step(site: SiteContext, config: Config) -> None:
         )
 
 
+def _give_judge(site: SiteContext, config: Config, model: Any, request: Request) -> None:
+    """Hand a model the frozen net it is trained beside, with the weights its own step ended with."""
+    judge = judge_of(config, site.study)
+    if judge is None:
+        return
+    trained, head = judge
+    if f"{trained.id}.weights" not in request.arrays:
+        raise Refused(RefusalCode.BAD_REQUEST, "the request lacks the weights of the net behind model.risk")
+    model.take_judge(load_model(site, trained, request.arrays[f"{trained.id}.weights"]), head)
+
+
 def _privacy_plan(site: SiteContext, config: Config, rows: ModelRows) -> PrivacyPlan | None:
     """Solve the noise over all planned rounds; None where the study asks for none and the site does not insist."""
     cap = site.settings.privacy
@@ -258,13 +271,15 @@ def _no_figures(config: Config) -> _Judged:
 
 
 def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inputs) -> _Judged:
-    """Mean cross-entropy and AUC of each head over the site's validation ECGs, or the model's own figures."""
+    """Mean loss and AUC of each head over the site's validation ECGs, or the model's own figures."""
+    endpoints = site.study.endpoints
     rows = _rows(site, config, inputs, "validation")
     admitted = admitted_heads(site, config.id, config.heads, rows.of_data)
     if config.model.own_objective:
         return _figures(config, model, rows)
     logits = predict(model, rows, np.arange(len(rows)))
-    losses = cell_losses(torch.from_numpy(logits), torch.from_numpy(rows.labels.astype(np.float64))).numpy()
+    numbers = [isinstance(endpoints[head], ContinuousEndpoint) for head in config.heads]
+    losses = cell_losses(torch.from_numpy(logits), torch.from_numpy(rows.labels.astype(np.float64)), numbers).numpy()
     n_heads = len(config.heads)
     limits = site.settings.limits
     loss, area = np.full(n_heads, np.nan), np.full(n_heads, np.nan)
@@ -280,7 +295,9 @@ def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inpu
         # Beside the loss itself, the score: one that sets a single person apart makes the mean that person's label.
         if len(known) and all(carried(v[known, h], rows.patient[known], limits) for v in (losses, logits)):
             loss[h] = losses[known, h].mean()
-        if len(cases) and len(controls) and carried(ranked(logits[known, h]), rows.patient[known], limits):
+        if numbers[h]:
+            events[h] = patients[h]
+        elif len(cases) and len(controls) and carried(ranked(logits[known, h]), rows.patient[known], limits):
             area[h] = auc(logits[known, h], y[known])
     group = Evidence(patients, events)
     return _Judged(loss, area, {"validation_loss": group, "validation_auc": group})
@@ -308,7 +325,7 @@ def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> M
     """
     columns = [site.data.heads.index(head) for head in config.heads]
     rows = site.data.rows(split)
-    seen = seen_by(config.model, site.data)
+    seen = seen_by(config.model, site.data, site.rng if split == "train" else None)
     if config.privacy is None:
         if config.heads:
             rows = rows[~np.isnan(site.data.labels[rows][:, columns]).all(axis=1)]
@@ -319,7 +336,8 @@ def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> M
         covariates=config.model.side_inputs,
         standardise=inputs.standardise,
         heads=config.heads,
-        signals=seen.batch,
+        numbers={h: e for h in config.heads if isinstance(e := site.study.endpoints[h], ContinuousEndpoint)},
+        signals=seen,
         event=config.event,
     )
 

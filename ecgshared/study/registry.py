@@ -20,6 +20,10 @@ STAGES: tuple[str, ...] = (
     "overlap",
     "arrhythmia",
     "contrast",
+    "high_risk",
+    "saliency",
+    "morph",
+    "biomarker",
 )
 
 
