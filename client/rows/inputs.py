@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from client.dataset.data import SiteData
 from client.dataset.median_beats import MedianBeats
 from ecgshared.models.config import BaseModelConfig
+from ecgshared.study.endpoints import ContinuousEndpoint
 
 
 class Recordings:
@@ -38,6 +39,7 @@ class ModelRows:
     covariates : of ``age``, ``male`` and the study's covariates, in the model's order.
     standardise : mean and SD of age (years), of male and of the study's covariates, shape = (2 + C, 2).
     heads : names of the heads to label, in the model's order.
+    numbers : the continuous ones among them; their labels are on the net's scale.
     signals : from row numbers of ``data`` to what the model sees, (B, 12, T) mV; the recordings unless told.
     event : its time (years) and status are the labels instead of heads.
     """
@@ -50,6 +52,7 @@ class ModelRows:
         covariates: tuple[str, ...],
         standardise: NDArray[np.float64],
         heads: tuple[str, ...],
+        numbers: Mapping[str, ContinuousEndpoint] | None = None,
         signals: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
         event: str | None = None,
     ) -> None:
@@ -59,6 +62,9 @@ class ModelRows:
         scaled = [(columns[c][rows] - standardise[i, 0]) / standardise[i, 1] for c in covariates for i in [order[c]]]
         self._covariates = np.stack(scaled, axis=1) if scaled else np.empty((len(rows), 0))
         self._labels = data.labels[rows][:, [data.heads.index(head) for head in heads]]
+        for head, endpoint in (numbers or {}).items():
+            column = heads.index(head)
+            self._labels[:, column] = endpoint.standardise(self._labels[:, column])
         if event is not None:
             times = data.event_times[event].take(rows)
             status = np.where(np.isnan(times.years), np.nan, times.observed)

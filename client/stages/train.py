@@ -25,6 +25,7 @@ from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privac
 from ecgshared.privacy.patient_sgd import PrivateStep
 from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector
 from ecgshared.stats.roc import auc
+from ecgshared.study.endpoints import ContinuousEndpoint
 from ecgshared.wire.protocol import Answer, Evidence, Request, Split
 
 
@@ -212,13 +213,15 @@ def _no_figures(config: Config) -> _Judged:
 
 
 def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inputs) -> _Judged:
-    """Mean cross-entropy and AUC of each head over the site's validation ECGs, or the model's own figures."""
+    """Mean loss and AUC of each head over the site's validation ECGs, or the model's own figures."""
+    endpoints = site.study.endpoints
     rows = _rows(site, config, inputs, "validation")
     admitted = admitted_heads(site, config.id, config.heads, rows.of_data)
     if config.model.own_objective:
         return _figures(config, model, rows)
     logits = predict(model, rows, np.arange(len(rows)))
-    losses = cell_losses(torch.from_numpy(logits), torch.from_numpy(rows.labels.astype(np.float64))).numpy()
+    numbers = [isinstance(endpoints[head], ContinuousEndpoint) for head in config.heads]
+    losses = cell_losses(torch.from_numpy(logits), torch.from_numpy(rows.labels.astype(np.float64)), numbers).numpy()
     n_heads = len(config.heads)
     loss, area = np.full(n_heads, np.nan), np.full(n_heads, np.nan)
     patients, events = np.zeros(n_heads, dtype=int), np.zeros(n_heads, dtype=int)
@@ -232,7 +235,9 @@ def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inpu
             patients[h] = 0
         if len(known):
             loss[h] = losses[known, h].mean()
-        if len(cases) and len(controls):
+        if numbers[h]:
+            events[h] = patients[h]
+        elif len(cases) and len(controls):
             area[h] = auc(logits[known, h], y[known])
     group = Evidence(patients, events)
     return _Judged(loss, area, {"validation_loss": group, "validation_auc": group})
@@ -271,6 +276,7 @@ def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> M
         covariates=config.model.side_inputs,
         standardise=inputs.standardise,
         heads=config.heads,
+        numbers={h: e for h in config.heads if isinstance(e := site.study.endpoints[h], ContinuousEndpoint)},
         signals=seen.batch,
         event=config.event,
     )

@@ -25,11 +25,15 @@ class HeadSpec:
 
     Heads that share a ``group`` are one event at several horizons: their probabilities never fall with the horizon.
     ``group`` and ``horizon_years`` go together; both are None for a head on its own.
+
+    A ``continuous`` head tells a number on the net's own scale
+    (:meth:`ecgshared.study.endpoints.ContinuousEndpoint.standardise`); every other a logit.
     """
 
     name: str
     group: str | None = None
     horizon_years: float | None = None
+    continuous: bool = False
 
 
 class BaseModelConfig(Config):

@@ -20,7 +20,7 @@ from ecgshared.learning.plan import AugmentConfig, EarlyStopping, LocalWork, Opt
 from ecgshared.models import DEFAULT, BaseModelConfig, HeadSpec, ModelConfig, config_class
 from ecgshared.privacy.config import PrivacyConfig
 from ecgshared.stages.results.train import Result as Result
-from ecgshared.study.endpoints import BinaryEndpoint, Event, TimeToEventEndpoint
+from ecgshared.study.endpoints import BinaryEndpoint, ContinuousEndpoint, Event, TimeToEventEndpoint
 from ecgshared.wire.protocol import Public, Split, Statistic, StepConfig, Weights, payload
 
 if TYPE_CHECKING:
@@ -180,8 +180,9 @@ class Update:
     """One site's work of one round.
 
     ``update``: shape = (n_parameters,), its weights after local training. Validation speaks of the weights
-    RECEIVED: ``validation_loss`` (each head's mean cross-entropy, or the mean of each of the model's own figures) and
-    ``validation_auc``, shape = (H,). Under privacy no exact figure of a round leaves: losses and AUCs are NaN.
+    RECEIVED: ``validation_loss`` (each head's mean cross-entropy or, where it is continuous, absolute error as a share
+    of half its range; or the mean of each of the model's own figures) and ``validation_auc``, shape = (H,), NaN of a
+    continuous head. Under privacy no exact figure of a round leaves: losses and AUCs are NaN.
     """
 
     update: Annotated[NDArray[Any], Weights()]
@@ -213,7 +214,7 @@ def head_specs(config: Config, study: Study) -> tuple[HeadSpec, ...]:
         if isinstance(endpoint, TimeToEventEndpoint) and endpoint.group is not None:
             specs.append(HeadSpec(name, endpoint.group, endpoint.horizon_years))
         else:
-            specs.append(HeadSpec(name))
+            specs.append(HeadSpec(name, continuous=isinstance(endpoint, ContinuousEndpoint)))
     return tuple(specs)
 
 
@@ -328,14 +329,15 @@ def check(step: StepConfig, study: Study) -> None:
         raise ValueError(
             f"step {step.id!r}: {', '.join(unknown)} names no endpoint; allowed: {', '.join(study.endpoints)}"
         )
-    # Trained by cross-entropy, a number would be taken for a probability.
-    study.require_yes_no(step, step.heads)
     lacking = [name for name in step.model.side_inputs if name not in ("age", "male", *study.covariates)]
     if lacking:
         raise ValueError(f"step {step.id!r}: the model needs {', '.join(lacking)}; add to the study's covariates")
-    columns = {e.column for h in step.heads if isinstance(e := study.endpoints[h], BinaryEndpoint)}
-    if "male" in columns and "male" in step.model.side_inputs:
-        raise ValueError(f"step {step.id!r}: the label male is among model.covariates; the model would read its answer")
+    targets = [study.endpoints[head] for head in step.heads]
+    columns = {e.column for e in targets if isinstance(e, BinaryEndpoint | ContinuousEndpoint)}
+    for told in sorted(columns & set(step.model.side_inputs)):
+        raise ValueError(
+            f"step {step.id!r}: the label {told} is among model.covariates; the model would read its answer"
+        )
     if step.frozen is not None:
         if step.layout_mode == "fedbn":
             raise ValueError(f"step {step.id!r}: fedbn leaves normalisation at its sites: nothing whole to import")

@@ -26,6 +26,7 @@ STEPS = [
         "outcomes": ["death_2y", "scd_2y"],
         "placebo": "vfvt_2y",
     },
+    {"id": "profile", "stage": "high_risk", "uses": ["cut"], "markers": ["lvef<=0.35"], "event": "death"},
 ]
 
 
@@ -75,6 +76,12 @@ def test_every_stage_tells_of_the_lockboxes_alone_and_stands_in_the_report(ran):
         measured = known[site] & np.isfinite(data[site].covariates["lvef"][rows[site]])
         assert pair.ecgs == measured.sum()
         assert found.placebo["score"].ecgs is not None
+    profile = results["profile"]
+    for site, found in profile.sites.items():
+        assert found.ecgs == len(rows[site])
+        assert (
+            found.captured["lvef<=0.35"].events == labels[site][known[site], data[site].heads.index("death_2y")].sum()
+        )
     page = render(run).read_text(encoding="utf-8")
     for words in (
         "overlap with ejection fraction at most 35%",
