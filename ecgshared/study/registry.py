@@ -21,6 +21,9 @@ STAGES: tuple[str, ...] = (
     "arrhythmia",
     "contrast",
     "high_risk",
+    "saliency",
+    "morph",
+    "biomarker",
 )
 
 
