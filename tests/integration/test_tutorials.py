@@ -32,8 +32,9 @@ def script(page: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_tutorial_types_works(page: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    command = ["bash", "-c", script(page)]
     done = subprocess.run(
-        ["bash", "-c", script(page)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=280
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=280
     )
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     assert "Traceback" not in done.stderr
