@@ -68,7 +68,7 @@ class SmallFederation:
             content["table"]["values"] = {
                 key: value
                 for key, value in content["table"].get("values", {}).items()
-                if key in content["table"]["columns"]
+                if key in content["table"]["columns"] or key in content["table"].get("declared", {})
             }
             content |= {
                 "state": str(self.folder / "state" / name),

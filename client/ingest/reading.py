@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import re
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,9 +17,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC
 from itertools import chain, islice
 from multiprocessing import connection
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from signal import SIG_IGN, SIGINT
 from signal import signal as on_signal
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -119,8 +122,7 @@ def read_in_order(
         return
     waiting = chain(first, waiting)
     # Spawned, not forked: the parent may hold threads (torch, gRPC) that a fork would copy half-dead.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=_Apart(), initializer=_begin_worker)
     try:
         running: deque[tuple[Sequence[Job], Future[list[Entry]]]] = deque()
         while True:
@@ -243,6 +245,22 @@ def _described(entry: Entry, record: EcgRecord, recipe: Recipe) -> tuple[Entry, 
 def _without_values(text: str) -> str:
     """Leave out what stands in quotes: a damaged file's text may be a name."""
     return re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", text)
+
+
+class _Worker(SpawnProcess):
+    """A process that does not run the user's script again: without a ``__main__`` guard it would begin anew in each."""
+
+    def start(self) -> None:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _Apart(SpawnContext):
+    Process = _Worker
 
 
 _KEPT = ExitStack()

@@ -61,6 +61,14 @@ class DateAndTime(Config):
     time: str = Field(description="column of the time of day")
 
 
+class InUnit(Config):
+    """A number that a study declares, with the unit it stands in here; ``times`` makes the study's unit of it."""
+
+    column: str = Field(description="local column of the number")
+    unit: str = Field(description="of the local values multiplied by `times`: it must be the study's")
+    times: float = Field(default=1.0, gt=0, lt=1e12, description="factor from the local values to that unit")
+
+
 class TableConfig(Config):
     """The cohort table, one row per ECG, and how a row finds its file."""
 
@@ -90,11 +98,15 @@ class TableConfig(Config):
     columns: dict[str, str | DateAndTime] = Field(
         description="standard column: local column; a date with its time in another column: {date: ..., time: ...}"
     )
+    declared: dict[str, str | DateAndTime | InUnit] = Field(
+        default={},
+        description="column that a study declares: local column; a number in a unit of its own: {column, unit, times}",
+    )
     labels: dict[str, str | MatchedLabel] = Field(
         default={}, description="name of a 0/1 label: local column of flags, or {column, matches}"
     )
     values: dict[str, dict[str, str]] = Field(
-        default={}, description="standard column or label: {local value: standard value}"
+        default={}, description="standard or declared column, or label: {local value: standard value}"
     )
     rows: dict[str, str] = Field(
         default={}, description="local column: value, * and ? allowed; only these rows are its own"
@@ -194,6 +206,11 @@ class SiteSettings(Config):
         default=DescribedConfig(), description="shape of arrays that say nothing of themselves"
     )
     state: Path = Field(default=Path("state"), description="cache, ledger, outbox, logs: owner-only")
+    design: Literal["cohort", "case_control"] = Field(
+        default="cohort",
+        description="how the table's patients were chosen; of a case-control series only ranks leave (AUCs and their "
+        "differences), never what hangs on how often the event is",
+    )
     patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = Field(
         default="refuse", description="what becomes of rows without a patient id"
     )
@@ -230,7 +247,13 @@ class SiteSettings(Config):
             if name not in STANDARD_COLUMNS:
                 close = get_close_matches(name, list(STANDARD_COLUMNS), n=1)
                 hint = f"did you mean '{close[0]}'?" if close else f"allowed: {', '.join(STANDARD_COLUMNS)}"
+                hint += "; a column that a study declares is mapped under table.declared"
                 faults.append(f"table.columns.{name}: no standard column; {hint}")
+        for name in self.table.declared:
+            if name in STANDARD_COLUMNS:
+                faults.append(f"table.declared.{name}: a standard column; map it under table.columns")
+            if name in labels:
+                faults.append(f"table.declared.{name}: table.labels has the name too; choose one of them")
         for name in labels:
             if name in STANDARD_COLUMNS or name in BUILT_IN_LABELS:
                 faults.append(f"table.labels.{name}: the name is taken; choose another")
@@ -240,9 +263,9 @@ class SiteSettings(Config):
             if isinstance(source, DateAndTime) and name in STANDARD_COLUMNS and STANDARD_COLUMNS[name].kind != "date"
         ]
         faults += [
-            f"table.values.{name}: neither in table.columns nor in table.labels"
+            f"table.values.{name}: not in table.columns, table.declared or table.labels"
             for name in self.table.values
-            if name not in columns and name not in labels
+            if name not in columns and name not in labels and name not in self.table.declared
         ]
         if faults:
             raise ValueError("; ".join(faults))

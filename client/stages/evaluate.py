@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from client.rows.allowance import spend, spend_score
 from client.rows.binned import Binned, CutQuestion, read_curve, read_cuts, sketches
 from client.rows.compared import compare_answer
 from client.rows.context import SiteContext
+from client.rows.heads import admitted_heads
 from client.rows.logits import feature_matrix
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
 from ecgshared.arrays import Floats
@@ -36,28 +38,43 @@ from ecgshared.stats.influence import ratio_square_sum
 from ecgshared.stats.performance import Performance, performance, rates_at_cuts
 from ecgshared.stats.placement import ControlCurve, isolates, place
 from ecgshared.stats.score_scale import HIGHEST
-from ecgshared.study.score import risk_from_inputs
+from ecgshared.study.score import risk_of
 from ecgshared.wire.protocol import Answer, Evidence, Request
 
 
 def local(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``local``."""
-    return local_answer(
+    answer = local_answer(
         _heads(site, request),
         _config(site),
         site.settings.limits,
         cut=_cut(site, request),
         patients_known=site.data.patients_known,
     )
+    return _ranks_alone(answer) if site.case_control else answer
+
+
+_HANGS_ON_HOW_OFTEN = (
+    *("mean_predicted", "average_precision", "brier", "intercept", "slope", "expected_over_observed", "at_threshold"),
+    "subgroup_rates",
+)
+
+
+def _ranks_alone(answer: Answer) -> Answer:
+    """Take away what a case-control series cannot tell; counts of cases and controls, and AUCs, are left."""
+    blank = {name: np.full_like(getattr(answer.payload, name), np.nan) for name in _HANGS_ON_HOW_OFTEN}
+    return replace(answer, payload=replace(answer.payload, **blank))
 
 
 def scale(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``scale``."""
+    site.require_cohort()
     return scale_answer(_heads(site, request), site.settings.limits)
 
 
 def histogram(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``histogram``; of one score above one set of cuts: others would tell of those between."""
+    site.require_cohort()
     heads = _heads(site, request)
     spend(site, request, "histogram", cap=1)
     return histogram_answer(heads, site.settings.limits, read_cuts(request, len(heads), _cut(site, request)))
@@ -65,6 +82,7 @@ def histogram(site: SiteContext, request: Request) -> Answer:
 
 def placement(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``placement``: of one score, one curve a head."""
+    site.require_cohort()
     heads = _heads(site, request)
     head = _head(request, heads)
     spend(site, request, f"placement {head}", cap=1)
@@ -74,6 +92,7 @@ def placement(site: SiteContext, request: Request) -> Answer:
 
 def slope(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``slope``: so many lines a head as a fit asks for, since each is a sum over the same people."""
+    site.require_cohort()
     heads = _heads(site, request)
     head, coef = _head(request, heads), received(request, "coef", (2,))
     spend(site, request, f"slope {head}", cap=LINES)
@@ -90,7 +109,7 @@ def compare(site: SiteContext, request: Request) -> Answer:
         coef = None
         if score.calibrate is not None:
             coef = received(request, f"{score.calibrate}.coef", (len(score.inputs) + 1,))
-        others.append(risk_from_inputs(feature_matrix(site, score.inputs, request.arrays, rows), coef))
+        others.append(risk_of(score, feature_matrix(site, score.inputs, request.arrays, rows), coef))
     spend_score(site, request)
     heads = heads_of(step, site.study)
     whole = [with_outcome(site, rows, own, head) for head in heads]
@@ -272,7 +291,11 @@ def _heads(site: SiteContext, request: Request) -> list[Scored]:
     rows = rows_under(site, site.data.rows("lockbox"), step.max_age)
     risk = score_rows(site, request, step, rows)
     spend_score(site, request)
-    return [with_outcome(site, rows, risk, head) for head in heads_of(step, site.study)]
+    heads = heads_of(step, site.study)
+    return [
+        with_outcome(site, rows if told else rows[:0], risk if told else risk[:0], head)
+        for head, told in zip(heads, admitted_heads(site, step.id, heads, rows[np.isfinite(risk)]), strict=True)
+    ]
 
 
 def _head(request: Request, heads: Sequence[Scored]) -> int:

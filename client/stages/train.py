@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client.rows.context import SiteContext
+from client.rows.heads import admitted_heads
 from client.rows.inputs import ModelRows, seen_by
-from client.rows.model import SiteState, load_model
+from client.rows.model import SiteState, load_in_training, load_model
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
-from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import PlainStep, TrainStep, predict
 from ecgshared.learning.loop import train as train_locally
 from ecgshared.learning.losses import cell_losses, cell_weights, private_cell_weights
@@ -23,8 +23,9 @@ from ecgshared.learning.optimiser import load_optimiser_state, make_optimiser, o
 from ecgshared.learning.plan import learning_rate
 from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privacy
 from ecgshared.privacy.patient_sgd import PrivateStep
-from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector
+from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector, judge_of
 from ecgshared.stats.roc import auc
+from ecgshared.study.endpoints import ContinuousEndpoint
 from ecgshared.wire.protocol import Answer, Evidence, Request, Split
 
 
@@ -35,9 +36,11 @@ def fit(site: SiteContext, request: Request) -> Answer:
         raise Refused(RefusalCode.BAD_REQUEST, "the study plans no such round", value=request.round)
     start = time.monotonic()
     inputs = _Inputs.of(site, config, request)
-    model: Any = load_model(site, config, inputs.weights)
+    model: Any
+    model, layout = load_in_training(site, config, request)
     if config.model.own_objective:
         model.begin_round(request.round, config.rounds)
+    _give_judge(site, config, model, request)
     judged = _no_figures(config) if config.privacy else _validate(site, config, model, inputs)
     rows = _rows(site, config, inputs, "train")
     state = SiteState(site, config)
@@ -72,7 +75,6 @@ def fit(site: SiteContext, request: Request) -> Answer:
     )
     if config.optimiser.between_rounds == "keep":
         state.keep("optimiser", request.round, optimiser_state(optimiser))
-    layout = Layout.of(model, config.layout_mode)
     if layout.local:
         state.keep("normalisation", request.round, layout.local_state(model))
     trained = _patients(rows)
@@ -104,12 +106,23 @@ def validate(site: SiteContext, request: Request) -> Answer:
     judged = (
         _no_figures(config)
         if config.privacy
-        else _validate(site, config, load_model(site, config, inputs.weights), inputs)
+        else _validate(site, config, load_in_training(site, config, request)[0], inputs)
     )
     return Answer(Validation(judged.loss, judged.auc), judged.evidence)
 
 
 PHASES = {"fit": fit, "validate": validate}
+
+
+def _give_judge(site: SiteContext, config: Config, model: Any, request: Request) -> None:
+    """Hand a model the frozen net it is trained beside, with the weights its own step ended with."""
+    judge = judge_of(config, site.study)
+    if judge is None:
+        return
+    trained, head = judge
+    if f"{trained.id}.weights" not in request.arrays:
+        raise Refused(RefusalCode.BAD_REQUEST, "the request lacks the weights of the net behind model.risk")
+    model.take_judge(load_model(site, trained, request.arrays[f"{trained.id}.weights"]), head)
 
 
 def _privacy_plan(site: SiteContext, config: Config, rows: ModelRows) -> PrivacyPlan | None:
@@ -212,12 +225,15 @@ def _no_figures(config: Config) -> _Judged:
 
 
 def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inputs) -> _Judged:
-    """Mean cross-entropy and AUC of each head over the site's validation ECGs, or the model's own figures."""
+    """Mean loss and AUC of each head over the site's validation ECGs, or the model's own figures."""
+    endpoints = site.study.endpoints
     rows = _rows(site, config, inputs, "validation")
+    admitted = admitted_heads(site, config.id, config.heads, rows.of_data)
     if config.model.own_objective:
         return _figures(config, model, rows)
     logits = predict(model, rows, np.arange(len(rows)))
-    losses = cell_losses(torch.from_numpy(logits), torch.from_numpy(rows.labels.astype(np.float64))).numpy()
+    numbers = [isinstance(endpoints[head], ContinuousEndpoint) for head in config.heads]
+    losses = cell_losses(torch.from_numpy(logits), torch.from_numpy(rows.labels.astype(np.float64)), numbers).numpy()
     n_heads = len(config.heads)
     loss, area = np.full(n_heads, np.nan), np.full(n_heads, np.nan)
     patients, events = np.zeros(n_heads, dtype=int), np.zeros(n_heads, dtype=int)
@@ -225,10 +241,15 @@ def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inpu
         y = rows.labels[:, h]
         known, cases, controls = (np.flatnonzero(m) for m in (~np.isnan(y), y == 1, y == 0))
         patients[h] = len(np.unique(rows.patient[known]))
-        events[h] = min(len(np.unique(rows.patient[cases])), len(np.unique(rows.patient[controls])))
+        if admitted[h]:
+            events[h] = min(len(np.unique(rows.patient[cases])), len(np.unique(rows.patient[controls])))
+        else:
+            patients[h] = 0
         if len(known):
             loss[h] = losses[known, h].mean()
-        if len(cases) and len(controls):
+        if numbers[h]:
+            events[h] = patients[h]
+        elif len(cases) and len(controls):
             area[h] = auc(logits[known, h], y[known])
     group = Evidence(patients, events)
     return _Judged(loss, area, {"validation_loss": group, "validation_auc": group})
@@ -256,7 +277,7 @@ def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> M
     """
     columns = [site.data.heads.index(head) for head in config.heads]
     rows = site.data.rows(split)
-    seen = seen_by(config.model, site.data)
+    seen = seen_by(config.model, site.data, site.rng if split == "train" else None)
     if config.privacy is None:
         if config.heads:
             rows = rows[~np.isnan(site.data.labels[rows][:, columns]).all(axis=1)]
@@ -267,7 +288,8 @@ def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> M
         covariates=config.model.side_inputs,
         standardise=inputs.standardise,
         heads=config.heads,
-        signals=seen.batch,
+        numbers={h: e for h in config.heads if isinstance(e := site.study.endpoints[h], ContinuousEndpoint)},
+        signals=seen,
         event=config.event,
     )
 

@@ -15,7 +15,7 @@ from ecgshared.stats.score_scale import LOWEST
 from server.pooling.cuts import PooledCuts, SiteCuts
 from server.pooling.points import SiteRates
 
-_BY_LUCK = 20
+BY_LUCK = 20
 """Patients with the event a hospital, on average, from which on the least number of events chooses nobody."""
 
 
@@ -63,7 +63,7 @@ class PooledHead:
         its interval too narrow: at three hospitals of 45 with five events expected, 0.83 in the median where 1 is true,
         and 95% intervals hold it 90 times in 100. From some 20 events a hospital on, none is there by luck.
         """
-        return len(self.sites) > 1 and bool(self.withheld) and self.patients_with_event < _BY_LUCK * len(self.sites)
+        return len(self.sites) > 1 and bool(self.withheld) and self.patients_with_event < BY_LUCK * len(self.sites)
 
     @property
     def threshold_sites(self) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ class PooledHead:
         _, _, events, both = self.threshold_counts
         sites = self.threshold_sites
         patients = min(both, events - both) * self.patients_with_event / max(self.at_cuts.n_cases, 1.0)
-        return len(sites) < len(self.sites) and patients < _BY_LUCK * len(sites)
+        return len(sites) < len(self.sites) and patients < BY_LUCK * len(sites)
 
     @property
     def expected_over_observed(self) -> float:

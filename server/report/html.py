@@ -49,6 +49,7 @@ from server.report.sections import (
 )
 from server.report.summary import summarise
 from server.report.tripod import checklist
+from server.report.venn import Venn, venn_svg
 from server.rounds.step_context import Artefact
 
 REPORT_NAME = "report.html"
@@ -210,6 +211,8 @@ class _Painter:
                 svg = panels_svg(figure, sites=self._sites, prefix=prefix)
             case Consort():
                 svg = consort_svg(figure, prefix=prefix)
+            case Venn():
+                svg = venn_svg(figure, prefix=prefix)
             case _:
                 svg = figure_svg(figure, sites=self._sites, prefix=prefix)
         wide = isinstance(figure, Consort) or (isinstance(figure, Panels) and len(figure.panels) > 2)
