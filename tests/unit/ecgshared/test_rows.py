@@ -64,7 +64,7 @@ def test_both_ends_are_foreseen_as_by_burgs_recursion_row_by_row() -> None:
 
 
 def test_spikes_are_looked_for_as_they_are_defined() -> None:
-    """With noise, spikes of many heights at and off their usual place, in some leads or all: the same answer, always."""
+    """With noise, spikes of many heights at and off their usual place, in few leads or all: the same answer, always."""
     fs, told = 500.0, 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
