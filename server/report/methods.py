@@ -57,6 +57,9 @@ def _design(study: Study, labels: Labels) -> str:
         f"row of a table left any of them. Hospitals in the development: {train}"
     )
     text += f"; for external evaluation only: {other}." if other else "; none was held back for external evaluation."
+    if study.sites.case_control:
+        series = _join([labels.site(name) for name in study.sites.case_control])
+        text += f" Case-control series, judged by ranks alone and never pooled with others: {series}."
     split = study.split
     shares = [("training", split.train), ("validation", split.validation), ("the lockbox", split.lockbox)]
     told = _join([f"{100 * share:g}% for {name}" for name, share in shares if share])
