@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from client.site.settings import SiteSettings
+from ecgshared.errors import ConfigError
 from ecgshared.service.files import append_line
 
 
@@ -20,8 +22,65 @@ def log_event(state: Path, event: str, **fields: str | int | float | list[str]) 
 LOCKBOX_FILE = "lockbox.jsonl"
 
 
-def record_lockbox_opening(settings: SiteSettings, *, study_hash: str, step: str, run: str = "") -> None:
+def record_lockbox_opening(
+    settings: SiteSettings, *, study_hash: str, step: str, run: str = "", study_name: str = ""
+) -> None:
     """Write down, before it happens, that a step sees the lockbox: one line in ``state/lockbox.jsonl``."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = {"time": now, "study": study_hash, "run": run, "step": step}
+    entry = {"time": now, "study": study_hash, "name": study_name, "run": run, "step": step}
     append_line(settings.state / LOCKBOX_FILE, json.dumps(entry))
+
+
+@dataclass(frozen=True)
+class LockboxOpening:
+    """A step of a run that saw the lockbox, and when first; a line that cannot be read is one of its own."""
+
+    time: str
+    study: str
+    name: str
+    run: str
+    step: str
+
+    @property
+    def by(self) -> tuple[str, str]:
+        """The run that opened it: hash of the study, and name of the run."""
+        return self.study, self.run
+
+
+def lockbox_openings(state: Path) -> tuple[LockboxOpening, ...]:
+    """Return who opened the lockbox, over all studies, the first first; each step of a run once.
+
+    Raises
+    ------
+    ConfigError : the record cannot be read.
+    """
+    path = state / LOCKBOX_FILE
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the record of the lockbox cannot be read ({type(error).__name__})", where=path) from None
+    found: dict[tuple[str, ...], LockboxOpening] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            opening = LockboxOpening(*(str(entry.get(key, "")) for key in ("time", "study", "name", "run", "step")))
+        except (ValueError, AttributeError):
+            # A crash can cut a line, and the lockbox was opened all the same.
+            opening = LockboxOpening("?", "?", "", f"line {number} is damaged", "?")
+        found.setdefault((*opening.by, opening.step), opening)
+    return tuple(found.values())
+
+
+def lockbox_lines(state: Path) -> list[str]:
+    """Return the openings as lines for a terminal, and how many runs of how many studies they were."""
+    found = lockbox_openings(state)
+    if not found:
+        return ["the lockbox was never opened"]
+    rows = [("first at", "study", "", "run", "step")]
+    rows += [(o.time, o.name or "?", o.study[:12], o.run, o.step) for o in found]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    runs, studies = len({o.by for o in found}), len({o.study for o in found})
+    return [*lines, f"opened by {runs} run(s) of {studies} study version(s)"]

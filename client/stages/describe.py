@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.dataset.data import SiteData
+from client.egress.audit import lockbox_openings
 from client.rows.context import SiteContext
 from client.rows.groups import events_of, sums_of
 from ecgshared.arrays import Bools
@@ -53,6 +54,7 @@ def counts(site: SiteContext, request: Request) -> Answer:
         heads_offered=tuple(h for i, h in enumerate(data.heads) if not np.isnan(site.data.labels[:, i]).all()),
         patients_known=int(data.patients_known),
         design=site.settings.design,
+        lockbox_openings=_opened_before(site),
         ecgs=ecgs,
         patients=patients,
         labelled=labelled,
@@ -92,6 +94,13 @@ def counts(site: SiteContext, request: Request) -> Answer:
 
 
 PHASES = {"counts": counts}
+
+
+def _opened_before(site: SiteContext) -> int:
+    """Runs of any study that saw the lockbox before this one; of a site that never trains, which has none, 0."""
+    if not site.trains:
+        return 0
+    return len({opening.by for opening in lockbox_openings(site.settings.state)} - {(site.study.sha256, site.run)})
 
 
 def _labelled_yes_or_no(data: SiteData, counted: list[int]) -> SiteData:
