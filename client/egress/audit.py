@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from client.site.logs import chained
 from client.site.settings import SiteSettings
-from ecgshared.errors import ConfigError
+from ecgshared.errors import PrivacyError, RefusalCode, Refused
 from ecgshared.service.files import append_line
 
 
@@ -28,12 +29,15 @@ def record_lockbox_opening(
     """Write down, before it happens, that a step sees the lockbox: one line in ``state/lockbox.jsonl``."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     entry = {"time": now, "study": study_hash, "name": study_name, "run": run, "step": step}
-    append_line(settings.state / LOCKBOX_FILE, json.dumps(entry))
+    try:
+        chained(settings.state / LOCKBOX_FILE).append([entry])
+    except PrivacyError as error:
+        raise Refused(RefusalCode.GATE_CLOSED, f"the lockbox stays closed: {error.what}", where=error.where) from error
 
 
 @dataclass(frozen=True)
 class LockboxOpening:
-    """A step of a run that saw the lockbox, and when first; a line that cannot be read is one of its own."""
+    """A step of a run that saw the lockbox, and when first."""
 
     time: str
     study: str
@@ -52,23 +56,13 @@ def lockbox_openings(state: Path) -> tuple[LockboxOpening, ...]:
 
     Raises
     ------
-    ConfigError : the record cannot be read.
+    PrivacyError : the record was changed, cut or lost.
     """
-    path = state / LOCKBOX_FILE
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return ()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the record of the lockbox cannot be read ({type(error).__name__})", where=path) from None
     found: dict[tuple[str, ...], LockboxOpening] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            opening = LockboxOpening(*(str(entry.get(key, "")) for key in ("time", "study", "name", "run", "step")))
-        except (ValueError, AttributeError):
-            # A crash can cut a line, and the lockbox was opened all the same.
-            opening = LockboxOpening("?", "?", "", f"line {number} is damaged", "?")
+    for entry in chained(state / LOCKBOX_FILE).lines():
+        if "damaged" in entry:
+            continue  # cut by a crash: what it tells of had not happened yet
+        opening = LockboxOpening(*(str(entry.get(key, "")) for key in ("time", "study", "name", "run", "step")))
         found.setdefault((*opening.by, opening.step), opening)
     return tuple(found.values())
 

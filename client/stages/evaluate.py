@@ -19,6 +19,7 @@ from client.rows.risk import Scored, received, rows_under, score_rows, with_outc
 from ecgshared.arrays import Floats
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
+from ecgshared.privacy.dominance import carried, ranked
 from ecgshared.stages.calibrate import effective_patients, sums_evidence
 from ecgshared.stages.evaluate import (
     LINES,
@@ -148,6 +149,7 @@ def local_answer(
         counts[..., [1, 3]] = np.nan
         sub_counts[..., [1, 3]] = np.nan
     subgroup = _sized([p.subgroup_counts for p in found])
+    shown = [_carried(head, limits) for head in heads]
     estimates = ("auc", "average_precision", "brier", "intercept", "slope", "expected_over_observed")
     return Answer(
         LocalResults(
@@ -162,10 +164,12 @@ def local_answer(
             **{name: np.array([getattr(p, name).as_array() for p in found]) for name in estimates},
         ),
         {
-            **dict.fromkeys(("counts", "mean_predicted", *estimates), whole),
+            "counts": whole,
+            **{name: _where(whole, [name in one for one in shown]) for name in ("mean_predicted", *estimates)},
             "left_out": Evidence(_stack(head.left_out_patients for head in heads)),
             "at_threshold": _sized([p.at_threshold for p in found]),
-            **dict.fromkeys(("subgroup_counts", "subgroup_rates", "subgroup_auc"), subgroup),
+            "subgroup_counts": subgroup,
+            **dict.fromkeys(("subgroup_rates", "subgroup_auc"), _carried_in_groups(heads, step, limits, subgroup)),
         },
     )
 
@@ -174,6 +178,33 @@ def _performance(head: Scored, step: Config, limits: DisclosureLimits, cut: floa
     cells = subgroup_index(step, head.age, head.male)
     partitions = [(cell, len(names)) for cell, names in zip(cells, subgroup_names(step), strict=True)]
     return performance(head.risk, head.y, head.patient, partitions=partitions, limits=limits, cut=cut)
+
+
+_BY_RANK = ("auc", "average_precision")
+_BY_SIZE = ("mean_predicted", "intercept", "slope", "expected_over_observed", "brier")
+
+
+def _carried(head: Scored, limits: DisclosureLimits) -> tuple[str, ...]:
+    """Name the figures that a group carries: not those of a score by which a few stand out."""
+    named = _BY_RANK if carried(ranked(head.risk), head.patient, limits) else ()
+    return (*named, *(_BY_SIZE if carried(head.risk, head.patient, limits) else ()))
+
+
+def _carried_in_groups(heads: Sequence[Scored], step: Config, limits: DisclosureLimits, subgroup: Evidence) -> Evidence:
+    """Return the evidence of subgroups' figures: of nobody where a few in one stand out by their score."""
+    shown = []
+    for head in heads:
+        cells = subgroup_index(step, head.age, head.male)
+        for cell, names in zip(cells, subgroup_names(step), strict=True):
+            for g in range(len(names)):
+                inside = cell == g
+                risk, who = head.risk[inside], head.patient[inside]
+                shown.append(carried(risk, who, limits) and carried(ranked(risk), who, limits))
+    return _where(subgroup, np.array(shown, dtype=np.bool_).reshape(np.shape(subgroup.patients)))
+
+
+def _where(evidence: Evidence, shown: Any) -> Evidence:
+    return Evidence(np.where(shown, evidence.patients, 0), evidence.events)
 
 
 def scale_answer(heads: Sequence[Scored], limits: DisclosureLimits) -> Answer:
@@ -186,7 +217,7 @@ def histogram_answer(heads: Sequence[Scored], limits: DisclosureLimits, question
     """Count every head's controls on its bins and its cases above the cuts it may answer."""
     bins: dict[str, list[Floats]] = {name: [] for name in ("head", "lower", "upper", "controls")}
     cuts: dict[str, list[Floats]] = {name: [] for name in ("cut_head", "cut", "cases", "predicted", "rate", "group")}
-    in_bin, in_cut, with_event = [], [], []
+    in_bin, in_cut, with_event, by_size = [], [], [], []
     for h, (head, question) in enumerate(zip(heads, questions, strict=True)):
         mine = Binned.of(head, limits, question)
         above, rate, group = rates_at_cuts(mine.score, head.risk, head.y, head.patient, mine.cuts)
@@ -201,11 +232,16 @@ def histogram_answer(heads: Sequence[Scored], limits: DisclosureLimits, question
         in_bin.append(mine.bins.patients)
         in_cut.append(mine.patients)
         with_event.append(mine.events)
+        by_size.append(np.full(len(mine.cuts), carried(head.risk, head.patient, limits)))
     joined = {name: np.concatenate(parts) for name, parts in {**bins, **cuts}.items()}
     of_cuts = Evidence(np.concatenate(in_cut), np.concatenate(with_event))
     return Answer(
         Histograms(**joined),
-        {**dict.fromkeys(bins, Evidence(np.concatenate(in_bin))), **dict.fromkeys(cuts, of_cuts)},
+        {
+            **dict.fromkeys(bins, Evidence(np.concatenate(in_bin))),
+            **dict.fromkeys(cuts, of_cuts),
+            **dict.fromkeys(("predicted", "group"), _where(of_cuts, np.concatenate(by_size))),
+        },
     )
 
 
@@ -238,7 +274,7 @@ def placement_answer(head: Scored, request: Request, question: CutQuestion, limi
         ),
         {
             **dict.fromkeys(("pairs", "sums"), of_curve),
-            "in_large": whole,
+            "in_large": _where(whole, carried(head.risk, head.patient, limits)),
             "sensitivity": of_sensitivity,
             **dict.fromkeys(("cut", "square_sum", "patients"), Evidence(mine.patients, mine.events)),
         },

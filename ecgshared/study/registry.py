@@ -21,6 +21,7 @@ STAGES: tuple[str, ...] = (
     "arrhythmia",
     "contrast",
     "high_risk",
+    "saliency",
     "morph",
     "biomarker",
 )

@@ -27,6 +27,15 @@ STEPS = [
         "placebo": "vfvt_2y",
     },
     {"id": "profile", "stage": "high_risk", "uses": ["cut"], "markers": ["lvef<=0.35"], "event": "death"},
+    {
+        "id": "look",
+        "stage": "saliency",
+        "uses": ["risk"],
+        "head": "risk.death_2y",
+        "integration_steps": 4,
+        "most_patients": 20,
+        "at_least": 10,
+    },
 ]
 
 
@@ -82,6 +91,9 @@ def test_every_stage_tells_of_the_lockboxes_alone_and_stands_in_the_report(ran):
         assert (
             found.captured["lvef<=0.35"].events == labels[site][known[site], data[site].heads.index("death_2y")].sum()
         )
+    look = results["look"].pooled["training"]
+    assert look.patients > 10
+    assert sum(v for phases in look.share.values() for v in phases.values()) == pytest.approx(1.0, abs=1e-6)
     page = render(run).read_text(encoding="utf-8")
     for words in (
         "overlap with ejection fraction at most 35%",
