@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from client.approval.register import in_force, load_copy, study_path
-from client.egress.audit import lockbox_openings
+from client.site.lockbox import lockbox_openings
 from client.site.settings import WEIGHTS_POLICY, SiteSettings
 from ecgshared.errors import ConfigError
 from ecgshared.study.populations import Population

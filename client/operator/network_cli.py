@@ -164,7 +164,7 @@ def lockbox(
     """List which steps of which runs saw the lockbox, over all studies."""
     from dataclasses import asdict
 
-    from client.egress.audit import lockbox_lines, lockbox_openings
+    from client.site.lockbox import lockbox_lines, lockbox_openings
     from client.site.settings import load_site
 
     state = load_site(site_file).state

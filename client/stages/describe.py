@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.dataset.data import SiteData
-from client.egress.audit import lockbox_openings
 from client.rows.context import SiteContext
 from client.rows.groups import events_of, sums_of
+from client.site.lockbox import lockbox_openings
 from ecgshared.arrays import Bools
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits

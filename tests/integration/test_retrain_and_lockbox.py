@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from client.answer import Sites, answer_bytes
 from client.approval.show import show_study
 from client.dataset.opening import open_site
-from client.egress.audit import LOCKBOX_FILE, lockbox_openings
 from client.operator.cli import app
+from client.site.lockbox import LOCKBOX_FILE, lockbox_openings
 from client.site.settings import load_site
 from ecgshared.errors import ConfigError, PrivacyError, RefusalCode, Refused
 from ecgshared.study.study import load_study
