@@ -103,6 +103,8 @@ def write_onnx(model: AppliedModel, file: Path, *, fs: float, seconds: float) ->
         raise ModelError("a net of median beats needs its beats found first: no graph holds that")
     length = round(fs * seconds)
     graph = Graph(model, fs, length).eval()
+    for net in graph.nets:
+        net.for_export()  # type: ignore[operator]
     example = (torch.randn(12, length), torch.zeros(len(model.needs), dtype=torch.float64))
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
