@@ -264,6 +264,10 @@ def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str
     step = steps[request.step]
     if settings.site not in study.members(step):
         raise Refused(RefusalCode.NOT_A_MEMBER, f"step {step.id!r} is not for site {settings.site!r}")
+    if settings.design == "case_control" and settings.site not in study.sites.case_control and step.stage != "describe":
+        raise Refused(
+            RefusalCode.CASE_CONTROL, "the study takes this site for a cohort; it must stand under sites.case_control"
+        )
     if step.frozen is not None:
         raise Refused(RefusalCode.BAD_REQUEST, f"step {step.id!r} is imported: no site is asked about it")
     shared_room(step.stage)

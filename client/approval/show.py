@@ -41,7 +41,9 @@ def named_study(settings: SiteSettings, what: str) -> Study:
 def show_study(settings: SiteSettings, study: Study) -> list[str]:
     """Return the lines to be read before a study is approved."""
     trains, takes_part = settings.site in study.sites.train, settings.site in study.sites.all
+    series = settings.site in study.sites.case_control
     role = "trains" if trains else "is only evaluated" if takes_part else "is NOT NAMED by this study"
+    role += ", by ranks alone: a case-control series" if series else ""
     lines = [
         f"study {study.name}",
         f"  hash:     {study.sha256}",
@@ -49,6 +51,11 @@ def show_study(settings: SiteSettings, study: Study) -> list[str]:
         f"  trains:   {', '.join(study.sites.train) or 'nobody; what is judged was trained elsewhere'}",
         f"  judged:   {', '.join(study.sites.zero_shot) or 'no further site'}",
         f"  here:     {settings.site} {role}; {_approval(settings, study)}",
+        *(
+            ["  DESIGN:   by the site file its table is a case-control series; but for describe nothing is answered"]
+            if takes_part and not series and settings.design == "case_control"
+            else []
+        ),
         f"  ECGs:     {study.input.seconds:g} s at {study.input.fs_hz:g} Hz, 12 leads",
         f"  predicts: {', '.join(study.endpoints)}",
     ]

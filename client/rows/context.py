@@ -16,6 +16,7 @@ from client.egress.memory import Asked, Keys
 from client.rows.told import Told
 from client.site.settings import SiteSettings
 from ecgshared.arrays import Floats
+from ecgshared.errors import RefusalCode, Refused
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
 
@@ -55,6 +56,16 @@ class SiteContext:
     def cells(self) -> Told:
         """What was told before, to hold an answer's cells against."""
         return Told.of_nobody(self.settings.limits) if self.told is None else self.told
+
+    @property
+    def case_control(self) -> bool:
+        """Whether the table is a case-control series, by the site file or by the study: then only ranks leave."""
+        return self.settings.design == "case_control" or self.settings.site in self.study.sites.case_control
+
+    def require_cohort(self) -> None:
+        """Raise :class:`Refused` at a case-control series."""
+        if self.case_control:
+            raise Refused(RefusalCode.CASE_CONTROL, "this hangs on how often the event is", value=self.step.id)
 
     def remembered(
         self, kind: str, model: str, arrays: tuple[np.ndarray, ...], compute: Callable[[], Floats], *, most: int

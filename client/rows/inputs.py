@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 
 from client.dataset.data import SiteData
 from client.dataset.median_beats import MedianBeats
+from client.dataset.single_beats import SingleBeats
 from ecgshared.models.config import BaseModelConfig
 from ecgshared.study.endpoints import ContinuousEndpoint
 
 
 class Recordings:
     """Whole recordings by row of a cohort, as :class:`~client.dataset.median_beats.MedianBeats` gives beats."""
+
+    every = None
+    """An ECG is one recording; of single beats it has several."""
 
     def __init__(self, data: SiteData) -> None:
         self.batch = data.batch
@@ -25,8 +29,18 @@ class Recordings:
         return np.ones(len(rows), dtype=bool)
 
 
-def seen_by(model: BaseModelConfig, data: SiteData) -> Recordings | MedianBeats:
-    """Return what a model sees of a cohort; ``batch`` gives NaN where a row is not ``known``."""
+Seen = Recordings | MedianBeats | SingleBeats
+
+
+def seen_by(model: BaseModelConfig, data: SiteData, rng: np.random.Generator | None = None) -> Seen:
+    """Return what a model sees of a cohort; ``batch`` gives NaN where a row is not ``known``.
+
+    Parameters
+    ----------
+    rng : of training: where an ECG has several beats, which of them it is that time is drawn from it.
+    """
+    if model.sees == "single_beat":
+        return SingleBeats(data, rng)
     return MedianBeats(data) if model.sees == "median_beat" else Recordings(data)
 
 
@@ -40,7 +54,8 @@ class ModelRows:
     standardise : mean and SD of age (years), of male and of the study's covariates, shape = (2 + C, 2).
     heads : names of the heads to label, in the model's order.
     numbers : the continuous ones among them; their labels are on the net's scale.
-    signals : from row numbers of ``data`` to what the model sees, (B, 12, T) mV; the recordings unless told.
+    signals : what the model sees (:func:`seen_by`), or from row numbers of ``data`` to that, (B, 12, T) mV; the
+        recordings unless told.
     event : its time (years) and status are the labels instead of heads.
     """
 
@@ -53,10 +68,12 @@ class ModelRows:
         standardise: NDArray[np.float64],
         heads: tuple[str, ...],
         numbers: Mapping[str, ContinuousEndpoint] | None = None,
-        signals: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
+        signals: Seen | Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
         event: str | None = None,
     ) -> None:
-        self._rows, self._signals = rows, data.batch if signals is None else signals
+        seen: Any = Recordings(data) if signals is None else signals
+        self._rows, self._signals = rows, getattr(seen, "batch", seen)
+        self._every = getattr(seen, "every", None)
         columns = {"age": data.age, "male": data.male, **data.covariates}
         order = {name: i for i, name in enumerate(columns)}
         scaled = [(columns[c][rows] - standardise[i, 0]) / standardise[i, 1] for c in covariates for i in [order[c]]]
@@ -88,3 +105,13 @@ class ModelRows:
     def fetch(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return ECGs (B, 12, T) in mV, covariates (B, C), labels (B, H)."""
         return self._signals(self._rows[rows]), self._covariates[rows], self._labels[rows]
+
+    def views(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]] | None:
+        """Return all that is seen of ECGs with several beats; None of others.
+
+        The beats (N, 12, W) in mV, covariates (N, C) and of which of ``rows`` each is, (N,).
+        """
+        if self._every is None:
+            return None
+        x, of = self._every(self._rows[rows])
+        return x, self._covariates[rows][of], of

@@ -75,6 +75,6 @@ def _predict(
         covariates=config.model.side_inputs,
         standardise=standardise,
         heads=config.heads,
-        signals=seen_by(config.model, site.data).batch,
+        signals=seen_by(config.model, site.data),
     )
     return predict(model, data, np.arange(len(rows)))

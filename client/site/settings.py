@@ -206,6 +206,11 @@ class SiteSettings(Config):
         default=DescribedConfig(), description="shape of arrays that say nothing of themselves"
     )
     state: Path = Field(default=Path("state"), description="cache, ledger, outbox, logs: owner-only")
+    design: Literal["cohort", "case_control"] = Field(
+        default="cohort",
+        description="how the table's patients were chosen; of a case-control series only ranks leave (AUCs and their "
+        "differences), never what hangs on how often the event is",
+    )
     patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = Field(
         default="refuse", description="what becomes of rows without a patient id"
     )

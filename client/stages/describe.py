@@ -52,6 +52,7 @@ def counts(site: SiteContext, request: Request) -> Answer:
     payload = SiteCounts(
         heads_offered=tuple(h for i, h in enumerate(data.heads) if not np.isnan(site.data.labels[:, i]).all()),
         patients_known=int(data.patients_known),
+        design=site.settings.design,
         ecgs=ecgs,
         patients=patients,
         labelled=labelled,

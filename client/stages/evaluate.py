@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,22 +44,37 @@ from ecgshared.wire.protocol import Answer, Evidence, Request
 
 def local(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``local``."""
-    return local_answer(
+    answer = local_answer(
         _heads(site, request),
         _config(site),
         site.settings.limits,
         cut=_cut(site, request),
         patients_known=site.data.patients_known,
     )
+    return _ranks_alone(answer) if site.case_control else answer
+
+
+_HANGS_ON_HOW_OFTEN = (
+    *("mean_predicted", "average_precision", "brier", "intercept", "slope", "expected_over_observed", "at_threshold"),
+    "subgroup_rates",
+)
+
+
+def _ranks_alone(answer: Answer) -> Answer:
+    """Take away what a case-control series cannot tell; counts of cases and controls, and AUCs, are left."""
+    blank = {name: np.full_like(getattr(answer.payload, name), np.nan) for name in _HANGS_ON_HOW_OFTEN}
+    return replace(answer, payload=replace(answer.payload, **blank))
 
 
 def scale(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``scale``."""
+    site.require_cohort()
     return scale_answer(_heads(site, request), site.settings.limits)
 
 
 def histogram(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``histogram``; of one score above one set of cuts: others would tell of those between."""
+    site.require_cohort()
     heads = _heads(site, request)
     spend(site, request, "histogram", cap=1)
     return histogram_answer(heads, site.settings.limits, read_cuts(request, len(heads), _cut(site, request)))
@@ -66,6 +82,7 @@ def histogram(site: SiteContext, request: Request) -> Answer:
 
 def placement(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``placement``: of one score, one curve a head."""
+    site.require_cohort()
     heads = _heads(site, request)
     head = _head(request, heads)
     spend(site, request, f"placement {head}", cap=1)
@@ -75,6 +92,7 @@ def placement(site: SiteContext, request: Request) -> Answer:
 
 def slope(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``slope``: so many lines a head as a fit asks for, since each is a sum over the same people."""
+    site.require_cohort()
     heads = _heads(site, request)
     head, coef = _head(request, heads), received(request, "coef", (2,))
     spend(site, request, f"slope {head}", cap=LINES)

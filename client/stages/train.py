@@ -14,7 +14,7 @@ from torch import nn
 from client.rows.context import SiteContext
 from client.rows.heads import admitted_heads
 from client.rows.inputs import ModelRows, seen_by
-from client.rows.model import SiteState, load_in_training
+from client.rows.model import SiteState, load_in_training, load_model
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
 from ecgshared.learning.loop import PlainStep, TrainStep, predict
 from ecgshared.learning.loop import train as train_locally
@@ -23,7 +23,7 @@ from ecgshared.learning.optimiser import load_optimiser_state, make_optimiser, o
 from ecgshared.learning.plan import learning_rate
 from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privacy
 from ecgshared.privacy.patient_sgd import PrivateStep
-from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector
+from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector, judge_of
 from ecgshared.stats.roc import auc
 from ecgshared.study.endpoints import ContinuousEndpoint
 from ecgshared.wire.protocol import Answer, Evidence, Request, Split
@@ -40,6 +40,7 @@ def fit(site: SiteContext, request: Request) -> Answer:
     model, layout = load_in_training(site, config, request)
     if config.model.own_objective:
         model.begin_round(request.round, config.rounds)
+    _give_judge(site, config, model, request)
     judged = _no_figures(config) if config.privacy else _validate(site, config, model, inputs)
     rows = _rows(site, config, inputs, "train")
     state = SiteState(site, config)
@@ -111,6 +112,17 @@ def validate(site: SiteContext, request: Request) -> Answer:
 
 
 PHASES = {"fit": fit, "validate": validate}
+
+
+def _give_judge(site: SiteContext, config: Config, model: Any, request: Request) -> None:
+    """Hand a model the frozen net it is trained beside, with the weights its own step ended with."""
+    judge = judge_of(config, site.study)
+    if judge is None:
+        return
+    trained, head = judge
+    if f"{trained.id}.weights" not in request.arrays:
+        raise Refused(RefusalCode.BAD_REQUEST, "the request lacks the weights of the net behind model.risk")
+    model.take_judge(load_model(site, trained, request.arrays[f"{trained.id}.weights"]), head)
 
 
 def _privacy_plan(site: SiteContext, config: Config, rows: ModelRows) -> PrivacyPlan | None:
@@ -265,7 +277,7 @@ def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> M
     """
     columns = [site.data.heads.index(head) for head in config.heads]
     rows = site.data.rows(split)
-    seen = seen_by(config.model, site.data)
+    seen = seen_by(config.model, site.data, site.rng if split == "train" else None)
     if config.privacy is None:
         if config.heads:
             rows = rows[~np.isnan(site.data.labels[rows][:, columns]).all(axis=1)]
@@ -277,7 +289,7 @@ def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> M
         standardise=inputs.standardise,
         heads=config.heads,
         numbers={h: e for h in config.heads if isinstance(e := site.study.endpoints[h], ContinuousEndpoint)},
-        signals=seen.batch,
+        signals=seen,
         event=config.event,
     )
 

@@ -15,11 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgshared.ecg.pulse import qrs_centres
+from ecgshared.ecg.windows import BEAT_S, samples_of
 
 F32 = NDArray[np.float32]
-
-BEAT_S = (-0.2, 0.4)
-"""Window of a single beat about its R peak: 300 samples at 500 Hz."""
 
 MEDIAN_S = (-0.45, 0.65)
 """Window of the median beat about the middle of its QRS complex."""
@@ -137,7 +135,7 @@ def single_beats(p_signal: F32, fs: float, peaks: NDArray[np.int64]) -> tuple[F3
     recording's ends and windows with more than one R peak are left out; so are beats whose mean range is at most
     0.5 mV, mean SD at most 0.06 mV, or mean autocorrelation over lags of 2 to 10 ms at most 0.75 (of the leads).
     """
-    before, after = round(-BEAT_S[0] * fs), round(BEAT_S[1] * fs)
+    before, after = samples_of(BEAT_S, fs)
     inner = peaks[1:-1]
     fits = (inner >= before) & (inner + after <= p_signal.shape[1])
     alone = (np.diff(peaks)[:-1] > before) & (np.diff(peaks)[1:] >= after) if len(peaks) > 2 else np.zeros(0, bool)

@@ -35,6 +35,8 @@ QRS_SHARE = 0.045
 """Of the QRS's highest spatial velocity, above that of the flat stretch beside it: where the QRS begins and ends."""
 
 LONGEST_QRS_S = 0.22
+STANDS_OUT = 3.0
+"""Times the quiet speed of a beat from which its highest is a QRS complex; in fibrillation nothing is quiet."""
 MIN_P_MV, MIN_T_MV, MIN_T_LEAD_MV = 0.03, 0.03, 0.05
 T_END_PERCENTILE = 75
 P_HALF_S = 0.085
@@ -172,6 +174,25 @@ def qrs_ms(beat: MedianBeat) -> float:
     """Return the duration of QRS alone, at the beat's own rate."""
     onset, end = _qrs(beat.signal[list(INDEPENDENT)].astype(np.float64), beat.centre, beat.fs)
     return 1000 * (end - onset) / beat.fs
+
+
+def qrs_limits(x: F64, centre: int, fs: float) -> tuple[int, int] | None:
+    """Return onset and end of QRS in leads of one beat, samples; None where none stands out, or it does not end.
+
+    Parameters
+    ----------
+    x : float array, shape = (12, W), mV. centre : sample of the QRS middle.
+    """
+    eight = x[list(INDEPENDENT)]
+    if not np.ptp(eight) > 0:
+        return None
+    onset, end = _qrs(eight, centre, fs)
+    speed = _velocity(eight, fs)
+    near = slice(max(0, centre - round(0.08 * fs)), centre + round(0.08 * fs))
+    highest = near.start + int(speed[near].argmax())
+    stands_out = speed[highest] > STANDS_OUT * np.percentile(speed, 15)
+    ends = end < min(highest + round(LONGEST_QRS_S * fs), x.shape[1]) - 1
+    return (onset, end) if stands_out and ends and end > onset else None
 
 
 def _velocity(eight: F64, fs: float) -> F64:

@@ -31,6 +31,7 @@ class Config(StepConfig):
     """A describe step has no settings of its own."""
 
     default_sites: ClassVar[str] = "all"
+    by_ranks: ClassVar[bool] = True
 
 
 @payload("describe", "counts")
@@ -46,6 +47,7 @@ class SiteCounts:
 
     heads_offered: Annotated[tuple[str, ...], Public()]
     patients_known: Annotated[int, Public()]
+    design: Annotated[str, Public()]
     ecgs: Annotated[NDArray[np.float64], Count()]
     patients: Annotated[NDArray[np.float64], Count()]
     labelled: Annotated[NDArray[np.float64], Count()]

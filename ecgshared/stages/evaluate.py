@@ -69,6 +69,7 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "all"
     opens_lockbox: ClassVar[bool] = True
+    by_ranks: ClassVar[bool] = True
     splits_read: ClassVar[tuple[Split, ...]] = ("lockbox",)
 
     score: str | None = Field(default=None, description="<train step>.<head>; None takes the calibrated risk")

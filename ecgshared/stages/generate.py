@@ -106,7 +106,7 @@ def measured(beats: NDArray[np.float32], fs: float) -> F64:
 def trained_cvae(step: StepConfig, study: Study) -> TrainConfig:
     """Return the train step whose cvae a step judges or uses; raise ValueError where there is none."""
     trained = study.used(step, "train")
-    if not isinstance(trained, TrainConfig) or not trained.model.makes_beats:
+    if not isinstance(trained, TrainConfig) or not trained.model.makes_beats or trained.model.sees != "median_beat":
         raise ValueError(f"step {step.id!r} must use a train step whose model is a cvae")
     return trained
 

@@ -21,6 +21,7 @@ from ecgshared.models import DEFAULT, BaseModelConfig, HeadSpec, ModelConfig, co
 from ecgshared.privacy.config import PrivacyConfig
 from ecgshared.stages.results.train import Result as Result
 from ecgshared.study.endpoints import BinaryEndpoint, ContinuousEndpoint, Event, TimeToEventEndpoint
+from ecgshared.study.score import trained_heads
 from ecgshared.wire.protocol import Public, Split, Statistic, StepConfig, Weights, payload
 
 if TYPE_CHECKING:
@@ -307,6 +308,34 @@ def describe_step(step: StepConfig, study: Study) -> str:
     return described.id
 
 
+def judge_of(step: Config, study: Study) -> tuple[Config, int] | None:
+    """Return the train step of the frozen net that a model is trained beside, and the number of its head."""
+    if step.model.judge is None:
+        return None
+    name, head = step.model.judge.split(".", 1)
+    trained = study.step(name)
+    if not isinstance(trained, Config):
+        raise TypeError("a train step's configuration was expected")
+    return trained, trained.heads.index(head)
+
+
+def _check_judge(step: Config, study: Study) -> None:
+    judge = step.model.judge
+    if judge is None:
+        return
+    known = trained_heads(step, study)
+    if judge not in known:
+        raise ValueError(
+            f"step {step.id!r}: model.risk {judge!r} is no head of a train step it uses; "
+            f"allowed: {', '.join(known) or '(it uses none)'}"
+        )
+    net = study.step(judge.partition(".")[0])
+    if not isinstance(net, Config) or net.model.sees != step.model.sees or net.model.side_inputs:
+        raise ValueError(f"step {step.id!r}: model.risk must be of a net that sees single beats, without covariates")
+    if net.strategy.name == "fedbn":
+        raise ValueError(f"step {step.id!r}: model.risk is of {net.id!r}, whose normalisation stays at its sites")
+
+
 def _check_source(step: Config, study: Study) -> None:
     if step.start_from is None:
         return
@@ -332,6 +361,7 @@ def check(step: StepConfig, study: Study) -> None:
     lacking = [name for name in step.model.side_inputs if name not in ("age", "male", *study.covariates)]
     if lacking:
         raise ValueError(f"step {step.id!r}: the model needs {', '.join(lacking)}; add to the study's covariates")
+    _check_judge(step, study)
     targets = [study.endpoints[head] for head in step.heads]
     columns = {e.column for e in targets if isinstance(e, BinaryEndpoint | ContinuousEndpoint)}
     for told in sorted(columns & set(step.model.side_inputs)):

@@ -20,7 +20,14 @@ STAGES: tuple[str, ...] = (
     "overlap",
     "arrhythmia",
     "contrast",
+<<<<<<< HEAD
     "age_sex",
+=======
+    "high_risk",
+    "saliency",
+    "morph",
+    "biomarker",
+>>>>>>> main
 )
 
 

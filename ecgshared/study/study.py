@@ -70,22 +70,35 @@ class SplitConfig(Config):
 class SitesConfig(Config):
     """Which sites train, and which are only ever evaluated. Nobody trains where all that is judged is imported."""
 
-    train: tuple[Name, ...] = Field(default=(), description="hospitals whose patients train")
+    train: tuple[Name, ...] = Field(default=(), description="hospitals that train")
     zero_shot: tuple[Name, ...] = Field(default=(), description="hospitals that judge and never train")
+    case_control: tuple[Name, ...] = Field(
+        default=(),
+        description="hospitals whose table is a case-control series: they never train, and judge by ranks alone, since "
+        "how often the event is follows from how the series was drawn; never pooled with others",
+        exclude_if=lambda names: not names,
+    )
 
     @model_validator(mode="after")
     def _disjoint(self) -> SitesConfig:
         both = set(self.train) & set(self.zero_shot)
         if both:
             raise ValueError(f"{', '.join(sorted(both))} cannot both train and be zero-shot")
+        twice = set(self.case_control) & {*self.train, *self.zero_shot}
+        if twice:
+            raise ValueError(f"{', '.join(sorted(twice))}: a case-control series stands under case_control alone")
         if not self.all:
-            raise ValueError("names no site, neither under train nor under zero_shot")
+            raise ValueError("names no site, under none of train, zero_shot and case_control")
         return self
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Training sites first."""
-        return self.train + self.zero_shot
+        """Training sites first, case-control series last."""
+        return self.train + self.zero_shot + self.case_control
+
+    def group_of(self, site: str) -> Literal["training", "zero_shot", "case_control"]:
+        """Return the group that a site is judged in."""
+        return "training" if site in self.train else "zero_shot" if site in self.zero_shot else "case_control"
 
 
 class FederationConfig(Config):
@@ -301,11 +314,25 @@ class Study(Config):
         if step.frozen is not None:
             return self.sites.all
         wanted = step.sites if step.sites is not None else step.default_sites
-        groups = {"train": self.sites.train, "zero_shot": self.sites.zero_shot, "all": self.sites.all}
+        series = self.sites.case_control if not step.by_ranks else ()
+        groups = {
+            name: tuple(site for site in sites if site not in series)
+            for name, sites in (
+                ("train", self.sites.train),
+                ("zero_shot", self.sites.zero_shot),
+                ("case_control", self.sites.case_control),
+                ("all", self.sites.all),
+            )
+        }
         names = groups.get(wanted, (wanted,)) if isinstance(wanted, str) else wanted
         unknown = [name for name in names if name not in self.sites.all]
         if unknown or not names:
             raise ValueError(f"step {step.id!r}: {unknown or wanted!r} names no site of the study")
+        if drawn := [name for name in names if name in series]:
+            raise ValueError(
+                f"step {step.id!r}: {', '.join(drawn)} holds a case-control series, and what {step.stage} tells hangs "
+                "on how often the event is"
+            )
         return tuple(names)
 
     def used(self, step: StepConfig, stage: str) -> StepConfig | None:

@@ -46,7 +46,7 @@ class StepConfig(Config):
     label: Label = Field(default=None, description="how the report calls the step")
     uses: tuple[str, ...] = Field(default=(), description="earlier steps whose results it needs")
     sites: str | tuple[str, ...] | None = Field(
-        default=None, description="a group of the study's `sites` (train, zero_shot, all) or site names"
+        default=None, description="a group of the study's `sites` (train, zero_shot, case_control, all) or site names"
     )
     population: str | None = Field(
         default=None, description="whom the step is about: one of the study's `populations`; everybody eligible"
@@ -58,6 +58,8 @@ class StepConfig(Config):
     )
     default_sites: ClassVar[str] = "train"
     opens_lockbox: ClassVar[bool] = False
+    by_ranks: ClassVar[bool] = False
+    """Whether a site with a case-control series may be asked: nothing leaves that hangs on how often the event is."""
     splits_read: ClassVar[tuple[Split, ...]] = SPLITS
     """The splits whose patients figures of the stage speak of, at sites that train."""
     can_be_frozen: ClassVar[bool] = False

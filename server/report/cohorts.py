@@ -42,6 +42,14 @@ def cohort_sections(r: Result, labels: Labels) -> list[Section]:
                 "claimed of patients."
             )
         )
+    series = [labels.site(site) for site, s in r.sites.items() if s.design == "case_control"]
+    if series:
+        blocks.append(
+            Text(
+                f"{', '.join(series)}: a case-control series by the hospital's own word; its share of events was "
+                "chosen when it was drawn, and it is in no total."
+            )
+        )
     return [Section("Cohorts", blocks), Section("Flow of exclusions", flows)]
 
 

@@ -114,10 +114,10 @@ def take_up(step: StepConfig, study: Study, content: bytes) -> Artefact[Any]:
         )
     if (made_for := told["result"].get("input")) is not None and made_for != study.input.model_dump(mode="json"):
         raise ConfigError("the imported model sees another input than the study's", where=where, value=made_for)
-    known = sorted(set(told["trained_at"]) & set(study.sites.zero_shot))
+    known = sorted(set(told["trained_at"]) & {*study.sites.zero_shot, *study.sites.case_control})
     if known:
         raise ConfigError(
-            f"{', '.join(known)} trained what is imported, and stands under sites.zero_shot",
+            f"{', '.join(known)} trained what is imported, and stands under sites.zero_shot or sites.case_control",
             where=where,
             remedy="name it under sites.train: its lockbox is judged then, not the patients it trained on",
         )

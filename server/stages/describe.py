@@ -37,7 +37,8 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         heads=tuple(heads),
         sites={site: _site_result(c, heads) for site, c in counts.items()},
         absent=dict(replies.absent),
-        pooled=_pooled(list(counts.values()), heads),
+        # Counts of a case-control series are those its authors drew.
+        pooled=_pooled([c for site, c in counts.items() if site not in context.study.sites.case_control], heads),
     )
     return Artefact(step.id, "describe", result, arrays)
 
@@ -52,6 +53,7 @@ def _site_result(c: SiteCounts, heads: list[str]) -> SiteDescription:
     return SiteDescription(
         heads_offered=tuple(c.heads_offered),
         patients_known=bool(c.patients_known),
+        design=c.design,
         patients=_by_split(c.patients),
         ecgs=_by_split(c.ecgs),
         labelled={h: _by_split(c.labelled[i]) for i, h in enumerate(heads)},

@@ -23,6 +23,7 @@ class SiteDescription(ResultPart):
 
     heads_offered: tuple[str, ...]
     patients_known: bool
+    design: str = Field(default="cohort", description="cohort or case_control, by the hospital's own site file")
     patients: BySplit
     ecgs: BySplit
     labelled: dict[str, BySplit] = Field(description="ECGs with a label, by endpoint")
