@@ -20,14 +20,11 @@ STAGES: tuple[str, ...] = (
     "overlap",
     "arrhythmia",
     "contrast",
-<<<<<<< HEAD
     "age_sex",
-=======
     "high_risk",
     "saliency",
     "morph",
     "biomarker",
->>>>>>> main
 )
 
 

@@ -131,7 +131,7 @@ def test_the_graph_equals_torch_on_real_recordings(shared_data, tmp_path, name):
         if not said.refused and not said.repaired:
             beside_predict = max(beside_predict, abs(said.outputs[0].value - told[0][0]))
     print(
-        f"{name}: {len(found)} recordings, graph and torch {worst:.1e}, {years:.1e} years; graph and predict {beside_predict:.1e}"
+        f"{name}: {len(found)} recordings, graph and torch {worst:.1e}, {years:.1e} years; predict {beside_predict:.1e}"
     )
     assert len(found) == 100
     assert worst < 1e-5
