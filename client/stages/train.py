@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from client.rows.allowance import spend
 from client.rows.context import SiteContext
 from client.rows.heads import admitted_heads
 from client.rows.inputs import ModelRows, seen_by
@@ -22,6 +23,7 @@ from ecgshared.learning.losses import cell_losses, cell_weights, private_cell_we
 from ecgshared.learning.optimiser import load_optimiser_state, make_optimiser, optimiser_state
 from ecgshared.learning.plan import learning_rate
 from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privacy
+from ecgshared.privacy.dominance import carried, ranked
 from ecgshared.privacy.patient_sgd import PrivateStep
 from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector, judge_of
 from ecgshared.stats.roc import auc
@@ -36,6 +38,8 @@ def fit(site: SiteContext, request: Request) -> Answer:
         raise Refused(RefusalCode.BAD_REQUEST, "the study plans no such round", value=request.round)
     start = time.monotonic()
     inputs = _Inputs.of(site, config, request)
+    _count_weights(site, request, f"fit {request.round}")
+    _require_enough_at_a_step(site, config)
     model: Any
     model, layout = load_in_training(site, config, request)
     if config.model.own_objective:
@@ -77,13 +81,17 @@ def fit(site: SiteContext, request: Request) -> Answer:
         state.keep("optimiser", request.round, optimiser_state(optimiser))
     if layout.local:
         state.keep("normalisation", request.round, layout.local_state(model))
-    trained = _patients(rows)
+    # What a plain update speaks of is whom its steps saw; a private one's protection is its noise.
+    trained = _patients(rows) if plan is not None else min(_patients(rows), result.least_patients)
+    if plan is None and result.steps < _LEAST_STEPS and not site.settings.limits.withhold_nothing:
+        trained = 0
     return Answer(
         Update(
             update=layout.flatten(model).astype(inputs.weights.dtype),
             layout=layout.hash,
             steps=result.steps,
-            seconds=time.monotonic() - start,
+            # How long it took depends on how many patients a step drew, and who they are.
+            seconds=time.monotonic() - start if plan is None else 0.0,
             training_loss=result.mean_loss,
             validation_loss=judged.loss,
             validation_auc=judged.auc,
@@ -103,6 +111,11 @@ def validate(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``validate``: figures of the weights received, nothing trained."""
     config = _config(site)
     inputs = _Inputs.of(site, config, request)
+    if config.privacy is None and site.settings.privacy.required:
+        raise Refused(
+            RefusalCode.PRIVACY_REQUIRED, "this site trains privately only: no figure of plain training leaves"
+        )
+    _count_weights(site, request, "validate")
     judged = (
         _no_figures(config)
         if config.privacy
@@ -112,6 +125,39 @@ def validate(site: SiteContext, request: Request) -> Answer:
 
 
 PHASES = {"fit": fit, "validate": validate}
+
+RUNS = 5
+"""Different weights that a round, or the end, of one study's step is answered for: so many runs of it."""
+_LEAST_STEPS = 2
+
+
+def _count_weights(site: SiteContext, request: Request, topic: str) -> None:
+    """Validation figures of weights are answers about them: weights made up by who asks are counted as others are."""
+    if not site.settings.limits.withhold_nothing:
+        spend(site, request, f"weights of {topic}", cap=RUNS, of=["weights"])
+
+
+def _require_enough_at_a_step(site: SiteContext, config: Config) -> None:
+    """Refuse plain training whose steps see too few ECGs, or that takes a single one: a gradient can be undone."""
+    limits, work = site.settings.limits, config.local
+    if config.privacy is not None or limits.withhold_nothing:
+        return
+    if work.batch_size is not None and work.batch_size < limits.min_patients:
+        raise Refused(
+            RefusalCode.TOO_FEW,
+            "a step of plain training would be of fewer patients than a group may be",
+            where=f"{config.id}.local.batch_size",
+            value=work.batch_size,
+            allowed=f"at least {limits.min_patients}",
+        )
+    alone = work.steps == 1 if work.steps is not None else work.batch_size is None and (work.epochs or 1) < _LEAST_STEPS
+    if alone:
+        raise Refused(
+            RefusalCode.TOO_FEW,
+            "a single step of plain training hands over the gradient itself",
+            where=f"{config.id}.local",
+            allowed=f"at least {_LEAST_STEPS} steps in a round",
+        )
 
 
 def _give_judge(site: SiteContext, config: Config, model: Any, request: Request) -> None:
@@ -235,6 +281,7 @@ def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inpu
     numbers = [isinstance(endpoints[head], ContinuousEndpoint) for head in config.heads]
     losses = cell_losses(torch.from_numpy(logits), torch.from_numpy(rows.labels.astype(np.float64)), numbers).numpy()
     n_heads = len(config.heads)
+    limits = site.settings.limits
     loss, area = np.full(n_heads, np.nan), np.full(n_heads, np.nan)
     patients, events = np.zeros(n_heads, dtype=int), np.zeros(n_heads, dtype=int)
     for h in range(n_heads):
@@ -245,11 +292,12 @@ def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inpu
             events[h] = min(len(np.unique(rows.patient[cases])), len(np.unique(rows.patient[controls])))
         else:
             patients[h] = 0
-        if len(known):
+        # Beside the loss itself, the score: one that sets a single person apart makes the mean that person's label.
+        if len(known) and all(carried(v[known, h], rows.patient[known], limits) for v in (losses, logits)):
             loss[h] = losses[known, h].mean()
         if numbers[h]:
             events[h] = patients[h]
-        elif len(cases) and len(controls):
+        elif len(cases) and len(controls) and carried(ranked(logits[known, h]), rows.patient[known], limits):
             area[h] = auc(logits[known, h], y[known])
     group = Evidence(patients, events)
     return _Judged(loss, area, {"validation_loss": group, "validation_auc": group})

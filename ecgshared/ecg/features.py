@@ -25,6 +25,7 @@ from ecgshared.ecg.moments import INDEPENDENT
 from ecgshared.ecg.pacing import without_spikes
 from ecgshared.ecg.preprocess import resample
 from ecgshared.ecg.record import EcgRecord
+from ecgshared.ecg.rows import median_of, percentiles
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -134,7 +135,7 @@ def measure(beat: MedianBeat) -> Features:
     fs, centre = FEATURE_FS_HZ, round(beat.centre * FEATURE_FS_HZ / beat.fs)
     normal = beat.alike[1:] & beat.alike[:-1]
     rr = beat.rr_s[normal] if normal.any() else beat.rr_s
-    rr_s = float(np.median(rr)) if len(rr) else np.nan
+    rr_s = median_of(rr) if len(rr) else np.nan
     eight = x[list(INDEPENDENT)]
     onset, end = _qrs(eight, centre, fs)
     x -= x[:, max(0, onset - round(0.016 * fs)) : max(1, onset - round(0.004 * fs))].mean(axis=1, keepdims=True)
@@ -215,11 +216,10 @@ def _qrs(eight: F64, centre: int, fs: float) -> tuple[int, int]:
 
 def _falls_quiet(speed: F64, top: float, hold: int) -> int:
     """Return after how many samples the speed stays low for ``hold`` samples."""
-    floor = float(np.percentile(speed, 15))
-    low = speed < floor + QRS_SHARE * (top - floor)
-    lasting = np.lib.stride_tricks.sliding_window_view(low, hold).all(axis=1) if len(low) >= hold else low
-    found = np.flatnonzero(lasting)
-    return int(found[0]) if len(found) else len(speed) - 1
+    (floor,) = percentiles(speed, (15,))
+    low = (speed < floor + QRS_SHARE * (top - floor)).tobytes()
+    found = low.find(b"\1" * (hold if len(low) >= hold else 1))
+    return found if found >= 0 else len(speed) - 1
 
 
 def _t_wave(eight: F64, end: int, centre: int, rr_s: float, fs: float) -> tuple[float, float]:
@@ -245,7 +245,7 @@ def _t_wave(eight: F64, end: int, centre: int, rr_s: float, fs: float) -> tuple[
     ends = [found for found in ends if first + found < eight.shape[1] + round(0.06 * fs)]
     if not ends:
         return float(first + peak), np.nan
-    return float(first + peak), float(first + np.percentile(ends, T_END_PERCENTILE))
+    return float(first + peak), first + percentiles(np.asarray(ends), (T_END_PERCENTILE,))[0]
 
 
 def _tangent(lead: F64, peak: int, fs: float) -> float:
