@@ -1,4 +1,4 @@
-"""Groups at highest risk in an evaluation: rates from the 90th percentile on, and what share of all events they hold."""
+"""Groups at highest risk in an evaluation: rates from the 90th percentile on, and the share of events they hold."""
 
 from __future__ import annotations
 
