@@ -16,7 +16,7 @@ from client.rows.context import SiteContext
 from client.rows.heads import admitted_heads
 from client.rows.logits import feature_matrix
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
-from ecgshared.arrays import Floats
+from ecgshared.arrays import Bools, Floats
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
 from ecgshared.privacy.dominance import carried, ranked
@@ -45,12 +45,14 @@ from ecgshared.wire.protocol import Answer, Evidence, Request
 
 def local(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``local``."""
+    heads, step = _heads(site, request), _config(site)
     answer = local_answer(
-        _heads(site, request),
-        _config(site),
+        heads,
+        step,
         site.settings.limits,
         cut=_cut(site, request),
         patients_known=site.data.patients_known,
+        admitted=_admitted_subgroups(site, step, heads),
     )
     return _ranks_alone(answer) if site.case_control else answer
 
@@ -138,9 +140,20 @@ PHASES = {
 
 
 def local_answer(
-    heads: Sequence[Scored], step: Config, limits: DisclosureLimits, *, cut: float | None, patients_known: bool
+    heads: Sequence[Scored],
+    step: Config,
+    limits: DisclosureLimits,
+    *,
+    cut: float | None,
+    patients_known: bool,
+    admitted: Bools | None = None,
 ) -> Answer:
-    """Compute the site's own figures of every head."""
+    """Compute the site's own figures of every head.
+
+    Parameters
+    ----------
+    admitted : which subgroups may be told of beside those of other steps, shape = (heads, subgroups); None: all.
+    """
     found = [_performance(head, step, limits, cut) for head in heads]
     whole = Evidence(_stack(p.whole.patients for p in found), _stack(p.whole.events for p in found))
     counts = np.array([p.counts for p in found])
@@ -149,6 +162,8 @@ def local_answer(
         counts[..., [1, 3]] = np.nan
         sub_counts[..., [1, 3]] = np.nan
     subgroup = _sized([p.subgroup_counts for p in found])
+    if admitted is not None:
+        subgroup = _where(subgroup, admitted)
     shown = [_carried(head, limits) for head in heads]
     estimates = ("auc", "average_precision", "brier", "intercept", "slope", "expected_over_observed")
     return Answer(
@@ -178,6 +193,27 @@ def _performance(head: Scored, step: Config, limits: DisclosureLimits, cut: floa
     cells = subgroup_index(step, head.age, head.male)
     partitions = [(cell, len(names)) for cell, names in zip(cells, subgroup_names(step), strict=True)]
     return performance(head.risk, head.y, head.patient, partitions=partitions, limits=limits, cut=cut)
+
+
+def _admitted_subgroups(site: SiteContext, step: Config, heads: Sequence[Scored]) -> Bools:
+    """Say which subgroups may be told of: bounds of age moved by a day, in another step, tell of those between."""
+    told = []
+    for head, name in zip(heads, heads_of(step, site.study), strict=True):
+        rows = np.arange(0) if head.rows is None else head.rows
+        everybody = np.zeros((1, len(site.data)), dtype=np.bool_)
+        everybody[0, rows] = True
+        site.cells.admit(f"subgroups by {name}", site.data, everybody, ["all of them"])
+        for cells, names in zip(subgroup_index(step, head.age, head.male), subgroup_names(step), strict=True):
+            inside = np.zeros((len(names), len(site.data)), dtype=np.bool_)
+            for g in range(len(names)):
+                inside[g, rows[cells == g]] = True
+            case = np.zeros(len(site.data), dtype=np.bool_)
+            case[rows[head.y == 1]] = True
+            told.append(
+                site.cells.admit(f"subgroups by {name}", site.data, inside, names)
+                & site.cells.admit(f"event in subgroups by {name}", site.data, inside & case, names)
+            )
+    return np.concatenate(told).reshape(len(heads), -1) if told else np.zeros((len(heads), 0), dtype=np.bool_)
 
 
 _BY_RANK = ("auc", "average_precision")

@@ -104,6 +104,22 @@ def test_a_score_made_for_one_person_tells_nothing_of_them(tmp_path):
         assert all(np.isnan(figure).all() for figure in told)
 
 
+def test_age_bands_moved_by_a_year_tell_of_nobody_between(tmp_path):
+    """Subgroups of two steps are held against each other as groups are."""
+    bands = [(0, 60, 130), (0, 61, 130), (0, 62, 130)]
+    steps = [JUDGED | {"id": f"judged{i}", "subgroups": ["age"], "age_bands": list(b)} for i, b in enumerate(bands)]
+    asked, data = of_net("bands", *steps), lockbox_third(400)
+    _, first, _ = initial_weights(asked.step("net"), asked)
+    arrays = {"net__weights": first, "net__standardise": TOTALS["d__standardise"]}
+    hospital = Hospital(tmp_path, data)
+    counts = [hospital.ask(asked, step["id"], "local", **arrays).subgroup_counts[0] for step in steps]
+    assert np.isfinite(counts[0][:2]).all()
+    for other in counts[1:]:
+        between = other[:, 1] - counts[0][:, 1]
+        assert not ((np.abs(between) > 0) & (np.abs(between) < 10)).any()
+    assert any(np.isnan(other[:2]).any() for other in counts[1:])
+
+
 def test_an_honest_score_is_told_of(tmp_path):
     asked, data = of_net("judged", JUDGED), lockbox_third(150)
     _, first, _ = initial_weights(asked.step("net"), asked)
