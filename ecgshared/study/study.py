@@ -117,6 +117,13 @@ class FederationConfig(Config):
     )
 
 
+class PublishedConfig(Config):
+    """A publication that a study reproduces."""
+
+    paper: Literal["10.1038/s41586-026-10674-6"] = Field(description="its DOI; values of this one are known")
+    data: Literal["in_silico", "real"] = Field(description="what the report calls ours")
+
+
 class Study(Config):
     """A study. ``sha256`` travels with every message."""
 
@@ -124,6 +131,11 @@ class Study(Config):
     name: Name = Field(description="short name of the study, lower case: letters, digits, _ and -")
     about: str = Field(
         default="", description="one sentence for the hospitals that approve it and for the report's head"
+    )
+    published: PublishedConfig | None = Field(
+        default=None,
+        description="a publication whose values stand beside ours in the report",
+        exclude_if=lambda published: published is None,
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="every random number of the study follows from it")
     sites: SitesConfig = Field(description="which hospitals train and which only judge")

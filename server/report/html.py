@@ -34,6 +34,7 @@ from server.report.labels import NO_LABELS, Labels
 from server.report.methods import methods
 from server.report.panels import panels_svg
 from server.report.privacy import phase_words, statement
+from server.report.published import beside_published
 from server.report.results import StepResult, typed_result
 from server.report.sections import (
     Block,
@@ -122,6 +123,10 @@ def compose(run: Run, lay_out: LayOut | None = None) -> Page:
         views = tuple(view for section in sections if (view := _section(section, painter))["blocks"])
         shown = None if result is None and not views else views
         steps.append(StepView(step.id, labels.step(step.id), labels.whom(step.id), step.stage, shown))
+    painter.step = "published"
+    if beside := beside_published(run.study, results, labels):
+        views = tuple(_section(section, painter) for section in beside)
+        steps.append(StepView("published", beside[0].title, "", "published", views))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
