@@ -23,6 +23,7 @@ from server.report.decisions import DecisionCurve, decision_panels
 from server.report.forest import Forest, ForestRow, forest
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Figure, Folded, Key, Panels, Section, Series, Table, Text
+from server.report.top_groups import Line, captured, top_tenth, trial_rate
 
 Pooled = Mapping[Group, PooledHead]
 Sites = Mapping[str, SiteHead]
@@ -52,7 +53,7 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
         *_tables(pooled, sites, labels, series),
         *_chosen(pooled, labels),
         *_forests(r, head, pooled, sites, labels),
-        *_curves(pooled, sites, labels),
+        *_curves(step, pooled, sites, labels),
         *_decisions(pooled, sites, labels),
     ]
     at_cut = [v.threshold for v in sites.values() if v.threshold is not None]
@@ -210,7 +211,7 @@ def _expit(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
+def _curves(step: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
     drawn = [*_pooled_roc(pooled, labels), *(_roc(s, v.roc, v.auc, labels) for s, v in sites.items() if v.roc)]
     # The corners are on every curve: between them alone a line would be a curve that nobody released.
     roc = [one for one in drawn if any(0 < x < 1 or 0 < y < 1 for x, y in _known(one))]
@@ -247,6 +248,11 @@ def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
                 panels=rates,
             )
         )
+    lines: list[Line] = [
+        *((labels.pooled(g), "", p.ppv) for g, p in pooled.items()),
+        *((labels.site(s), s, v.ppv) for s, v in sites.items()),
+    ]
+    figures += [one for one in (top_tenth(lines, trial_rate(step, labels)), captured(lines)) if one is not None]
     calibration = [
         *((labels.pooled(g), [_pooled_groups(p.calibration_curve)]) for g, p in pooled.items()),
         *((labels.site(s), [_groups(s, v.calibration_curve)]) for s, v in sites.items()),
