@@ -11,7 +11,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir
 
-.PHONY: install develop demo demo-network test check bench
+.PHONY: install develop demo demo-network test check bench docs
 
 # What runs; tests, lint and oracles come with `make develop`, on which test, check and bench lean.
 install: $(VENV)/.installed
@@ -48,3 +48,8 @@ check: develop
 
 bench: develop
 	$(BIN)/python -m pytest -m benchmark -s -q tests/benchmarks
+
+# The documentation as a site, into site/; it is built without network.
+docs: develop
+	$(PIP) --editable ".[docs]"
+	$(BIN)/mkdocs build --strict --quiet

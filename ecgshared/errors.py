@@ -94,6 +94,7 @@ class RefusalCode(StrEnum):
     WORKER_LOST = "worker-lost"
     SECURE_SUM_REQUIRED = "secure-sum-required"
     SECURE_SUM_REFUSED = "secure-sum-refused"
+    CASE_CONTROL = "case-control"
 
 
 class Refused(EcgFedError):

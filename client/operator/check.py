@@ -336,6 +336,14 @@ def _assumed(table: CohortTable, usable: Bools, study: Study, found: Findings) -
 
 def _fit(settings: SiteSettings, table: CohortTable, linked: LinkedRows, study: Study, found: Findings) -> None:
     usable = select(table, linked, study).wanted
+    series = settings.site in study.sites.case_control
+    if settings.design == "case_control" and settings.site in study.sites.all and not series:
+        found.faults.append(
+            f"study {study.name}: takes this site for a cohort, but its design is case_control: nothing but describe "
+            "will be answered; the study must name it under sites.case_control"
+        )
+    elif series and settings.design == "cohort":
+        found.doubts.append(f"study {study.name}: takes this site for a case-control series; design here: cohort")
     found.notes.append(f"study {study.name}: {int(usable.sum())} ECGs to read")
     for head, endpoint in study.endpoints.items():
         built_in = isinstance(endpoint, BinaryEndpoint) and endpoint.column in BUILT_IN_LABELS

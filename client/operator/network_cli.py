@@ -78,10 +78,12 @@ def show(
 ) -> None:
     """Say in plain words what a study would run here, and what would leave at each step."""
     from client.approval.show import named_study, show_study
+    from client.operator.group_lines import group_lines
     from client.site.settings import load_site
 
     settings = load_site(site_file)
-    typer.echo("\n".join(show_study(settings, named_study(settings, what))))
+    study = named_study(settings, what)
+    typer.echo("\n".join([*show_study(settings, study), *group_lines(settings, study)]))
 
 
 def approve(
@@ -91,6 +93,7 @@ def approve(
 ) -> None:
     """Approve a study, the installed software, or the coordinator's envelope; nothing else is ever run."""
     from client.approval.decision import approve as approve_it
+    from client.operator.group_lines import group_lines
     from client.site.settings import load_site
 
     def confirmed(lines: list[str], word: str) -> bool:
@@ -98,7 +101,8 @@ def approve(
             typer.echo(line)
         return yes or typer.prompt(f"type {word} to approve") == word
 
-    typer.echo(approve_it(load_site(site_file), what, confirmed))
+    settings = load_site(site_file)
+    typer.echo(approve_it(settings, what, confirmed, lambda study: group_lines(settings, study)))
 
 
 def withdraw(
@@ -162,6 +166,21 @@ def releases(
     typer.echo("\n".join(json.dumps(line, sort_keys=True) for line in found) if as_json else "\n".join(as_table(found)))
 
 
+def lockbox(
+    site_file: SiteFile,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """List which steps of which runs saw the lockbox, over all studies."""
+    from dataclasses import asdict
+
+    from client.site.lockbox import lockbox_lines, lockbox_openings
+    from client.site.settings import load_site
+
+    state = load_site(site_file).state
+    found = [json.dumps(asdict(o)) for o in lockbox_openings(state)] if as_json else lockbox_lines(state)
+    typer.echo("\n".join(found))
+
+
 def budget(site_file: SiteFile) -> None:
     """Say what private training has cost this site's patients, and how much each study may still spend."""
     from client.operator.releases import budget_lines
@@ -183,4 +202,6 @@ def page(
     serve_page(site_file, port, said)
 
 
-COMMANDS = (certificate, identity, show, approve, withdraw, start, status, pause, resume, stop, releases, budget, page)
+COMMANDS = (
+    certificate, identity, show, approve, withdraw, start, status, pause, resume, stop, releases, lockbox, budget, page,
+)  # fmt: skip

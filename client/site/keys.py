@@ -83,6 +83,11 @@ def identity_key(settings: SiteSettings) -> bytes:
     return _keyed(load_keys(settings).own, "identity", settings.site)
 
 
+def log_key(state: Path, log: str) -> bytes:
+    """Return the key of the chain over one of the site's logs, 32 bytes; raises as :func:`load_keys` does."""
+    return _keyed(_own_key(state), "log", log)
+
+
 def _own_key(state: Path) -> bytes:
     path = state / SITE_KEY
     if not path.exists():

@@ -83,11 +83,13 @@ class LocalResult:
     steps : optimiser steps done.
     mean_loss : mean of the steps' estimates of L_k; NaN after private training or no step.
     examples : ECGs the steps saw, repeats counted; expected number under privacy.
+    least_patients : distinct patients that any one step saw at least; 0 where there was no step.
     """
 
     steps: int
     mean_loss: float
     examples: int
+    least_patients: int = 0
 
 
 class PlainStep:
@@ -218,7 +220,7 @@ def train(
     seed_draws(model, random)
     model.train()
     loss = torch.zeros((), device=device, dtype=torch.float64)
-    seen = 0
+    seen, least = 0, len(np.unique(patient)) if total else 0
     try:
         with step:
             for done, rows in enumerate(itertools.islice(step.draw(patient, generator), total), start=1):
@@ -229,6 +231,7 @@ def train(
                     x = augment(x, augmentation, fs_hz=fs_hz, generator=random)
                 loss += step.update(x, covariates, labels).double()
                 seen += len(rows)
+                least = min(least, len(np.unique(patient[rows])))
                 if progress is not None:
                     progress(done, total)
             mean_loss = float(loss) / total if total else math.nan
@@ -239,7 +242,7 @@ def train(
         model.eval()
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise ModelError("training diverged: a weight is not finite", remedy="lower the learning rate")
-    return LocalResult(total, mean_loss, step.examples(seen, total))
+    return LocalResult(total, mean_loss, step.examples(seen, total), least)
 
 
 def place(model: nn.Module, *, device: str, precision: Precision) -> nn.Module:
@@ -265,24 +268,60 @@ def predict(
 ) -> NDArray[np.float64]:
     """Return the model's outputs for ``rows``, shape (len(rows), H), without dropout, in the weights' precision.
 
-    ``output`` takes signals and covariates; the model itself unless told. ``batch_size``: 256, or fewer where ECGs are
-    long.
+    Where ``data.views(rows)`` gives several views of a row (its single beats), the outputs are means over them; NaN
+    where there is none.
+
+    Parameters
+    ----------
+    output : takes signals and covariates; the model itself unless told.
+    batch_size : 256, or fewer where ECGs are long.
     """
     compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = model if output is None else output
     first = next(model.parameters())
     training = model.training
     model.eval()
+
+    def outputs(signals: NDArray[Any], beside: NDArray[Any]) -> NDArray[np.float64]:
+        x, given = (torch.as_tensor(np.ascontiguousarray(a)).to(first.device, first.dtype) for a in (signals, beside))
+        found: NDArray[np.float64] = compute(x, given).double().cpu().numpy()
+        return found
+
     out = []
     if batch_size is None and len(rows):
         batch_size = min(256, at_once(data.fetch(rows[:1])[0].shape[1:], 4 * MOST_VALUES))
     for start in range(0, len(rows), batch_size or 1):
-        x, covariates, _ = data.fetch(rows[start : start + (batch_size or 1)])
-        signals, beside = (
-            torch.as_tensor(np.ascontiguousarray(a)).to(first.device, first.dtype) for a in (x, covariates)
-        )
-        out.append(compute(signals, beside).double().cpu().numpy())
+        part = rows[start : start + (batch_size or 1)]
+        seen = data.views(part) if hasattr(data, "views") else None
+        if seen is None:
+            x, covariates, _ = data.fetch(part)
+            out.append(outputs(x, covariates))
+        else:
+            views, beside, of = seen
+            out.append(_over_views(outputs, views, beside, of, len(part), batch_size or 1))
     model.train(training)
     if not out:
         x, covariates, labels = data.fetch(rows)
         return np.empty((0, labels.shape[1]))
     return np.concatenate(out)
+
+
+def _over_views(
+    outputs: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]],
+    views: NDArray[Any],
+    covariates: NDArray[Any],
+    of: NDArray[np.int64],
+    rows: int,
+    batch_size: int,
+) -> NDArray[np.float64]:
+    """Return mean outputs of each row's views, shape = (rows, H)."""
+    if not len(of):
+        # The width of an output is known only by computing one.
+        width = outputs(np.zeros((1, *views.shape[1:])), np.zeros((1, *covariates.shape[1:]))).shape[1]
+        return np.full((rows, width), np.nan)
+    each = np.concatenate(
+        [outputs(views[i : i + batch_size], covariates[i : i + batch_size]) for i in range(0, len(of), batch_size)]
+    )
+    total = np.zeros((rows, each.shape[1]))
+    np.add.at(total, of, each)
+    count = np.bincount(of, minlength=rows)[:, None]
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)

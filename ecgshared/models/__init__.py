@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MODELS: dict[str, str] = {
     "resnet1d": "Resnet1dConfig",
     "cvae": "CvaeConfig",
+    "beat_risk": "BeatRiskConfig",
+    "beat_vae": "BeatVaeConfig",
     "crnn": "CrnnConfig",
     "attia_cnn": "AttiaCnnConfig",
     "s4": "S4Config",
@@ -84,7 +86,8 @@ def build(
 
     A model with ``config.own_objective`` has no heads: ``item_losses(x, covariates, labels)`` gives the loss of each
     item, shape (B,), ``judged(x, covariates)`` the figures named by ``config.figures``, shape (B, F), and ``forward``
-    what later steps take from it (a latent). ``begin_round(number, rounds)`` is told of each global round. What an
+    what later steps take from it (a latent). Where ``config.judge`` names a frozen head, ``take_judge(net, number)`` is
+    given it before training. ``begin_round(number, rounds)`` is told of each global round. What an
     item's loss draws comes from the modules that :func:`ecgshared.learning.draws.seed_draws` seeds.
     """
     if config.name not in MODELS:

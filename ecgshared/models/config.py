@@ -8,12 +8,13 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ecgshared.config import Config
+from ecgshared.ecg.windows import BEAT_S, samples_of
 from ecgshared.study.endpoints import Event
 
 Norm = Literal["group", "batch"]
 Covariate = Literal["age", "male"]
 Lead = Literal["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
-Sees = Literal["recording", "median_beat"]
+Sees = Literal["recording", "median_beat", "single_beat"]
 
 BEAT_WINDOW_S = (-0.3, 0.5)
 """What a model of median beats sees, seconds from the middle of QRS: 400 samples at 500 Hz."""
@@ -25,11 +26,15 @@ class HeadSpec:
 
     Heads that share a ``group`` are one event at several horizons: their probabilities never fall with the horizon.
     ``group`` and ``horizon_years`` go together; both are None for a head on its own.
+
+    A ``continuous`` head tells a number on the net's own scale
+    (:meth:`ecgshared.study.endpoints.ContinuousEndpoint.standardise`); every other a logit.
     """
 
     name: str
     group: str | None = None
     horizon_years: float | None = None
+    continuous: bool = False
 
 
 class BaseModelConfig(Config):
@@ -37,7 +42,9 @@ class BaseModelConfig(Config):
 
     Attributes
     ----------
-    sees : the whole recording, or its median beat over :data:`BEAT_WINDOW_S`.
+    sees : the whole recording, its median beat over :data:`BEAT_WINDOW_S`, or single beats over
+        :data:`~ecgshared.ecg.windows.BEAT_S`: one drawn anew whenever an ECG is trained on, and all of them where it
+        is judged, their outputs averaged.
     own_objective : it has no heads and learns what its own ``item_losses`` say; see :func:`ecgshared.models.build`.
     makes_beats : its net has ``decode(z, conditions)``, from a latent to a beat of ``samples`` samples a lead.
     net : the module with ``build``, where it is another one: imported, with torch, when a net is built.
@@ -70,6 +77,11 @@ class BaseModelConfig(Config):
         return None
 
     @property
+    def judge(self) -> str | None:
+        """``<train step>.<head>`` of a frozen net that it is trained beside, or None."""
+        return None
+
+    @property
     def latent_size(self) -> int:
         """Numbers of the latent that ``forward`` gives of an ECG; 0 where it gives none."""
         return 0
@@ -82,7 +94,9 @@ class BaseModelConfig(Config):
     def samples(self, fs_hz: float, seconds: float) -> int:
         """Return the samples per lead the model sees of recordings of ``seconds`` at ``fs_hz``."""
         if self.sees == "median_beat":
-            return round(fs_hz * -BEAT_WINDOW_S[0]) + round(fs_hz * BEAT_WINDOW_S[1])
+            return sum(samples_of(BEAT_WINDOW_S, fs_hz))
+        if self.sees == "single_beat":
+            return sum(samples_of(BEAT_S, fs_hz))
         return round(fs_hz * seconds)
 
 

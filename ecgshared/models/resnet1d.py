@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ecgshared.models.config import HeadedConfig
 
-Preset = Literal["paper64", "low_lvef", "beat", "small"]
+Preset = Literal["paper64", "low_lvef", "small"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The published nets (doi 10.1038/s41586-026-10674-6): constant width, no pooling over time before the head.
@@ -20,15 +20,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "every": 4,
         "hidden": 0,
         "dropout": 0.4,
-        "covariates": (),
-    },
-    "beat": {
-        "blocks": 32,
-        "width": 64,
-        "kernel": 16,
-        "every": 5,
-        "hidden": 0,
-        "dropout": 0.5,
         "covariates": (),
     },
     # For a laptop: the same blocks behind a strided stem, averaged over time.
@@ -46,15 +37,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class Resnet1dConfig(HeadedConfig):
-    """A pre-activation 1-D ResNet. What is not given is the preset's; every value may be overridden."""
+class ResidualConfig(HeadedConfig):
+    """A pre-activation 1-D ResNet, whatever it sees. What is not given is the preset's; every value may be overridden.
+
+    A subclass names its presets.
+    """
 
     net: ClassVar[str] = "ecgshared.models.resnet1d_net"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
-    name: Literal["resnet1d"] = Field(default="resnet1d", description="residual net over the whole recording")
-    preset: Preset = Field(
-        default="small", description="size: the paper's 64 layers, its net of low LVEF, of single beats, or a small one"
-    )
+    preset: str = Field(description="size")
     groups: int = Field(default=8, ge=1, description="channel groups of GroupNorm; must divide the width")
     blocks: int = Field(default=4, ge=0, le=128, description="residual blocks; the preset's where left out")
     width: int = Field(default=32, ge=1, le=1024, description="channels of a block")
@@ -72,11 +64,11 @@ class Resnet1dConfig(HeadedConfig):
     def _fill_from_preset(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        preset = data.get("preset", "small")
-        return {**PRESETS[preset], **data} if isinstance(preset, str) and preset in PRESETS else data
+        preset = data.get("preset", cls.model_fields["preset"].default)
+        return {**cls.presets[preset], **data} if isinstance(preset, str) and preset in cls.presets else data
 
     @model_validator(mode="after")
-    def _fits(self) -> Resnet1dConfig:
+    def _fits(self) -> Self:
         if self.norm == "group" and self.width % self.groups:
             raise ValueError(f"groups must divide width; {self.width} channels cannot form {self.groups} groups")
         return self
@@ -85,3 +77,14 @@ class Resnet1dConfig(HeadedConfig):
     def learned_heads(self) -> bool:
         """See :class:`~ecgshared.models.config.HeadedConfig`."""
         return self.paper_faithful
+
+
+class Resnet1dConfig(ResidualConfig):
+    """A pre-activation 1-D ResNet over the whole recording."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
+
+    name: Literal["resnet1d"] = Field(default="resnet1d", description="residual net over the whole recording")
+    preset: Preset = Field(
+        default="small", description="size: the paper's 64 layers, its net of low LVEF, or a small one"
+    )

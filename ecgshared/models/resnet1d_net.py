@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ecgshared.learning.draws import Dropout
 from ecgshared.models.config import HeadSpec
 from ecgshared.models.headed import HeadedNet, draw_weights, norm_of, too_short
-from ecgshared.models.resnet1d import Resnet1dConfig
+from ecgshared.models.resnet1d import ResidualConfig
 
 
 class SameConv(nn.Module):
@@ -44,7 +44,7 @@ def halve(x: torch.Tensor) -> torch.Tensor:
 class FirstBlock(nn.Module):
     """Convolution, norm, ReLU, channel dropout, convolution on every second sample, plus the max-pooled input."""
 
-    def __init__(self, config: Resnet1dConfig) -> None:
+    def __init__(self, config: ResidualConfig) -> None:
         super().__init__()
         self.conv1 = SameConv(config.width, config.width, config.kernel)
         self.norm = make_norm(config)
@@ -61,7 +61,7 @@ class FirstBlock(nn.Module):
 class Block(nn.Module):
     """Twice norm, ReLU, dropout, convolution; once more norm, ReLU, dropout; plus identity (max-pooled if halving)."""
 
-    def __init__(self, config: Resnet1dConfig, *, halves: bool) -> None:
+    def __init__(self, config: ResidualConfig, *, halves: bool) -> None:
         super().__init__()
         self.halves = halves
         self.norms = nn.ModuleList(make_norm(config) for _ in range(3))
@@ -79,9 +79,9 @@ class Block(nn.Module):
 
 
 class Resnet1d(HeadedNet):
-    """The net; see :class:`~ecgshared.models.resnet1d.Resnet1dConfig` for its parts."""
+    """The net; see :class:`~ecgshared.models.resnet1d.ResidualConfig` for its parts."""
 
-    def __init__(self, config: Resnet1dConfig, heads: Sequence[HeadSpec], samples: int) -> None:
+    def __init__(self, config: ResidualConfig, heads: Sequence[HeadSpec], samples: int) -> None:
         super().__init__(config, heads, samples)
         self.config = config
         self.stem = SameConv(12, config.width, config.kernel, config.stem_stride)
@@ -109,13 +109,13 @@ class Resnet1d(HeadedNet):
         return y.mean(-1) if self.config.pool == "mean" else y.flatten(1)
 
 
-def make_norm(config: Resnet1dConfig) -> nn.Module:
+def make_norm(config: ResidualConfig) -> nn.Module:
     """Return the normalisation of ``config``."""
     return norm_of(config.norm, config.width, config.groups)
 
 
 def build(
-    config: Resnet1dConfig,
+    config: ResidualConfig,
     heads: Sequence[HeadSpec],
     samples: int,
     seed: int,

@@ -66,7 +66,9 @@ class Config(StepConfig):
     scd: str | None = Field(default=None, description="endpoint of sudden death; None where the study has none")
     vfvt: str = Field(description="endpoint of VF/VT, death-censored as every such endpoint is")
     top_shares: tuple[float, ...] = Field(
-        default=(0.002, 0.005, 0.01, 0.022, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0), min_length=1
+        default=(0.002, 0.005, 0.01, 0.022, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0),
+        min_length=1,
+        description="shares of ECGs at highest risk above which rates are told, ascending",
     )
     max_age: float | None = Field(default=None, gt=0, description="only ECGs at a known age under this, years")
     max_iterations: int = Field(default=25, ge=2, le=LINES, description="of Newton's method")

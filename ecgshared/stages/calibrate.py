@@ -25,7 +25,7 @@ from ecgshared.arrays import Floats
 from ecgshared.stages.results.calibrate import Result as Result
 from ecgshared.stats.influence import by_patient
 from ecgshared.study.score import calibrate_inputs, require_shared_model, trained_heads
-from ecgshared.wire.protocol import Count, Evidence, Public, StepConfig, Sums, Together, payload
+from ecgshared.wire.protocol import Count, Evidence, Public, Split, StepConfig, Sums, Together, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -71,6 +71,11 @@ class Config(StepConfig):
     tolerance: float = Field(
         default=1e-9, gt=0, le=1e-3, description="largest change of a coefficient at which the fit has converged"
     )
+
+    @property
+    def reads_splits(self) -> tuple[Split, ...]:
+        """The split it is fitted on."""
+        return (self.split,)
 
     def questions(self, phase: str) -> int:
         """How many different requests of a phase a site answers, whatever the run is called."""

@@ -42,6 +42,7 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "all"
     opens_lockbox: ClassVar[bool] = True
+    by_ranks: ClassVar[bool] = True
 
     scores: tuple[str, ...] = Field(
         min_length=1,

@@ -29,7 +29,7 @@ from ecgshared.study.score import (
     require_shared_model,
     risk_score,
 )
-from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Public, Split, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -69,6 +69,8 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "all"
     opens_lockbox: ClassVar[bool] = True
+    by_ranks: ClassVar[bool] = True
+    splits_read: ClassVar[tuple[Split, ...]] = ("lockbox",)
 
     score: str | None = Field(default=None, description="<train step>.<head>; None takes the calibrated risk")
     heads: tuple[str, ...] | None = Field(

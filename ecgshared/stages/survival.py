@@ -40,7 +40,7 @@ from ecgshared.stages.results.survival import Result as Result
 from ecgshared.stats.cox_disclosure import NO_LIMITS, CoxLimits
 from ecgshared.study.endpoints import Event
 from ecgshared.study.score import require_shared_model
-from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Public, Split, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -79,8 +79,8 @@ class ModelInputs(BaseConfig):
     name: ModelName = Field(description="name of this model in the report")
     inputs: tuple[str, ...] = Field(
         min_length=1,
-        description="age, male, covariates, age_gap (ecg_age less age), <train step>.<head> (its logit), "
-        "<cvae step>.latents, <calibrate step>.risk (its logit)",
+        description="age, male, covariates, age_gap (ecg_age less age), <age_sex step>.gap, <train step>.<head> (its "
+        "logit), <cvae step>.latents, <calibrate step>.risk (its logit)",
     )
 
 
@@ -159,6 +159,11 @@ class Config(StepConfig):
     def rounds_in_all(self) -> int:
         """Rounds of sums over all models: residuals hold three Hessians, and the site's own fit counts as one."""
         return len(self.models) * (self.max_rounds + 4)
+
+    @property
+    def reads_splits(self) -> tuple[Split, ...]:
+        """The splits it is fitted on."""
+        return self.splits
 
     def questions(self, phase: str) -> int:
         """How many different requests of a phase a site answers about one model."""
@@ -289,6 +294,8 @@ def allowed_inputs(step: StepConfig, study: Study) -> tuple[str, ...]:
             names.append(f"{used.id}.risk")
         elif used.stage == "train" and used.model.name == "cvae":  # type: ignore[attr-defined]
             names.append(f"{used.id}.latents")
+        elif used.stage == "age_sex" and used.age is not None:  # type: ignore[attr-defined]
+            names.append(f"{used.id}.gap")
         elif used.stage == "train":
             names += [f"{used.id}.{head}" for head in used.heads]  # type: ignore[attr-defined]
     return tuple(names)

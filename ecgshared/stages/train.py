@@ -23,8 +23,9 @@ from ecgshared.models import DEFAULT, BaseModelConfig, HeadSpec, ModelConfig, co
 from ecgshared.privacy.config import PrivacyConfig
 from ecgshared.privacy.summed import Summand
 from ecgshared.stages.results.train import Result as Result
-from ecgshared.study.endpoints import BinaryEndpoint, Event, TimeToEventEndpoint
-from ecgshared.wire.protocol import Public, Request, Statistic, StepConfig, Weights, payload
+from ecgshared.study.endpoints import BinaryEndpoint, ContinuousEndpoint, Event, TimeToEventEndpoint
+from ecgshared.study.score import trained_heads
+from ecgshared.wire.protocol import Public, Request, Split, Statistic, StepConfig, Weights, payload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,10 +85,18 @@ class Config(StepConfig):
     """A train step. ``uses`` must name a describe step: it gives the global counts N_h and the weights a_k."""
 
     can_be_frozen: ClassVar[bool] = True
-    read_later: ClassVar[tuple[str, ...]] = ("model", "heads", "precision")
+    splits_read: ClassVar[tuple[Split, ...]] = ("train", "validation")
+    read_later: ClassVar[tuple[str, ...]] = ("model", "heads", "precision", "on")
 
     model: ModelConfig = Field(default=config_class(DEFAULT)(), description="the net")  # type: ignore[call-arg]
     heads: tuple[str, ...] = Field(default=(), description="endpoints to predict; a cvae has none")
+    on: tuple[Literal["train", "validation"], ...] = Field(
+        default=("train",),
+        min_length=1,
+        description="patients it is trained on; [train, validation] before the lockbox opens, with rounds and rates "
+        "that another step has chosen: then nothing is validated on them, and the lockbox alone judges",
+        exclude_if=lambda splits: splits == ("train",),
+    )
     head_weights: dict[str, float] = Field(default={}, description="w_h; 1 where not named")
     rounds: int = Field(default=20, ge=1, le=10_000, description="federated rounds")
     strategy: StrategyConfig = Field(default=StrategyConfig(), description="how the hospitals' updates become one")
@@ -115,6 +124,12 @@ class Config(StepConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
+        if self.on not in (("train",), ("train", "validation")):
+            raise ValueError("on must be [train], or [train, validation]")
+        if self.retrains and (self.early_stopping is not None or self.keep == "best"):
+            raise ValueError(
+                "trained on validation patients, nobody is left to choose a round: no early_stopping, no best"
+            )
         if self.early_stopping is not None and self.keep != "best":
             raise ValueError("early_stopping keeps the best round's weights, so keep must be best")
         _check_start(self)
@@ -134,6 +149,17 @@ class Config(StepConfig):
             if self.local.prox_mu or self.local.max_grad_norm:
                 raise ValueError("privacy clips each patient itself; leave local.prox_mu and local.max_grad_norm out")
         return self
+
+    @property
+    def retrains(self) -> bool:
+        """Whether validation patients are trained on, so that they can judge nothing any more."""
+        return "validation" in self.on
+
+    @property
+    def totals(self) -> tuple[str, str]:
+        """The arrays of a describe step that weigh heads and sites: of the patients that are trained on."""
+        kind = "_train_validation" if self.retrains else ""
+        return f"head_counts{kind}", f"site_weights{kind}"
 
     @property
     def event(self) -> Event | None:
@@ -182,8 +208,9 @@ class Update:
     """One site's work of one round.
 
     ``update``: shape = (n_parameters,), its weights after local training. Validation speaks of the weights
-    RECEIVED: ``validation_loss`` (each head's mean cross-entropy, or the mean of each of the model's own figures) and
-    ``validation_auc``, shape = (H,). Under privacy no exact figure of a round leaves: losses and AUCs are NaN.
+    RECEIVED: ``validation_loss`` (each head's mean cross-entropy or, where it is continuous, absolute error as a share
+    of half its range; or the mean of each of the model's own figures) and ``validation_auc``, shape = (H,), NaN of a
+    continuous head. Under privacy no exact figure of a round leaves: losses and AUCs are NaN.
     """
 
     update: Annotated[NDArray[Any], Weights()]
@@ -276,7 +303,7 @@ def head_specs(config: Config, study: Study) -> tuple[HeadSpec, ...]:
         if isinstance(endpoint, TimeToEventEndpoint) and endpoint.group is not None:
             specs.append(HeadSpec(name, endpoint.group, endpoint.horizon_years))
         else:
-            specs.append(HeadSpec(name))
+            specs.append(HeadSpec(name, continuous=isinstance(endpoint, ContinuousEndpoint)))
     return tuple(specs)
 
 
@@ -369,6 +396,34 @@ def describe_step(step: StepConfig, study: Study) -> str:
     return described.id
 
 
+def judge_of(step: Config, study: Study) -> tuple[Config, int] | None:
+    """Return the train step of the frozen net that a model is trained beside, and the number of its head."""
+    if step.model.judge is None:
+        return None
+    name, head = step.model.judge.split(".", 1)
+    trained = study.step(name)
+    if not isinstance(trained, Config):
+        raise TypeError("a train step's configuration was expected")
+    return trained, trained.heads.index(head)
+
+
+def _check_judge(step: Config, study: Study) -> None:
+    judge = step.model.judge
+    if judge is None:
+        return
+    known = trained_heads(step, study)
+    if judge not in known:
+        raise ValueError(
+            f"step {step.id!r}: model.risk {judge!r} is no head of a train step it uses; "
+            f"allowed: {', '.join(known) or '(it uses none)'}"
+        )
+    net = study.step(judge.partition(".")[0])
+    if not isinstance(net, Config) or net.model.sees != step.model.sees or net.model.side_inputs:
+        raise ValueError(f"step {step.id!r}: model.risk must be of a net that sees single beats, without covariates")
+    if net.strategy.name == "fedbn":
+        raise ValueError(f"step {step.id!r}: model.risk is of {net.id!r}, whose normalisation stays at its sites")
+
+
 def _check_source(step: Config, study: Study) -> None:
     if step.start_from is None:
         return
@@ -391,14 +446,16 @@ def check(step: StepConfig, study: Study) -> None:
         raise ValueError(
             f"step {step.id!r}: {', '.join(unknown)} names no endpoint; allowed: {', '.join(study.endpoints)}"
         )
-    # Trained by cross-entropy, a number would be taken for a probability.
-    study.require_yes_no(step, step.heads)
     lacking = [name for name in step.model.side_inputs if name not in ("age", "male", *study.covariates)]
     if lacking:
         raise ValueError(f"step {step.id!r}: the model needs {', '.join(lacking)}; add to the study's covariates")
-    columns = {e.column for h in step.heads if isinstance(e := study.endpoints[h], BinaryEndpoint)}
-    if "male" in columns and "male" in step.model.side_inputs:
-        raise ValueError(f"step {step.id!r}: the label male is among model.covariates; the model would read its answer")
+    _check_judge(step, study)
+    targets = [study.endpoints[head] for head in step.heads]
+    columns = {e.column for e in targets if isinstance(e, BinaryEndpoint | ContinuousEndpoint)}
+    for told in sorted(columns & set(step.model.side_inputs)):
+        raise ValueError(
+            f"step {step.id!r}: the label {told} is among model.covariates; the model would read its answer"
+        )
     if step.frozen is not None:
         if step.layout_mode == "fedbn":
             raise ValueError(f"step {step.id!r}: fedbn leaves normalisation at its sites: nothing whole to import")

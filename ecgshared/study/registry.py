@@ -22,6 +22,11 @@ STAGES: tuple[str, ...] = (
     "summed_survival",
     "arrhythmia",
     "contrast",
+    "age_sex",
+    "high_risk",
+    "saliency",
+    "morph",
+    "biomarker",
 )
 
 

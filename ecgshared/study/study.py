@@ -14,6 +14,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 from ecgshared.config import Config, load_yaml, validate
 from ecgshared.ecg.input import InputConfig
 from ecgshared.errors import ConfigError
+from ecgshared.study.blocks import CompareBlock, LeaveOneOutBlock, expand
 from ecgshared.study.columns import COVARIATES, STANDARD_COLUMNS
 from ecgshared.study.declared import NAME, DeclaredColumn, filter_kinds, name_faults, number_names
 from ecgshared.study.endpoints import (
@@ -71,22 +72,35 @@ class SplitConfig(Config):
 class SitesConfig(Config):
     """Which sites train, and which are only ever evaluated. Nobody trains where all that is judged is imported."""
 
-    train: tuple[Name, ...] = Field(default=(), description="hospitals whose patients train")
+    train: tuple[Name, ...] = Field(default=(), description="hospitals that train")
     zero_shot: tuple[Name, ...] = Field(default=(), description="hospitals that judge and never train")
+    case_control: tuple[Name, ...] = Field(
+        default=(),
+        description="hospitals whose table is a case-control series: they never train, and judge by ranks alone, since "
+        "how often the event is follows from how the series was drawn; never pooled with others",
+        exclude_if=lambda names: not names,
+    )
 
     @model_validator(mode="after")
     def _disjoint(self) -> SitesConfig:
         both = set(self.train) & set(self.zero_shot)
         if both:
             raise ValueError(f"{', '.join(sorted(both))} cannot both train and be zero-shot")
+        twice = set(self.case_control) & {*self.train, *self.zero_shot}
+        if twice:
+            raise ValueError(f"{', '.join(sorted(twice))}: a case-control series stands under case_control alone")
         if not self.all:
-            raise ValueError("names no site, neither under train nor under zero_shot")
+            raise ValueError("names no site, under none of train, zero_shot and case_control")
         return self
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Training sites first."""
-        return self.train + self.zero_shot
+        """Training sites first, case-control series last."""
+        return self.train + self.zero_shot + self.case_control
+
+    def group_of(self, site: str) -> Literal["training", "zero_shot", "case_control"]:
+        """Return the group that a site is judged in."""
+        return "training" if site in self.train else "zero_shot" if site in self.zero_shot else "case_control"
 
 
 class FederationConfig(Config):
@@ -104,6 +118,13 @@ class FederationConfig(Config):
     )
 
 
+class PublishedConfig(Config):
+    """A publication that a study reproduces."""
+
+    paper: Literal["10.1038/s41586-026-10674-6"] = Field(description="its DOI; values of this one are known")
+    data: Literal["in_silico", "real"] = Field(description="what the report calls ours")
+
+
 class Study(Config):
     """A study. ``sha256`` travels with every message."""
 
@@ -111,6 +132,11 @@ class Study(Config):
     name: Name = Field(description="short name of the study, lower case: letters, digits, _ and -")
     about: str = Field(
         default="", description="one sentence for the hospitals that approve it and for the report's head"
+    )
+    published: PublishedConfig | None = Field(
+        default=None,
+        description="a publication whose values stand beside ours in the report",
+        exclude_if=lambda published: published is None,
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="every random number of the study follows from it")
     sites: SitesConfig = Field(description="which hospitals train and which only judge")
@@ -156,6 +182,21 @@ class Study(Config):
     steps: tuple[SerializeAsAny[StepConfig], ...] = Field(
         min_length=1, description="what is done, in this order; each names a stage"
     )
+    compare: dict[Name, CompareBlock] = Field(
+        default={},
+        description="steps beside each other, as contrast steps behind the others",
+        exclude_if=lambda blocks: not blocks,
+    )
+    leave_one_out: dict[Name, LeaveOneOutBlock] = Field(
+        default={},
+        description="a train step without each of its hospitals in turn, judged at the one left out",
+        exclude_if=lambda blocks: not blocks,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blocks_are_steps(cls, study: Any) -> Any:
+        return expand(study) if isinstance(study, dict) else study
 
     @field_validator("columns")
     @classmethod
@@ -273,6 +314,7 @@ class Study(Config):
                 raise ValueError(f"step {step.id!r}: no population is called {step.population!r}; {hint}")
             if (event := getattr(step, "event", None)) is not None:
                 self._require_events(f"step {step.id!r}", (event,))
+            self._require_unseen(step, seen)
             self.members(step)
             check = getattr(shared_room(step.stage), "check", None)
             seen[step.id] = step
@@ -280,6 +322,21 @@ class Study(Config):
                 check(step, self)
             check_secure_sum(self, step)
         return self
+
+    def _require_unseen(self, step: StepConfig, earlier: dict[str, StepConfig]) -> None:
+        """Refuse a step that would judge or fit on validation patients a model that was trained on them."""
+        judges = "validation" in step.reads_splits and not getattr(step, "retrains", False)
+        if step.frozen is not None or not judges or step.stage == "describe":
+            return
+        waiting = list(step.uses)
+        while waiting:
+            used = earlier[waiting.pop()]
+            if getattr(used, "retrains", False):
+                raise ValueError(
+                    f"step {step.id!r} reads validation patients, and {used.id!r}, which it uses, was trained on them "
+                    "(on: [train, validation]); the lockbox alone can judge it"
+                )
+            waiting += used.uses
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -308,11 +365,25 @@ class Study(Config):
         if step.frozen is not None:
             return self.sites.all
         wanted = step.sites if step.sites is not None else step.default_sites
-        groups = {"train": self.sites.train, "zero_shot": self.sites.zero_shot, "all": self.sites.all}
+        series = self.sites.case_control if not step.by_ranks else ()
+        groups = {
+            name: tuple(site for site in sites if site not in series)
+            for name, sites in (
+                ("train", self.sites.train),
+                ("zero_shot", self.sites.zero_shot),
+                ("case_control", self.sites.case_control),
+                ("all", self.sites.all),
+            )
+        }
         names = groups.get(wanted, (wanted,)) if isinstance(wanted, str) else wanted
         unknown = [name for name in names if name not in self.sites.all]
         if unknown or not names:
             raise ValueError(f"step {step.id!r}: {unknown or wanted!r} names no site of the study")
+        if drawn := [name for name in names if name in series]:
+            raise ValueError(
+                f"step {step.id!r}: {', '.join(drawn)} holds a case-control series, and what {step.stage} tells hangs "
+                "on how often the event is"
+            )
         return tuple(names)
 
     def used(self, step: StepConfig, stage: str) -> StepConfig | None:

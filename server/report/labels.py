@@ -24,6 +24,7 @@ _COLUMNS = {
 }
 _BUILT_IN = {"male": "male sex", "lvef_low": "ejection fraction of 35% or less"}
 _GROUPS = {"training": "lockboxes of the training hospitals", "zero_shot": "hospitals that never trained"}
+_GROUPS |= {"case_control": "case-control series"}
 _SHORT = {"training": "pooled, training", "zero_shot": "pooled, zero-shot"}
 
 

@@ -57,6 +57,9 @@ def _design(study: Study, labels: Labels) -> str:
         f"row of a table left any of them. Hospitals in the development: {train}"
     )
     text += f"; for external evaluation only: {other}." if other else "; none was held back for external evaluation."
+    if study.sites.case_control:
+        series = _join([labels.site(name) for name in study.sites.case_control])
+        text += f" Case-control series, judged by ranks alone and never pooled with others: {series}."
     split = study.split
     shares = [("training", split.train), ("validation", split.validation), ("the lockbox", split.lockbox)]
     told = _join([f"{100 * share:g}% for {name}" for name, share in shares if share])
@@ -170,7 +173,8 @@ _FROZEN = {
 
 
 def _trained(step: Train, labels: Labels) -> str:
-    what = "median beats" if step.model.sees == "median_beat" else _join([labels.endpoint(h) for h in step.heads])
+    seen = {"median_beat": "median beats", "single_beat": "single beats"}.get(step.model.sees, "the ECG")
+    what = seen if step.model.own_objective else _join([labels.endpoint(h) for h in step.heads])
     local = step.local
     work = counted(local.steps, "step") if local.steps is not None else counted(local.epochs or 1, "epoch")
     kept = "the weights of the lowest validation loss" if step.keep == "best" else "the last weights"
@@ -188,7 +192,7 @@ def _trained(step: Train, labels: Labels) -> str:
             f"gradients clipped at {p.max_grad_norm:g})."
         )
     return (
-        f"{_upper(labels.step(step.id))}: a {step.model.name} learned {what} from the ECG"
+        f"{_upper(labels.step(step.id))}: a {step.model.name} learned {what} from {seen if step.heads else 'the ECG'}"
         f"{f' with {inputs}' if inputs else ''}, in {step.rounds} rounds of {step.strategy.name} ({work} at "
         "each hospital a "
         f"round, {step.optimiser.name}, learning rate {step.optimiser.lr:g}); {kept} were kept.{began}{private}"

@@ -52,11 +52,16 @@ def _who(study: Study | None, described: Described | None) -> str:
     return f"{words}. {_roles(study)}"
 
 
+_PART = {"training": "trains", "zero_shot": "evaluated", "case_control": "case-control series"}
+
+
 def _roles(study: Study) -> str:
     trained, unseen = len(study.sites.train), len(study.sites.zero_shot)
     role = f"{trained} trained the model" if "train" in study.used_stages else f"{trained} took part in the fits"
+    series = len(study.sites.case_control)
+    drawn = f"; {series} case-control series {'is' if series == 1 else 'are'} judged by ranks alone" if series else ""
     judged = f"; {unseen} never trained and {'was' if unseen == 1 else 'were'} only evaluated" if unseen else ""
-    return f"{role}{judged}."
+    return f"{role}{judged}{drawn}."
 
 
 def eligibility_words(e: EligibilityConfig) -> str:
@@ -168,7 +173,7 @@ def _hospitals(study: Study | None, described: Described | None, results: Typed,
     rows: list[list[Cell]] = []
     for name in names:
         s = described.sites.get(name) if described else None
-        part = "-" if study is None else "trains" if name in study.sites.train else "evaluated"
+        part = "-" if study is None else _PART[study.sites.group_of(name)]
         counts: list[Cell] = ["-", "-"] if s is None else [*cohort_size(s)]
         rows.append([labels.site(name), part, *counts, *(_judged(evaluated[1], name) if evaluated else [])])
     return Table("Hospitals", columns, rows, note=note)
@@ -179,4 +184,6 @@ def _judged(r: Evaluated, site: str) -> list[Cell]:
     if found is None:
         return ["no answer" if site in r.absent else "not asked", "-", "-", "-", "-"]
     v = found.heads[r.heads[0]]
+    if found.group == "case_control":
+        return [v.ecgs, v.events, span(v.auc), "-", "-"]
     return [v.ecgs, v.events, span(v.auc), v.base_rate, span(v.expected_over_observed)]

@@ -29,7 +29,7 @@ def _curves(r: Result, labels: Labels) -> list[Figure]:
                     *([Series("kept", [n for n, _ in kept], [loss for _, loss in kept])] if kept else []),
                 ],
                 "round",
-                "mean cross-entropy" if r.heads else ", ".join(r.judged),
+                "mean loss" if r.heads else ", ".join(r.judged),
                 caption=_ending(r),
             )
         )

@@ -34,7 +34,11 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     shapes = ((s, 2, 4), (s, 2, 4), (s, 4))
     placebos: dict[str, Placebo] = _ask(context, "placebo", shapes, absent) if step.placebo else {}
     study = context.study
-    groups: dict[Group, tuple[str, ...]] = {"training": study.sites.train, "zero_shot": study.sites.zero_shot}
+    groups: dict[Group, tuple[str, ...]] = {
+        "training": study.sites.train,
+        "zero_shot": study.sites.zero_shot,
+        "case_control": study.sites.case_control,
+    }
     sites, pooled = {}, {}
     for group, names in groups.items():
         members = [name for name in names if name in compared or name in placebos]

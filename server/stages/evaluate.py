@@ -53,7 +53,8 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     context.progress(0, 4, "each site's own figures")
     local: dict[str, LocalResults] = dict(_ask(context, "local", context.sites, absent))
     context.progress(1, 4, "where the scores lie")
-    scales: dict[str, Scale] = dict(_ask(context, "scale", tuple(local), absent))
+    cohorts = tuple(s for s in local if s not in study.sites.case_control)
+    scales: dict[str, Scale] = dict(_ask(context, "scale", cohorts, absent))
     pooled: dict[str, Any] = {}
     counted: dict[str, Mapping[int, _Counted]] = {}
     for i, (group, names) in enumerate({"training": study.sites.train, "zero_shot": study.sites.zero_shot}.items()):
@@ -83,7 +84,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
                 "threshold": None if fixed is None else number(context.inputs[fixed.id].arrays["cutoff"][0]),
                 "sites": {
                     s: {
-                        "group": "training" if s in study.sites.train else "zero_shot",
+                        "group": study.sites.group_of(s),
                         "interval_unit": "patient" if local[s].patients_known else "ECG",
                         "heads": {
                             head: site_json(
@@ -92,7 +93,8 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
                                 step,
                                 counted.get(s, {}).get(h),
                                 compared.get(s),
-                                with_threshold=fixed is not None,
+                                with_threshold=fixed is not None and s in cohorts,
+                                by_ranks=s not in cohorts,
                             )
                             for h, head in enumerate(heads)
                         },

@@ -140,7 +140,9 @@ def write_table(folder: Path, table: pd.DataFrame, style: TableStyle) -> None:
             part.to_csv(stream, sep=style.separator, index=False, header=start == 0, lineterminator="\n")
 
 
-def site_settings(name: str, table: Iterable[str], style: TableStyle, suffix: str = ".hea") -> dict[str, Any]:
+def site_settings(
+    name: str, table: Iterable[str], style: TableStyle, suffix: str = ".hea", *, case_control: bool = False
+) -> dict[str, Any]:
     """Return the site file's content: where things are, how local columns and codes map to standard ones."""
     present = set(table)
     columns = {column: local for column, local in style.columns.items() if column in present}
@@ -159,6 +161,7 @@ def site_settings(name: str, table: Iterable[str], style: TableStyle, suffix: st
     return {
         "format_version": 1,
         "site": name,
+        **({"design": "case_control"} if case_control else {}),
         "records": {"folder": RECORDS_FOLDER, "pattern": f"**/*{suffix}"},
         "table": {
             "path": TABLE_FILE,
@@ -174,12 +177,24 @@ def site_settings(name: str, table: Iterable[str], style: TableStyle, suffix: st
             "join": "{" + columns["file"] + "}",
         },
         "state": "state",
+        # Nobody made is harmed by what weights in the clear tell; a hospital chooses this knowingly, or not at all.
+        "privacy": {"weights": "plain"},
         # The study of these hospitals lies beside them; a real site names the files it approved.
         "studies": ["../../study.yaml"],
     }
 
 
-def write_site(folder: Path, name: str, table: Iterable[str], style: TableStyle, suffix: str = ".hea") -> None:
+def write_site(
+    folder: Path,
+    name: str,
+    table: Iterable[str],
+    style: TableStyle,
+    suffix: str = ".hea",
+    *,
+    case_control: bool = False,
+) -> None:
     """Write the site file; ``suffix`` is that of the recordings."""
-    text = yaml.safe_dump(site_settings(name, table, style, suffix), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(
+        site_settings(name, table, style, suffix, case_control=case_control), sort_keys=False, allow_unicode=True
+    )
     (folder / SITE_FILE).write_text(f"# Site file of {name}, made with its in-silico data.\n{text}", encoding="utf-8")

@@ -77,7 +77,8 @@ def make_hospitals(
         folder = out / "sites" / name
         table = _write_records(seed, number, name, cohort, config, scenario, folder / RECORDS_FOLDER, progress)
         write_table(folder, table, config.table)
-        write_site(folder, name, table.columns, config.table, config.suffix)
+        series = config.series is not None
+        write_site(folder, name, table.columns, config.table, config.suffix, case_control=series)
         cohort.truth.to_csv(out / "truth" / f"{name}.csv", index=False, float_format="%.8g", lineterminator="\n")
         counts[name] = (patients, len(table), int(cohort.truth["true_scd_event"].sum()))
     first, second, third = ({name: row[i] for name, row in counts.items()} for i in range(3))

@@ -26,6 +26,16 @@ STEPS = [
         "outcomes": ["death_2y", "scd_2y"],
         "placebo": "vfvt_2y",
     },
+    {"id": "profile", "stage": "high_risk", "uses": ["cut"], "markers": ["lvef<=0.35"], "event": "death"},
+    {
+        "id": "look",
+        "stage": "saliency",
+        "uses": ["risk"],
+        "head": "risk.death_2y",
+        "integration_steps": 4,
+        "most_patients": 20,
+        "at_least": 10,
+    },
 ]
 
 
@@ -75,6 +85,15 @@ def test_every_stage_tells_of_the_lockboxes_alone_and_stands_in_the_report(ran):
         measured = known[site] & np.isfinite(data[site].covariates["lvef"][rows[site]])
         assert pair.ecgs == measured.sum()
         assert found.placebo["score"].ecgs is not None
+    profile = results["profile"]
+    for site, found in profile.sites.items():
+        assert found.ecgs == len(rows[site])
+        assert (
+            found.captured["lvef<=0.35"].events == labels[site][known[site], data[site].heads.index("death_2y")].sum()
+        )
+    look = results["look"].pooled["training"]
+    assert look.patients > 10
+    assert sum(v for phases in look.share.values() for v in phases.values()) == pytest.approx(1.0, abs=1e-6)
     page = render(run).read_text(encoding="utf-8")
     for words in (
         "overlap with ejection fraction at most 35%",

@@ -271,7 +271,7 @@ def test_the_command_makes_hospitals_and_lets_its_errors_reach_the_terminal(tmp_
     site = load_site(tmp_path / "made" / "sites" / "island" / "site.yaml")
     assert load_study(site.studies[0]).name == "demo"
     assert f"ecgfed simulate run {tmp_path / 'made' / 'study.yaml'}" in said
-    make("null", tmp_path / "plain", patients=20, seed=1)
+    make("normals", tmp_path / "plain", patients=20, seed=1)
     assert "none comes with this scenario" in capsys.readouterr().out
     assert not (tmp_path / "plain" / "study.yaml").exists()
     assert len(list((tmp_path / "made" / "sites").iterdir())) == 4
