@@ -60,7 +60,7 @@ def test_training_and_a_score_under_masks_are_those_of_the_plain_sums(federation
         "secure",
         secure={},
         steps=both,
-        site={"limits": {"min_patients": 10, "min_events": 5}, "secure_sums": {"limits_of": "pooled"}},
+        site={"secure_sums": {"limits_of": "pooled"}},
     )
     found, expected = artefact(secure, "risk"), artefact(plain, "risk")
     np.testing.assert_allclose(found.arrays["weights"], expected.arrays["weights"], rtol=0, atol=1e-11)
