@@ -16,7 +16,14 @@ from client.dataset.data import CachedSignals, SiteData
 from client.ingest.reading import findings_of, refused
 from client.site.keys import SiteKeys
 from client.site.settings import QualityPolicy, SiteSettings
-from ecgshared.study.endpoints import BinaryEndpoint, follow_up_years, label_cells, time_to_event
+from ecgshared.study.endpoints import (
+    BinaryEndpoint,
+    Event,
+    TimeToEventEndpoint,
+    follow_up_years,
+    label_cells,
+    time_to_event,
+)
 from ecgshared.study.populations import members, numbers_of
 from ecgshared.study.study import SplitConfig, Study
 from ecgshared.wire.protocol import SPLITS
@@ -53,7 +60,7 @@ def assemble(
     split = _splits(trains, study.split, keys, [linked.units[i] for i in units])
     labels = _labels(study, columns)[rows]
     nowhere = np.full(len(rows), np.nan, dtype=np.float32)
-    events = sorted({event for step in study.steps if (event := getattr(step, "event", None)) is not None})
+    events = sorted(_timed_events(study))
     return SiteData(
         signals=signals.take(places),
         patient=patient.astype(np.int64),
@@ -82,6 +89,13 @@ def assemble(
             for name in sorted({name for step in study.steps for name in step.reads_columns})
         },
     )
+
+
+def _timed_events(study: Study) -> set[Event]:
+    """Return the events whose times the study's steps read."""
+    named = {event for step in study.steps if (event := getattr(step, "event", None)) is not None}
+    weighted = study.endpoints.values() if study.censoring == "ipcw" else ()
+    return named | {endpoint.event for endpoint in weighted if isinstance(endpoint, TimeToEventEndpoint)}
 
 
 def _labels(study: Study, columns: dict[str, NDArray[Any]]) -> NDArray[np.float32]:

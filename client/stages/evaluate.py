@@ -14,6 +14,7 @@ from client.rows.compared import compare_answer
 from client.rows.context import SiteContext
 from client.rows.logits import feature_matrix
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
+from client.rows.weighted import followed, weighted_answer
 from ecgshared.arrays import Floats
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
@@ -35,7 +36,7 @@ from ecgshared.stats.calibration import logistic_sums, logit, score_meat
 from ecgshared.stats.influence import ratio_square_sum
 from ecgshared.stats.performance import Performance, performance, rates_at_cuts
 from ecgshared.stats.placement import ControlCurve, isolates, place
-from ecgshared.stats.score_scale import HIGHEST
+from ecgshared.stats.score_scale import HIGHEST, risk_of
 from ecgshared.study.score import risk_from_inputs
 from ecgshared.wire.protocol import Answer, Evidence, Request
 
@@ -107,6 +108,19 @@ def compare(site: SiteContext, request: Request) -> Answer:
     return compare_answer(whole, pairs, site.settings.limits, patients_known=site.data.patients_known)
 
 
+def weighted(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``weighted``: a study that weights for censoring also reads who is followed for a part."""
+    step = _config(site)
+    if site.study.censoring != "ipcw":
+        raise Refused(RefusalCode.BAD_REQUEST, "this study does not weight for censoring", value=site.study.censoring)
+    rows = rows_under(site, site.data.rows("lockbox"), step.max_age)
+    risk = score_rows(site, request, step, rows)
+    spend_score(site, request)
+    cut = _cut(site, request)
+    heads = [followed(site, rows, risk, head) for head in heads_of(step, site.study)]
+    return weighted_answer(heads, None if cut is None else float(risk_of(cut)), site.data.patients_known)
+
+
 PHASES = {
     "local": local,
     "scale": scale,
@@ -114,6 +128,7 @@ PHASES = {
     "placement": placement,
     "slope": slope,
     "compare": compare,
+    "weighted": weighted,
 }
 
 

@@ -117,7 +117,7 @@ def is_sudden_by_place(table: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
     return np.where(place == 0, 1.0, early).astype(np.float32)
 
 
-Censoring = Literal["strict", "paper_faithful"]
+Censoring = Literal["strict", "paper_faithful", "ipcw"]
 
 
 def label_cells(
@@ -166,7 +166,8 @@ def label_cells(
 
     ``strict``: an ECG whose horizon ends after the data do is NaN WHATEVER happened. To keep its events and drop its
     living would raise the event rate by half in a window of two years. ``paper_faithful`` does keep them, and an
-    encounter after the registers' end gives 0, as in the paper.
+    encounter after the registers' end gives 0, as in the paper. ``ipcw`` labels as ``strict`` does; an evaluate step
+    then also judges with whoever is known for part of the horizon, weighted by the chance to be followed.
 
     A site that lacks the event's own columns (for ``scd``: date, cause, and place or admission) gets NaN
     throughout, never a column of zeros.
@@ -196,7 +197,7 @@ def label_cells(
     else:
         out[inside] = 1
     out[(days < first_day) | (death < 0)] = np.nan
-    if censoring == "strict":
+    if censoring != "paper_faithful":
         out[end < horizon_days] = np.nan
     if censor_at_defibrillator:
         implanted = _days_after_ecg(table, "icd_date", n)

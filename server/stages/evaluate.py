@@ -20,6 +20,7 @@ from ecgshared.stages.evaluate import (
     Result,
     Scale,
     SlopeSums,
+    Weighted,
     heads_of,
     subgroup_names,
 )
@@ -35,6 +36,7 @@ from server.pooling.cuts import SiteCuts, evaluation_cuts, padded, released_sket
 from server.pooling.evaluation import pooled_json, site_json
 from server.pooling.head import PooledHead, request_arrays
 from server.pooling.points import SiteRates
+from server.pooling.weighted import pooled_weighted, site_weighted, well_formed
 from server.report.evaluation import sections
 from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
@@ -64,6 +66,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
             counted.update(found.by_site)
             pooled[group] = _pool_group(step, context, local, sites, found, cut if cut < HIGHEST else None, absent)
     compared = _compared(step, context, tuple(local), absent)
+    weighted = _weighted(context, tuple(local), len(heads), absent)
     score = risk_score(step, study)
     for group, by_head in pooled.items():
         members = study.sites.train if group == "training" else study.sites.zero_shot
@@ -73,6 +76,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
                 name: pooled_difference([compared[s] for s in members if s in compared], h, v)
                 for v, name in enumerate(step.compare)
             }
+            by_head[head]["weighted"] = pooled_weighted(weighted, members, h)
     return Artefact(
         step.id,
         "evaluate",
@@ -86,14 +90,17 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
                         "group": "training" if s in study.sites.train else "zero_shot",
                         "interval_unit": "patient" if local[s].patients_known else "ECG",
                         "heads": {
-                            head: site_json(
-                                local[s],
-                                h,
-                                step,
-                                counted.get(s, {}).get(h),
-                                compared.get(s),
-                                with_threshold=fixed is not None,
-                            )
+                            head: {
+                                **site_json(
+                                    local[s],
+                                    h,
+                                    step,
+                                    counted.get(s, {}).get(h),
+                                    compared.get(s),
+                                    with_threshold=fixed is not None,
+                                ),
+                                "weighted": site_weighted(weighted.get(s), h),
+                            }
                             for h, head in enumerate(heads)
                         },
                     }
@@ -245,6 +252,21 @@ def _compared(
             found[site] = reply
         else:
             absent.setdefault(site, {})["compare"] = "wrong-shape"
+    return found
+
+
+def _weighted(
+    context: StepContext, sites: tuple[str, ...], n_heads: int, absent: dict[str, Any]
+) -> dict[str, Weighted]:
+    """Ask for the figures weighted for censoring, where the study wants them."""
+    if context.study.censoring != "ipcw":
+        return {}
+    found = {}
+    for site, reply in _ask(context, "weighted", sites, absent).items():
+        if well_formed(reply, n_heads):
+            found[site] = reply
+        else:
+            absent.setdefault(site, {})["weighted"] = "wrong-shape"
     return found
 
 
