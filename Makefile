@@ -11,13 +11,20 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir
 
-.PHONY: install demo demo-network test check bench
+.PHONY: install develop demo demo-network test check bench docs
 
+# What runs; tests, lint and oracles come with `make develop`, on which test, check and bench lean.
 install: $(VENV)/.installed
+
+develop: $(VENV)/.developed
 
 $(VENV)/.installed: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(PIP) "torch>=2.11,<2.14"
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.developed: $(VENV)/.installed
 	$(PIP) --editable ".[dev]"
 	touch $@
 
@@ -29,15 +36,20 @@ demo-network: install
 	$(BIN)/ecgfed demo-network --out runs/demo-network --fresh
 
 # On all cores, in an order drawn anew each time (its seed is printed); the share of branches that were taken, last.
-test: install
+test: develop
 	$(BIN)/python -m pytest -n auto --cov --cov-report=
 	@$(BIN)/python -m coverage report --format=total | sed 's/$$/% of lines and branches were run (processes that tests start are not counted)/'
 
-check: install
+check: develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install
+bench: develop
 	$(BIN)/python -m pytest -m benchmark -s -q tests/benchmarks
+
+# The documentation as a site, into site/; it is built without network.
+docs: develop
+	$(PIP) --editable ".[docs]"
+	$(BIN)/mkdocs build --strict --quiet

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,21 +15,24 @@ import numpy as np
 from client.approval.required import require_approved, require_approved_code
 from client.dataset.cohorts import Cohorts
 from client.dataset.data import SiteData
+from client.dataset.remembered import Remembered
 from client.egress.audit import log_event, record_lockbox_opening
 from client.egress.gate import Release, log_release, release
 from client.egress.ledger import Ledger
+from client.egress.memory import Asked, GroupMemory, Keys
 from client.egress.outbox import Outbox
+from client.egress.questions import Questions, score_of
 from client.ingest.reading import Progress
 from client.rows.context import SiteContext
+from client.rows.groups import GROUP, closed_in_study, groups_of, keys_of, planned
+from client.rows.told import Told
 from client.site.current import SiteFile
 from client.site.keys import load_keys
-from client.site.settings import SiteSettings
-from ecgshared.arrays import Bools
+from client.site.settings import WEIGHTS_POLICY, SiteSettings
 from ecgshared.errors import RefusalCode, Refused
-from ecgshared.privacy.groups import close_groups
 from ecgshared.study.registry import room, shared_room
 from ecgshared.study.study import Study
-from ecgshared.wire.protocol import Request, StepConfig, payload_type
+from ecgshared.wire.protocol import Request, StepConfig, Weights, field_kinds, payload_type
 
 _RUN_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,80}$")
 
@@ -47,6 +51,8 @@ class Site:
 
     def __init__(self, path: Path, held: SiteData | None = None) -> None:
         self._file, self._cohorts = SiteFile(path), Cohorts(held)
+        self._groups: dict[Path, GroupMemory] = {}
+        self._questions: dict[Path, Questions] = {}
 
     @property
     def last_settings(self) -> SiteSettings | None:
@@ -74,12 +80,15 @@ class Site:
         """
         settings = self.settings()
         step, cohort = study.step(request.step), self._cohorts.under(settings, study)
-        data, trains = cohort.data, settings.site in study.sites.train
+        trains = settings.site in study.sites.train
+        whole, spoken = self._may_be_spoken_of(settings, study, request, cohort.data)
+        data = whole
         if trains and step.opens_lockbox:
             record_lockbox_opening(settings, study_hash=study.sha256, step=step.id, run=request.run)
         elif trains:
             data = data.without_lockbox()
-        _require_no_close_group(cohort.data, study, step, settings)
+        if closed := closed_in_study(whole, study, step, settings):
+            raise Refused(RefusalCode.TOO_FEW, closed)
         if step.population is not None:
             data = data.members(step.population)
         return SiteContext(
@@ -92,40 +101,104 @@ class Site:
             trains=trains,
             ledger=ledger,
             rng=_generator(settings, study.sha256, step.id, request.phase, str(request.round)),
-            memory=cohort.memory,
+            # Where somebody waits, row numbers mean other ECGs than in the cohort.
+            memory=cohort.memory if whole is cohort.data else Remembered(),
+            spoken=spoken,
+            present=keys_of(whole),
+            told=Told(
+                self._memory(settings),
+                keys_of(cohort.data)[0],
+                settings.limits,
+                step.stage,
+                lambda: planned(whole, study, settings, but=step.id),
+            ),
         )
+
+    def count(self, context: SiteContext, request: Request) -> None:
+        """Hold a run to the artefacts it sent, and count the score a request asks about, before it is answered.
+
+        Raises
+        ------
+        Refused : as :class:`client.egress.questions.Questions`.
+        """
+        limits, study, step = context.settings.limits, context.study, context.step
+        sent = [name for name in request.arrays if "." in name]
+        if limits.withhold_nothing or not sent:
+            return
+        questions = self._questions.setdefault(context.settings.state, Questions(context.settings.state))
+        questions.bind(request.arrays, study=study.sha256, run=request.run)
+        score = score_of(request.arrays, [name for name in sent if _scores(study, name)])
+        groups = [one.digest for one in context.spoken if one.topic == GROUP and one.size >= one.few]
+        if step.stage != "train" and score and groups:
+            most = limits.lockbox_scores if step.opens_lockbox or not context.trains else limits.validation_scores
+            questions.count(score, groups, most=most, study=study.sha256, step=step.id)
+
+    def remember(self, context: SiteContext, request: Request) -> None:
+        """Write down whom an answer speaks of, before it can leave."""
+        if context.settings.limits.withhold_nothing:
+            return
+        told = [*context.spoken, *(context.told.pending if context.told is not None else ())]
+        self._memory(context.settings).remember(
+            told,
+            study=context.study.sha256,
+            study_name=context.study.name,
+            step=context.step.id,
+            run=request.run,
+            present=context.present,
+        )
+
+    def _memory(self, settings: SiteSettings) -> GroupMemory:
+        return self._groups.setdefault(settings.state, GroupMemory(settings.state))
+
+    def _may_be_spoken_of(
+        self, settings: SiteSettings, study: Study, request: Request, data: SiteData
+    ) -> tuple[SiteData, tuple[Asked, ...]]:
+        """Return the cohort and the sets an answer speaks of; who arrived since waits until they are many enough.
+
+        Raises
+        ------
+        Refused : TOO_FEW where a set differs by a few from what was told before.
+        """
+        step, here, waiting = study.step(request.step), keys_of(data)[0], 0
+        if settings.limits.withhold_nothing:
+            return data, ()
+        memory = self._memory(settings)
+        while True:
+            spoken = groups_of(
+                data,
+                study,
+                step,
+                settings.limits,
+                trains=settings.site in study.sites.train,
+                phase=request.phase,
+                round_number=request.round,
+            )
+            found = memory.conflict(spoken, here=here)
+            if found is None:
+                break
+            if memory.knows(found.records).any() or found.gone:
+                raise Refused(RefusalCode.TOO_FEW, found.in_words())
+            data, waiting = _without(data, found.records), waiting + len(found.records)
+        if waiting:
+            log_event(settings.state, "newcomers-wait", step=step.id, phase=request.phase, ecgs=waiting)
+        return data, tuple(spoken)
 
     def is_now(self, context: SiteContext) -> bool:
         """Tell whether a context handed out is still what would be handed out: same settings, same cohort."""
         return self.settings() == context.settings and self._cohorts.is_now(context.settings, context.study)
 
 
-def _require_no_close_group(data: SiteData, study: Study, step: StepConfig, settings: SiteSettings) -> None:
-    """Refuse a step whose group (a population, an age limit) differs from another of the study by a few patients."""
-    groups: dict[str, Bools] = dict(data.populations)
-    for other in study.steps:
-        age_limit = getattr(other, "max_age", None)
-        if age_limit is not None and settings.site in study.members(other):
-            of = np.ones(len(data.patient), dtype=np.bool_) if other.population is None else groups[other.population]
-            groups[_under_age(other, age_limit)] = of & (data.age < age_limit)
-    own = [step.population] if step.population is not None else []
-    if (age_limit := getattr(step, "max_age", None)) is not None:
-        own.append(_under_age(step, age_limit))
-    if not own:
-        return
-    # Figures are of one split, and of those whose outcome is known: nearness counts within each.
-    splits = [data.split == split for split in np.unique(data.split)]
-    known = ~np.isnan(data.labels.T)
-    for part in (*splits, *(split & labelled for split in splits for labelled in known)):
-        inside = {name: belongs[part] for name, belongs in groups.items()}
-        closed = close_groups(inside, data.patient[part], settings.limits.min_patients)
-        for name in own:
-            if name in closed:
-                raise Refused(RefusalCode.TOO_FEW, f"population {name!r} {closed[name]}")
+def _scores(study: Study, name: str) -> bool:
+    """Tell whether an array is part of a score: not the totals that stand before it, nor a cut through it."""
+    step = next((step for step in study.steps if step.id == name.partition(".")[0]), None)
+    return step is None or step.stage not in ("describe", "threshold")
 
 
-def _under_age(step: StepConfig, age_limit: float) -> str:
-    return f"{step.population or 'everybody'} under {age_limit:g} years"
+def _without(data: SiteData, records: Keys) -> SiteData:
+    """Return a cohort without some ECGs; of its devices and rates nothing is known then."""
+    rows = np.flatnonzero(~np.isin(keys_of(data)[0], records))
+    line = ("arrived since, told of when they are more", len(rows), len(np.unique(data.patient[rows])))
+    return replace(data.subset(rows), flow=(*data.flow, line), descriptions={})
 
 
 class Sites:
@@ -186,6 +259,7 @@ def computed(site: Site, study: Study, request: Request, stage: str, ledger: Led
     """
     for _ in range(_ATTEMPTS):
         context = site.context(study, request, ledger=ledger)
+        site.count(context, request)
         try:
             answer = room("client", stage).PHASES[request.phase](context, request)
             made = release(answer, request, stage=stage, settings=context.settings)
@@ -195,6 +269,7 @@ def computed(site: Site, study: Study, request: Request, stage: str, ledger: Led
         else:
             if site.is_now(context):
                 require_still_approved(context.settings, study)
+                site.remember(context, request)
                 return made
         log_event(context.settings.state, "made-again", step=request.step, phase=request.phase, round=request.round)
     raise Refused(RefusalCode.DATA_UNAVAILABLE, "the site's files changed each time an answer was computed")
@@ -217,12 +292,38 @@ def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str
     step = steps[request.step]
     if settings.site not in study.members(step):
         raise Refused(RefusalCode.NOT_A_MEMBER, f"step {step.id!r} is not for site {settings.site!r}")
+    if settings.design == "case_control" and settings.site not in study.sites.case_control and step.stage != "describe":
+        raise Refused(
+            RefusalCode.CASE_CONTROL, "the study takes this site for a cohort; it must stand under sites.case_control"
+        )
     if step.frozen is not None:
         raise Refused(RefusalCode.BAD_REQUEST, f"step {step.id!r} is imported: no site is asked about it")
     shared_room(step.stage)
     if payload_type(step.stage, request.phase) is None:
         raise Refused(RefusalCode.BAD_REQUEST, f"stage {step.stage!r} has no such phase", value=request.phase)
+    _require_protected(settings, study, step, request.phase)
     return step.stage
+
+
+def _require_protected(settings: SiteSettings, study: Study, step: StepConfig, phase: str) -> None:
+    """Refuse weights, and figures about training patients, that leave otherwise than the site's policy says."""
+    if getattr(step, "privacy", None) is not None:
+        return
+    asked, masked, _ = phase.partition("+")
+    declared = payload_type(step.stage, asked)
+    if declared is not None and any(isinstance(kind, Weights) for _, kind in field_kinds(declared).values()):
+        policy = settings.weights_policy
+        if policy == "private" or (policy == "secure_sum" and not masked):
+            raise Refused(
+                RefusalCode.PRIVACY_REQUIRED,
+                "plain weights do not leave this site",
+                where="privacy.weights",
+                value=policy,
+                allowed=WEIGHTS_POLICY[policy],
+            )
+    trained_on = settings.site in study.sites.train and "train" in step.reads_splits
+    if trained_on and step.stage not in ("describe", "train") and settings.privacy.statistics == "refused":
+        raise Refused(RefusalCode.PRIVACY_REQUIRED, "no figure about training patients leaves this site but by noise")
 
 
 def _generator(settings: SiteSettings, *names: str) -> np.random.Generator:

@@ -7,30 +7,46 @@ from __future__ import annotations
 
 import os
 import sys
+from difflib import get_close_matches
 from importlib.metadata import entry_points, version
 from typing import get_type_hints
 
 import click
 import typer
-from typer.core import TyperArgument
+from typer.core import TyperArgument, TyperGroup
 from typer.models import ArgumentInfo
 
 from ecgshared.errors import EcgFedError
 
 GROUP = "ecgfed.commands"
 
+_CLICK = tuple(int(part) for part in version("click").split(".")[:2])
+
 
 class _Assembled(click.Group):
     """A group whose members are the entry points of :data:`GROUP`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({point.name for point in entry_points(group=GROUP)})
+        return sorted({*self.commands, *(point.name for point in entry_points(group=GROUP))})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
         for point in entry_points(group=GROUP):
             if point.name == cmd_name:
                 return _with_words(typer.main.get_command(point.load()))
         return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which one was meant."""
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            close = get_close_matches(args[0], known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."
+            raise click.UsageError(f"There is no command {args[0]!r}. {hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with their whole first sentence; click would cut it at the end of the line."""
@@ -48,6 +64,9 @@ def _with_words(command: click.Command) -> click.Command:
 
     click from 8.5 has a help text of its own for arguments, and clears the one that typer sets before it.
     """
+    if isinstance(command, TyperGroup):
+        # click from 8.5 suggests a near command by itself; the hint would stand twice.
+        command.suggest_commands = _CLICK < (8, 5)
     if isinstance(command, click.Group):
         for member in command.commands.values():
             _with_words(member)
@@ -61,10 +80,36 @@ def _with_words(command: click.Command) -> click.Command:
     return command
 
 
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from ecgshared.service.fingerprint import code_sha256
+
+        click.echo(f"ecgfed {version('ecgfed')}, code {code_sha256()[:12]}, Python {sys.version.split()[0]}")
+        ctx.exit()
+
+
 @click.group(cls=_Assembled, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("ecgfed"), prog_name="ecgfed")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Version, and the code's hash.",
+)
 def command() -> None:
     """Federated training and analysis of 12-lead ECG models across hospitals."""
+
+
+@command.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete ecgfed's commands: eval "$(ecgfed completion bash)" in ~/.bashrc."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(command, {}, "ecgfed", "_ECGFED_COMPLETE").source())
 
 
 def main() -> None:

@@ -92,6 +92,7 @@ class RefusalCode(StrEnum):
     ENVELOPE_NOT_APPROVED = "envelope-not-approved"
     OVERRIDES = "overrides"
     WORKER_LOST = "worker-lost"
+    CASE_CONTROL = "case-control"
 
 
 class Refused(EcgFedError):

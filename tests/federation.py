@@ -68,13 +68,14 @@ class SmallFederation:
             content["table"]["values"] = {
                 key: value
                 for key, value in content["table"].get("values", {}).items()
-                if key in content["table"]["columns"]
+                if key in content["table"]["columns"] or key in content["table"].get("declared", {})
             }
             content |= {
                 "state": str(self.folder / "state" / name),
                 "studies": [str(self.folder / "study.yaml"), str(self.folder / "twin" / "study.yaml")],
                 "limits": {"min_patients": 1, "min_events": 0},
                 "seed": 11,
+                "privacy": {"weights": "plain"},
             }
             content |= changes
             path = self.folder / f"{name}.yaml"

@@ -11,15 +11,21 @@ from client.approval.register import Kind, approve_study, in_force, record
 from client.site.settings import SiteSettings, network_of
 from ecgshared.errors import ConfigError
 from ecgshared.service.fingerprint import code_sha256
-from ecgshared.study.study import load_study
+from ecgshared.study.study import Study, load_study
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 Confirmed = Callable[[list[str], str], bool]
 """Shows lines and asks for a word to be typed; True where it was."""
 
 
-def approve(settings: SiteSettings, what: str, confirmed: Confirmed) -> str:
+def approve(
+    settings: SiteSettings, what: str, confirmed: Confirmed, groups: Callable[[Study], list[str]] = lambda _: []
+) -> str:
     """Record an approval once it is confirmed; return what was done.
+
+    Parameters
+    ----------
+    groups : says whom a study's steps speak of here, and what would be refused.
 
     Raises
     ------
@@ -42,7 +48,7 @@ def approve(settings: SiteSettings, what: str, confirmed: Confirmed) -> str:
         )
     from client.approval.show import show_study
 
-    if not confirmed(show_study(settings, study), study.name):
+    if not confirmed([*show_study(settings, study), *groups(study)], study.name):
         return "not approved"
     approved = approve_study(settings.state, path)
     return f"approved: study {approved.name}, {approved.sha256}; the site's own copy is its configuration"

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from client.approval.register import in_force, load_copy, study_path
-from client.site.settings import SiteSettings
+from client.site.settings import WEIGHTS_POLICY, SiteSettings
 from ecgshared.errors import ConfigError
 from ecgshared.study.populations import Population
 from ecgshared.study.registry import shared_room
@@ -41,7 +41,9 @@ def named_study(settings: SiteSettings, what: str) -> Study:
 def show_study(settings: SiteSettings, study: Study) -> list[str]:
     """Return the lines to be read before a study is approved."""
     trains, takes_part = settings.site in study.sites.train, settings.site in study.sites.all
+    series = settings.site in study.sites.case_control
     role = "trains" if trains else "is only evaluated" if takes_part else "is NOT NAMED by this study"
+    role += ", by ranks alone: a case-control series" if series else ""
     lines = [
         f"study {study.name}",
         f"  hash:     {study.sha256}",
@@ -49,6 +51,11 @@ def show_study(settings: SiteSettings, study: Study) -> list[str]:
         f"  trains:   {', '.join(study.sites.train) or 'nobody; what is judged was trained elsewhere'}",
         f"  judged:   {', '.join(study.sites.zero_shot) or 'no further site'}",
         f"  here:     {settings.site} {role}; {_approval(settings, study)}",
+        *(
+            ["  DESIGN:   by the site file its table is a case-control series; but for describe nothing is answered"]
+            if takes_part and not series and settings.design == "case_control"
+            else []
+        ),
         f"  ECGs:     {study.input.seconds:g} s at {study.input.fs_hz:g} Hz, 12 leads",
         f"  predicts: {', '.join(study.endpoints)}",
     ]
@@ -60,11 +67,15 @@ def show_study(settings: SiteSettings, study: Study) -> list[str]:
         lines.append("  patients: all are used to judge, none to train")
     if study.covariates:
         lines.append(f"  columns:  age, sex, {', '.join(study.covariates)}")
+    for name, column in study.columns.items():
+        mapped = "mapped" if name in settings.table.declared else "NOT mapped"
+        words = f", {column.label}" if column.label else ""
+        lines.append(f"  column:   {name}: {column.kind}, {column.allowed}{words}; {mapped} here")
     for name, population in study.populations.items():
         lines.append(f"  group:    {name}: {population.label or 'no words for it'}; {_where(population)}")
     for number, step in enumerate(study.steps, start=1):
         lines += ["", *_step(settings, study, step, number)]
-    return [*lines, "", *_limits(settings), *_lockbox(settings, study)]
+    return [*lines, "", *_limits(settings, study), *_lockbox(settings, study), *_renamed(settings, study)]
 
 
 def _approval(settings: SiteSettings, study: Study) -> str:
@@ -113,15 +124,67 @@ def _leaves(stage: str, phase: str) -> list[str]:
     return [f"{_KINDS[kind]}: {', '.join(by_kind[kind])}" for kind in _KINDS if kind in by_kind]
 
 
-def _limits(settings: SiteSettings) -> list[str]:
-    limits, cap = settings.limits, settings.privacy
+def _limits(settings: SiteSettings, study: Study) -> list[str]:
+    limits, cap, policy = settings.limits, settings.privacy, settings.weights_policy
     must = "private training only" if cap.required else "training without differential privacy is permitted"
+    period = "" if cap.total_days is None else f" in {cap.total_days:g} days"
+    scores = f"{limits.lockbox_scores} different scores on a lockbox group, {limits.validation_scores} on another"
     return [
         "limits of this site, whatever a study asks:",
         f"  withheld: groups of fewer than {limits.min_patients} patients, or {limits.min_events} with the event",
-        f"  privacy:  {must}; a study may spend epsilon {cap.max_epsilon:g} at delta {cap.max_delta:g}",
-        "  nothing about a single person leaves, and every answer is in state/releases.jsonl before it goes",
+        "  groups:   a group that differs by fewer from one told of before, in any study, is refused",
+        f"  scores:   {scores}, over all studies",
+        f"  privacy:  {must}; a study may spend epsilon {cap.max_epsilon:g} at delta {cap.max_delta:g},"
+        f" all studies together {cap.most_in_all:g}{period}",
+        f"  weights:  {policy.replace('_', ' ')}: {WEIGHTS_POLICY[policy]}",
+        f"  figures:  about training patients: {_STATISTICS[cap.statistics]}",
+        *_plain_steps(settings, study),
+        "  every answer is in state/releases.jsonl before it goes",
     ]
+
+
+_STATISTICS = {
+    "group-limited": "for groups of enough people; no epsilon covers them",
+    "refused": "none but the counts that training needs",
+}
+
+
+def _plain_steps(settings: SiteSettings, study: Study) -> list[str]:
+    """Say in true words what the plain weights of a study can tell; nothing where none would leave."""
+    plain = [
+        step.id
+        for step in study.steps
+        if step.stage == "train"
+        and step.frozen is None
+        and settings.site in study.members(step)
+        and getattr(step, "privacy", None) is None
+    ]
+    if not plain:
+        return []
+    if settings.weights_policy == "private":
+        return [f"  REFUSED:  {', '.join(plain)}: plain training, and this site sends private weights only"]
+    if settings.weights_policy == "secure_sum":
+        return [f"  REFUSED:  {', '.join(plain)}: plain training, unless its weights are added under masks"]
+    return [
+        f"  PLAIN WEIGHTS of {', '.join(plain)} LEAVE: no size of a group protects them. Who sends crafted weights, or",
+        "            sees a round's, can get ECGs, ages and labels of single training patients; only differential",
+        "            privacy, or a sum under masks, keeps that from the coordinator",
+    ]
+
+
+def _renamed(settings: SiteSettings, study: Study) -> list[str]:
+    """Warn of approved studies that ask the same under another name, seed or description."""
+    lines = []
+    try:
+        approved = [key[1] for key in in_force(settings.state) if key[0] == "study"]
+        others = [load_copy(settings.state, sha256) for sha256 in approved if sha256 != study.sha256]
+    except ConfigError:
+        return []  # told under `here`
+    for other in others:
+        if (other.steps, other.endpoints) == (study.steps, study.endpoints):
+            what = "asks what this one asks, under another name, seed or description"
+            lines.append(f"LOOK: the approved study {other.name} ({other.sha256[:12]}) {what}; their costs add up")
+    return lines
 
 
 def _lockbox(settings: SiteSettings, study: Study) -> list[str]:

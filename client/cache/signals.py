@@ -111,12 +111,12 @@ class SignalCache:
                 raise RunError("a signal has the wrong shape", value=signal.shape, allowed=str((12, self.samples)))
         first = self._meta()["next"]
         try:
-            self._slots.write(first, (signal.tobytes() for signal in signals))
+            self._slots.write(first, (signal.data for signal in signals))
         except OSError as error:
             raise RunError(
                 f"the cache cannot be written ({error.strerror})", where=self.folder, remedy="free some space"
             ) from None
-        places = iter([(first + i, zlib.crc32(signal.tobytes())) for i, signal in enumerate(signals)])
+        places = iter([(first + i, zlib.crc32(signal.data)) for i, signal in enumerate(signals)])
         rows = [row_of(entry, *(next(places) if entry.signal is not None else (None, None))) for entry in entries]
         with self._transaction():
             self._release([entry.record for entry in entries])
@@ -232,11 +232,11 @@ class SignalCache:
         crash leaves a list of what is still to be wiped.
         """
         before = self._db.total_changes
-        for record in records:
-            self._db.execute(
-                "INSERT OR IGNORE INTO freed SELECT slot FROM entry WHERE record = ? AND slot IS NOT NULL", (record,)
-            )
-            self._db.execute("DELETE FROM entry WHERE record = ?", (record,))
+        these = [(record,) for record in records]
+        self._db.executemany(
+            "INSERT OR IGNORE INTO freed SELECT slot FROM entry WHERE record = ? AND slot IS NOT NULL", these
+        )
+        self._db.executemany("DELETE FROM entry WHERE record = ?", these)
         if self._db.total_changes > before:
             self._note(changes=self._meta()["changes"] + 1)
 

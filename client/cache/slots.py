@@ -40,7 +40,7 @@ class SlotFile:
         """Return how many slots the file reaches into."""
         return -(-self.stat().st_size // self.slot_bytes)
 
-    def write(self, first: int, signals: Iterable[bytes]) -> None:
+    def write(self, first: int, signals: Iterable[bytes | memoryview]) -> None:
         """Write signals into the slots from ``first`` on, and wait until they are on the disk."""
         with self._path.open("r+b") as file:
             file.seek(first * self.slot_bytes)

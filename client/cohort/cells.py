@@ -13,6 +13,7 @@ from client.cohort.identities import normal_id
 from client.site.settings import TableConfig
 from ecgshared.ecg.person import parse_age, parse_sex
 from ecgshared.study.columns import Column
+from ecgshared.study.declared import DeclaredColumn
 
 _YES = """1 true t yes y ja j si sì sí oui sim s wahr vrai verdadero verdadeiro vero waar sant sann sand kyllä
     tosi tak prawda"""
@@ -42,6 +43,24 @@ def parser(column: Column, config: TableConfig) -> Callable[[str], Any]:
         "text": str,
     }
     return plain[column.kind]
+
+
+def declared_parser(column: DeclaredColumn, decimal: str | None, times: float = 1.0) -> Callable[[str], Any]:
+    """Return the parser for a declared column that is no date; ``times`` makes the study's unit of a number."""
+    if column.kind == "flag":
+        return parse_flag
+    if column.range is None:
+        return column.level_of
+    low, high = column.range
+
+    def number(text: str) -> float:
+        value = parse_number(text, decimal) * times
+        # A bound written in another unit must not be missed by a rounding of the factor.
+        if not low - 1e-9 * abs(low) <= value <= high + 1e-9 * abs(high):
+            raise ValueError(column.allowed)
+        return min(max(value, low), high)
+
+    return number
 
 
 def parse_number(text: str, decimal: str | None) -> float:

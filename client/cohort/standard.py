@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.cohort.cells import parse_flag, parser
+from client.cohort.cells import declared_parser, parse_flag, parser
 from client.cohort.dates import parse_dates, parse_times
 from client.cohort.faults import Fault, fault_of, faults_of, rows_text, where
 from client.cohort.identities import DAMAGED, is_damaged, normal_id
 from client.cohort.localtable import Coded, LocalTable
-from client.site.settings import DateAndTime, MatchedLabel, TableConfig
+from client.site.settings import DateAndTime, InUnit, MatchedLabel, TableConfig
 from ecgshared.ecg.person import ages_disagree, parse_age, sexes_disagree
 from ecgshared.study.columns import STANDARD_COLUMNS
-from ecgshared.study.endpoints import is_cardiac_or_ill_defined
+from ecgshared.study.deaths import is_cardiac_or_ill_defined
+from ecgshared.study.declared import DeclaredColumn
 
 
 class Reading:
@@ -66,6 +67,17 @@ class Reading:
         else:
             coded = _mapped(self.table.columns[label], self.config.values.get(name, {}))
             self.columns[name] = self._cells(name, _shown(label, name), coded, parse_flag, np.nan)
+
+    def declared(self, name: str, column: DeclaredColumn, source: str | DateAndTime | InUnit) -> None:
+        """Read a column that the study declares."""
+        if column.is_date:
+            assert not isinstance(source, InUnit)  # refused before the table is read
+            self.columns[name] = self._moments(name, source)
+            return
+        local, times = (source.column, source.times) if isinstance(source, InUnit) else (str(source), 1.0)
+        coded = _mapped(self.table.columns[local], self.config.values.get(name, {}))
+        read = declared_parser(column, self.config.decimal, times)
+        self.columns[name] = self._cells(name, _shown(local, name), coded, read, "" if column.levels else np.nan)
 
     def sex_beside_age(self) -> None:
         """Take the sex of ``63 M`` where the table has no other, and name the rows where it has."""
@@ -152,9 +164,15 @@ class Reading:
             )
 
 
-_LATER_DATES = ("death_date", "vfvt_date", "mi_date", "icd_date", "index_date", "last_encounter", "admission_time")
+_LATER_DATES = (
+    *("death_date", "vfvt_date", "vf_date", "vt_date", "mi_date", "icd_date", "index_date", "last_encounter"),
+    "admission_time",
+)
 _ENDED_BY_DEATH = {
-    "vfvt_date": "after the death, which no label counts; is the death or the arrhythmia dated wrongly?",
+    **dict.fromkeys(
+        ("vfvt_date", "vf_date", "vt_date"),
+        "after the death, which no label counts; is the death or the arrhythmia dated wrongly?",
+    ),
     "mi_date": "after the death, which no label counts; is the death or the infarction dated wrongly?",
     "icd_date": "a defibrillator implanted after the death",
     "last_encounter": "seen alive after the death; the death counts",
@@ -183,11 +201,15 @@ def derive_age(reading: Reading) -> None:
     columns["age"] = np.where(np.isnan(age) & possible, years, age)
 
 
-def contradictions(reading: Reading) -> None:
-    """Note deaths before the ECG, what is dated after the death, and ECGs that stand in the table twice."""
+def contradictions(reading: Reading, events: Iterable[str] = ()) -> None:
+    """Note deaths before the ECG, what is dated after the death, and ECGs that stand in the table twice.
+
+    ``events`` are the columns of the study's own events.
+    """
     columns, ids = reading.columns, reading.ids
     died = columns.get("death_date")
-    for name, what in _ENDED_BY_DEATH.items():
+    own = dict.fromkeys(events, "after the death, which no label counts; is the death or the event dated wrongly?")
+    for name, what in {**_ENDED_BY_DEATH, **own}.items():
         if died is not None and name in columns:
             later = columns[name].astype("datetime64[D]") > died.astype("datetime64[D]")
             if later.any():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Formatter
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,9 @@ from client.cohort.identities import normal_id
 from client.cohort.localtable import Coded, LocalTable
 from client.cohort.standard import Reading, contradictions, derive_age
 from client.cohort.tablefile import read_table
-from client.site.settings import DateAndTime, MatchedLabel, SiteSettings, TableConfig
-from ecgshared.errors import CohortError
+from client.site.settings import DateAndTime, InUnit, MatchedLabel, SiteSettings, TableConfig
+from ecgshared.errors import CohortError, ConfigError
+from ecgshared.study.declared import Declared
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class CohortTable:
 
     Attributes
     ----------
-    columns : standard columns and labels by name, each shape = (n,): dates ``datetime64[s]`` with NaT,
+    columns : standard and declared columns and labels by name, each shape = (n,): dates ``datetime64[s]`` with NaT,
         numbers, flags and labels float64 with NaN, ``sex``, codes and texts str with "" where empty.
     ids : ``patient_id`` and ``ecg_id`` where mapped.
     file : for each row the path of its recording below the records folder, by the join rule; "" for none.
@@ -52,17 +55,25 @@ class CohortTable:
         return len(self.lines)
 
 
-def read_cohort_table(settings: SiteSettings) -> CohortTable:
+def read_cohort_table(settings: SiteSettings, declared: Declared = MappingProxyType({})) -> CohortTable:
     """Read and map the site's table; bad values are collected in ``faults``, not raised.
+
+    Parameters
+    ----------
+    declared : the study's own columns; of those that the site maps, the cells are read.
 
     Raises
     ------
     CohortError : the file itself or its header cannot be used.
+    ConfigError : a declared column is mapped as what it is not.
     """
     config = settings.table
     joins = _join_fields(config)
     labels = {name: c.column if isinstance(c, MatchedLabel) else c for name, c in config.labels.items()}
-    local = read_table(config, [*local_names(config), *labels.values(), *config.rows, *joins.values()])
+    own_columns = {name: config.declared[name] for name in declared if name in config.declared}
+    _require_fit(declared, own_columns, labels)
+    sources = _local(*config.columns.values(), *own_columns.values())
+    local = read_table(config, [*sources, *labels.values(), *config.rows, *joins.values()])
     own = local.matching(config.rows)
     file = _join(config, joins, local)
     mine = np.flatnonzero(own)
@@ -70,11 +81,13 @@ def read_cohort_table(settings: SiteSettings) -> CohortTable:
     reading = Reading(table, config)
     for name, source in config.columns.items():
         reading.column(name, source)
+    for name, mapped in own_columns.items():
+        reading.declared(name, declared[name], mapped)
     for name, label in config.labels.items():
         reading.label(name, label)
     reading.sex_beside_age()
     derive_age(reading)
-    contradictions(reading)
+    contradictions(reading, [name for name in own_columns if declared[name].kind == "event"])
     return CohortTable(
         columns=reading.columns,
         ids=reading.ids,
@@ -90,9 +103,9 @@ def read_cohort_table(settings: SiteSettings) -> CohortTable:
     )
 
 
-def usable_table(settings: SiteSettings) -> CohortTable:
+def usable_table(settings: SiteSettings, declared: Declared = MappingProxyType({})) -> CohortTable:
     """Return the table, or raise a CohortError that names columns but shows no value of any patient."""
-    table = read_cohort_table(settings)
+    table = read_cohort_table(settings, declared)
     if table.faults:
         columns = ", ".join(sorted({fault.column for fault in table.faults}))
         raise CohortError(
@@ -103,10 +116,35 @@ def usable_table(settings: SiteSettings) -> CohortTable:
     return table
 
 
-def local_names(config: TableConfig) -> list[str]:
-    """Return the local columns that standard columns are read from."""
-    sources = config.columns.values()
-    return [name for s in sources for name in ((s.date, s.time) if isinstance(s, DateAndTime) else (s,))]
+def _local(*sources: str | DateAndTime | InUnit) -> list[str]:
+    """Return the local columns behind a mapping."""
+    names: list[str] = []
+    for source in sources:
+        if isinstance(source, DateAndTime):
+            names += [source.date, source.time]
+        else:
+            names.append(source.column if isinstance(source, InUnit) else source)
+    return names
+
+
+def _require_fit(
+    declared: Declared, sources: Mapping[str, str | DateAndTime | InUnit], labels: Mapping[str, str]
+) -> None:
+    """Refuse a mapping that contradicts what the study declares: its kind or its unit, or a label of the same name."""
+    faults = [f"table.labels.{name}: the study declares a column of the name" for name in labels if name in declared]
+    for name, source in sources.items():
+        column = declared[name]
+        if isinstance(source, DateAndTime) and not column.is_date:
+            faults.append(f"table.declared.{name}: {{date, time}} is for dates; the study declares a {column.kind}")
+        if isinstance(source, InUnit) and column.kind != "number":
+            faults.append(f"table.declared.{name}: {{column, unit}} is for numbers; the study declares a {column.kind}")
+        elif isinstance(source, InUnit) and source.unit.strip() != column.unit.strip():
+            faults.append(
+                f"table.declared.{name}: in {source.unit} here, in {column.unit or 'no unit'} in the study; where the "
+                "local values need a factor, give `times` and the study's unit"
+            )
+    if faults:
+        raise ConfigError("; ".join(faults), remedy="change the site file, or ask the coordinator")
 
 
 def _join_fields(config: TableConfig) -> dict[str, str]:

@@ -16,14 +16,9 @@ from client.dataset.data import CachedSignals, SiteData
 from client.ingest.reading import findings_of, refused
 from client.site.keys import SiteKeys
 from client.site.settings import QualityPolicy, SiteSettings
-from ecgshared.study.endpoints import (
-    BinaryEndpoint,
-    Event,
-    TimeToEventEndpoint,
-    follow_up_years,
-    label_cells,
-    time_to_event,
-)
+from ecgshared.study.dates import first_later, follow_up_years
+from ecgshared.study.declared import as_numbers, with_absent
+from ecgshared.study.endpoints import BinaryEndpoint, TimeToEventEndpoint, label_cells, time_to_event
 from ecgshared.study.populations import members, numbers_of
 from ecgshared.study.study import SplitConfig, Study
 from ecgshared.wire.protocol import SPLITS
@@ -46,6 +41,9 @@ def assemble(
     found, signals : of the selected rows' recordings, in their order.
     """
     columns, learned = _merged(table, selected.rows, found)
+    if "ecg_vt" in columns:
+        # From every ECG of the patient, also those that are not eligible themselves.
+        columns["ecg_vt_date"] = first_later(columns["recorded_at"], columns["ecg_vt"], linked.unit)
     flow = _Flow(linked.unit)
     for reason, passes in decide_read(selected, learned, columns, study.eligibility):
         flow.keep(reason, passes)
@@ -60,7 +58,8 @@ def assemble(
     split = _splits(trains, study.split, keys, [linked.units[i] for i in units])
     labels = _labels(study, columns)[rows]
     nowhere = np.full(len(rows), np.nan, dtype=np.float32)
-    events = sorted(_timed_events(study))
+    every = with_absent(kept, study.columns, len(rows))
+    events = _timed_events(study)
     return SiteData(
         signals=signals.take(places),
         patient=patient.astype(np.int64),
@@ -77,25 +76,39 @@ def assemble(
         descriptions=_descriptions(kept["device"], patient, found.take(places), linked.unmatched_files),
         follow_up_years=follow_up_years(kept),
         event_times={
-            event: time_to_event(kept, event, censor_at_defibrillator=study.censor_at_defibrillator) for event in events
+            event: time_to_event(
+                kept, event, censor_at_defibrillator=study.censor_at_defibrillator, declared=study.columns
+            )
+            for event in events
         },
         populations={
-            name: members(population, kept, np.ones(len(rows), dtype=bool), patient)
+            name: members(population, every, np.ones(len(rows), dtype=bool), patient)
             for name, population in study.populations.items()
         },
         chronology=_chronology(kept["recorded_at"]),
+        record_keys=_short([keys.record(linked.recordings.paths[file]) for file in linked.file[rows].tolist()]),
+        patient_keys=_short([linked.pseudonyms[unit] for unit in linked.unit[rows].tolist()]),
         columns={
-            name: numbers_of(name, kept, len(rows))
-            for name in sorted({name for step in study.steps for name in step.reads_columns})
+            **{
+                name: numbers_of(name, every, len(rows))
+                for name in sorted({name for step in study.steps for name in step.reads_columns})
+            },
+            **{name: as_numbers(column, every[name]) for name, column in study.columns.items() if not column.is_date},
         },
     )
 
 
-def _timed_events(study: Study) -> set[Event]:
+def _timed_events(study: Study) -> list[str]:
     """Return the events whose times the study's steps read."""
     named = {event for step in study.steps if (event := getattr(step, "event", None)) is not None}
     weighted = study.endpoints.values() if study.censoring == "ipcw" else ()
-    return named | {endpoint.event for endpoint in weighted if isinstance(endpoint, TimeToEventEndpoint)}
+    named |= {one.event for one in weighted if isinstance(one, TimeToEventEndpoint) and isinstance(one.event, str)}
+    return sorted(named)
+
+
+def _short(pseudonyms: list[bytes]) -> NDArray[np.uint64]:
+    """The first eight bytes of each pseudonym: enough to tell millions apart."""
+    return np.frombuffer(b"".join(one[:8] for one in pseudonyms), dtype=">u8").astype(np.uint64)
 
 
 def _labels(study: Study, columns: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -103,7 +116,11 @@ def _labels(study: Study, columns: dict[str, NDArray[Any]]) -> NDArray[np.float3
     return np.stack(
         [
             label_cells(
-                columns, endpoint, censoring=study.censoring, censor_at_defibrillator=study.censor_at_defibrillator
+                columns,
+                endpoint,
+                censoring=study.censoring,
+                censor_at_defibrillator=study.censor_at_defibrillator,
+                declared=study.columns,
             )
             for endpoint in study.endpoints.values()
         ],

@@ -73,8 +73,11 @@ class SiteData:
     follow_up_years : float array, shape = (n,): from ECG to last known status, NaN where unknown.
     event_times : time and status by event, of the events that steps of the study name.
     populations : the study's, by name: bool array, shape = (n,), who belongs.
-    columns : further numbers and flags that steps of the study read, each shape = (n,), NaN where unknown.
+    columns : further numbers and flags that steps of the study read, and those it declares (of a category, the place
+        among its levels), each shape = (n,), NaN where unknown.
     chronology : int array, shape = (n,): the later ECG of a patient has the higher number; None: the later row.
+    record_keys, patient_keys : uint64 arrays, shape = (n,): pseudonyms of recording and patient that last, by which the
+        site remembers whom figures spoke of; None where the cohort stands in memory alone.
     """
 
     signals: NDArray[np.int16] | CachedSignals
@@ -94,6 +97,8 @@ class SiteData:
     chronology: NDArray[np.int64] | None = None
     populations: dict[str, Bools] = field(default_factory=dict)
     columns: dict[str, Floats] = field(default_factory=dict)
+    record_keys: NDArray[np.uint64] | None = None
+    patient_keys: NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -130,6 +135,8 @@ class SiteData:
             chronology=None if self.chronology is None else self.chronology[rows],
             populations={name: belongs[rows] for name, belongs in self.populations.items()},
             columns={name: column[rows] for name, column in self.columns.items()},
+            record_keys=None if self.record_keys is None else self.record_keys[rows],
+            patient_keys=None if self.patient_keys is None else self.patient_keys[rows],
         )
 
     def members(self, population: str) -> SiteData:

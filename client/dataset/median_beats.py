@@ -30,6 +30,9 @@ class MedianBeats:
     ``samples`` is W: :data:`~ecgshared.models.config.BEAT_WINDOW_S` at the rate of the signals.
     """
 
+    every = None
+    """An ECG has one."""
+
     def __init__(self, data: SiteData) -> None:
         from client.dataset.data import CachedSignals
 

@@ -21,6 +21,7 @@ from client.site.keys import SiteKeys, load_keys
 from client.site.settings import QualityPolicy, SiteSettings
 from ecgshared.arrays import Bools
 from ecgshared.ecg.preprocess import fingerprint
+from ecgshared.errors import CohortError
 from ecgshared.service.files import private_folder
 from ecgshared.study.study import Study
 
@@ -31,7 +32,7 @@ def open_site(settings: SiteSettings, study: Study, *, progress: Progress | None
 
 
 def open_cohort(
-    settings: SiteSettings, study: Study, *, progress: Progress | None = None
+    settings: SiteSettings, study: Study, *, progress: Progress | None = None, may_read: bool = True
 ) -> tuple[SiteData, Generation]:
     """Open a site's cohort under a study: table, recordings, exclusions, split, labels, cached signals.
 
@@ -40,16 +41,17 @@ def open_cohort(
 
     Raises
     ------
-    CohortError : table, recordings or opt-out list cannot be used; no value of a patient is in its text.
+    CohortError : table, recordings or opt-out list cannot be used; no value of a patient is in its text. Recordings
+        are not in the cache yet, and ``may_read`` is False.
     RunError : the disk has no room for the cache.
     """
     private_folder(settings.state)
     keys = load_keys(settings)
     files = marks(settings)
-    table = usable_table(settings)
+    table = usable_table(settings, study.columns)
     linked = link(settings, table, keys)
     selected = select(table, linked, study)
-    reading = read(settings, study, keys, linked, selected, progress)
+    reading = read(settings, study, keys, linked, selected, progress, may_read=may_read)
     data = assemble(settings, study, keys, table, linked, selected, reading.found, reading.signals)
     return data, Generation(settings, files, reading.generation)
 
@@ -70,6 +72,8 @@ def read(
     linked: LinkedRows,
     selected: Selection,
     progress: Progress | None,
+    *,
+    may_read: bool = True,
 ) -> Reading:
     """Look up the selected recordings in the cache, and read those it lacks; who opted out is wiped from it."""
     rows = selected.rows
@@ -86,6 +90,8 @@ def read(
             Job(recordings.full(files[i]), records[i], patients[i], signatures[i], recordings.rate(files[i]))
             for i in np.flatnonzero(_to_read(found, settings.quality))
         ]
+        if jobs and not may_read:
+            raise CohortError(f"{len(jobs)} recording(s) are not read yet", remedy="ecgfed site ingest SITE.yaml")
         if jobs:
             ingest(cache, jobs, recipe, threads=settings.compute.threads, progress=progress)
             found = cache.lookup(records, signatures, READING_VERSION)

@@ -7,7 +7,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from client.site.logs import chained
 from client.site.settings import SiteSettings
+from ecgshared.errors import PrivacyError, RefusalCode, Refused
 from ecgshared.service.files import append_line
 
 
@@ -24,4 +26,7 @@ def record_lockbox_opening(settings: SiteSettings, *, study_hash: str, step: str
     """Write down, before it happens, that a step sees the lockbox: one line in ``state/lockbox.jsonl``."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     entry = {"time": now, "study": study_hash, "run": run, "step": step}
-    append_line(settings.state / LOCKBOX_FILE, json.dumps(entry))
+    try:
+        chained(settings.state / LOCKBOX_FILE).append([entry])
+    except PrivacyError as error:
+        raise Refused(RefusalCode.GATE_CLOSED, f"the lockbox stays closed: {error.what}", where=error.where) from error

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import json
 import multiprocessing
 import os
 import re
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC
 from itertools import chain, islice
 from multiprocessing import connection
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from signal import SIG_IGN, SIGINT
 from signal import signal as on_signal
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,12 +38,15 @@ from ecgshared.ecg.preprocess import preprocess
 from ecgshared.ecg.quality import REPAIRED, Decision, decide, examine, repair
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
+from ecgshared.service.memory import memory_kept
 
-READING_VERSION = 4
+READING_VERSION = 5
 """Raised whenever a reader or the quality rules read a recording otherwise: older entries are read again."""
 
 LARGEST_UNITS = 32_767
-BATCH = 64
+BATCH, TOGETHER = 64, 8
+"""Recordings stored at once, and of these held at once: more do not stay in the caches of a core."""
+
 PARALLEL_FROM = 500
 """Below so many recordings the start of further processes costs more than they save."""
 
@@ -109,13 +116,13 @@ def read_in_order(
         while sum(map(len, first)) < PARALLEL_FROM and (batch := next(waiting, None)) is not None:
             first.append(batch)
     if workers < 2 or len(first) < 2 or sum(map(len, first)) < PARALLEL_FROM:
-        for batch in chain(first, waiting):
-            yield batch, read_batch(batch, recipe)
+        with memory_kept():
+            for batch in chain(first, waiting):
+                yield batch, read_batch(batch, recipe)
         return
     waiting = chain(first, waiting)
     # Spawned, not forked: the parent may hold threads (torch, gRPC) that a fork would copy half-dead.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=_Apart(), initializer=_begin_worker)
     try:
         running: deque[tuple[Sequence[Job], Future[list[Entry]]]] = deque()
         while True:
@@ -153,7 +160,13 @@ def decision(findings: Iterable[Finding], policy: QualityPolicy) -> Decision:
 
 
 def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
-    """Read, assess and preprocess one batch; records of one rate and length are preprocessed together."""
+    """Read, assess and preprocess one batch, a few recordings at a time."""
+    parts = (jobs[start : start + TOGETHER] for start in range(0, len(jobs), TOGETHER))
+    return [entry for part in parts for entry in _read_together(part, recipe)]
+
+
+def _read_together(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
+    """Read recordings; those of one rate and length are preprocessed together."""
     entries: list[Entry] = []
     groups: dict[tuple[float, int], list[tuple[int, NDArray[np.float32]]]] = {}
     for place, job in enumerate(jobs):
@@ -169,9 +182,9 @@ def read_batch(jobs: Sequence[Job], recipe: Recipe) -> list[Entry]:
             groups.setdefault((record.fs, record.p_signal.shape[1]), []).append((place, record.p_signal))
         entries.append(entry)
     for (fs, _), members in groups.items():
-        signals = preprocess(np.stack([signal for _, signal in members]), fs, recipe.input)
+        signals = to_units(preprocess(np.stack([signal for _, signal in members]), fs, recipe.input))
         for (place, _), signal in zip(members, signals, strict=True):
-            entries[place] = replace(entries[place], signal=to_units(signal))
+            entries[place] = replace(entries[place], signal=signal)
     return entries
 
 
@@ -186,7 +199,8 @@ def to_units(p_signal: NDArray[np.float32]) -> NDArray[np.int16]:
     units = p_signal * np.float32(UNITS_PER_MV)
     np.rint(units, out=units)
     np.clip(units, -LARGEST_UNITS, LARGEST_UNITS, out=units)  # infinities too
-    np.nan_to_num(units, copy=False)
+    if np.isnan(units.max()):
+        np.nan_to_num(units, copy=False)
     out: NDArray[np.int16] = units.astype(np.int16)
     return out
 
@@ -233,9 +247,30 @@ def _without_values(text: str) -> str:
     return re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", text)
 
 
+class _Worker(SpawnProcess):
+    """A process that does not run the user's script again: without a ``__main__`` guard it would begin anew in each."""
+
+    def start(self) -> None:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _Apart(SpawnContext):
+    Process = _Worker
+
+
+_KEPT = ExitStack()
+"""What a process that only reads holds on to until it ends."""
+
+
 def _begin_worker() -> None:
     """Leave Ctrl-C to the parent, and end with it, however it ends: a killed one leaves nobody reading on."""
     on_signal(SIGINT, SIG_IGN)
+    _KEPT.enter_context(memory_kept())
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
@@ -249,8 +284,11 @@ def _content(record: EcgRecord, key: bytes) -> bytes:
     """Hash the samples as read, in microvolts: the same for an ECG exported twice, whatever the file's form."""
     whole = record.p_signal * np.float32(UNITS_PER_MV)
     np.rint(whole, out=whole)
-    if not np.isfinite(whole).all():
+    lowest, highest = whole.min(), whole.max()
+    if not np.isfinite(highest - lowest):
         whole = np.nan_to_num(whole, nan=-(2.0**31), posinf=2.0**31 - 128, neginf=-(2.0**31) + 128)
-    digest = hashlib.blake2b(np.ascontiguousarray(whole, dtype="<i4").tobytes(), key=key, digest_size=16)
+    narrow = lowest >= -LARGEST_UNITS and highest <= LARGEST_UNITS  # never where one is NaN
+    # Processors have instructions for SHA-256, and for no other keyed hash of the standard library.
+    digest = hmac.new(key, np.ascontiguousarray(whole, dtype="<i2" if narrow else "<i4").data, "sha256")
     digest.update(f"{record.fs:g}".encode())
-    return digest.digest()
+    return digest.digest()[:16]

@@ -126,7 +126,7 @@ def answers_with(settings: SiteSettings, person: Person) -> Answers:
     filters, or came into the table later, is still counted: the log cannot tell.
     """
     keys = load_keys(settings)
-    sent = [line for line in read_releases(settings.state) if not line.get("replayed")]
+    sent = [line for line in read_releases(settings.state) if not line.get("replayed") and "tampered" not in line]
     studies: dict[str, Study | None] = {}
     runs, at_most = set(), 0
     for line in sent:

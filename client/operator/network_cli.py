@@ -78,10 +78,12 @@ def show(
 ) -> None:
     """Say in plain words what a study would run here, and what would leave at each step."""
     from client.approval.show import named_study, show_study
+    from client.operator.group_lines import group_lines
     from client.site.settings import load_site
 
     settings = load_site(site_file)
-    typer.echo("\n".join(show_study(settings, named_study(settings, what))))
+    study = named_study(settings, what)
+    typer.echo("\n".join([*show_study(settings, study), *group_lines(settings, study)]))
 
 
 def approve(
@@ -91,6 +93,7 @@ def approve(
 ) -> None:
     """Approve a study, the installed software, or the coordinator's envelope; nothing else is ever run."""
     from client.approval.decision import approve as approve_it
+    from client.operator.group_lines import group_lines
     from client.site.settings import load_site
 
     def confirmed(lines: list[str], word: str) -> bool:
@@ -98,7 +101,8 @@ def approve(
             typer.echo(line)
         return yes or typer.prompt(f"type {word} to approve") == word
 
-    typer.echo(approve_it(load_site(site_file), what, confirmed))
+    settings = load_site(site_file)
+    typer.echo(approve_it(settings, what, confirmed, lambda study: group_lines(settings, study)))
 
 
 def withdraw(
@@ -161,4 +165,17 @@ def budget(site_file: SiteFile) -> None:
     typer.echo("\n".join(budget_lines(load_site(site_file))))
 
 
-COMMANDS = (certificate, show, approve, withdraw, start, status, pause, resume, stop, releases, budget)
+def page(
+    site_file: SiteFile,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="on 127.0.0.1; 0 takes a free one")] = 8600,
+) -> None:
+    """Serve a page for the operator on this machine: what is asked, what left; approve, pause, forget. Until Ctrl-C."""
+    from client.operator.page import page as serve_page
+
+    def said(address: str) -> None:
+        typer.echo(f"open {address}\nthe token in it opens everything here: give it to nobody. Ctrl-C ends the page")
+
+    serve_page(site_file, port, said)
+
+
+COMMANDS = (certificate, show, approve, withdraw, start, status, pause, resume, stop, releases, budget, page)

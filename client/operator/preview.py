@@ -123,7 +123,7 @@ def _request(study: Study, step: StepConfig, phase: str, totals: dict[str, dict[
         return base
     if isinstance(step, TrainConfig) and phase == "fit":
         described = describe_step(step, study)
-        if described in totals:
+        if described in totals and step.start_from is None:
             _, weights, _ = initial_weights(step, study)
             arrays = {f"{described}.{name}": array for name, array in totals[described].items()}
             return replace(base, round=1, arrays={"weights": weights, **arrays})

@@ -14,6 +14,7 @@ reader can tell: they are read as the site describes them.
 from __future__ import annotations
 
 import pkgutil
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -30,6 +31,9 @@ CONTAINERS = (".hdf5", ".h5")
 
 HEAD_BYTES = 4096
 """How much of a file :func:`read` shows to every ``sniff``."""
+
+
+_LAST: list[str] = []
 
 
 class Reader(Protocol):
@@ -108,9 +112,13 @@ def _at_rate(record: EcgRecord, fs_hz: float | None) -> EcgRecord:
 def _read_by_content(path: Path) -> EcgRecord:
     path = Path(path)
     head = _head(path)
-    for name, reader in readers().items():
+    known = readers()
+    # The reader of the recording before is asked first: a folder is mostly of one format.
+    for name in (*_LAST, *known):
+        reader = known[name]
         try:
             if reader.sniff(head, path):
+                _LAST[:] = [name]
                 return reader.read(path)
         except EcgReadError:
             raise
@@ -136,13 +144,15 @@ def _read_by_content(path: Path) -> EcgRecord:
 
 def _head(path: Path) -> bytes:
     try:
-        if path.is_dir():
-            raise EcgReadError("is a folder, not a recording", where=path, remedy="give one file, such as a WFDB .hea")
-        if not path.exists():
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
             return b""
-        if not path.is_file():
+        if stat.S_ISDIR(mode):
+            raise EcgReadError("is a folder, not a recording", where=path, remedy="give one file, such as a WFDB .hea")
+        if not stat.S_ISREG(mode):
             raise EcgReadError("is no regular file", where=path, remedy="give a file on disk")
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             return file.read(HEAD_BYTES)
     except (OSError, ValueError) as error:
         raise EcgReadError(

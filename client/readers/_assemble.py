@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.readers._calibration import signal_samples
-from ecgshared.ecg.leads import LEADS, standard_name, to_standard_order
+from ecgshared.ecg.leads import LEADS, derive_limb_leads, standard_name
 from ecgshared.ecg.record import EcgRecord, Finding, Sex
 from ecgshared.errors import EcgReadError
 
@@ -79,9 +79,11 @@ def refuse_leads(names: Sequence[str], where: object) -> NoReturn:
 
 
 def twelve_leads(
-    names: Sequence[str], rows: Sequence[NDArray[np.floating]], path: Path
+    names: Sequence[str], rows: Sequence[NDArray[np.floating]] | NDArray[np.floating], path: Path
 ) -> tuple[NDArray[np.float32], list[Finding]]:
     """Arrange named leads (mV) in standard order; absent limb leads are derived, short leads end in NaN.
+
+    One array of all twelve, in order and in single precision, is taken as it is.
 
     Returns
     -------
@@ -100,23 +102,26 @@ def twelve_leads(
     if not chosen:
         refuse_leads(names, path)
     samples = check_length(max(len(row) for row in chosen.values()), path)
-    stacked = np.full((len(chosen), samples), np.nan, dtype=np.float32)
-    for i, (lead, row) in enumerate(chosen.items()):
-        stacked[i, : len(row)] = row
-        if len(row) < samples:
-            findings.append(
-                Finding("truncated", f"{lead} holds {len(row)} of {samples} samples", lead, len(row) / samples)
-            )
+    if isinstance(rows, np.ndarray) and rows.dtype == np.float32 and len(rows) == 12 and tuple(chosen) == LEADS:
+        p_signal = rows
+    else:
+        p_signal = np.empty((12, samples), dtype=np.float32)
+        for place, lead in enumerate(LEADS):
+            row = chosen.get(lead, ())
+            p_signal[place, : len(row)] = row
+            p_signal[place, len(row) :] = np.nan
+    findings += [
+        Finding("truncated", f"{lead} holds {len(row)} of {samples} samples", lead, len(row) / samples)
+        for lead, row in chosen.items()
+        if len(row) < samples
+    ]
     with np.errstate(invalid="ignore"):
-        absurd = ~(np.abs(stacked) <= _MAX_MV)
-    if absurd.any():
-        stacked[absurd] = np.nan
-    if absurd.all():
+        sound = p_signal.max() <= _MAX_MV and p_signal.min() >= -_MAX_MV  # and no NaN
+        if not sound:
+            p_signal[~(np.abs(p_signal) <= _MAX_MV)] = np.nan
+    if not sound and np.isnan(p_signal).all():
         raise EcgReadError("no lead holds a sample", where=path, remedy="export it again; the file is damaged")
-    p_signal = to_standard_order(stacked, list(chosen))
-    stored = {lead for lead, void in zip(chosen, absurd, strict=True) if not void.all()}
-    made = [lead for lead in LEADS if lead not in stored]
-    derived = [lead for lead in made if not np.isnan(p_signal[LEADS.index(lead)]).all()]
+    derived = [] if sound else derive_limb_leads(p_signal)
     if derived:
         findings.append(
             Finding("derived-lead", f"{', '.join(derived)} computed from the other limb leads, not recorded")
@@ -126,7 +131,7 @@ def twelve_leads(
 
 def assemble(
     names: Sequence[str],
-    rows: Sequence[NDArray[np.floating]],
+    rows: Sequence[NDArray[np.floating]] | NDArray[np.floating],
     path: Path,
     *,
     fs: float,

@@ -9,8 +9,9 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from client.readers._assemble import FS_HZ
 from ecgshared.ecg import person
@@ -28,6 +29,7 @@ _AGE = re.compile(r"\bage\b>?\s*[:=]\s*(.*)", re.IGNORECASE)
 _NEXT_FIELD = re.compile(r"[<;|]|[,\s]\s*[a-z]+\s*[:=]", re.IGNORECASE)
 _SEX = re.compile(r"\b(?:sex|gender)\b>?\s*[:=]\s*(\w+)", re.IGNORECASE)
 _MIT_BIH = re.compile(r"#\s*(\d{1,3}\s+[MF])\b")
+_PLAIN = re.compile(r"-?[0-9]{1,9}").fullmatch
 _TIME = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\d+))?)?")
 _DATE = re.compile(r"(\d{1,2})[/-](\d{1,2}|[A-Za-z]{3})[/-](\d{4})")
 
@@ -40,8 +42,7 @@ _MONTHS = dict(
 )
 
 
-@dataclass(frozen=True)
-class Signal:
+class Signal(NamedTuple):
     """One signal line. ``gain`` is in digital units per physical unit; ``line`` counts from 1."""
 
     number: int
@@ -136,8 +137,8 @@ def _record_line(fields: list[str], where: str) -> tuple[int, float, int | None,
             " ".join(fields),
             "NAME SIGNALS FS",
         )
-    n_sig = _integer(fields[1], "number of signals", where, low=1, high=MAX_SIGNALS)
-    n_frames = _integer(fields[3], "number of samples", where, low=0, high=2**62) if len(fields) > 3 else 0
+    n_sig = _integer(fields[1], "number of signals", where, 1, MAX_SIGNALS)
+    n_frames = _integer(fields[3], "number of samples", where, 0, 2**62) if len(fields) > 3 else 0
     if len(fields) > 2:
         return n_sig, _rate(fields[2].split("/")[0], where), n_frames or None, []
     assumed = Finding("fs-assumed", "the header gives no sampling rate; WFDB's default, 250 Hz, is used")
@@ -154,7 +155,7 @@ def _fault(what: str, where: str, value: object, allowed: str) -> NoReturn:
     )
 
 
-def _integer(text: str, what: str, where: str, *, low: int, high: int) -> int:
+def _integer(text: str, what: str, where: str, low: int, high: int) -> int:
     try:
         value = int(text) if len(text) < 25 else None
     except ValueError:
@@ -175,8 +176,8 @@ def _rate(text: str, where: str) -> float:
 
 
 def _no_gain(fields: list[str]) -> bool:
-    match = _GAIN.fullmatch(fields[2]) if len(fields) > 2 else None
-    return match is None or float(match[1]) == 0
+    scale = _gain(fields[2]) if len(fields) > 2 else None
+    return scale is None or scale[0] == 0
 
 
 def _signal(number: int, line: int, fields: list[str], path: Path) -> Signal:
@@ -186,25 +187,19 @@ def _signal(number: int, line: int, fields: list[str], path: Path) -> Signal:
     file_name = fields[0]
     if "/" in file_name or "\\" in file_name or "\0" in file_name or file_name in (".", "..", "-", "~"):
         _fault("the signal file must lie beside the header", where, file_name, "a file name without a folder")
-    fmt = _FORMAT.fullmatch(fields[1])
+    fmt = _format(fields[1])
     if fmt is None:
         _fault("the signal format is not valid", where, fields[1], "such as 16, 212, 16+24, 80x2")
     gain, baseline, units = _scale(fields[2], where) if len(fields) > 2 else (DEFAULT_GAIN, None, "mV")
-    numbers: list[int | None] = [
-        _integer(text, what, where, low=-(2**31), high=2**32)
-        for text, what in zip(
-            fields[3:8], ("resolution", "ADC zero", "initial value", "checksum", "block size"), strict=False
-        )
-    ]
-    _, adc_zero, initial_value, checksum, _ = [*numbers, *[None] * 5][:5]
+    _, adc_zero, initial_value, checksum, _ = _numbers(fields[3:8], where)
     return Signal(
         number=number,
         line=line,
         file_name=file_name,
-        fmt=fmt[1],
-        samples_per_frame=_integer(fmt[2] or "1", "number of samples per frame", where, low=1, high=1000),
-        skew=int(fmt[3] or 0),
-        byte_offset=int(fmt[4] or 0),
+        fmt=fmt[0],
+        samples_per_frame=1 if fmt[1] is None else _integer(fmt[1], "number of samples per frame", where, 1, 1000),
+        skew=int(fmt[2] or 0),
+        byte_offset=int(fmt[3] or 0),
         gain=gain,
         baseline=(adc_zero or 0) if baseline is None else baseline,
         units=units,
@@ -214,14 +209,37 @@ def _signal(number: int, line: int, fields: list[str], path: Path) -> Signal:
     )
 
 
+def _numbers(texts: list[str], where: str) -> list[int | None]:
+    """Return resolution, ADC zero, initial value, checksum and block size; None for each that is not there."""
+    absent: list[int | None] = [None] * (5 - len(texts))
+    if all(_PLAIN(text) for text in texts):
+        return [*map(int, texts), *absent]
+    names = ("resolution", "ADC zero", "initial value", "checksum", "block size")
+    return [*(_integer(text, name, where, -(2**31), 2**32) for text, name in zip(texts, names, strict=False)), *absent]
+
+
 def _scale(text: str, where: str) -> tuple[float, int | None, str]:
     """Return gain, baseline and unit of ``GAIN(BASELINE)/UNITS``; 0 stands for the format's default gain."""
-    match = _GAIN.fullmatch(text)
-    value = float(match[1]) if match else math.nan
-    if match is None or not (value == 0 or 1e-9 <= abs(value) <= 1e12):
+    scale = _gain(text)
+    if scale is None or not (scale[0] == 0 or 1e-9 <= abs(scale[0]) <= 1e12):
         _fault("the gain is not valid", where, text, "GAIN(BASELINE)/UNITS, such as 1000(0)/mV")
-    baseline = None if match[2] is None else _integer(match[2], "baseline", where, low=-(2**31), high=2**31)
-    return value or DEFAULT_GAIN, baseline, match[3] or "mV"
+    value, stated, unit = scale
+    baseline = None if stated is None else _integer(stated, "baseline", where, -(2**31), 2**31)
+    return value or DEFAULT_GAIN, baseline, unit or "mV"
+
+
+@lru_cache(maxsize=1024)
+def _gain(text: str) -> tuple[float, str | None, str | None] | None:
+    """Return the parts of ``GAIN(BASELINE)/UNITS``, None where it is none; an archive writes few different ones."""
+    match = _GAIN.fullmatch(text)
+    return None if match is None else (float(match[1]), match[2], match[3])
+
+
+@lru_cache(maxsize=1024)
+def _format(text: str) -> tuple[str, str | None, str | None, str | None] | None:
+    """Return the parts of ``FORMATxSAMPLES:SKEW+OFFSET``, None where it is none."""
+    match = _FORMAT.fullmatch(text)
+    return None if match is None else (match[1], match[2], match[3], match[4])
 
 
 def _recorded_at(fields: list[str]) -> datetime | None:

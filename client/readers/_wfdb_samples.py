@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,8 +104,7 @@ INVALID |= {name: -(1 << (bits - 1)) for name, bits in FLAC_BITS.items()}
 """The digital value that stands for "no sample", by format; 8 has none."""
 
 
-@dataclass(frozen=True)
-class Digital:
+class Digital(NamedTuple):
     """One signal's samples as stored, shape = (T * samples per frame,); ``complete`` if none is lacking."""
 
     samples: NDArray[np.integer]

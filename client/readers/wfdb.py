@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from client.readers._assemble import MV_PER_UNIT, assemble, refuse_leads
 from client.readers._wfdb_header import Header, Signal, parse_header
 from client.readers._wfdb_samples import INVALID, Digital, read_digital
-from ecgshared.arrays import Floats
 from ecgshared.ecg.leads import standard_name
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
@@ -49,21 +48,18 @@ def read(path: Path) -> EcgRecord:
     used = [signal for signal in header.signals if standard_name(signal.description) is not None]
     if not used:
         refuse_leads([signal.description for signal in header.signals], header_path)
-    step = [_mv_per_unit(signal, header_path) / signal.gain for signal in used]
+    units = [_mv_per_unit(signal, header_path) for signal in used]
     digital, findings = read_digital(header, header_path)
     rates = {signal.samples_per_frame for signal in used}
     oversampled = rates.pop() if len(rates) == 1 else 1
-    rows = [
-        _physical(signal, digital[signal.number].samples, mv, oversampled)
-        for signal, mv in zip(used, step, strict=True)
-    ]
+    rows = _physical(used, [digital[signal.number].samples for signal in used], units, oversampled)
     return assemble(
         [signal.description for signal in used],
         rows,
         path,
         fs=header.fs * oversampled,
         source_format="wfdb",
-        mv_per_step=max(abs(mv) for mv in step),
+        mv_per_step=max(abs(mv / signal.gain) for mv, signal in zip(units, used, strict=True)),
         age_years=header.person.age_years,
         age_capped=header.person.age_capped,
         sex=header.person.sex,
@@ -150,23 +146,48 @@ def _mv_per_unit(signal: Signal, path: Path) -> float:
     return factor
 
 
-def _physical(signal: Signal, samples: NDArray[np.integer], mv_per_step: float, oversampled: int) -> Floats:
-    """Return one signal in mV at the common rate; samples marked invalid are NaN.
+def _physical(
+    used: list[Signal], digital: list[NDArray[np.integer]], units: list[float], oversampled: int
+) -> list[NDArray[np.floating]] | NDArray[np.floating]:
+    """Return the signals in mV at the common rate; samples marked invalid are NaN.
 
-    In double precision, as in the other readers: the same samples are the same record, whatever the format.
+    Signals of one kind together. The same samples are the same record, whatever the format: in double precision as in
+    the other readers, or by a division in single precision where that gives the same number, rounded once.
     """
-    millivolts: Floats = np.subtract(samples, signal.baseline, dtype=np.float64)
-    millivolts *= mv_per_step
-    absent = INVALID[signal.fmt]
-    if absent is not None:
-        invalid = samples == absent
-        if invalid.any():
+    kinds: dict[tuple[str, int], list[int]] = {}
+    for place, signal in enumerate(used):
+        kinds.setdefault((signal.fmt, signal.samples_per_frame), []).append(place)
+    rows: dict[int, NDArray[np.floating]] = {}
+    for (fmt, per_frame), places in kinds.items():
+        stored = [digital[place] for place in places]
+        gain = np.array([[used[place].gain] for place in places])
+        baseline = np.array([[used[place].baseline] for place in places])
+        # A whole number of less than 24 bits over one of less than 20 is never midway between two single numbers.
+        exact = (
+            stored[0].dtype == np.int16
+            and all(units[place] == 1 for place in places)
+            and bool((gain == np.rint(gain)).all() and (np.abs(gain) < 2**20).all())
+            and bool((np.abs(baseline) < 2**23).all())
+        )
+        millivolts = np.empty((len(places), len(stored[0])), dtype=np.float32 if exact else np.float64)
+        for row, samples in zip(millivolts, stored, strict=True):
+            row[:] = samples
+        absent = INVALID[fmt]
+        invalid = millivolts == absent if absent is not None and millivolts.min() == absent else None
+        if baseline.any():
+            millivolts -= baseline.astype(millivolts.dtype)
+        if exact:
+            millivolts /= gain.astype(np.float32)
+        else:
+            millivolts *= np.array([[units[place]] for place in places]) / gain
+        if invalid is not None:
             millivolts[invalid] = np.nan
-    per_frame = signal.samples_per_frame
-    if per_frame == oversampled:
-        return millivolts
-    averaged: Floats = millivolts.reshape(-1, per_frame).mean(axis=1)
-    return averaged
+        if per_frame != oversampled:
+            millivolts = millivolts.reshape(len(places), -1, per_frame).mean(axis=2, dtype=np.float64)
+        if len(kinds) == 1:
+            return millivolts
+        rows |= dict(zip(places, millivolts, strict=True))
+    return [rows[place] for place in range(len(used))]
 
 
 def _verify(used: list[Signal], digital: list[Digital]) -> list[Finding]:
@@ -193,7 +214,8 @@ def _verify(used: list[Signal], digital: list[Digital]) -> list[Finding]:
             )
         if signal.checksum is None or not stored.complete:
             continue
-        checksum = int(stored.samples.sum(dtype=np.int64)) & 0xFFFF
+        # Of the sum no more than 16 bits count, so that it may run over.
+        checksum = int(np.add.reduce(stored.samples, dtype=stored.samples.dtype)) & 0xFFFF
         if checksum != signal.checksum & 0xFFFF:
             findings.append(
                 Finding(

@@ -44,22 +44,24 @@ def compare_answer(
                 continue
             size = group_size(first.patient, first.y)
             patients[h, v], events[h, v] = size.patients, size.events
-            counts[h, v] = _counts(first, patients_known=patients_known)
+            counts[h, v] = pair_counts(first, patients_known=patients_known)
             if size.events or 0 < first.y.sum() < len(first.y):
                 aucs[h, v] = auc(first.risk, first.y), auc(second.risk, second.y)
-                difference[h, v] = _difference(first, second)
+                difference[h, v] = paired_difference(first, second)
     evidence = Evidence(patients, events)
     return Answer(Compared(counts, aucs, difference), dict.fromkeys(("counts", "auc", "difference"), evidence))
 
 
-def _difference(first: Scored, second: Scored) -> Floats:
+def paired_difference(first: Scored, second: Scored) -> Floats:
+    """Return the AUC of one score less that of another on the same ECGs, shape = (4,); NaN where there is none."""
     try:
         return auc_difference(first.risk, second.risk, first.y, first.patient).as_array()
     except StatisticsError:
         return UNDEFINED.as_array()
 
 
-def _counts(head: Scored, *, patients_known: bool) -> Floats:
+def pair_counts(head: Scored, *, patients_known: bool) -> Floats:
+    """Return ECGs, patients, events and patients with an event, shape = (4,)."""
     people = len(np.unique(head.patient)), len(np.unique(head.patient[head.y == 1]))
     known = people if patients_known else (np.nan, np.nan)
     return np.array([len(head.y), known[0], head.y.sum(), known[1]], dtype=np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,16 @@ from numpy.typing import NDArray
 
 from client.dataset.data import SiteData
 from client.dataset.median_beats import MedianBeats
+from client.dataset.single_beats import SingleBeats
 from ecgshared.models.config import BaseModelConfig
+from ecgshared.study.endpoints import ContinuousEndpoint
 
 
 class Recordings:
     """Whole recordings by row of a cohort, as :class:`~client.dataset.median_beats.MedianBeats` gives beats."""
+
+    every = None
+    """An ECG is one recording; of single beats it has several."""
 
     def __init__(self, data: SiteData) -> None:
         self.batch = data.batch
@@ -24,8 +29,18 @@ class Recordings:
         return np.ones(len(rows), dtype=bool)
 
 
-def seen_by(model: BaseModelConfig, data: SiteData) -> Recordings | MedianBeats:
-    """Return what a model sees of a cohort; ``batch`` gives NaN where a row is not ``known``."""
+Seen = Recordings | MedianBeats | SingleBeats
+
+
+def seen_by(model: BaseModelConfig, data: SiteData, rng: np.random.Generator | None = None) -> Seen:
+    """Return what a model sees of a cohort; ``batch`` gives NaN where a row is not ``known``.
+
+    Parameters
+    ----------
+    rng : of training: where an ECG has several beats, which of them it is that time is drawn from it.
+    """
+    if model.sees == "single_beat":
+        return SingleBeats(data, rng)
     return MedianBeats(data) if model.sees == "median_beat" else Recordings(data)
 
 
@@ -38,7 +53,9 @@ class ModelRows:
     covariates : of ``age``, ``male`` and the study's covariates, in the model's order.
     standardise : mean and SD of age (years), of male and of the study's covariates, shape = (2 + C, 2).
     heads : names of the heads to label, in the model's order.
-    signals : from row numbers of ``data`` to what the model sees, (B, 12, T) mV; the recordings unless told.
+    numbers : the continuous ones among them; their labels are on the net's scale.
+    signals : what the model sees (:func:`seen_by`), or from row numbers of ``data`` to that, (B, 12, T) mV; the
+        recordings unless told.
     event : its time (years) and status are the labels instead of heads.
     """
 
@@ -50,15 +67,21 @@ class ModelRows:
         covariates: tuple[str, ...],
         standardise: NDArray[np.float64],
         heads: tuple[str, ...],
-        signals: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
+        numbers: Mapping[str, ContinuousEndpoint] | None = None,
+        signals: Seen | Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
         event: str | None = None,
     ) -> None:
-        self._rows, self._signals = rows, data.batch if signals is None else signals
+        seen: Any = Recordings(data) if signals is None else signals
+        self._rows, self._signals = rows, getattr(seen, "batch", seen)
+        self._every = getattr(seen, "every", None)
         columns = {"age": data.age, "male": data.male, **data.covariates}
         order = {name: i for i, name in enumerate(columns)}
         scaled = [(columns[c][rows] - standardise[i, 0]) / standardise[i, 1] for c in covariates for i in [order[c]]]
         self._covariates = np.stack(scaled, axis=1) if scaled else np.empty((len(rows), 0))
         self._labels = data.labels[rows][:, [data.heads.index(head) for head in heads]]
+        for head, endpoint in (numbers or {}).items():
+            column = heads.index(head)
+            self._labels[:, column] = endpoint.standardise(self._labels[:, column])
         if event is not None:
             times = data.event_times[event].take(rows)
             status = np.where(np.isnan(times.years), np.nan, times.observed)
@@ -70,6 +93,11 @@ class ModelRows:
         return len(self._rows)
 
     @property
+    def of_data(self) -> NDArray[np.int64]:
+        """Row numbers of the cohort, shape = (n,)."""
+        return self._rows
+
+    @property
     def labels(self) -> NDArray[np.float32]:
         """Labels, shape = (n, H), NaN where not known."""
         return self._labels
@@ -77,3 +105,13 @@ class ModelRows:
     def fetch(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return ECGs (B, 12, T) in mV, covariates (B, C), labels (B, H)."""
         return self._signals(self._rows[rows]), self._covariates[rows], self._labels[rows]
+
+    def views(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]] | None:
+        """Return all that is seen of ECGs with several beats; None of others.
+
+        The beats (N, 12, W) in mV, covariates (N, C) and of which of ``rows`` each is, (N,).
+        """
+        if self._every is None:
+            return None
+        x, of = self._every(self._rows[rows])
+        return x, self._covariates[rows][of], of

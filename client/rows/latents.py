@@ -70,7 +70,7 @@ def _encode(
             covariates=config.model.side_inputs,
             standardise=standardise,
             heads=(),
-            signals=seen.batch,
+            signals=seen,
         )
         means[known] = predict(model, data, np.arange(len(known)))
     return means

@@ -12,6 +12,7 @@ from client.rows.context import SiteContext
 from client.rows.inputs import ModelRows, seen_by
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.stages.train import Config as TrainConfig
+from ecgshared.study.endpoints import ContinuousEndpoint
 
 _KEPT = 16
 
@@ -21,10 +22,12 @@ def feature_matrix(
 ) -> NDArray[np.float64]:
     """Return score inputs for ``rows``, shape = (len(rows), len(inputs)).
 
-    ``inputs`` names ``"<train step>.<head>"`` (a logit, from ``arrays["<train step>.weights"]``), ``"age"``
-    (years) or ``"male"`` (1/0) or a covariate of the study; NaN where unknown.
+    ``inputs`` names ``"<train step>.<head>"`` (a logit, or of a continuous head its number in the endpoint's unit, from
+    ``arrays["<train step>.weights"]``), ``"age"``
+    (years) or ``"male"`` (1/0) or another number of the study; NaN where unknown.
     """
-    columns: dict[str, NDArray[Any]] = {"age": site.data.age, "male": site.data.male, **site.data.covariates}
+    data = site.data
+    columns: dict[str, NDArray[Any]] = {"age": data.age, "male": data.male, **data.columns, **data.covariates}
     matrix = np.empty((len(rows), len(inputs)))
     for i, name in enumerate(inputs):
         step, dot, head = name.partition(".")
@@ -32,7 +35,9 @@ def feature_matrix(
             config = site.study.step(step)
             if not isinstance(config, TrainConfig) or head not in config.heads:
                 raise Refused(RefusalCode.BAD_REQUEST, "no such trained head", value=name)
-            matrix[:, i] = head_logits(site, config, arrays, rows)[:, config.heads.index(head)]
+            told = head_logits(site, config, arrays, rows)[:, config.heads.index(head)]
+            endpoint = site.study.endpoints[head]
+            matrix[:, i] = endpoint.restore(told) if isinstance(endpoint, ContinuousEndpoint) else told
         else:
             matrix[:, i] = columns[name][rows]
     return matrix
@@ -41,7 +46,8 @@ def feature_matrix(
 def head_logits(
     site: SiteContext, config: TrainConfig, arrays: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return the logits of a trained step's heads for ``rows``, shape = (len(rows), H)."""
+    """Return the logits of a trained step's heads for ``rows``, shape = (len(rows), H); a continuous head's number
+    is on the net's scale."""
     weights, standardise = arrays[f"{config.id}.weights"], arrays[f"{config.id}.standardise"]
     return site.remembered(
         "logits",
@@ -69,6 +75,6 @@ def _predict(
         covariates=config.model.side_inputs,
         standardise=standardise,
         heads=config.heads,
-        signals=seen_by(config.model, site.data).batch,
+        signals=seen_by(config.model, site.data),
     )
     return predict(model, data, np.arange(len(rows)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save
@@ -14,24 +15,44 @@ from client.rows.context import SiteContext
 from ecgshared.errors import ModelError, RefusalCode, Refused
 from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import place
-from ecgshared.models import build
 from ecgshared.service.files import private_folder, write_atomically
-from ecgshared.stages.train import Config, head_specs
+from ecgshared.stages.train import Config, built, starting_point
+from ecgshared.wire.protocol import Request
 
 _KEPT_ROUNDS = 3
 
 
 def load_model(site: SiteContext, config: Config, weights: NDArray[Any]) -> nn.Module:
     """Return the step's model on the site's device, with the weights received (and the site's own normalisation)."""
+    model = built(config, site.study)
+    return _loaded(site, config, model, Layout.of(model, config.layout_mode), weights)
+
+
+def load_in_training(site: SiteContext, config: Config, request: Request) -> tuple[nn.Module, Layout]:
+    """Return the step's model as a round begins with it, and the layout of what travels; frozen parts stay as they are.
+
+    The round's weights are ``request.arrays["weights"]``; those of the step it starts from stand beside them.
+    """
+    try:
+        start = starting_point(config, site.study, request.arrays)
+    except (ModelError, KeyError) as error:
+        raise Refused(RefusalCode.BAD_REQUEST, f"the weights to start from do not fit: {error}") from error
+    weights = request.arrays["weights"]
+    if request.phase == "fit" and request.round == 1:
+        _require_first_weights(start.layout.flatten(start.model), weights)
+    return _loaded(site, config, start.model, start.layout, weights), start.layout
+
+
+def _require_first_weights(own: NDArray[Any], sent: NDArray[Any]) -> None:
+    """Refuse a first round that does not begin where the study's seed (or the step it starts from) puts it."""
+    if own.shape != np.shape(sent) or not np.allclose(own, sent, rtol=1e-4, atol=1e-6):
+        raise Refused(RefusalCode.BAD_REQUEST, "the first round's weights are not those of the study's seed")
+
+
+def _loaded(site: SiteContext, config: Config, model: nn.Module, layout: Layout, weights: NDArray[Any]) -> nn.Module:
     compute = site.settings.compute
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)
-    precision = "fp64" if config.precision == "fp64" else compute.precision
-    dtype = torch.float64 if precision == "fp64" else torch.float32
-    study = site.study
-    samples = config.model.samples(study.input.fs_hz, study.input.seconds)
-    model = build(config.model, head_specs(config, study), samples, study.seed, dtype)
-    layout = Layout.of(model, config.layout_mode)
     try:
         layout.load(model, weights)
     except ModelError as error:
@@ -40,7 +61,7 @@ def load_model(site: SiteContext, config: Config, weights: NDArray[Any]) -> nn.M
         own = SiteState(site, config).latest("normalisation")
         if own is not None:
             layout.load_local_state(model, own)
-    return place(model, device=compute.device, precision=precision)
+    return place(model, device=compute.device, precision="fp64" if config.precision == "fp64" else compute.precision)
 
 
 class SiteState:

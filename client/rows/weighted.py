@@ -87,9 +87,11 @@ class Followed:
 
 
 def followed(site: SiteContext, rows: Ints, risk: Floats, head: str) -> Followed | None:
-    """Gather who is followed for an endpoint; None where it has no horizon."""
+    """Gather who is followed for an endpoint; None where it is no event by a horizon, from the ECG on."""
     endpoint = site.study.endpoints[head]
-    if not isinstance(endpoint, TimeToEventEndpoint):
+    if not isinstance(endpoint, TimeToEventEndpoint) or not isinstance(endpoint.event, str):
+        return None
+    if endpoint.after_years or endpoint.among_deaths:
         return None
     times = site.data.event_times[endpoint.event].take(rows)
     labelled = np.isfinite(site.data.labels[rows, site.data.heads.index(head)])

@@ -78,6 +78,11 @@ def ledger_key(state: Path) -> bytes:
     return _keyed(_own_key(state), "privacy ledger", "")
 
 
+def log_key(state: Path, log: str) -> bytes:
+    """Return the key of the chain over one of the site's logs, 32 bytes; raises as :func:`load_keys` does."""
+    return _keyed(_own_key(state), "log", log)
+
+
 def _own_key(state: Path) -> bytes:
     path = state / SITE_KEY
     if not path.exists():

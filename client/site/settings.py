@@ -61,6 +61,14 @@ class DateAndTime(Config):
     time: str = Field(description="column of the time of day")
 
 
+class InUnit(Config):
+    """A number that a study declares, with the unit it stands in here; ``times`` makes the study's unit of it."""
+
+    column: str = Field(description="local column of the number")
+    unit: str = Field(description="of the local values multiplied by `times`: it must be the study's")
+    times: float = Field(default=1.0, gt=0, lt=1e12, description="factor from the local values to that unit")
+
+
 class TableConfig(Config):
     """The cohort table, one row per ECG, and how a row finds its file."""
 
@@ -90,11 +98,15 @@ class TableConfig(Config):
     columns: dict[str, str | DateAndTime] = Field(
         description="standard column: local column; a date with its time in another column: {date: ..., time: ...}"
     )
+    declared: dict[str, str | DateAndTime | InUnit] = Field(
+        default={},
+        description="column that a study declares: local column; a number in a unit of its own: {column, unit, times}",
+    )
     labels: dict[str, str | MatchedLabel] = Field(
         default={}, description="name of a 0/1 label: local column of flags, or {column, matches}"
     )
     values: dict[str, dict[str, str]] = Field(
-        default={}, description="standard column or label: {local value: standard value}"
+        default={}, description="standard or declared column, or label: {local value: standard value}"
     )
     rows: dict[str, str] = Field(
         default={}, description="local column: value, * and ? allowed; only these rows are its own"
@@ -140,12 +152,42 @@ class QualityPolicy(Config):
         return actions
 
 
+WeightsPolicy = Literal["private", "secure_sum", "plain"]
+WEIGHTS_POLICY: dict[WeightsPolicy, str] = {
+    "private": "weights of differentially private training only",
+    "secure_sum": "weights of private training, or added under masks to those of other sites, so that nobody sees them",
+    "plain": "weights in the clear: whoever sees them can get ECGs, age, sex and labels of single training patients",
+}
+"""What each policy lets training send, in words that are true."""
+
+
 class PrivacyCap(Config):
-    """The most privacy loss this site grants one study; it trains privately or not at all if `required`."""
+    """The most privacy loss this site grants one study, and all together; it trains privately or not at all if
+    `required`."""
 
     required: bool = Field(default=False, description="true: no training without differential privacy")
     max_epsilon: float = Field(default=10.0, gt=0, description="over all runs of a study")
     max_delta: float = Field(default=1e-4, gt=0, lt=1, description="chance that epsilon does not hold")
+    total_epsilon: float | None = Field(
+        default=None, gt=0, description="over all studies together, whatever they are called; null: max_epsilon"
+    )
+    total_days: float | None = Field(
+        default=None, gt=0, description="the period that total_epsilon is granted for; null: for ever"
+    )
+    weights: WeightsPolicy | None = Field(
+        default=None,
+        description="what training may send: private, secure_sum or plain (weights in the clear, from which ECGs of "
+        "single patients can be got); null: secure_sum on a network, plain in a simulation",
+    )
+    statistics: Literal["group-limited", "refused"] = Field(
+        default="group-limited",
+        description="figures about training patients beside weights and counts: for groups of enough people, or none",
+    )
+
+    @property
+    def most_in_all(self) -> float:
+        """Epsilon that all studies together may cost a patient."""
+        return self.max_epsilon if self.total_epsilon is None else self.total_epsilon
 
 
 class ComputeConfig(Config):
@@ -194,6 +236,11 @@ class SiteSettings(Config):
         default=DescribedConfig(), description="shape of arrays that say nothing of themselves"
     )
     state: Path = Field(default=Path("state"), description="cache, ledger, outbox, logs: owner-only")
+    design: Literal["cohort", "case_control"] = Field(
+        default="cohort",
+        description="how the table's patients were chosen; of a case-control series only ranks leave (AUCs and their "
+        "differences), never what hangs on how often the event is",
+    )
     patient_id_missing: Literal["refuse", "drop", "each-ecg-a-patient"] = Field(
         default="refuse", description="what becomes of rows without a patient id"
     )
@@ -222,6 +269,11 @@ class SiteSettings(Config):
         default=None, ge=0, lt=2**63, description="fixes what happens inside the site, and its split; for tests only"
     )
 
+    @property
+    def weights_policy(self) -> WeightsPolicy:
+        """What training may send."""
+        return self.privacy.weights or ("plain" if self.network is None else "secure_sum")
+
     @model_validator(mode="after")
     def _names_are_known(self) -> SiteSettings:
         columns, labels = self.table.columns, self.table.labels
@@ -230,7 +282,13 @@ class SiteSettings(Config):
             if name not in STANDARD_COLUMNS:
                 close = get_close_matches(name, list(STANDARD_COLUMNS), n=1)
                 hint = f"did you mean '{close[0]}'?" if close else f"allowed: {', '.join(STANDARD_COLUMNS)}"
+                hint += "; a column that a study declares is mapped under table.declared"
                 faults.append(f"table.columns.{name}: no standard column; {hint}")
+        for name in self.table.declared:
+            if name in STANDARD_COLUMNS:
+                faults.append(f"table.declared.{name}: a standard column; map it under table.columns")
+            if name in labels:
+                faults.append(f"table.declared.{name}: table.labels has the name too; choose one of them")
         for name in labels:
             if name in STANDARD_COLUMNS or name in BUILT_IN_LABELS:
                 faults.append(f"table.labels.{name}: the name is taken; choose another")
@@ -240,9 +298,9 @@ class SiteSettings(Config):
             if isinstance(source, DateAndTime) and name in STANDARD_COLUMNS and STANDARD_COLUMNS[name].kind != "date"
         ]
         faults += [
-            f"table.values.{name}: neither in table.columns nor in table.labels"
+            f"table.values.{name}: not in table.columns, table.declared or table.labels"
             for name in self.table.values
-            if name not in columns and name not in labels
+            if name not in columns and name not in labels and name not in self.table.declared
         ]
         if faults:
             raise ValueError("; ".join(faults))

@@ -11,7 +11,7 @@ from client.rows.followed import followed_rows
 from client.rows.question import ModelQuestion, on_grid, read_question, survival_step, too_small
 from client.rows.risk import received
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
-from ecgshared.privacy.disclosure import group_size
+from ecgshared.privacy.disclosure import group_size, release_partition
 from ecgshared.stages.survival import (
     SPREAD_EDGES,
     BaselineSums,
@@ -223,6 +223,8 @@ def spread(site: SiteContext, request: Request) -> Answer:
     bins = np.searchsorted(SPREAD_EDGES, asked.x @ asked.coef, side="right")
     n = len(SPREAD_EDGES) + 1
     patients = np.array([len(np.unique(asked.followed.patient[bins == b])) for b in range(n)], dtype=np.int64)
+    # Their sum is known: what is withheld must be two bins and enough patients.
+    patients[~release_partition(patients, None, site.settings.limits)] = 0
     counts = np.bincount(bins, minlength=n).astype(np.float64)
     return Answer(Spread(counts), {"counts": Evidence(patients)})
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from client.rows.allowance import spend
 from client.rows.context import SiteContext
+from client.rows.curve import told_curve
 from client.rows.followed import FollowedRows, followed_rows
 from client.rows.risk import received
 from ecgshared.arrays import Floats
@@ -26,10 +27,9 @@ from ecgshared.stages.survival_evaluate import (
     curve_times,
     fit_step,
 )
-from ecgshared.stats.competing import cumulative_incidence
 from ecgshared.stats.concordance import Influenced, harrell, uno
 from ecgshared.stats.influence import UNDEFINED, Estimate
-from ecgshared.stats.kaplan_meier import log_rank, releasable_times
+from ecgshared.stats.kaplan_meier import log_rank
 from ecgshared.stats.survival_performance import (
     brier_score,
     calibration_at_horizon,
@@ -155,7 +155,9 @@ def local_answer(
             risk_events[i, k] = _by_horizon(mine, horizon).events
             counts[i, k] = [inside.sum(), mine.observed.sum()]
             risks[i, k, 0], risks[i, k, 1:] = calibrated.predicted[k], calibrated.observed[k]
-            curves[i, k] = _curve(mine, times, limits, cox_limits(limits).min_leavers)
+            curves[i, k] = told_curve(
+                mine.years, mine.observed, mine.cause, mine.patient, times, limits, cox_limits(limits).min_leavers
+            )
     all_of = Evidence(np.array(whole.patients), np.array(whole.events))
     by_horizon = Evidence(np.array(at_horizon.patients), np.array(at_horizon.events))
     horizon_figures = np.array([name in ("harrell", "uno", "slope") for name in FIGURES])
@@ -273,18 +275,6 @@ def _figures(rows: FollowedRows, model: Predicted, found: dict[str, Influenced],
         )
     estimates["slope"] = _defined(lambda: calibration_slope(rows.years, rows.observed, model.score, rows.patient))
     return np.array([estimates.get(name, UNDEFINED).as_array() for name in FIGURES])
-
-
-def _curve(group: _Group, times: Floats, limits: DisclosureLimits, leavers: int) -> Floats:
-    may = releasable_times(group.years, group.observed, group.patient, times, limits, leavers)
-    curve = cumulative_incidence(group.years, group.cause, times, patient=group.patient)
-    free = 1 - curve.risk
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_se = np.where(free > 0, curve.se / free, np.nan)
-    still = len(group.years) - np.searchsorted(np.sort(group.years), times, side="right")
-    table = np.stack([free, log_se, still.astype(np.float64)], axis=1)
-    table[~np.isin(times, may)] = np.nan
-    return table
 
 
 def _defined(compute: Callable[[], Estimate]) -> Estimate:

@@ -11,20 +11,23 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from client.rows.allowance import spend
 from client.rows.context import SiteContext
+from client.rows.heads import admitted_heads
 from client.rows.inputs import ModelRows, seen_by
-from client.rows.model import SiteState, load_model
+from client.rows.model import SiteState, load_in_training, load_model
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
-from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import PlainStep, TrainStep, predict
 from ecgshared.learning.loop import train as train_locally
 from ecgshared.learning.losses import cell_losses, cell_weights, private_cell_weights
 from ecgshared.learning.optimiser import load_optimiser_state, make_optimiser, optimiser_state
 from ecgshared.learning.plan import learning_rate
 from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privacy
+from ecgshared.privacy.dominance import carried, ranked
 from ecgshared.privacy.patient_sgd import PrivateStep
-from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector
+from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector, judge_of
 from ecgshared.stats.roc import auc
+from ecgshared.study.endpoints import ContinuousEndpoint
 from ecgshared.wire.protocol import Answer, Evidence, Request, Split
 
 
@@ -35,9 +38,13 @@ def fit(site: SiteContext, request: Request) -> Answer:
         raise Refused(RefusalCode.BAD_REQUEST, "the study plans no such round", value=request.round)
     start = time.monotonic()
     inputs = _Inputs.of(site, config, request)
-    model: Any = load_model(site, config, inputs.weights)
+    _count_weights(site, request, f"fit {request.round}")
+    _require_enough_at_a_step(site, config)
+    model: Any
+    model, layout = load_in_training(site, config, request)
     if config.model.own_objective:
         model.begin_round(request.round, config.rounds)
+    _give_judge(site, config, model, request)
     judged = _no_figures(config) if config.privacy else _validate(site, config, model, inputs)
     rows = _rows(site, config, inputs, "train")
     state = SiteState(site, config)
@@ -72,16 +79,19 @@ def fit(site: SiteContext, request: Request) -> Answer:
     )
     if config.optimiser.between_rounds == "keep":
         state.keep("optimiser", request.round, optimiser_state(optimiser))
-    layout = Layout.of(model, config.layout_mode)
     if layout.local:
         state.keep("normalisation", request.round, layout.local_state(model))
-    trained = _patients(rows)
+    # What a plain update speaks of is whom its steps saw; a private one's protection is its noise.
+    trained = _patients(rows) if plan is not None else min(_patients(rows), result.least_patients)
+    if plan is None and result.steps < _LEAST_STEPS and not site.settings.limits.withhold_nothing:
+        trained = 0
     return Answer(
         Update(
             update=layout.flatten(model).astype(inputs.weights.dtype),
             layout=layout.hash,
             steps=result.steps,
-            seconds=time.monotonic() - start,
+            # How long it took depends on how many patients a step drew, and who they are.
+            seconds=time.monotonic() - start if plan is None else 0.0,
             training_loss=result.mean_loss,
             validation_loss=judged.loss,
             validation_auc=judged.auc,
@@ -101,15 +111,64 @@ def validate(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``validate``: figures of the weights received, nothing trained."""
     config = _config(site)
     inputs = _Inputs.of(site, config, request)
+    if config.privacy is None and site.settings.privacy.required:
+        raise Refused(
+            RefusalCode.PRIVACY_REQUIRED, "this site trains privately only: no figure of plain training leaves"
+        )
+    _count_weights(site, request, "validate")
     judged = (
         _no_figures(config)
         if config.privacy
-        else _validate(site, config, load_model(site, config, inputs.weights), inputs)
+        else _validate(site, config, load_in_training(site, config, request)[0], inputs)
     )
     return Answer(Validation(judged.loss, judged.auc), judged.evidence)
 
 
 PHASES = {"fit": fit, "validate": validate}
+
+RUNS = 5
+"""Different weights that a round, or the end, of one study's step is answered for: so many runs of it."""
+_LEAST_STEPS = 2
+
+
+def _count_weights(site: SiteContext, request: Request, topic: str) -> None:
+    """Validation figures of weights are answers about them: weights made up by who asks are counted as others are."""
+    if not site.settings.limits.withhold_nothing:
+        spend(site, request, f"weights of {topic}", cap=RUNS, of=["weights"])
+
+
+def _require_enough_at_a_step(site: SiteContext, config: Config) -> None:
+    """Refuse plain training whose steps see too few ECGs, or that takes a single one: a gradient can be undone."""
+    limits, work = site.settings.limits, config.local
+    if config.privacy is not None or limits.withhold_nothing:
+        return
+    if work.batch_size is not None and work.batch_size < limits.min_patients:
+        raise Refused(
+            RefusalCode.TOO_FEW,
+            "a step of plain training would be of fewer patients than a group may be",
+            where=f"{config.id}.local.batch_size",
+            value=work.batch_size,
+            allowed=f"at least {limits.min_patients}",
+        )
+    alone = work.steps == 1 if work.steps is not None else work.batch_size is None and (work.epochs or 1) < _LEAST_STEPS
+    if alone:
+        raise Refused(
+            RefusalCode.TOO_FEW,
+            "a single step of plain training hands over the gradient itself",
+            where=f"{config.id}.local",
+            allowed=f"at least {_LEAST_STEPS} steps in a round",
+        )
+
+
+def _give_judge(site: SiteContext, config: Config, model: Any, request: Request) -> None:
+    """Hand a model the frozen net it is trained beside, with the weights its own step ended with."""
+    judge = judge_of(config, site.study)
+    if judge is None:
+        return
+    trained, head = judge
+    if f"{trained.id}.weights" not in request.arrays:
+        raise Refused(RefusalCode.BAD_REQUEST, "the request lacks the weights of the net behind model.risk")
+    model.take_judge(load_model(site, trained, request.arrays[f"{trained.id}.weights"]), head)
 
 
 def _privacy_plan(site: SiteContext, config: Config, rows: ModelRows) -> PrivacyPlan | None:
@@ -212,23 +271,33 @@ def _no_figures(config: Config) -> _Judged:
 
 
 def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inputs) -> _Judged:
-    """Mean cross-entropy and AUC of each head over the site's validation ECGs, or the model's own figures."""
+    """Mean loss and AUC of each head over the site's validation ECGs, or the model's own figures."""
+    endpoints = site.study.endpoints
     rows = _rows(site, config, inputs, "validation")
+    admitted = admitted_heads(site, config.id, config.heads, rows.of_data)
     if config.model.own_objective:
         return _figures(config, model, rows)
     logits = predict(model, rows, np.arange(len(rows)))
-    losses = cell_losses(torch.from_numpy(logits), torch.from_numpy(rows.labels.astype(np.float64))).numpy()
+    numbers = [isinstance(endpoints[head], ContinuousEndpoint) for head in config.heads]
+    losses = cell_losses(torch.from_numpy(logits), torch.from_numpy(rows.labels.astype(np.float64)), numbers).numpy()
     n_heads = len(config.heads)
+    limits = site.settings.limits
     loss, area = np.full(n_heads, np.nan), np.full(n_heads, np.nan)
     patients, events = np.zeros(n_heads, dtype=int), np.zeros(n_heads, dtype=int)
     for h in range(n_heads):
         y = rows.labels[:, h]
         known, cases, controls = (np.flatnonzero(m) for m in (~np.isnan(y), y == 1, y == 0))
         patients[h] = len(np.unique(rows.patient[known]))
-        events[h] = min(len(np.unique(rows.patient[cases])), len(np.unique(rows.patient[controls])))
-        if len(known):
+        if admitted[h]:
+            events[h] = min(len(np.unique(rows.patient[cases])), len(np.unique(rows.patient[controls])))
+        else:
+            patients[h] = 0
+        # Beside the loss itself, the score: one that sets a single person apart makes the mean that person's label.
+        if len(known) and all(carried(v[known, h], rows.patient[known], limits) for v in (losses, logits)):
             loss[h] = losses[known, h].mean()
-        if len(cases) and len(controls):
+        if numbers[h]:
+            events[h] = patients[h]
+        elif len(cases) and len(controls) and carried(ranked(logits[known, h]), rows.patient[known], limits):
             area[h] = auc(logits[known, h], y[known])
     group = Evidence(patients, events)
     return _Judged(loss, area, {"validation_loss": group, "validation_auc": group})
@@ -256,7 +325,7 @@ def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> M
     """
     columns = [site.data.heads.index(head) for head in config.heads]
     rows = site.data.rows(split)
-    seen = seen_by(config.model, site.data)
+    seen = seen_by(config.model, site.data, site.rng if split == "train" else None)
     if config.privacy is None:
         if config.heads:
             rows = rows[~np.isnan(site.data.labels[rows][:, columns]).all(axis=1)]
@@ -267,7 +336,8 @@ def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> M
         covariates=config.model.side_inputs,
         standardise=inputs.standardise,
         heads=config.heads,
-        signals=seen.batch,
+        numbers={h: e for h in config.heads if isinstance(e := site.study.endpoints[h], ContinuousEndpoint)},
+        signals=seen,
         event=config.event,
     )
 

@@ -26,14 +26,20 @@ STEP_SAMPLES = 400
 """Of each lead, from which the step of its values is told."""
 
 
-def swings(x: NDArray[np.float32], fs: float) -> NDArray[np.float32]:
-    """Return peak-to-peak amplitudes in windows of 2 s, shape = (12, windows); a shorter record is one window."""
+def extremes(x: NDArray[np.float32], fs: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the highest and the lowest value in windows of 2 s, each shape = (12, windows).
+
+    A shorter record is one window. The last one ends with the recording, so that no sample is left out.
+    """
     width = min(round(2 * fs), x.shape[1])
     count = x.shape[1] // width
-    windows = x[:, : count * width].reshape(len(x), count, width)
-    found = windows.max(axis=2) - windows.min(axis=2)
-    rest = x[:, -width:]
-    return np.concatenate([found, (rest.max(axis=1) - rest.min(axis=1))[:, None]], axis=1)
+    windows, rest = x[:, : count * width].reshape(len(x), count, width), x[:, -width:]
+    highest, lowest = np.empty((2, len(x), count + 1), dtype=np.float32)
+    windows.max(axis=2, out=highest[:, :-1])
+    windows.min(axis=2, out=lowest[:, :-1])
+    rest.max(axis=1, out=highest[:, -1])
+    rest.min(axis=1, out=lowest[:, -1])
+    return highest, lowest
 
 
 def implausible_amplitude(amplitude: float, units_per_mv: float | None) -> list[Finding]:

@@ -10,6 +10,7 @@ from ecgshared.ecg.pacing import MIN_BEATS, pacing_spikes
 from ecgshared.ecg.rate import LONG_QRS_MS, SHORT_QRS_MS, by_intervals
 from ecgshared.ecg.record import Finding
 from ecgshared.ecg.reversals import reversals
+from ecgshared.ecg.rows import median_of
 
 MIN_AGREEMENT = 0.8
 """Median correlation of the beats' QRS with the median beat's; 99 in 100 real records exceed 0.95.
@@ -43,7 +44,8 @@ def assess_beats(
     beat = median_beat(thinned(p_signal, step) if thin is None else thin, fs / step, swing=swing, centres=centres)
     if beat is None or beat.alike.sum() < MIN_BEATS:
         return []
-    agreement = float(np.median(beat.agreement[np.ptp(beat.signal, axis=1) > 0.02])) if beat.signal.any() else 0.0
+    seen = beat.signal.max(axis=1) - beat.signal.min(axis=1) > 0.02
+    agreement = median_of(beat.agreement[seen]) if seen.any() else np.nan if beat.signal.any() else 0.0
     if agreement < MIN_AGREEMENT:
         # Beats that are not alike say nothing about electrodes either.
         return [

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgshared.ecg.pulse import qrs_centres
+from ecgshared.ecg.rows import cut, means, median_of, medians
+from ecgshared.ecg.windows import BEAT_S, samples_of
 
 F32 = NDArray[np.float32]
-
-BEAT_S = (-0.2, 0.4)
-"""Window of a single beat about its R peak: 300 samples at 500 Hz."""
 
 MEDIAN_S = (-0.45, 0.65)
 """Window of the median beat about the middle of its QRS complex."""
@@ -79,25 +78,27 @@ def median_beat(
     x = p_signal.astype(np.float32, copy=False)
     if not np.isfinite(x).all():
         x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
-    scale = np.maximum(_swing(x, fs) if swing is None else swing, np.float32(0.02))
+    scale = np.maximum(_swing(x, fs) if swing is None else swing, np.float32(0.02))[:, None]
     if centres is None:
-        centres = qrs_centres(np.asarray(x / scale[:, None], dtype=np.float32), fs)
+        centres = qrs_centres(np.asarray(x / scale, dtype=np.float32), fs)
     centres = _aligned(x, scale, centres, fs)
     before, after = round(-MEDIAN_S[0] * fs), round(MEDIAN_S[1] * fs)
     whole = (centres >= before) & (centres + after <= x.shape[1])
     if whole.sum() < 2:
         return None
-    windows = x[:, centres[whole][:, None] + np.arange(-before, after)]  # (12, beats, W)
+    windows = cut(x, centres[whole] - before, before + after)  # (12, beats, W)
     low, high = (max(0, before + round(s * fs)) for s in PR_LEVEL_S)
-    windows -= windows[:, :, low : max(high, low + 1)].mean(axis=2, keepdims=True)
+    windows -= means(windows[:, :, low : max(high, low + 1)])[..., None]
     width = round(0.08 * fs)
-    core = (windows[:, :, before - width : before + width] / scale[:, None, None]).astype(np.float32)
+    core = np.divide(windows[:, :, before - width : before + width], scale[..., None], dtype=np.float32)
     usual = _usual(core)
-    median = _median(windows[:, usual])
+    if not usual.all():
+        windows = windows[:, usual]
+    median = _median(windows)
     alike = np.zeros(len(centres), dtype=bool)
     alike[np.flatnonzero(whole)[usual]] = True
     near = slice(before - width, before + round(0.12 * fs))
-    return MedianBeat(median, fs, before, centres, alike, _agreement(windows[:, usual, near], median[:, near]))
+    return MedianBeat(median, fs, before, centres, alike, _agreement(windows[:, :, near], median[:, near]))
 
 
 def r_peaks(lead: F32, fs: float) -> NDArray[np.int64]:
@@ -137,7 +138,7 @@ def single_beats(p_signal: F32, fs: float, peaks: NDArray[np.int64]) -> tuple[F3
     recording's ends and windows with more than one R peak are left out; so are beats whose mean range is at most
     0.5 mV, mean SD at most 0.06 mV, or mean autocorrelation over lags of 2 to 10 ms at most 0.75 (of the leads).
     """
-    before, after = round(-BEAT_S[0] * fs), round(BEAT_S[1] * fs)
+    before, after = samples_of(BEAT_S, fs)
     inner = peaks[1:-1]
     fits = (inner >= before) & (inner + after <= p_signal.shape[1])
     alone = (np.diff(peaks)[:-1] > before) & (np.diff(peaks)[1:] >= after) if len(peaks) > 2 else np.zeros(0, bool)
@@ -162,7 +163,7 @@ def _swing(x: F32, fs: float) -> F32:
     """Return each lead's usual peak-to-peak amplitude in 2 s, shape = (12,), mV."""
     width = min(x.shape[1], round(2 * fs))
     pieces = x[:, : x.shape[1] // width * width].reshape(len(x), -1, width)
-    return cast(F32, np.median(pieces.max(axis=2) - pieces.min(axis=2), axis=1).astype(np.float32))
+    return medians(pieces.max(axis=2) - pieces.min(axis=2))
 
 
 def _aligned(x: F32, scale: F32, centres: NDArray[np.int64], fs: float) -> NDArray[np.int64]:
@@ -173,23 +174,37 @@ def _aligned(x: F32, scale: F32, centres: NDArray[np.int64], fs: float) -> NDArr
     if len(inside) < 2:
         return centres
     middle = centres[inside]
-    span = middle[:, None] + np.arange(-reach, reach + 1)
+    around = cut(x, middle - (reach + 1), 2 * reach + 3)
     # Slopes, as the baseline beneath a beat must not pull it.
-    slopes = ((x[:, span + 1] - x[:, span - 1]) / scale[:, None, None]).astype(np.float32)
-    moved, like = np.zeros(len(middle), dtype=np.int64), np.ones(len(middle), dtype=bool)
-    for _ in range(2):
-        lined = np.stack([slopes[:, b, shift + d : shift + d + 2 * half + 1] for b, d in enumerate(moved)], axis=1)
-        template = lined[:, like].mean(axis=1)
-        views = np.lib.stride_tricks.sliding_window_view(slopes, 2 * half + 1, axis=2)  # (12, beats, shifts, width)
-        fit = np.einsum("lbsw,lw->bs", views, template)
+    slopes = (around[:, :, 2:] - around[:, :, :-2]) / scale[..., None]
+    by_beat = np.ascontiguousarray(slopes.transpose(1, 0, 2)).reshape(len(middle), -1)
+    lined = slopes[:, :, shift : shift + 2 * half + 1]
+    for last in (False, True):
+        fit = by_beat @ _shifted(lined.mean(axis=1), 2 * shift + 1).T  # (beats, shifts)
         moved, best = fit.argmax(axis=1) - shift, fit.max(axis=1)
         # An ectopic beat fits badly, or is larger: it has no say in the second round.
-        like = (best >= 0.5 * np.median(best)) & (best <= 1.5 * np.median(best))
+        usual = median_of(best)
+        like = (best >= 0.5 * usual) & (best <= 1.5 * usual)
         if not like.any():  # nothing resembles anything: noise, not beats
             return centres
+        if not last:
+            at = np.flatnonzero(like)
+            lined = np.stack(
+                [slopes[:, b, shift + d : shift + d + 2 * half + 1] for b, d in zip(at, moved[at], strict=True)], axis=1
+            )
     out = centres.copy()
     out[inside] = middle + moved
     return out
+
+
+def _shifted(template: F32, shifts: int) -> F32:
+    """Return a template at each of its places in a longer stretch, shape = (shifts, 12 * (width + shifts - 1))."""
+    leads, width = template.shape
+    out = np.zeros((shifts, leads, width + shifts - 1), dtype=np.float32)
+    by_shift, by_lead, by_sample = out.strides
+    places = np.ndarray((shifts, leads, width), out.dtype, out, 0, (by_shift + by_sample, by_lead, by_sample))
+    places[...] = template
+    return out.reshape(shifts, -1)
 
 
 def _usual(core: F32) -> NDArray[np.bool_]:
@@ -203,22 +218,28 @@ def _usual(core: F32) -> NDArray[np.bool_]:
 def _median(windows: F32) -> F32:
     """Return the median over beats, (12, beats, W) -> (12, W).
 
-    By a sorting network over whole beats (Batcher's merge exchange, Knuth 5.2.2 M): for a dozen beats it takes a
-    tenth of the time that a partition along so short an axis does.
+    By a sorting network over whole beats (Batcher's merge exchange, Knuth 5.2.2 M), of which only what the middle
+    depends on is done: for a dozen beats it takes a tenth of the time that a partition along so short an axis does.
     """
-    sorted_ = [windows[:, beat].copy() for beat in range(windows.shape[1])]
-    lower = np.empty_like(sorted_[0])
-    for i, j in _exchanges(len(sorted_)):
-        np.minimum(sorted_[i], sorted_[j], out=lower)
-        np.maximum(sorted_[i], sorted_[j], out=sorted_[j])
-        sorted_[i][...] = lower
+    sorted_ = list(windows.transpose(1, 0, 2).copy())
+    spare = np.empty_like(sorted_[0])
+    for i, j, lower, upper in _exchanges(len(sorted_)):
+        if lower and upper:
+            np.minimum(sorted_[i], sorted_[j], out=spare)
+            np.maximum(sorted_[i], sorted_[j], out=sorted_[j])
+            sorted_[i], spare = spare, sorted_[i]
+        elif lower:
+            np.minimum(sorted_[i], sorted_[j], out=sorted_[i])
+        else:
+            np.maximum(sorted_[i], sorted_[j], out=sorted_[j])
     half = len(sorted_) // 2
-    return sorted_[half] if len(sorted_) % 2 else (sorted_[half - 1] + sorted_[half]) / np.float32(2)
+    out: F32 = sorted_[half] if len(sorted_) % 2 else (sorted_[half - 1] + sorted_[half]) / np.float32(2)
+    return out
 
 
 @lru_cache(maxsize=128)
-def _exchanges(n: int) -> tuple[tuple[int, int], ...]:
-    """Return the places a network of ``n`` compares, in order."""
+def _exchanges(n: int) -> tuple[tuple[int, int, bool, bool], ...]:
+    """Return the places a network of ``n`` compares, in order, and whether the lower and the higher are needed."""
     top = 1 << max(0, (n - 1).bit_length() - 1)
     pairs = []
     p = top
@@ -230,16 +251,21 @@ def _exchanges(n: int) -> tuple[tuple[int, int], ...]:
                 break
             d, q, r = q - p, q >> 1, p
         p >>= 1
-    return tuple(pairs)
+    needed, kept = {n // 2, (n - 1) // 2}, []
+    for i, j in reversed(pairs):
+        if i in needed or j in needed:
+            kept.append((i, j, i in needed, j in needed))
+            needed |= {i, j}
+    return tuple(reversed(kept))
 
 
 def _agreement(windows: F32, median: F32) -> F32:
-    return np.median(_correlation(windows, median[:, None]), axis=1).astype(np.float32)
+    return medians(_correlation(windows, median[:, None])).astype(np.float32)
 
 
 def _correlation(a: F32, b: F32) -> NDArray[np.float64]:
     """Pearson correlation along the last axis; 0 where either is constant."""
-    a = a - a.mean(axis=-1, keepdims=True)
-    b = b - b.mean(axis=-1, keepdims=True)
-    size = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
-    return cast(NDArray[np.float64], (a * b).sum(axis=-1) / np.maximum(size, 1e-9))
+    a = a - means(a)[..., None]
+    b = b - means(b)[..., None]
+    size = np.sqrt(np.einsum("...t,...t->...", a, a) * np.einsum("...t,...t->...", b, b))
+    return cast(NDArray[np.float64], np.einsum("...t,...t->...", a, b) / np.maximum(size, 1e-9))

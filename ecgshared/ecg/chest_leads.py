@@ -28,6 +28,7 @@ ORDERS: tuple[tuple[int, ...], ...] = tuple(permutations(range(6)))
 """Every order of the six chest leads, the right one first."""
 
 _MOVED = np.array([sum(i != place for place, i in enumerate(order)) for order in ORDERS])
+_FAR, _NEAR = np.flatnonzero(_MOVED > 2), np.flatnonzero(_MOVED <= 2)
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,8 @@ def order_odds(moments: Floats, theta: Floats) -> tuple[float, int]:
     place in :data:`ORDERS`.
     """
     scores = moments @ _ordering(theta.tobytes())
-    far = np.where(_MOVED > 2, scores, -np.inf)
-    best = int(far.argmax())
-    return float(far[best] - scores[_MOVED <= 2].max()), best
+    best = int(_FAR[scores[_FAR].argmax()])
+    return float(scores[best] - scores[_NEAR].max()), best
 
 
 def inversions() -> Floats:

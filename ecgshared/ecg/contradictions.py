@@ -69,7 +69,7 @@ def contradictions(x: NDArray[np.float32], live: Bools, *, step_mv: float = 0.0)
     copies = _copies(covariance, live)
     findings = []
     if live[:6].all():
-        sizes = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", LAW, covariance[:6, :6], LAW), 0))
+        sizes = np.sqrt(np.maximum(((LAW @ covariance[:6, :6]) * LAW).sum(axis=1), 0))
         if sizes.max() > max(FLOOR_MV / 2, step_mv):
             findings = _limbs(x, live, step_mv, [group for group in copies if group[1] < 6])
     if findings and findings[0].code == SAME:
@@ -79,8 +79,8 @@ def contradictions(x: NDArray[np.float32], live: Bools, *, step_mv: float = 0.0)
 
 
 def _covariance(x: NDArray[np.float32]) -> Floats:
-    mean = x.mean(axis=1, dtype=np.float64)
-    return np.asarray((x @ x.T).astype(np.float64) / x.shape[1] - np.outer(mean, mean))
+    mean = (x @ np.ones(x.shape[1], dtype=np.float32)).astype(np.float64) / x.shape[1]
+    return np.asarray((x @ x.T).astype(np.float64) / x.shape[1] - mean[:, None] * mean)
 
 
 def _limbs(x: NDArray[np.float32], live: Bools, step_mv: float, copies: list[list[int]]) -> list[Finding]:
@@ -185,9 +185,9 @@ def _columns(x: NDArray[np.float32], live: Bools, enough: float) -> Finding | No
 
 def _copies(covariance: Floats, live: Bools) -> list[list[int]]:
     """Return groups of leads that hold one trace, scaled or turned perhaps."""
-    sd = np.sqrt(np.maximum(np.diag(covariance), 0))
-    alike = np.abs(covariance) >= SAME_CORRELATION * np.outer(sd, sd)
-    alike &= np.outer(live & (sd > 0), live & (sd > 0))
+    sd = np.sqrt(np.maximum(covariance.diagonal(), 0))
+    known = live & (sd > 0)
+    alike = (np.abs(covariance) >= SAME_CORRELATION * sd[:, None] * sd) & known & known[:, None]
     if np.count_nonzero(alike) <= np.count_nonzero(live):
         return []
     groups: list[list[int]] = []

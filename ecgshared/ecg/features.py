@@ -25,6 +25,7 @@ from ecgshared.ecg.moments import INDEPENDENT
 from ecgshared.ecg.pacing import without_spikes
 from ecgshared.ecg.preprocess import resample
 from ecgshared.ecg.record import EcgRecord
+from ecgshared.ecg.rows import median_of, percentiles
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -35,6 +36,8 @@ QRS_SHARE = 0.045
 """Of the QRS's highest spatial velocity, above that of the flat stretch beside it: where the QRS begins and ends."""
 
 LONGEST_QRS_S = 0.22
+STANDS_OUT = 3.0
+"""Times the quiet speed of a beat from which its highest is a QRS complex; in fibrillation nothing is quiet."""
 MIN_P_MV, MIN_T_MV, MIN_T_LEAD_MV = 0.03, 0.03, 0.05
 T_END_PERCENTILE = 75
 P_HALF_S = 0.085
@@ -132,7 +135,7 @@ def measure(beat: MedianBeat) -> Features:
     fs, centre = FEATURE_FS_HZ, round(beat.centre * FEATURE_FS_HZ / beat.fs)
     normal = beat.alike[1:] & beat.alike[:-1]
     rr = beat.rr_s[normal] if normal.any() else beat.rr_s
-    rr_s = float(np.median(rr)) if len(rr) else np.nan
+    rr_s = median_of(rr) if len(rr) else np.nan
     eight = x[list(INDEPENDENT)]
     onset, end = _qrs(eight, centre, fs)
     x -= x[:, max(0, onset - round(0.016 * fs)) : max(1, onset - round(0.004 * fs))].mean(axis=1, keepdims=True)
@@ -174,6 +177,25 @@ def qrs_ms(beat: MedianBeat) -> float:
     return 1000 * (end - onset) / beat.fs
 
 
+def qrs_limits(x: F64, centre: int, fs: float) -> tuple[int, int] | None:
+    """Return onset and end of QRS in leads of one beat, samples; None where none stands out, or it does not end.
+
+    Parameters
+    ----------
+    x : float array, shape = (12, W), mV. centre : sample of the QRS middle.
+    """
+    eight = x[list(INDEPENDENT)]
+    if not np.ptp(eight) > 0:
+        return None
+    onset, end = _qrs(eight, centre, fs)
+    speed = _velocity(eight, fs)
+    near = slice(max(0, centre - round(0.08 * fs)), centre + round(0.08 * fs))
+    highest = near.start + int(speed[near].argmax())
+    stands_out = speed[highest] > STANDS_OUT * np.percentile(speed, 15)
+    ends = end < min(highest + round(LONGEST_QRS_S * fs), x.shape[1]) - 1
+    return (onset, end) if stands_out and ends and end > onset else None
+
+
 def _velocity(eight: F64, fs: float) -> F64:
     """Return the spatial velocity over 8 ms, mV/s, shape = (W,)."""
     step = max(1, round(0.004 * fs))
@@ -194,11 +216,10 @@ def _qrs(eight: F64, centre: int, fs: float) -> tuple[int, int]:
 
 def _falls_quiet(speed: F64, top: float, hold: int) -> int:
     """Return after how many samples the speed stays low for ``hold`` samples."""
-    floor = float(np.percentile(speed, 15))
-    low = speed < floor + QRS_SHARE * (top - floor)
-    lasting = np.lib.stride_tricks.sliding_window_view(low, hold).all(axis=1) if len(low) >= hold else low
-    found = np.flatnonzero(lasting)
-    return int(found[0]) if len(found) else len(speed) - 1
+    (floor,) = percentiles(speed, (15,))
+    low = (speed < floor + QRS_SHARE * (top - floor)).tobytes()
+    found = low.find(b"\1" * (hold if len(low) >= hold else 1))
+    return found if found >= 0 else len(speed) - 1
 
 
 def _t_wave(eight: F64, end: int, centre: int, rr_s: float, fs: float) -> tuple[float, float]:
@@ -224,7 +245,7 @@ def _t_wave(eight: F64, end: int, centre: int, rr_s: float, fs: float) -> tuple[
     ends = [found for found in ends if first + found < eight.shape[1] + round(0.06 * fs)]
     if not ends:
         return float(first + peak), np.nan
-    return float(first + peak), float(first + np.percentile(ends, T_END_PERCENTILE))
+    return float(first + peak), first + percentiles(np.asarray(ends), (T_END_PERCENTILE,))[0]
 
 
 def _tangent(lead: F64, peak: int, fs: float) -> float:

@@ -65,16 +65,29 @@ def to_standard_order(p_signal: NDArray[np.float32], sig_name: Sequence[str]) ->
         lead = standard_name(name)
         if lead is not None:
             out[LEADS.index(lead)] = row
-    present = {lead: out[i] for i, lead in enumerate(LEADS) if np.isfinite(out[i, 0]) or not np.isnan(out[i]).all()}
-    if all(lead in present for lead in LIMB_LEADS):
-        return out
-    basis = limb_basis(present)
-    if basis is not None:
-        lead_i, lead_ii = basis
-        for lead, (a, b) in {"I": (1.0, 0.0), "II": (0.0, 1.0), **_FROM_I_II}.items():
-            if lead not in present:
-                out[LEADS.index(lead)] = a * lead_i + b * lead_ii
+    derive_limb_leads(out)
     return out
+
+
+def derive_limb_leads(p_signal: NDArray[np.float32]) -> list[str]:
+    """Fill limb leads that are NaN throughout from two present ones, in place; return which were filled.
+
+    Parameters
+    ----------
+    p_signal : array, shape = (12, T), mV, in standard order.
+    """
+    present = {
+        lead: row for lead, row in zip(LIMB_LEADS, p_signal, strict=False) if row[0] == row[0] or (row == row).any()
+    }
+    basis = limb_basis(present) if len(present) < len(LIMB_LEADS) else None
+    if basis is None:
+        return []
+    lead_i, lead_ii = basis
+    derived = [lead for lead in LIMB_LEADS if lead not in present]
+    for lead in derived:
+        a, b = {"I": (1.0, 0.0), "II": (0.0, 1.0), **_FROM_I_II}[lead]
+        p_signal[LEADS.index(lead)] = a * lead_i + b * lead_ii
+    return derived
 
 
 def limb_basis(

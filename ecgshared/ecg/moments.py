@@ -6,11 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgshared.ecg.beats import MedianBeat
+from ecgshared.ecg.rows import means, median_of
 
 F64 = NDArray[np.float64]
 
 INDEPENDENT: tuple[int, ...] = (0, 1, 6, 7, 8, 9, 10, 11)
 """I, II, V1..V6 in :data:`ecgshared.ecg.leads.LEADS`."""
+
+_UPPER = np.triu_indices(8)
 
 _SMALLEST_MV2 = (0.00025, 0.00004, 0.00025)
 """Added to the mean square of QRS, P and T: a window without a wave must not become a loud one."""
@@ -21,34 +24,34 @@ def moments(beat: MedianBeat) -> F64:
 
     Limb leads are scaled by their own mean power (of I, II, III: no exchange changes it), chest leads by theirs.
     """
-    rr_s = float(np.median(beat.rr_s)) if len(beat.rr_s) else 0.8
+    eight = beat.signal[list(INDEPENDENT)].astype(np.float64)
+    rr_s = median_of(beat.rr_s) if len(beat.rr_s) else 0.8
     spans = ((-0.06, 0.08), (-min(0.26, 0.5 * rr_s), -0.07), (0.12, min(0.42, 0.62 * rr_s)))
-    upper = np.triu_indices(8)
-    parts = []
+    out = np.empty((3, 44))
     for number, (start, stop) in enumerate(spans):
         first = max(0, beat.centre + round(start * beat.fs))
         last = max(first + 2, beat.centre + round(stop * beat.fs))
-        x = beat.signal[list(INDEPENDENT), first:last].astype(np.float64)
+        x = eight[:, first:last]
         if number == 1:
             x = _levelled(x)
-        second, mean = x @ x.T / x.shape[1], x.mean(axis=1)
+        second, mean = x @ x.T / x.shape[1], means(x)
         third_limb = second[0, 0] + second[1, 1] - 2 * second[0, 1]
         limb = (second[0, 0] + second[1, 1] + third_limb) / 3 + _SMALLEST_MV2[number]
-        chest = np.trace(second[2:, 2:]) / 6 + _SMALLEST_MV2[number]
-        scale = 1 / np.sqrt(np.array([limb] * 2 + [chest] * 6))
-        parts += [(second * np.outer(scale, scale))[upper], 2 * mean * scale]
-    return np.concatenate(parts)
+        chest = second[2:, 2:].trace() / 6 + _SMALLEST_MV2[number]
+        scale = np.full(8, 1 / np.sqrt(chest))
+        scale[:2] = 1 / np.sqrt(limb)
+        out[number, :36], out[number, 36:] = (second * (scale[:, None] * scale))[_UPPER], 2 * mean * scale
+    return out.reshape(132)
 
 
 def moved(moments: F64, matrix: F64) -> F64:
     """Return the moments of the record that ``matrix`` makes of the one with ``moments``, shape = (..., 132)."""
-    upper = np.triu_indices(8)
     out = np.empty_like(moments)
     for start in range(0, 132, 44):
         second = np.zeros((*moments.shape[:-1], 8, 8))
-        second[..., upper[0], upper[1]] = moments[..., start : start + 36]
-        second[..., upper[1], upper[0]] = moments[..., start : start + 36]
-        out[..., start : start + 36] = (matrix @ second @ matrix.T)[..., upper[0], upper[1]]
+        second[..., _UPPER[0], _UPPER[1]] = moments[..., start : start + 36]
+        second[..., _UPPER[1], _UPPER[0]] = moments[..., start : start + 36]
+        out[..., start : start + 36] = (matrix @ second @ matrix.T)[..., _UPPER[0], _UPPER[1]]
         out[..., start + 36 : start + 44] = moments[..., start + 36 : start + 44] @ matrix.T
     return out
 
@@ -56,5 +59,5 @@ def moved(moments: F64, matrix: F64) -> F64:
 def _levelled(x: F64) -> F64:
     """Take out the line between the window's ends, so that wander beneath a P wave is no P wave."""
     n = max(1, x.shape[1] // 10)
-    start, stop = x[:, :n].mean(axis=1, keepdims=True), x[:, -n:].mean(axis=1, keepdims=True)
-    return np.asarray(x - (start + (stop - start) * np.linspace(0, 1, x.shape[1])))
+    start, stop = means(x[:, :n])[:, None], means(x[:, -n:])[:, None]
+    return np.asarray(x - (start + (stop - start) * (np.arange(x.shape[1]) / (x.shape[1] - 1))))

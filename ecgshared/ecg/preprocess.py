@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, signal
 
+from ecgshared.arrays import Floats
 from ecgshared.ecg.record import EcgRecord
+from ecgshared.ecg.rows import medians
 from ecgshared.errors import EcgReadError
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def preprocess(p_signal: NDArray[np.float32], fs: float, config: InputConfig) ->
             remedy="read the recording again",
         )
     n, leads, length = p_signal.shape
-    out = np.zeros((n, leads, config.samples), dtype=np.float32)
+    out = np.empty((n, leads, config.samples), dtype=np.float32)
     per_block = max(1, _BLOCK_VALUES // (leads * length))
     for start in range(0, n, per_block):
         block = np.array(p_signal[start : start + per_block], dtype=np.float32)
@@ -94,9 +96,10 @@ def preprocess(p_signal: NDArray[np.float32], fs: float, config: InputConfig) ->
         if config.band_hz is not None or config.mains_hz is not None:
             x = zero_phase(x, config.fs_hz, band_hz=config.band_hz, mains_hz=config.mains_hz)
         if config.baseline != "none":
-            x = x - baseline(x, config.baseline)
+            x -= baseline(x, config.baseline)
         _fit(x, out[start : start + per_block], config.pad)
-        out[start : start + per_block][absent] = 0
+        if absent.any():
+            out[start : start + per_block][absent] = 0
     return out
 
 
@@ -106,6 +109,8 @@ def close_gaps(x: NDArray[np.float32]) -> NDArray[np.bool_]:
     Absent leads are set to 0.
     """
     finite = np.isfinite(x)
+    if finite.all():
+        return np.zeros(x.shape[:2], dtype=bool)
     absent = np.asarray(~finite.any(axis=2))
     x[absent] = 0
     for i, j in np.argwhere(~finite.all(axis=2) & ~absent):
@@ -140,7 +145,7 @@ def resample(x: NDArray[np.float32], fs: float, fs_hz: float, *, method: str = "
     slope = (rows[:, -1:] - first) / np.float32(length - 1)
     level = np.asarray(rows - (first + slope * np.arange(length, dtype=np.float32)), dtype=np.float32)
     beyond = int(np.ceil((TAPS + 1) * max(1.0, down / up)))
-    before, after = _foreseen(level[:, ::-1], beyond)[:, ::-1], _foreseen(level, beyond)
+    before, after = _foreseen(level, beyond)
     taps, drop = _polyphase(up, down, beyond)
     wanted = -(-length * up // down)
     resampled = signal.upfirdn(taps, np.concatenate([before, level, after], axis=1), up, down, axis=1)
@@ -172,33 +177,46 @@ def _polyphase(up: int, down: int, beyond: int) -> tuple[NDArray[np.float32], in
     return np.concatenate([np.zeros(late), taps]).astype(np.float32), (first + late) // down
 
 
-def _foreseen(x: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Continue each row by ``count`` samples, shape = (rows, count): linear prediction, its coefficients by Burg's
-    method (1967; Marple 1987, Digital Spectral Analysis), which always decays and so never runs away.
+def _foreseen(x: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return what each row is taken to be in ``count`` samples before and after it, each shape = (rows, count).
+
+    By linear prediction, its coefficients by Burg's method (1967; Marple 1987, Digital Spectral Analysis), which
+    always decays and so never runs away.
     """
-    known = np.asarray(x[:, -_FROM_SAMPLES:], dtype=np.float64)
-    order = min(_ORDER, known.shape[1] // 3)
-    forward, backward = known, known
-    a = np.ones((len(known), 1))
-    for _ in range(order):
-        ahead, behind = forward[:, 1:], backward[:, :-1]
-        power = (ahead**2).sum(axis=1) + (behind**2).sum(axis=1)
-        k = (-2 * (ahead * behind).sum(axis=1) / np.maximum(power, 1e-20))[:, None]
-        forward, backward = ahead + k * behind, behind + k * ahead
-        wider = np.concatenate([a, np.zeros((len(a), 1))], axis=1)
-        a = wider + k * wider[:, ::-1]
+    rows, near = len(x), min(x.shape[1], _FROM_SAMPLES)
+    # Time runs down and both ends of every row lie side by side: all are predicted at once.
+    known = np.empty((near, 2 * rows))
+    known[:, :rows], known[:, rows:] = x[:, near - 1 :: -1].T if near else 0, x[:, x.shape[1] - near :].T
+    order = min(_ORDER, near // 3)
     if not order:
-        return np.repeat(x[:, -1:], count, axis=1)
+        return np.repeat(x[:, :1], count, axis=1), np.repeat(x[:, -1:], count, axis=1)
     # Not sample by sample: each step gives as many as the prediction looks back on.
-    step = np.zeros((len(known), order, order))
+    step = np.zeros((2 * rows, order, order))
     step[:, np.arange(order - 1), np.arange(1, order)] = 1
-    step[:, -1] = -a[:, :0:-1]
+    step[:, -1] = -_burg(known, order)[:0:-1].T
     leap = np.linalg.matrix_power(step, order)
-    state, parts = known[:, known.shape[1] - order :, None], []
+    state, parts = known[near - order :].T[..., None], []
     for _ in range(-(-count // order)):
         state = leap @ state
         parts.append(state[..., 0])
-    return np.concatenate(parts, axis=1)[:, :count].astype(np.float32)
+    found = np.concatenate(parts, axis=1)[:, :count].astype(np.float32)
+    return found[:rows, ::-1], found[rows:]
+
+
+def _burg(known: Floats, order: int) -> Floats:
+    """Return the prediction error filter of each column, shape = (order + 1, columns), its first row 1."""
+    forward, backward = known[1:].copy(), known[:-1].copy()
+    a = np.zeros((order + 1, known.shape[1]))
+    a[0] = 1
+    for done in range(1, order + 1):
+        power = np.einsum("tc,tc->c", forward, forward) + np.einsum("tc,tc->c", backward, backward)
+        k = -2 * np.einsum("tc,tc->c", forward, backward) / np.maximum(power, 1e-20)
+        further = k * backward
+        backward += k * forward
+        forward += further
+        forward, backward = forward[1:], backward[:-1]
+        a[: done + 1] += k * a[done::-1]
+    return a
 
 
 def zero_phase(
@@ -221,26 +239,22 @@ def zero_phase(
     length = x.shape[-1]
     reach = fs_hz if band_hz is None else fs_hz / band_hz[0]
     pad = int(min(length - 1, max(reach, fs_hz)))
-    centred = x - x.mean(axis=-1, keepdims=True)
-    before, after = _margin(centred[..., ::-1], pad, fs_hz)[..., ::-1], _margin(centred, pad, fs_hz)
-    extended = np.concatenate([before, centred, after], axis=-1)
-    size = fft.next_fast_len(extended.shape[-1], real=True)
+    mean = x.mean(axis=-1, keepdims=True)
+    size = fft.next_fast_len(length + 2 * pad, real=True)
+    extended = np.zeros((*x.shape[:-1], size), dtype=np.float32)
+    centred = extended[..., pad : pad + length]
+    np.subtract(x, mean, out=centred)
+    count = min(pad, round(FORESEEN_S * fs_hz))
+    before, after = _foreseen(centred.reshape(-1, length), count)
+    fade = (0.5 + 0.5 * np.cos(np.pi * (np.arange(count) + 0.5) / count)).astype(np.float32)
+    extended[..., pad - count : pad] = (before * fade[::-1]).reshape(*x.shape[:-1], count)
+    extended[..., pad + length : pad + length + count] = (after * fade).reshape(*x.shape[:-1], count)
     spectrum = fft.rfft(extended, size, axis=-1)
     spectrum *= _gain(size, fs_hz, band_hz, mains_hz)
-    filtered = fft.irfft(spectrum, size, axis=-1)[..., pad : pad + length]
+    filtered = fft.irfft(spectrum, size, axis=-1, overwrite_x=True)[..., pad : pad + length]
     if band_hz is None:  # a notch passes the constant that was taken out above
-        filtered += x[..., :1] - centred[..., :1]
+        filtered += mean
     return np.asarray(filtered, dtype=np.float32)
-
-
-def _margin(centred: NDArray[np.float32], pad: int, fs_hz: float) -> NDArray[np.float32]:
-    """Return what is taken to lie beyond the end, shape = (..., pad)."""
-    out = np.zeros((*centred.shape[:-1], pad), dtype=np.float32)
-    count = min(pad, round(FORESEEN_S * fs_hz))
-    foreseen = _foreseen(centred.reshape(-1, centred.shape[-1]), count)
-    fade = 0.5 + 0.5 * np.cos(np.pi * (np.arange(count) + 0.5) / count)
-    out[..., :count] = foreseen.reshape(*centred.shape[:-1], count) * fade
-    return out
 
 
 @lru_cache(maxsize=32)
@@ -263,7 +277,7 @@ def baseline(x: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
     the median, as a DC-coupled recorder may stand tens of millivolts from zero.
     """
     if kind == "median":
-        return np.asarray(np.median(x, axis=-1, keepdims=True), dtype=np.float32)
+        return np.asarray(medians(x)[..., None], dtype=np.float32)
     middle = np.rint(np.median(x, axis=-1, keepdims=True) * 1000)
     microvolts = np.clip(np.rint(x * 1000) - middle, -32768, 32767).astype(np.int16)
     lowest = microvolts.min(axis=-1, keepdims=True)
@@ -280,4 +294,5 @@ def _fit(x: NDArray[np.float32], out: NDArray[np.float32], pad: str) -> None:
         out[...] = x[..., start : start + want]
     else:
         start = 0 if pad == "right" else (want - have) // 2
+        out[..., :start], out[..., start + have :] = 0, 0
         out[..., start : start + have] = x

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, signal
 
+from ecgshared.ecg.rows import median_of, percentiles
+
 PLAUSIBLE_BPM = (22.0, 280.0)
 """Beats per minute outside which no resting ECG lies."""
 
@@ -83,10 +85,12 @@ def _envelope(x: NDArray[np.float32], fs: float) -> tuple[NDArray[np.float32], f
     reach = _reach(fs)
     if x.shape[1] <= reach:
         return None
-    slope = np.minimum(np.abs(x[:, reach:] - x[:, :-reach]), 1).mean(axis=0)
+    slopes = x[:, reach:] - x[:, :-reach]
+    np.minimum(np.abs(slopes, out=slopes), np.float32(1), out=slopes)
+    slope = np.add.reduce(slopes, axis=0) / np.float32(len(slopes))
     envelope = ndimage.uniform_filter1d(slope, max(1, round(0.06 * fs)), mode="nearest")
     width = min(len(envelope), round(2 * fs))
-    level = float(np.median(envelope[: len(envelope) // width * width].reshape(-1, width).max(axis=1)))
+    level = median_of(envelope[: len(envelope) // width * width].reshape(-1, width).max(axis=1))
     return envelope, level
 
 
@@ -96,9 +100,9 @@ def _peaks(envelope: NDArray[np.float32], level: float, fs: float, *, refractory
 
 
 def _regular(peaks: NDArray[np.int64], envelope: NDArray[np.float32], level: float, fs: float) -> Pulse:
-    low, middle, high = np.percentile(np.diff(peaks), (20, 50, 80))
+    low, middle, high = percentiles(np.diff(peaks), (20, 50, 80))
     return Pulse(
         bpm=float(60 * fs / middle),
         scatter=float((high - low) / middle),
-        quiet=float(np.mean(envelope < 0.25 * level)),
+        quiet=np.count_nonzero(envelope < 0.25 * level) / len(envelope),
     )

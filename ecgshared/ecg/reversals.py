@@ -82,7 +82,7 @@ def reversals(beat: MedianBeat) -> list[Finding]:
     if arm_leg is not None:
         return [arm_leg]
     x = beat.signal[list(INDEPENDENT)]
-    if not (np.ptp(x, axis=1) > 0.02).all():
+    if not (x.max(axis=1) - x.min(axis=1) > 0.02).all():
         return []  # an absent or dead lead: nothing to compare the others with
     weights, seen = committed_weights(), moments(beat)
     odds = log_odds(seen, weights.theta)
@@ -172,9 +172,10 @@ def _turned(theta: bytes) -> F64:
 
 def _arm_leg(beat: MedianBeat) -> Finding | None:
     first, last = (max(0, beat.centre + round(s * beat.fs)) for s in (-0.25, 0.4))
-    swing = np.ptp(beat.signal[:3, first:last], axis=1)
+    limbs = beat.signal[:3, first:last]
+    swing = limbs.max(axis=1) - limbs.min(axis=1)
     lead = int(swing.argmin())
-    rest = float(np.delete(swing, lead).min())
+    rest = min(float(swing[i]) for i in range(3) if i != lead)
     if rest < 0.2 or swing[lead] > min(FLAT_MV, FLAT_SHARE * rest) or not swing[lead] > 0:
         return None
     which = {0: "both arms with the legs", 1: "RA with RL", 2: "LA with RL"}[lead]

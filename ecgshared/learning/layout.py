@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -39,6 +39,8 @@ class Layout:
     names, shapes : of the shared parts, in order.
     parameters : how many leading numbers of the vector are parameters; the rest are running statistics.
     local : names of the parts that stay at the site (mode ``fedbn``), else empty.
+
+    With ``only`` nothing but those parameters travels: the rest of the net is frozen and known to both sides.
     """
 
     names: tuple[str, ...]
@@ -47,11 +49,11 @@ class Layout:
     local: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: nn.Module, mode: Mode = "full") -> Layout:
+    def of(cls, model: nn.Module, mode: Mode = "full", *, only: Collection[str] | None = None) -> Layout:
         """Return the layout of a model; models built from one configuration have the same."""
         kept = _norm_parts(model) if mode == "fedbn" else set()
         parts = dict(_parts(model))
-        shared = [name for name in parts if name not in kept]
+        shared = [name for name in parts if name not in kept and (only is None or name in only)]
         parameter_names = {name for name, _ in model.named_parameters()}
         return cls(
             names=tuple(shared),

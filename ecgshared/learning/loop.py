@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,6 +26,9 @@ from ecgshared.learning.losses import objective, site_loss
 from ecgshared.learning.plan import AugmentConfig, LocalWork, Precision
 
 Rows = NDArray[np.int64]
+
+MOST_VALUES = 2**20
+"""Numbers of signal that a backward pass holds the activations of: 17 ECGs of 12 x 5000, 87 of 12 x 1000."""
 
 
 class LocalData(Protocol):
@@ -80,15 +83,20 @@ class LocalResult:
     steps : optimiser steps done.
     mean_loss : mean of the steps' estimates of L_k; NaN after private training or no step.
     examples : ECGs the steps saw, repeats counted; expected number under privacy.
+    least_patients : distinct patients that any one step saw at least; 0 where there was no step.
     """
 
     steps: int
     mean_loss: float
     examples: int
+    least_patients: int = 0
 
 
 class PlainStep:
     """An ordinary step: uniform batches without replacement, L_k, optionally FedProx and clipping of the batch.
+
+    A batch of more than :data:`MOST_VALUES` numbers goes through the net in parts whose gradients are added up, so that
+    memory does not grow with it. Not so where an item's loss depends on the others of the batch.
 
     Parameters
     ----------
@@ -112,6 +120,9 @@ class PlainStep:
         self._model, self._optimiser, self._work, self._bf16 = model, optimiser, work, bf16
         self._weights = torch.as_tensor(np.asarray(weights, dtype=np.float64))
         self._items = site_items
+        self._divides = not hasattr(model, "item_losses") and not any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()
+        )
         self._received: list[torch.Tensor] = []
 
     def __enter__(self) -> Self:
@@ -136,22 +147,33 @@ class PlainStep:
     def update(self, x: torch.Tensor, covariates: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Do one step on one batch."""
         self._optimiser.zero_grad(set_to_none=True)
-        context: AbstractContextManager[Any] = (
-            torch.autocast(x.device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
-        )
-        with context:
-            items = objective(self._model, x, covariates, labels, self._weights)
-        loss = site_loss(items, site_items=self._items)
-        loss.backward()  # type: ignore[no-untyped-call]
+        size = max(len(x), 1)
+        part = at_once(x.shape[1:]) if self._divides else size
+        loss = torch.zeros((), device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+        for start in range(0, size, part):
+            rows = slice(start, start + part)
+            context: AbstractContextManager[Any] = (
+                torch.autocast(x.device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
+            )
+            with context:
+                items = objective(self._model, x[rows], covariates[rows], labels[rows], self._weights)
+            share = site_loss(items, site_items=self._items, batch=size)
+            share.backward()  # type: ignore[no-untyped-call]
+            loss += share.detach()
         if self._work.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._model.parameters(), self._work.max_grad_norm)
         add_proximal_gradient(self._model, self._received, self._work.prox_mu)
         self._optimiser.step()
-        return loss.detach()
+        return loss
 
     def examples(self, seen: int, steps: int) -> int:
         """Return the ECGs seen."""
         return seen
+
+
+def at_once(shape: Sequence[int], most: int = MOST_VALUES) -> int:
+    """Return how many ECGs of ``shape`` (leads, samples) have at most ``most`` numbers, at least one."""
+    return max(1, most // max(math.prod(shape), 1))
 
 
 def add_proximal_gradient(model: nn.Module, received: list[torch.Tensor], mu: float) -> None:
@@ -198,7 +220,7 @@ def train(
     seed_draws(model, random)
     model.train()
     loss = torch.zeros((), device=device, dtype=torch.float64)
-    seen = 0
+    seen, least = 0, len(np.unique(patient)) if total else 0
     try:
         with step:
             for done, rows in enumerate(itertools.islice(step.draw(patient, generator), total), start=1):
@@ -209,6 +231,7 @@ def train(
                     x = augment(x, augmentation, fs_hz=fs_hz, generator=random)
                 loss += step.update(x, covariates, labels).double()
                 seen += len(rows)
+                least = min(least, len(np.unique(patient[rows])))
                 if progress is not None:
                     progress(done, total)
             mean_loss = float(loss) / total if total else math.nan
@@ -219,7 +242,7 @@ def train(
         model.eval()
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise ModelError("training diverged: a weight is not finite", remedy="lower the learning rate")
-    return LocalResult(total, mean_loss, step.examples(seen, total))
+    return LocalResult(total, mean_loss, step.examples(seen, total), least)
 
 
 def place(model: nn.Module, *, device: str, precision: Precision) -> nn.Module:
@@ -240,26 +263,65 @@ def predict(
     data: LocalData,
     rows: Rows,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     output: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> NDArray[np.float64]:
     """Return the model's outputs for ``rows``, shape (len(rows), H), without dropout, in the weights' precision.
 
-    ``output`` takes signals and covariates; the model itself unless told.
+    Where ``data.views(rows)`` gives several views of a row (its single beats), the outputs are means over them; NaN
+    where there is none.
+
+    Parameters
+    ----------
+    output : takes signals and covariates; the model itself unless told.
+    batch_size : 256, or fewer where ECGs are long.
     """
     compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = model if output is None else output
     first = next(model.parameters())
     training = model.training
     model.eval()
+
+    def outputs(signals: NDArray[Any], beside: NDArray[Any]) -> NDArray[np.float64]:
+        x, given = (torch.as_tensor(np.ascontiguousarray(a)).to(first.device, first.dtype) for a in (signals, beside))
+        found: NDArray[np.float64] = compute(x, given).double().cpu().numpy()
+        return found
+
     out = []
-    for start in range(0, len(rows), batch_size):
-        x, covariates, _ = data.fetch(rows[start : start + batch_size])
-        signals, beside = (
-            torch.as_tensor(np.ascontiguousarray(a)).to(first.device, first.dtype) for a in (x, covariates)
-        )
-        out.append(compute(signals, beside).double().cpu().numpy())
+    if batch_size is None and len(rows):
+        batch_size = min(256, at_once(data.fetch(rows[:1])[0].shape[1:], 4 * MOST_VALUES))
+    for start in range(0, len(rows), batch_size or 1):
+        part = rows[start : start + (batch_size or 1)]
+        seen = data.views(part) if hasattr(data, "views") else None
+        if seen is None:
+            x, covariates, _ = data.fetch(part)
+            out.append(outputs(x, covariates))
+        else:
+            views, beside, of = seen
+            out.append(_over_views(outputs, views, beside, of, len(part), batch_size or 1))
     model.train(training)
     if not out:
         x, covariates, labels = data.fetch(rows)
         return np.empty((0, labels.shape[1]))
     return np.concatenate(out)
+
+
+def _over_views(
+    outputs: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]],
+    views: NDArray[Any],
+    covariates: NDArray[Any],
+    of: NDArray[np.int64],
+    rows: int,
+    batch_size: int,
+) -> NDArray[np.float64]:
+    """Return mean outputs of each row's views, shape = (rows, H)."""
+    if not len(of):
+        # The width of an output is known only by computing one.
+        width = outputs(np.zeros((1, *views.shape[1:])), np.zeros((1, *covariates.shape[1:]))).shape[1]
+        return np.full((rows, width), np.nan)
+    each = np.concatenate(
+        [outputs(views[i : i + batch_size], covariates[i : i + batch_size]) for i in range(0, len(of), batch_size)]
+    )
+    total = np.zeros((rows, each.shape[1]))
+    np.add.at(total, of, each)
+    count = np.bincount(of, minlength=rows)[:, None]
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)

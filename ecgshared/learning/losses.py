@@ -6,6 +6,8 @@ minimises L_k, its own cells' share divided by its aggregation weight a_k; then 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -48,21 +50,39 @@ def private_cell_weights(head_weights: ArrayLike, global_counts: ArrayLike) -> N
     return weights
 
 
-def cell_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the binary cross-entropy of each cell, shape (B, H), 0 where the label is NaN.
+SMOOTH_BELOW = 0.05
+"""Errors of a continuous head below this share of half its range are squared, so that its loss has no corner."""
 
+
+def cell_losses(logits: torch.Tensor, labels: torch.Tensor, continuous: Sequence[bool] | None = None) -> torch.Tensor:
+    """Return the loss of each cell, shape (B, H), 0 where the label is NaN.
+
+    It is the binary cross-entropy; of a head that is ``continuous`` (H of them) the absolute error on the net's scale,
+    smooth at zero (Huber's, divided by its corner), which the median minimises and no outlier rules.
     Computed in float32 at least: under autocast the logits arrive in bfloat16.
     """
     known = ~torch.isnan(labels)
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     target = torch.where(known, labels, 0.0).to(logits.dtype)
-    losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return torch.where(known, losses, 0.0)
+    numbers = () if continuous is None else tuple(h for h, is_number in enumerate(continuous) if is_number)
+    if not numbers:
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return torch.where(known, losses, 0.0)
+    columns = [
+        F.smooth_l1_loss(logits[:, h], target[:, h], reduction="none", beta=SMOOTH_BELOW)
+        if h in numbers
+        else F.binary_cross_entropy_with_logits(logits[:, h], target[:, h], reduction="none")
+        for h in range(logits.shape[1])
+    ]
+    return torch.where(known, torch.stack(columns, 1), 0.0)
 
 
-def item_losses(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def item_losses(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, continuous: Sequence[bool] | None = None
+) -> torch.Tensor:
     """Return the weighted loss of each item, shape (B,); ``weights`` (H,) are those of :func:`cell_weights`."""
-    return cell_losses(logits, labels) @ weights.to(logits.device, torch.promote_types(logits.dtype, torch.float32))
+    cells = cell_losses(logits, labels, continuous)
+    return cells @ weights.to(logits.device, torch.promote_types(logits.dtype, torch.float32))
 
 
 def objective(
@@ -76,20 +96,22 @@ def objective(
     """
     own = getattr(model, "item_losses", None)
     if own is None:
-        return item_losses(model(x, covariates), labels, weights)
+        continuous = [head.continuous for head in getattr(model, "heads", ())]
+        return item_losses(model(x, covariates), labels, weights, continuous)
     losses: torch.Tensor = own(x, covariates, labels)
     return losses * weights[0].to(losses.device, losses.dtype)
 
 
-def site_loss(items: torch.Tensor, *, site_items: int) -> torch.Tensor:
+def site_loss(items: torch.Tensor, *, site_items: int, batch: int | None = None) -> torch.Tensor:
     """Estimate L_k without bias from a uniformly drawn batch: the batch's sum times n_k / B.
 
     Parameters
     ----------
     items : weighted losses of the batch's items, shape (B,).
     site_items : n_k, training items of the site; with all of them in the batch this is L_k itself.
+    batch : B, where ``items`` are a part of the batch only: the parts' losses add up to the batch's.
     """
-    return items.sum() * (site_items / max(len(items), 1))
+    return items.sum() * (site_items / max(len(items) if batch is None else batch, 1))
 
 
 def _checked(head_weights: ArrayLike, global_counts: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

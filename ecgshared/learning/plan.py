@@ -88,6 +88,18 @@ class LocalWork(Config):
         return (self.epochs or 1) * per_epoch
 
 
+class EarlyStopping(Config):
+    """When training ends before its planned rounds: no better pooled validation loss for ``patience`` rounds.
+
+    The weights of the best round are kept. The study of sudden death trained for at least 40 epochs with a patience of
+    10 and halved the rate every 10 (``schedule: {kind: step, every: 10}``).
+    """
+
+    patience: int = Field(ge=1, le=1000, description="rounds without a better validation loss after which to stop")
+    min_rounds: int = Field(default=0, ge=0, description="rounds that are trained whatever validation says")
+    min_gain: float = Field(default=0.0, ge=0, description="how much lower a loss must be to count as better")
+
+
 class AugmentConfig(Config):
     """Random changes of a training ECG. All off by default; each is drawn anew for every ECG and step."""
 

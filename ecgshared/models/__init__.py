@@ -13,14 +13,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Tag
 
+from ecgshared.ecg.leads import LEADS
 from ecgshared.errors import ModelError
-from ecgshared.models.config import BaseModelConfig, HeadSpec
+from ecgshared.models.config import BaseModelConfig, HeadedConfig, HeadSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-MODELS: dict[str, str] = {"resnet1d": "Resnet1dConfig", "cvae": "CvaeConfig"}
+MODELS: dict[str, str] = {
+    "resnet1d": "Resnet1dConfig",
+    "cvae": "CvaeConfig",
+    "beat_risk": "BeatRiskConfig",
+    "beat_vae": "BeatVaeConfig",
+    "crnn": "CrnnConfig",
+    "attia_cnn": "AttiaCnnConfig",
+    "s4": "S4Config",
+}
 """Name in the study, and of the file -> its configuration's class; where a study names none it is the first."""
 
 DEFAULT = next(iter(MODELS))
@@ -77,11 +86,27 @@ def build(
 
     A model with ``config.own_objective`` has no heads: ``item_losses(x, covariates, labels)`` gives the loss of each
     item, shape (B,), ``judged(x, covariates)`` the figures named by ``config.figures``, shape (B, F), and ``forward``
-    what later steps take from it (a latent). ``begin_round(number, rounds)`` is told of each global round. What an
+    what later steps take from it (a latent). Where ``config.judge`` names a frozen head, ``take_judge(net, number)`` is
+    given it before training. ``begin_round(number, rounds)`` is told of each global round. What an
     item's loss draws comes from the modules that :func:`ecgshared.learning.draws.seed_draws` seeds.
     """
     if config.name not in MODELS:
         raise ModelError("there is no such model", value=config.name, allowed=", ".join(MODELS))
     module = import_module(config.net or type(config).__module__)
     model: nn.Module = module.build(config, tuple(heads), samples, seed, dtype)
+    if isinstance(config, HeadedConfig) and (seen := config.leads) is not None:
+        model.register_forward_pre_hook(_SeesLeads([LEADS.index(lead) for lead in seen]))
     return model
+
+
+class _SeesLeads:
+    """Holds the leads that a model does not see at zero, before its forward; it adds nothing to the model's weights."""
+
+    def __init__(self, seen: Sequence[int]) -> None:
+        self._seen = tuple(seen)
+
+    def __call__(self, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        x, *rest = inputs
+        shown = x.new_zeros(x.shape[-2])
+        shown[list(self._seen)] = 1
+        return (x * shown[:, None], *rest)

@@ -15,10 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.interpolate import BSpline
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,37 +24,10 @@ from ecgshared.learning.cox_loss import cox_items, published_cox_items
 from ecgshared.learning.draws import Dropout, GaussianDraw
 from ecgshared.models.config import BEAT_WINDOW_S, HeadSpec
 from ecgshared.models.cvae import CvaeConfig
-
-INDEPENDENT = (0, 1, 6, 7, 8, 9, 10, 11)
-"""I, II, V1..V6 among the twelve leads."""
-
-LIMB = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
-"""The six limb leads from I and II."""
+from ecgshared.models.leads import INDEPENDENT, LIMB, time_basis
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -12.0, 4.0
 EMBEDDING = 64
-
-_SPACING_S = ((-0.12, 0.014), (-0.08, 0.010), (0.09, 0.005), (0.14, 0.010), (math.inf, 0.018))
-"""Distance of spline knots up to a time: dense in QRS, wide under P and T."""
-
-
-def time_basis(samples: int) -> NDArray[np.float64]:
-    """Return orthonormal functions of the beat's window, shape = (samples, J): cubic splines, made orthogonal
-    symmetrically (Loewdin), so that each keeps its place in time."""
-    low, high = BEAT_WINDOW_S
-    step = (high - low) / samples
-    t = low + step * (np.arange(samples) + 0.5)
-    knots = [low]
-    while knots[-1] < high - 1e-9:
-        spacing = next(distance for until, distance in _SPACING_S if knots[-1] < until - 1e-9)
-        knots.append(min(knots[-1] + max(spacing, 1.25 * step), high))
-    if len(knots) > 2 and knots[-1] - knots[-2] < step:
-        del knots[-2]
-    full = np.array([*[low] * 3, *knots, *[high] * 3])
-    splines = BSpline.design_matrix(t, full, 3).toarray()
-    values, vectors = np.linalg.eigh(splines.T @ splines)
-    basis: NDArray[np.float64] = splines @ (vectors / np.sqrt(values)) @ vectors.T
-    return basis
 
 
 class Cvae(nn.Module, ABC):
@@ -174,7 +144,7 @@ class LeadFieldCvae(Cvae):
 
     def __init__(self, config: CvaeConfig, samples: int) -> None:
         super().__init__(config, samples)
-        self._basis = torch.from_numpy(time_basis(samples))
+        self._basis = torch.from_numpy(time_basis(samples, BEAT_WINDOW_S))
         self.functions = self._basis.shape[1]
         hidden, latent, sources = config.hidden, config.latent, config.sources
         given, coefficients = max(self.inputs, 1), 8 * self.functions

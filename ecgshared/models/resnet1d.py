@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ecgshared.models.config import BaseModelConfig, Norm
+from ecgshared.models.config import HeadedConfig
 
-Preset = Literal["paper64", "low_lvef", "beat", "small"]
-Covariate = Literal["age", "male"]
+Preset = Literal["paper64", "low_lvef", "small"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The published nets (doi 10.1038/s41586-026-10674-6): constant width, no pooling over time before the head.
@@ -21,15 +20,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "every": 4,
         "hidden": 0,
         "dropout": 0.4,
-        "covariates": (),
-    },
-    "beat": {
-        "blocks": 32,
-        "width": 64,
-        "kernel": 16,
-        "every": 5,
-        "hidden": 0,
-        "dropout": 0.5,
         "covariates": (),
     },
     # For a laptop: the same blocks behind a strided stem, averaged over time.
@@ -47,32 +37,23 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class Resnet1dConfig(BaseModelConfig):
-    """A pre-activation 1-D ResNet. What is not given is the preset's; every value may be overridden."""
+class ResidualConfig(HeadedConfig):
+    """A pre-activation 1-D ResNet, whatever it sees. What is not given is the preset's; every value may be overridden.
+
+    A subclass names its presets.
+    """
 
     net: ClassVar[str] = "ecgshared.models.resnet1d_net"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
-    name: Literal["resnet1d"] = Field(default="resnet1d", description="residual net over the whole recording")
-    preset: Preset = Field(
-        default="small", description="size: the paper's 64 layers, its net of low LVEF, of single beats, or a small one"
-    )
-    norm: Norm = Field(
-        default="group",
-        description="normalisation: over groups of channels (needed under privacy), or over the batch as the paper",
-    )
+    preset: str = Field(description="size")
     groups: int = Field(default=8, ge=1, description="channel groups of GroupNorm; must divide the width")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped in training")
-    covariates: tuple[Covariate, ...] = Field(default=("age", "male"), description="enter late, beside the features")
     blocks: int = Field(default=4, ge=0, le=128, description="residual blocks; the preset's where left out")
     width: int = Field(default=32, ge=1, le=1024, description="channels of a block")
     kernel: int = Field(default=7, ge=1, le=129, description="length of the filters, samples")
     every: int = Field(default=1, ge=1, description="every so many blocks the length is halved, from the first on")
-    hidden: int = Field(default=0, ge=0, description="units of the layer before the heads; 0 has none")
     stem_stride: int = Field(default=1, ge=1, le=16, description="stride of the first convolution")
     pool: Literal["none", "mean"] = Field(default="none", description="mean over time, or flatten as the paper")
-    lead_scale: bool = Field(
-        default=False, description="log RMS of each lead beside the features: GroupNorm hides amplitude"
-    )
     paper_faithful: bool = Field(
         default=False,
         description="the published learned cumulative layer on the first group of four horizons",
@@ -83,23 +64,27 @@ class Resnet1dConfig(BaseModelConfig):
     def _fill_from_preset(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        preset = data.get("preset", "small")
-        return {**PRESETS[preset], **data} if isinstance(preset, str) and preset in PRESETS else data
+        preset = data.get("preset", cls.model_fields["preset"].default)
+        return {**cls.presets[preset], **data} if isinstance(preset, str) and preset in cls.presets else data
 
     @model_validator(mode="after")
-    def _fits(self) -> Resnet1dConfig:
+    def _fits(self) -> Self:
         if self.norm == "group" and self.width % self.groups:
             raise ValueError(f"groups must divide width; {self.width} channels cannot form {self.groups} groups")
-        if len(set(self.covariates)) != len(self.covariates):
-            raise ValueError("covariates names one twice")
         return self
 
     @property
-    def side_inputs(self) -> tuple[str, ...]:
-        """See :class:`~ecgshared.models.config.BaseModelConfig`."""
-        return self.covariates
+    def learned_heads(self) -> bool:
+        """See :class:`~ecgshared.models.config.HeadedConfig`."""
+        return self.paper_faithful
 
-    @property
-    def mixes_patients(self) -> bool:
-        """Batch normalisation does."""
-        return self.norm == "batch"
+
+class Resnet1dConfig(ResidualConfig):
+    """A pre-activation 1-D ResNet over the whole recording."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
+
+    name: Literal["resnet1d"] = Field(default="resnet1d", description="residual net over the whole recording")
+    preset: Preset = Field(
+        default="small", description="size: the paper's 64 layers, its net of low LVEF, or a small one"
+    )

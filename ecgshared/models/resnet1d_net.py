@@ -8,22 +8,16 @@ No in-place operation and zero padding only: per-sample gradients depend on both
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ecgshared.errors import ModelError
 from ecgshared.learning.draws import Dropout
 from ecgshared.models.config import HeadSpec
-from ecgshared.models.heads import MonotoneHeads
-from ecgshared.models.resnet1d import Resnet1dConfig
-
-TYPICAL_RMS_MV = 0.2
-FLOOR_RMS_MV = 0.005
-"""Below this a lead is flat; its logarithm is kept finite."""
+from ecgshared.models.headed import HeadedNet, draw_weights, norm_of, too_short
+from ecgshared.models.resnet1d import ResidualConfig
 
 
 class SameConv(nn.Module):
@@ -50,7 +44,7 @@ def halve(x: torch.Tensor) -> torch.Tensor:
 class FirstBlock(nn.Module):
     """Convolution, norm, ReLU, channel dropout, convolution on every second sample, plus the max-pooled input."""
 
-    def __init__(self, config: Resnet1dConfig) -> None:
+    def __init__(self, config: ResidualConfig) -> None:
         super().__init__()
         self.conv1 = SameConv(config.width, config.width, config.kernel)
         self.norm = make_norm(config)
@@ -67,7 +61,7 @@ class FirstBlock(nn.Module):
 class Block(nn.Module):
     """Twice norm, ReLU, dropout, convolution; once more norm, ReLU, dropout; plus identity (max-pooled if halving)."""
 
-    def __init__(self, config: Resnet1dConfig, *, halves: bool) -> None:
+    def __init__(self, config: ResidualConfig, *, halves: bool) -> None:
         super().__init__()
         self.halves = halves
         self.norms = nn.ModuleList(make_norm(config) for _ in range(3))
@@ -84,71 +78,44 @@ class Block(nn.Module):
         return out
 
 
-class Resnet1d(nn.Module):
-    """The net; see :class:`~ecgshared.models.resnet1d.Resnet1dConfig` for its parts."""
+class Resnet1d(HeadedNet):
+    """The net; see :class:`~ecgshared.models.resnet1d.ResidualConfig` for its parts."""
 
-    def __init__(self, config: Resnet1dConfig, heads: Sequence[HeadSpec], samples: int) -> None:
-        super().__init__()
-        self.config, self.heads, self.samples = config, tuple(heads), samples
-        self.monotone = MonotoneHeads(heads, learned=config.paper_faithful)
+    def __init__(self, config: ResidualConfig, heads: Sequence[HeadSpec], samples: int) -> None:
+        super().__init__(config, heads, samples)
+        self.config = config
         self.stem = SameConv(12, config.width, config.kernel, config.stem_stride)
         self.stem_norm = make_norm(config)
         self.first = FirstBlock(config)
         self.blocks = nn.ModuleList(Block(config, halves=i % config.every == 0) for i in range(config.blocks))
         self.norm = make_norm(config)
-        features = self._features() + len(config.covariates) + (12 if config.lead_scale else 0)
-        self.hidden = nn.Linear(features, config.hidden) if config.hidden else None
-        self.output = nn.Linear(config.hidden or features, len(heads))
+        self.add_readout(self._features(), config.hidden)
 
     def _features(self) -> int:
         config = self.config
         length = -(-self.samples // config.stem_stride) // 2
         length >>= len([i for i in range(config.blocks) if i % config.every == 0])
         if length < 1:
-            raise ModelError(
-                "the input is too short for this model",
-                value=f"{self.samples} samples",
-                remedy="fewer blocks, a larger `every`, a smaller `stem_stride`, or longer ECGs",
-            )
+            raise too_short(self.samples, "fewer blocks, a larger `every`, a smaller `stem_stride`, or longer ECGs")
         return config.width if config.pool == "mean" else config.width * length
 
-    def forward(self, x: torch.Tensor, covariates: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, H) of ECGs x (B, 12, T), mV, and standardised covariates (B, C), NaN where missing.
-
-        A missing covariate counts as 0, the mean of a standardised one.
-        """
-        if x.shape[1:] != (12, self.samples) or covariates.shape[1:] != (len(self.config.covariates),):
-            raise ModelError(
-                "the input does not fit the model",
-                value=f"ECG {tuple(x.shape)}, covariates {tuple(covariates.shape)}",
-                allowed=f"(B, 12, {self.samples}) and (B, {len(self.config.covariates)})",
-            )
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 12, T) -> (B, W), or (B, W T') without pooling over time."""
         y = F.relu(self.stem_norm(self.stem(x)))  # (B, W, T / stride)
         y = self.first(y)
         for block in self.blocks:
             y = block(y)
         y = F.relu(self.norm(y))
-        parts = [y.mean(-1) if self.config.pool == "mean" else y.flatten(1)]  # (B, W) or (B, W T')
-        if self.config.lead_scale:
-            power = x.square().mean(-1).clamp_min(FLOOR_RMS_MV**2)
-            parts.append(0.5 * power.log() - math.log(TYPICAL_RMS_MV))
-        parts.append(torch.nan_to_num(covariates, nan=0.0))
-        z = torch.cat([part.to(parts[0].dtype) for part in parts], 1)
-        if self.hidden is not None:
-            z = F.relu(self.hidden(z))
-        logits: torch.Tensor = self.monotone(self.output(z))
-        return logits
+        return y.mean(-1) if self.config.pool == "mean" else y.flatten(1)
 
 
-def make_norm(config: Resnet1dConfig) -> nn.Module:
-    """Return the normalisation of ``config``: GroupNorm keeps no running statistics, which averaging handles worst."""
-    if config.norm == "group":
-        return nn.GroupNorm(config.groups, config.width)
-    return nn.BatchNorm1d(config.width)
+def make_norm(config: ResidualConfig) -> nn.Module:
+    """Return the normalisation of ``config``."""
+    return norm_of(config.norm, config.width, config.groups)
 
 
 def build(
-    config: Resnet1dConfig,
+    config: ResidualConfig,
     heads: Sequence[HeadSpec],
     samples: int,
     seed: int,
@@ -156,12 +123,5 @@ def build(
 ) -> Resnet1d:
     """Build the net with weights from ``seed`` alone; see :func:`ecgshared.models.build`."""
     model = Resnet1d(config, heads, samples)
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.Conv1d | nn.Linear) and module.bias is not None:
-            # torch's own defaults, drawn again from our generator: its constructors use the global one.
-            bound = 1 / math.sqrt(module.weight[0].numel())
-            with torch.no_grad():
-                module.weight.uniform_(-bound, bound, generator=generator)
-                module.bias.uniform_(-bound, bound, generator=generator)
+    draw_weights(model, seed)
     return model.to(torch.float32 if dtype is None else dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -87,8 +87,13 @@ def append_line(path: Path, line: str, *, private: bool = True) -> None:
     append_lines(path, [line], private=private)
 
 
-def append_lines(path: Path, lines: list[str], *, private: bool = True) -> None:
-    """Append several lines as :func:`append_line` does one: all of them, or none."""
+def append_lines(path: Path, lines: list[str] | Callable[[], list[str]], *, private: bool = True) -> None:
+    """Append several lines as :func:`append_line` does one: all of them, or none.
+
+    Parameters
+    ----------
+    lines : or what makes them, called while no other process appends, for lines that hang on those before them.
+    """
     if private:
         private_folder(path.parent)
     is_new = not path.exists()
@@ -96,11 +101,14 @@ def append_lines(path: Path, lines: list[str], *, private: bool = True) -> None:
     try:
         # One process after the other, so that what is taken back is never another one's line.
         fcntl.flock(handle, fcntl.LOCK_EX)
+        made = lines() if callable(lines) else lines
+        if not made:
+            return
         size = os.fstat(handle).st_size
         # A power failure may have left half a line; it must not swallow this one.
         start = "" if size == 0 or os.pread(handle, 1, size - 1) == b"\n" else "\n"
         try:
-            _write_all(handle, (start + "".join(f"{line}\n" for line in lines)).encode())
+            _write_all(handle, (start + "".join(f"{line}\n" for line in made)).encode())
             os.fsync(handle)
         except BaseException:
             os.ftruncate(handle, size)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ecgshared.errors import RunError
 
 PACKAGES = ("ecgshared", "client", "server", "simulations")
-ENDINGS = (".py", ".json", ".yaml", ".html", ".css")
+ENDINGS = (".py", ".json", ".yaml", ".html", ".css", ".js")
 
 
 def code_sha256() -> str:

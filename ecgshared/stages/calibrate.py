@@ -25,7 +25,7 @@ from ecgshared.arrays import Floats
 from ecgshared.stages.results.calibrate import Result as Result
 from ecgshared.stats.influence import by_patient
 from ecgshared.study.score import calibrate_inputs, require_shared_model, trained_heads
-from ecgshared.wire.protocol import Count, Evidence, Public, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Evidence, Public, Split, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -68,6 +68,11 @@ class Config(StepConfig):
     tolerance: float = Field(
         default=1e-9, gt=0, le=1e-3, description="largest change of a coefficient at which the fit has converged"
     )
+
+    @property
+    def reads_splits(self) -> tuple[Split, ...]:
+        """The split it is fitted on."""
+        return (self.split,)
 
     def questions(self, phase: str) -> int:
         """How many different requests of a phase a site answers, whatever the run is called."""
@@ -114,13 +119,14 @@ def check(step: StepConfig, study: Study) -> None:
         raise ValueError(
             f"step {step.id!r}: target {step.target!r} is no endpoint; allowed: {', '.join(study.endpoints)}"
         )
-    allowed = (*trained_heads(step, study), "age", "male", *study.covariates)
+    study.require_yes_no(step, (step.target,))
+    allowed = (*trained_heads(step, study), *study.numbers)
     inputs = calibrate_inputs(step, study)
     unknown = [name for name in inputs if name not in allowed]
     if unknown:
         raise ValueError(
             f"step {step.id!r}: inputs names {', '.join(unknown)}; allowed: {', '.join(allowed)} "
-            "(heads of train steps it uses)"
+            "(heads of train steps it uses, columns of the study)"
         )
     if len(set(inputs)) != len(inputs):
         raise ValueError(f"step {step.id!r}: inputs names one thing twice")

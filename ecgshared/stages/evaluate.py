@@ -23,17 +23,14 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.arrays import Floats
-from ecgshared.stages.calibrate import Config as Calibrate
 from ecgshared.stages.results.evaluate import Result as Result
 from ecgshared.study.score import (
     RiskScore,
-    calibrate_inputs,
+    named_scores,
     require_shared_model,
     risk_score,
-    trained_heads,
-    used_steps,
 )
-from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Public, Split, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -77,6 +74,8 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "all"
     opens_lockbox: ClassVar[bool] = True
+    by_ranks: ClassVar[bool] = True
+    splits_read: ClassVar[tuple[Split, ...]] = ("lockbox",)
 
     score: str | None = Field(default=None, description="<train step>.<head>; None takes the calibrated risk")
     heads: tuple[str, ...] | None = Field(
@@ -87,7 +86,8 @@ class Config(StepConfig):
     compare: tuple[str, ...] = Field(
         default=(),
         max_length=5,
-        description="other scores on the same ECGs: a calibrate step, or <train step>.<head>, that this step uses",
+        description="other scores on the same ECGs: a calibrate step, or <train step>.<head>, that this step uses; or "
+        "a column that is a number or a flag (-lvef: the lower, the riskier)",
     )
     max_age: float | None = Field(default=None, gt=0, description="only ECGs at a known age under this, years")
     subgroups: tuple[Literal["sex", "age"], ...] = Field(
@@ -244,21 +244,7 @@ def compared_scores(step: Config, study: Study) -> tuple[RiskScore, ...]:
     ------
     ValueError : one is neither a calibrate step nor a trained head that the step uses.
     """
-    heads, reached = trained_heads(step, study), used_steps(step, study)
-    found = []
-    for name in step.compare:
-        other = next((s for s in study.steps if s.id == name and s.id in reached), None)
-        if name in heads:
-            found.append(RiskScore((name,), None, name.split(".", 1)[1]))
-        elif isinstance(other, Calibrate):
-            found.append(RiskScore(calibrate_inputs(other, study), other.id, other.target))
-        else:
-            allowed = (*heads, *(s.id for s in study.steps if s.id in reached and isinstance(s, Calibrate)))
-            raise ValueError(
-                f"step {step.id!r}: compare names {name!r}; allowed are the calibrate steps and trained heads it uses: "
-                f"{', '.join(allowed)}"
-            )
-    return tuple(found)
+    return named_scores(step.compare, step, study, "compare")
 
 
 def subgroup_names(step: Config) -> tuple[tuple[str, ...], ...]:
@@ -296,6 +282,7 @@ def check(step: StepConfig, study: Study) -> None:
     unknown = [head for head in heads_of(step, study) if head not in study.endpoints]
     if unknown:
         raise ValueError(f"step {step.id!r}: heads names {', '.join(unknown)}; allowed: {', '.join(study.endpoints)}")
+    study.require_yes_no(step, heads_of(step, study))
     compared_scores(step, study)
     judged = study.used(step, "threshold")
     if judged is not None and risk_score(judged, study) != risk_score(step, study):

@@ -23,7 +23,7 @@ from ecgshared.ecg.features import NAMES, measure
 from ecgshared.models.config import BEAT_WINDOW_S
 from ecgshared.stages.results.generate import Result as Result
 from ecgshared.stages.train import Config as TrainConfig
-from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, payload
+from ecgshared.wire.protocol import Count, Public, Split, Statistic, StepConfig, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -59,6 +59,7 @@ class Config(StepConfig):
     """A generate step. ``uses`` must lead to one train step whose model is a cvae."""
 
     default_sites: ClassVar[str] = "all"
+    splits_read: ClassVar[tuple[Split, ...]] = ("train", "validation")
 
     max_ecgs: int = Field(default=2000, ge=20, le=20_000, description="held-out ECGs judged at a site, at most")
 
@@ -105,7 +106,7 @@ def measured(beats: NDArray[np.float32], fs: float) -> F64:
 def trained_cvae(step: StepConfig, study: Study) -> TrainConfig:
     """Return the train step whose cvae a step judges or uses; raise ValueError where there is none."""
     trained = study.used(step, "train")
-    if not isinstance(trained, TrainConfig) or not trained.model.makes_beats:
+    if not isinstance(trained, TrainConfig) or not trained.model.makes_beats or trained.model.sees != "median_beat":
         raise ValueError(f"step {step.id!r} must use a train step whose model is a cvae")
     return trained
 

@@ -24,7 +24,7 @@ from ecgshared.stages.results.regress import Result as Result
 from ecgshared.study.populations import DERIVED
 from ecgshared.study.score import RiskScore, require_shared_model, risk_score
 from ecgshared.study.terms import Term
-from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Public, Split, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -110,6 +110,7 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "all"
     opens_lockbox: ClassVar[bool] = True
+    splits_read: ClassVar[tuple[Split, ...]] = ("lockbox",)
 
     outcome: tuple[str, ...] = Field(min_length=1, max_length=8, description="an endpoint, or several, a column each")
     models: tuple[ModelConfig, ...] = Field(
@@ -294,7 +295,8 @@ def check(step: StepConfig, study: Study) -> None:
     unknown = [name for name in step.outcome if name not in study.endpoints]
     if unknown:
         raise ValueError(f"step {step.id!r}: outcome names {', '.join(unknown)}; allowed: {', '.join(study.endpoints)}")
-    known = {"age", "male", *study.covariates, *DERIVED, *OF_SCORE}
+    study.require_yes_no(step, step.outcome)
+    known = {*study.numbers, *DERIVED, *OF_SCORE}
     faults = [fault for term in step.terms for fault in term.faults(known)]
     if step.defibrillator_study and "lvef" not in study.covariates:
         faults = ["defibrillator_study compares with reduced LVEF: name lvef under the study's `covariates`"]

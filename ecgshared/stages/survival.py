@@ -40,7 +40,7 @@ from ecgshared.stages.results.survival import Result as Result
 from ecgshared.stats.cox_disclosure import NO_LIMITS, CoxLimits
 from ecgshared.study.endpoints import Event
 from ecgshared.study.score import require_shared_model
-from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Public, Split, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -159,6 +159,11 @@ class Config(StepConfig):
     def rounds_in_all(self) -> int:
         """Rounds of sums over all models: residuals hold three Hessians, and the site's own fit counts as one."""
         return len(self.models) * (self.max_rounds + 4)
+
+    @property
+    def reads_splits(self) -> tuple[Split, ...]:
+        """The splits it is fitted on."""
+        return self.splits
 
     def questions(self, phase: str) -> int:
         """How many different requests of a phase a site answers about one model."""
@@ -281,7 +286,7 @@ def check(step: StepConfig, study: Study) -> None:
 
 def allowed_inputs(step: StepConfig, study: Study) -> tuple[str, ...]:
     """Return every input a survival step of this study may name."""
-    names = ["age", "male", *study.covariates]
+    names = list(study.numbers)
     if "ecg_age" in study.covariates:
         names.append("age_gap")
     for used in _reached(step, study):

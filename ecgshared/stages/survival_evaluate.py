@@ -27,7 +27,7 @@ from ecgshared.arrays import Floats
 from ecgshared.stages.results.survival_evaluate import Result as Result
 from ecgshared.stages.survival import Config as FitConfig
 from ecgshared.study.score import require_shared_model
-from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Public, Split, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -57,6 +57,7 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "all"
     opens_lockbox: ClassVar[bool] = True
+    splits_read: ClassVar[tuple[Split, ...]] = ("lockbox",)
 
     curve_points: int = Field(default=12, ge=2, le=60, description="times of the survival curves, up to the horizon")
 

@@ -32,7 +32,7 @@ from ecgshared.stages.results.threshold import Result as Result
 from ecgshared.stats.influence import Estimate, ratio_estimate
 from ecgshared.stats.small_samples import rate_interval
 from ecgshared.study.score import require_shared_model, risk_score
-from ecgshared.wire.protocol import Count, Public, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Public, Split, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -56,6 +56,7 @@ class Config(StepConfig):
     """A threshold step; it uses a calibrate step, or a train step and names the head."""
 
     can_be_frozen: ClassVar[bool] = True
+    splits_read: ClassVar[tuple[Split, ...]] = ("validation",)
     read_later: ClassVar[tuple[str, ...]] = ("target", "score")
 
     default_sites: ClassVar[str] = "train"
@@ -133,6 +134,7 @@ def check(step: StepConfig, study: Study) -> None:
         raise ValueError(
             f"step {step.id!r}: target {step.target!r} is no endpoint; allowed: {', '.join(study.endpoints)}"
         )
+    study.require_yes_no(step, (target_of(step, study),))
 
 
 CANDIDATE_ROOM = 1

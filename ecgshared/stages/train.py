@@ -7,6 +7,7 @@ losses are of: the heads, or the model's own figures, which have no AUC. ``model
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -15,14 +16,18 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.config import Config as BaseConfig
-from ecgshared.learning.plan import AugmentConfig, LocalWork, OptimiserConfig
+from ecgshared.learning.plan import AugmentConfig, EarlyStopping, LocalWork, OptimiserConfig
 from ecgshared.models import DEFAULT, BaseModelConfig, HeadSpec, ModelConfig, config_class
 from ecgshared.privacy.config import PrivacyConfig
 from ecgshared.stages.results.train import Result as Result
-from ecgshared.study.endpoints import BinaryEndpoint, Event, TimeToEventEndpoint
-from ecgshared.wire.protocol import Public, Statistic, StepConfig, Weights, payload
+from ecgshared.study.endpoints import BinaryEndpoint, ContinuousEndpoint, Event, TimeToEventEndpoint
+from ecgshared.study.score import trained_heads
+from ecgshared.wire.protocol import Public, Split, Statistic, StepConfig, Weights, payload
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from ecgshared.learning.layout import Layout
     from ecgshared.study.study import Study
 
 
@@ -55,10 +60,29 @@ class StrategyConfig(BaseConfig):
     malicious: int = Field(default=0, ge=0, description="krum: sites that may lie")
 
 
+Trainable = Literal["all", "head", "last"]
+
+
+class StartFrom(BaseConfig):
+    """Weights that training begins with, instead of those drawn from the study's seed.
+
+    ``step`` is an earlier train step of this study, or one imported from a file. Its net is taken over, but for the
+    last layer where the steps have other heads, and for the one before it where they have other covariates.
+    """
+
+    step: str = Field(description="a train step named in `uses`, trained before or imported")
+    trainable: Trainable = Field(
+        default="all",
+        description="what is trained on: all; the head alone, behind a frozen trunk; the head's last layer alone. "
+        "What is frozen does not travel back",
+    )
+
+
 class Config(StepConfig):
     """A train step. ``uses`` must name a describe step: it gives the global counts N_h and the weights a_k."""
 
     can_be_frozen: ClassVar[bool] = True
+    splits_read: ClassVar[tuple[Split, ...]] = ("train", "validation")
     read_later: ClassVar[tuple[str, ...]] = ("model", "heads", "precision")
 
     model: ModelConfig = Field(default=config_class(DEFAULT)(), description="the net")  # type: ignore[call-arg]
@@ -70,13 +94,29 @@ class Config(StepConfig):
     local: LocalWork = Field(default=LocalWork(), description="what a hospital does in one round")
     augment: AugmentConfig = Field(default=AugmentConfig(), description="how training ECGs are varied")
     precision: Literal["fp32", "fp64"] = Field(default="fp32", description="of the vector that travels")
-    keep: Literal["last", "best"] = Field(default="last", description="best: the lowest pooled validation loss")
+    keep: Literal["last", "best"] = Field(
+        default="last", description="best: the lowest pooled validation loss; the default with early_stopping"
+    )
+    early_stopping: EarlyStopping | None = Field(
+        default=None, description="when to stop before the planned rounds; none where it is left out"
+    )
+    start_from: StartFrom | None = Field(
+        default=None, description="weights to begin with; drawn from the study's seed where it is left out"
+    )
     privacy: PrivacyConfig | None = Field(
         default=None, description="differential privacy of the training; none where it is left out"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _best_is_kept(cls, data: Any) -> Any:
+        return {"keep": "best", **data} if isinstance(data, dict) and data.get("early_stopping") is not None else data
+
     @model_validator(mode="after")
     def _fits(self) -> Config:
+        if self.early_stopping is not None and self.keep != "best":
+            raise ValueError("early_stopping keeps the best round's weights, so keep must be best")
+        _check_start(self)
         if self.strategy.name == "fedprox" and self.local.prox_mu == 0:
             raise ValueError("strategy fedprox needs local.prox_mu above 0")
         _check_objective(self.model, self)
@@ -89,7 +129,7 @@ class Config(StepConfig):
             if self.model.mixes_patients:
                 raise ValueError("privacy cannot use model.norm batch: it mixes patients; use group")
             if self.keep == "best":
-                raise ValueError("privacy releases no validation figures, so keep must be last")
+                raise ValueError("privacy releases no validation figures: leave early_stopping out, keep must be last")
             if self.local.prox_mu or self.local.max_grad_norm:
                 raise ValueError("privacy clips each patient itself; leave local.prox_mu and local.max_grad_norm out")
         return self
@@ -110,6 +150,20 @@ class Config(StepConfig):
         return "fedbn" if self.strategy.name == "fedbn" else "full"
 
 
+def _check_start(step: Config) -> None:
+    start = step.start_from
+    if start is None:
+        return
+    if start.step not in step.uses:
+        raise ValueError(f"start_from.step {start.step!r} must be among `uses`")
+    if start.trainable == "all":
+        return
+    if not step.model.head_parts:
+        raise ValueError(f"a {step.model.name} has no head behind a trunk, so start_from.trainable must be all")
+    if step.model.mixes_patients or step.layout_mode == "fedbn":
+        raise ValueError("a frozen trunk needs model.norm group and another strategy than fedbn")
+
+
 def _check_objective(model: BaseModelConfig, step: Config) -> None:
     if model.own_objective and step.heads:
         raise ValueError(f"a {model.name} has no heads; leave heads out")
@@ -127,8 +181,9 @@ class Update:
     """One site's work of one round.
 
     ``update``: shape = (n_parameters,), its weights after local training. Validation speaks of the weights
-    RECEIVED: ``validation_loss`` (each head's mean cross-entropy, or the mean of each of the model's own figures) and
-    ``validation_auc``, shape = (H,). Under privacy no exact figure of a round leaves: losses and AUCs are NaN.
+    RECEIVED: ``validation_loss`` (each head's mean cross-entropy or, where it is continuous, absolute error as a share
+    of half its range; or the mean of each of the model's own figures) and ``validation_auc``, shape = (H,), NaN of a
+    continuous head. Under privacy no exact figure of a round leaves: losses and AUCs are NaN.
     """
 
     update: Annotated[NDArray[Any], Weights()]
@@ -160,7 +215,7 @@ def head_specs(config: Config, study: Study) -> tuple[HeadSpec, ...]:
         if isinstance(endpoint, TimeToEventEndpoint) and endpoint.group is not None:
             specs.append(HeadSpec(name, endpoint.group, endpoint.horizon_years))
         else:
-            specs.append(HeadSpec(name))
+            specs.append(HeadSpec(name, continuous=isinstance(endpoint, ContinuousEndpoint)))
     return tuple(specs)
 
 
@@ -169,18 +224,80 @@ def head_weight_vector(config: Config) -> NDArray[np.float64]:
     return np.array([config.head_weights.get(head, 1.0) for head in config.heads])
 
 
+@dataclass(frozen=True)
+class StartingPoint:
+    """A net as training begins with it, the same at the coordinator and at every site.
+
+    Attributes
+    ----------
+    layout : of the vector that travels: all of the net, or what is trained of it.
+    parameters, trained : how many the net has, and how many of them are trained.
+    """
+
+    model: nn.Module
+    layout: Layout
+    parameters: int
+    trained: int
+
+    def whole(self, vector: NDArray[Any], mode: Literal["full", "fedbn"]) -> NDArray[Any]:
+        """Return the vector of the whole net for one that travelled."""
+        from ecgshared.learning.layout import Layout
+
+        self.layout.load(self.model, vector)
+        return Layout.of(self.model, mode).flatten(self.model)
+
+
+def starting_point(step: Config, study: Study, arrays: Mapping[str, NDArray[Any]]) -> StartingPoint:
+    """Build the step's net as training begins with it.
+
+    Parameters
+    ----------
+    arrays : those of the steps it uses, as ``"<step>.weights"``; read where the step starts from another.
+
+    Raises
+    ------
+    ModelError : the net to start from has another trunk.
+    """
+    from ecgshared.learning.layout import Layout
+    from ecgshared.learning.transfer import count_trained, freeze, parts_of, take_over
+
+    model = built(step, study)
+    parameters = count_trained(model)
+    start = step.start_from
+    if start is None:
+        return StartingPoint(model, Layout.of(model, step.layout_mode), parameters, parameters)
+    source: Any = study.step(start.step)
+    take_over(
+        model,
+        Layout.of(built(source, study)),
+        arrays[f"{start.step}.weights"],
+        head=() if start.trainable == "last" else step.model.head_parts,
+        outputs=step.model.last_parts,
+        same_outputs=head_specs(source, study) == head_specs(step, study),
+    )
+    if start.trainable == "all":
+        return StartingPoint(model, Layout.of(model, step.layout_mode), parameters, parameters)
+    head = step.model.head_parts if start.trainable == "head" else step.model.last_parts
+    trained = parts_of(model, head)
+    freeze(model, trained)
+    return StartingPoint(model, Layout.of(model, only=trained), parameters, count_trained(model))
+
+
 def initial_weights(step: Config, study: Study) -> tuple[str, NDArray[Any], int]:
-    """Return layout hash, initial vector and number of trainable parameters, from the study's seed alone."""
+    """Return layout hash, initial vector and number of trainable parameters of a step that starts from the seed."""
+    start = starting_point(step, study, {})
+    return start.layout.hash, start.layout.flatten(start.model), start.trained
+
+
+def built(step: Config, study: Study) -> nn.Module:
+    """Build the step's net with the weights of the study's seed."""
     import torch
 
-    from ecgshared.learning.layout import Layout
     from ecgshared.models import build
 
     dtype = torch.float64 if step.precision == "fp64" else torch.float32
     samples = step.model.samples(study.input.fs_hz, study.input.seconds)
-    model = build(step.model, head_specs(step, study), samples, study.seed, dtype)
-    layout = Layout.of(model, step.layout_mode)
-    return layout.hash, layout.flatten(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return build(step.model, head_specs(step, study), samples, study.seed, dtype)
 
 
 def describe_step(step: StepConfig, study: Study) -> str:
@@ -189,6 +306,47 @@ def describe_step(step: StepConfig, study: Study) -> str:
     if described is None:
         raise ValueError(f"step {step.id!r} must use a describe step: it gives the global counts of each head")
     return described.id
+
+
+def judge_of(step: Config, study: Study) -> tuple[Config, int] | None:
+    """Return the train step of the frozen net that a model is trained beside, and the number of its head."""
+    if step.model.judge is None:
+        return None
+    name, head = step.model.judge.split(".", 1)
+    trained = study.step(name)
+    if not isinstance(trained, Config):
+        raise TypeError("a train step's configuration was expected")
+    return trained, trained.heads.index(head)
+
+
+def _check_judge(step: Config, study: Study) -> None:
+    judge = step.model.judge
+    if judge is None:
+        return
+    known = trained_heads(step, study)
+    if judge not in known:
+        raise ValueError(
+            f"step {step.id!r}: model.risk {judge!r} is no head of a train step it uses; "
+            f"allowed: {', '.join(known) or '(it uses none)'}"
+        )
+    net = study.step(judge.partition(".")[0])
+    if not isinstance(net, Config) or net.model.sees != step.model.sees or net.model.side_inputs:
+        raise ValueError(f"step {step.id!r}: model.risk must be of a net that sees single beats, without covariates")
+    if net.strategy.name == "fedbn":
+        raise ValueError(f"step {step.id!r}: model.risk is of {net.id!r}, whose normalisation stays at its sites")
+
+
+def _check_source(step: Config, study: Study) -> None:
+    if step.start_from is None:
+        return
+    source = study.step(step.start_from.step)
+    where = f"step {step.id!r}: start_from names {source.id!r}, "
+    if not isinstance(source, Config):
+        raise ValueError(f"{where}which is no train step")
+    if source.model.name != step.model.name or source.precision != step.precision:
+        raise ValueError(f"{where}a {source.model.name} in {source.precision}; both must be the same")
+    if source.layout_mode == "fedbn":
+        raise ValueError(f"{where}whose strategy fedbn leaves normalisation at its sites")
 
 
 def check(step: StepConfig, study: Study) -> None:
@@ -203,13 +361,18 @@ def check(step: StepConfig, study: Study) -> None:
     lacking = [name for name in step.model.side_inputs if name not in ("age", "male", *study.covariates)]
     if lacking:
         raise ValueError(f"step {step.id!r}: the model needs {', '.join(lacking)}; add to the study's covariates")
-    columns = {e.column for h in step.heads if isinstance(e := study.endpoints[h], BinaryEndpoint)}
-    if "male" in columns and "male" in step.model.side_inputs:
-        raise ValueError(f"step {step.id!r}: the label male is among model.covariates; the model would read its answer")
+    _check_judge(step, study)
+    targets = [study.endpoints[head] for head in step.heads]
+    columns = {e.column for e in targets if isinstance(e, BinaryEndpoint | ContinuousEndpoint)}
+    for told in sorted(columns & set(step.model.side_inputs)):
+        raise ValueError(
+            f"step {step.id!r}: the label {told} is among model.covariates; the model would read its answer"
+        )
     if step.frozen is not None:
         if step.layout_mode == "fedbn":
             raise ValueError(f"step {step.id!r}: fedbn leaves normalisation at its sites: nothing whole to import")
         return
+    _check_source(step, study)
     outside = [site for site in study.members(step) if site not in study.sites.train]
     if outside:
         raise ValueError(f"step {step.id!r}: {', '.join(outside)} would train, but is no training site of the study")

@@ -205,8 +205,8 @@ def _column(name: str, columns: Mapping[str, NDArray[Any]], n: int) -> NDArray[A
         implanted = columns["icd_date"].astype("datetime64[D]")
         at_ecg = np.where(np.isnat(implanted), 0.0, (implanted <= recorded).astype(np.float64))
         return np.where(np.isnat(recorded) & ~np.isnat(implanted), np.nan, at_ecg)
-    if name in ("days_to_index", "days_to_admission"):
-        other = {"days_to_index": "index_date", "days_to_admission": "admission_time"}[name]
+    if name.startswith("days_to_"):
+        other = {"days_to_index": "index_date", "days_to_admission": "admission_time"}.get(name, name[8:])
         span = columns.get(other, _nowhere(n)).astype("datetime64[D]") - recorded
         return np.where(np.isnat(span), np.nan, span.astype(np.float64))
     if name == "year":

@@ -17,6 +17,13 @@ STAGES: tuple[str, ...] = (
     "survival",
     "survival_evaluate",
     "regress",
+    "overlap",
+    "arrhythmia",
+    "contrast",
+    "high_risk",
+    "saliency",
+    "morph",
+    "biomarker",
 )
 
 

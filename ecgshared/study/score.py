@@ -3,13 +3,16 @@ by all sides."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from ecgshared.study.columns import STANDARD_COLUMNS
 from ecgshared.study.endpoints import BinaryEndpoint
 from ecgshared.wire.protocol import StepConfig
 
@@ -26,11 +29,15 @@ class RiskScore:
     inputs : names for the feature matrix: ``"<train step>.<head>"``, ``"age"``, ``"male"``, covariates.
     calibrate : id of the step whose coefficients combine them; None where the only input is the logit itself.
     target : the endpoint the score is about.
+    within : of a score that is a column (a published score, the ejection fraction): the range that it is told as a
+        share of. lower_is_riskier : whether the share counts from the top.
     """
 
     inputs: tuple[str, ...]
     calibrate: str | None
     target: str
+    within: tuple[float, float] | None = None
+    lower_is_riskier: bool = False
 
 
 def used_steps(step: StepConfig, study: Study) -> frozenset[str]:
@@ -103,6 +110,61 @@ def risk_score(step: Any, study: Study) -> RiskScore:
         )
     target: str = calibrated.target  # type: ignore[attr-defined]
     return RiskScore(calibrate_inputs(calibrated, study), calibrated.id, target)
+
+
+def named_scores(names: Iterable[str], step: StepConfig, study: Study, key: str) -> tuple[RiskScore, ...]:
+    """Return scores by name: a calibrate step, a trained head ``<train step>.<head>``, a column of the study.
+
+    Raises
+    ------
+    ValueError : one is none of them, or of a step that ``step`` does not use; ``key`` is where it is named.
+    """
+    heads, reached = trained_heads(step, study), used_steps(step, study)
+    calibrated = {s.id: s for s in study.steps if s.id in reached and s.stage == "calibrate"}
+    found = []
+    for name in names:
+        if name in heads:
+            found.append(RiskScore((name,), None, name.split(".", 1)[1]))
+        elif name in calibrated:
+            other: Any = calibrated[name]
+            found.append(RiskScore(calibrate_inputs(other, study), other.id, other.target))
+        elif name.removeprefix("-") in study.numbers:
+            found.append(column_score(name, study, ""))
+        else:
+            allowed = (*heads, *calibrated)
+            close = get_close_matches(name, (*allowed, *study.numbers), n=1)
+            raise ValueError(
+                f"step {step.id!r}: {key} names {name!r}; allowed are the calibrate steps and trained heads it uses, "
+                f"and columns of the study: {', '.join((*allowed, *study.numbers))}"
+                + (f"; did you mean {close[0]}?" if close else "")
+            )
+    return tuple(found)
+
+
+def column_score(name: str, study: Study, target: str) -> RiskScore:
+    """Return a column that is a number or a flag as a score: the higher, the riskier; ``-lvef``: the lower."""
+    column = name.removeprefix("-")
+    declared, standard = study.columns.get(column), STANDARD_COLUMNS.get(column)
+    within = (0.0, 1.0)
+    if declared is not None and declared.range is not None:
+        within = declared.range
+    elif standard is not None and standard.low is not None and standard.high is not None:
+        within = (standard.low, standard.high)
+    return RiskScore((column,), None, target, within, name.startswith("-"))
+
+
+def risk_of(score: RiskScore, x: NDArray[np.float64], coef: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Return any score on the scale of 0 to 1, shape = (n,): a risk, or a column as a share of its range.
+
+    Parameters
+    ----------
+    x, coef : as :func:`risk_from_inputs`.
+    """
+    if score.within is None:
+        return risk_from_inputs(x, coef)
+    low, high = score.within
+    share = (x[:, 0] - low) / (high - low)
+    return 1.0 - share if score.lower_is_riskier else share
 
 
 def risk_from_inputs(x: NDArray[np.float64], coef: NDArray[np.float64] | None) -> NDArray[np.float64]:

@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from ecgshared.config import Config, load_yaml, validate
 from ecgshared.ecg.input import InputConfig
 from ecgshared.errors import ConfigError
 from ecgshared.study.columns import COVARIATES, STANDARD_COLUMNS
-from ecgshared.study.endpoints import Censoring, Endpoint
+from ecgshared.study.declared import NAME, DeclaredColumn, filter_kinds, name_faults, number_names
+from ecgshared.study.endpoints import (
+    EVENTS,
+    BinaryEndpoint,
+    Censoring,
+    ContinuousEndpoint,
+    Endpoint,
+    TimeToEventEndpoint,
+)
 from ecgshared.study.populations import Population, kinds
 from ecgshared.study.registry import STAGES, shared_room
 from ecgshared.wire.protocol import StepConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+ColumnName = Annotated[str, Field(pattern=NAME)]
+
+
+_FLAG = DeclaredColumn(kind="flag")
+
+
+def _near(name: str, allowed: Iterable[str], otherwise: str) -> str:
+    close = get_close_matches(name, allowed, n=3)
+    return f"did you mean {', '.join(close)}?" if close else otherwise
 
 
 class EligibilityConfig(Config):
@@ -52,22 +70,35 @@ class SplitConfig(Config):
 class SitesConfig(Config):
     """Which sites train, and which are only ever evaluated. Nobody trains where all that is judged is imported."""
 
-    train: tuple[Name, ...] = Field(default=(), description="hospitals whose patients train")
+    train: tuple[Name, ...] = Field(default=(), description="hospitals that train")
     zero_shot: tuple[Name, ...] = Field(default=(), description="hospitals that judge and never train")
+    case_control: tuple[Name, ...] = Field(
+        default=(),
+        description="hospitals whose table is a case-control series: they never train, and judge by ranks alone, since "
+        "how often the event is follows from how the series was drawn; never pooled with others",
+        exclude_if=lambda names: not names,
+    )
 
     @model_validator(mode="after")
     def _disjoint(self) -> SitesConfig:
         both = set(self.train) & set(self.zero_shot)
         if both:
             raise ValueError(f"{', '.join(sorted(both))} cannot both train and be zero-shot")
+        twice = set(self.case_control) & {*self.train, *self.zero_shot}
+        if twice:
+            raise ValueError(f"{', '.join(sorted(twice))}: a case-control series stands under case_control alone")
         if not self.all:
-            raise ValueError("names no site, neither under train nor under zero_shot")
+            raise ValueError("names no site, under none of train, zero_shot and case_control")
         return self
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Training sites first."""
-        return self.train + self.zero_shot
+        """Training sites first, case-control series last."""
+        return self.train + self.zero_shot + self.case_control
+
+    def group_of(self, site: str) -> Literal["training", "zero_shot", "case_control"]:
+        """Return the group that a site is judged in."""
+        return "training" if site in self.train else "zero_shot" if site in self.zero_shot else "case_control"
 
 
 class FederationConfig(Config):
@@ -85,6 +116,13 @@ class FederationConfig(Config):
     )
 
 
+class PublishedConfig(Config):
+    """A publication that a study reproduces."""
+
+    paper: Literal["10.1038/s41586-026-10674-6"] = Field(description="its DOI; values of this one are known")
+    data: Literal["in_silico", "real"] = Field(description="what the report calls ours")
+
+
 class Study(Config):
     """A study. ``sha256`` travels with every message."""
 
@@ -93,10 +131,21 @@ class Study(Config):
     about: str = Field(
         default="", description="one sentence for the hospitals that approve it and for the report's head"
     )
+    published: PublishedConfig | None = Field(
+        default=None,
+        description="a publication whose values stand beside ours in the report",
+        exclude_if=lambda published: published is None,
+    )
     seed: int = Field(default=0, ge=0, lt=2**31, description="every random number of the study follows from it")
     sites: SitesConfig = Field(description="which hospitals train and which only judge")
     input: InputConfig = Field(
         default=InputConfig(), description="what a model sees of a recording: rate, length, filters"
+    )
+    columns: dict[ColumnName, DeclaredColumn] = Field(
+        default={},
+        max_length=40,
+        description="columns beside the standard ones, which sites map under `table.declared`",
+        exclude_if=lambda columns: not columns,
     )
     endpoints: dict[Name, Endpoint] = Field(min_length=1, description="what is predicted, each under a name of its own")
     censoring: Censoring = Field(
@@ -107,7 +156,7 @@ class Study(Config):
     censor_at_defibrillator: bool = Field(
         default=False, description="a defibrillator implanted after the ECG ends the view on what would have come"
     )
-    covariates: tuple[str, ...] = Field(default=(), description="standard columns that steps may use, beside age, sex")
+    covariates: tuple[str, ...] = Field(default=(), description="columns that steps may use, beside age, sex")
     labels: dict[str, str] = Field(
         default={},
         description="how the report calls standard columns and hospitals, in words",
@@ -129,13 +178,23 @@ class Study(Config):
         min_length=1, description="what is done, in this order; each names a stage"
     )
 
+    @field_validator("columns")
+    @classmethod
+    def _names_are_free(cls, columns: dict[str, DeclaredColumn]) -> dict[str, DeclaredColumn]:
+        if faults := name_faults(columns):
+            raise ValueError("; ".join(faults))
+        return columns
+
     @field_validator("covariates")
     @classmethod
-    def _covariates_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _covariates_known(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if "columns" not in info.data:
+            return names  # their own faults are told
+        allowed = (*COVARIATES, *number_names(info.data["columns"]))
         for name in names:
-            if name not in COVARIATES:
-                close = get_close_matches(name, COVARIATES, n=3)
-                hint = f"did you mean {', '.join(close)}?" if close else f"allowed: {', '.join(COVARIATES)}"
+            if name not in allowed:
+                close = get_close_matches(name, allowed, n=3)
+                hint = f"did you mean {', '.join(close)}?" if close else f"allowed: {', '.join(allowed)}"
                 raise ValueError(f"{name!r} is no covariate; {hint}")
         if len(set(names)) != len(names):
             raise ValueError("covariates names one twice")
@@ -144,6 +203,8 @@ class Study(Config):
     @model_validator(mode="after")
     def _labels_name_something(self) -> Study:
         for name, label in self.labels.items():
+            if name in self.columns:
+                raise ValueError(f"labels: {name!r} is declared under columns; give its label there")
             if name not in ("male", *STANDARD_COLUMNS, *self.sites.all):
                 close = get_close_matches(name, ("male", *COVARIATES, *self.sites.all), n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
@@ -152,10 +213,34 @@ class Study(Config):
                 raise ValueError(f"labels.{name}: a label has 1 to 80 printable characters")
         return self
 
+    @model_validator(mode="after")
+    def _endpoints_have_columns(self) -> Study:
+        known = kinds(filter_kinds(self.columns))
+        numbers = [n for n, kind in known.items() if kind == "number" and (n in STANDARD_COLUMNS or n in self.columns)]
+        for name, endpoint in self.endpoints.items():
+            where = f"endpoints.{name}"
+            if isinstance(endpoint, ContinuousEndpoint) and endpoint.column not in numbers:
+                what = f"{endpoint.column!r} is no number of the study"
+                raise ValueError(f"{where}: {what}; {_near(endpoint.column, numbers, 'declare it under `columns`')}")
+            if isinstance(endpoint, BinaryEndpoint) and self.columns.get(endpoint.column, _FLAG).kind != "flag":
+                raise ValueError(f"{where}: {endpoint.column!r} is declared as a {self.columns[endpoint.column].kind}")
+            if isinstance(endpoint, TimeToEventEndpoint):
+                self._require_events(where, endpoint.events)
+        return self
+
+    def _require_events(self, where: str, events: Iterable[str]) -> None:
+        allowed = (*EVENTS, *(name for name, column in self.columns.items() if column.kind == "event"))
+        for event in events:
+            if event not in allowed:
+                hint = _near(event, allowed, f"allowed: {', '.join(allowed)}; others are declared under `columns`")
+                raise ValueError(f"{where}: {event!r} is no event of the study; {hint}")
+
     @field_validator("populations")
     @classmethod
-    def _columns_known(cls, populations: dict[str, Population]) -> dict[str, Population]:
-        known = kinds()
+    def _columns_known(cls, populations: dict[str, Population], info: ValidationInfo) -> dict[str, Population]:
+        if "columns" not in info.data:
+            return populations
+        known = kinds(filter_kinds(info.data["columns"]))
         faults = [f"{name}.{fault}" for name, population in populations.items() for fault in population.check(known)]
         if faults:
             raise ValueError("; ".join(faults))
@@ -207,12 +292,27 @@ class Study(Config):
                 close = get_close_matches(step.population, self.populations, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"named are: {', '.join(self.populations) or 'none'}"
                 raise ValueError(f"step {step.id!r}: no population is called {step.population!r}; {hint}")
+            if (event := getattr(step, "event", None)) is not None:
+                self._require_events(f"step {step.id!r}", (event,))
             self.members(step)
             check = getattr(shared_room(step.stage), "check", None)
             seen[step.id] = step
             if check is not None:
                 check(step, self)
         return self
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Columns that have a number for each ECG at every site that knows it: age, male, covariates, declared."""
+        return tuple(dict.fromkeys(("age", "male", *self.covariates, *number_names(self.columns))))
+
+    def require_yes_no(self, step: StepConfig, heads: Iterable[str]) -> None:
+        """Raise ValueError where one of a step's endpoints is no yes or no (1 or 0) that could be counted or ranked."""
+        for head in heads:
+            if isinstance(self.endpoints[head], ContinuousEndpoint):
+                raise ValueError(
+                    f"step {step.id!r}: {head!r} is a continuous endpoint; stage {step.stage} takes yes/no"
+                )
 
     @property
     def used_stages(self) -> frozenset[str]:
@@ -228,11 +328,25 @@ class Study(Config):
         if step.frozen is not None:
             return self.sites.all
         wanted = step.sites if step.sites is not None else step.default_sites
-        groups = {"train": self.sites.train, "zero_shot": self.sites.zero_shot, "all": self.sites.all}
+        series = self.sites.case_control if not step.by_ranks else ()
+        groups = {
+            name: tuple(site for site in sites if site not in series)
+            for name, sites in (
+                ("train", self.sites.train),
+                ("zero_shot", self.sites.zero_shot),
+                ("case_control", self.sites.case_control),
+                ("all", self.sites.all),
+            )
+        }
         names = groups.get(wanted, (wanted,)) if isinstance(wanted, str) else wanted
         unknown = [name for name in names if name not in self.sites.all]
         if unknown or not names:
             raise ValueError(f"step {step.id!r}: {unknown or wanted!r} names no site of the study")
+        if drawn := [name for name in names if name in series]:
+            raise ValueError(
+                f"step {step.id!r}: {', '.join(drawn)} holds a case-control series, and what {step.stage} tells hangs "
+                "on how often the event is"
+            )
         return tuple(names)
 
     def used(self, step: StepConfig, stage: str) -> StepConfig | None:

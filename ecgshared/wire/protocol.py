@@ -19,6 +19,8 @@ from pydantic import Field, field_validator
 from ecgshared.config import Config, Label
 
 Array = NDArray[Any]
+Split = Literal["train", "validation", "lockbox"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "lockbox")
 
 
 class FrozenFile(Config):
@@ -44,7 +46,7 @@ class StepConfig(Config):
     label: Label = Field(default=None, description="how the report calls the step")
     uses: tuple[str, ...] = Field(default=(), description="earlier steps whose results it needs")
     sites: str | tuple[str, ...] | None = Field(
-        default=None, description="a group of the study's `sites` (train, zero_shot, all) or site names"
+        default=None, description="a group of the study's `sites` (train, zero_shot, case_control, all) or site names"
     )
     population: str | None = Field(
         default=None, description="whom the step is about: one of the study's `populations`; everybody eligible"
@@ -56,6 +58,10 @@ class StepConfig(Config):
     )
     default_sites: ClassVar[str] = "train"
     opens_lockbox: ClassVar[bool] = False
+    by_ranks: ClassVar[bool] = False
+    """Whether a site with a case-control series may be asked: nothing leaves that hangs on how often the event is."""
+    splits_read: ClassVar[tuple[Split, ...]] = SPLITS
+    """The splits whose patients figures of the stage speak of, at sites that train."""
     can_be_frozen: ClassVar[bool] = False
     """Whether the step may take what it gives from a file (``import``)."""
     read_later: ClassVar[tuple[str, ...]] = ()
@@ -65,6 +71,11 @@ class StepConfig(Config):
     def reads_columns(self) -> tuple[str, ...]:
         """Numbers and flags, standard or derived, that the site keeps of every ECG for this step."""
         return ()
+
+    @property
+    def reads_splits(self) -> tuple[Split, ...]:
+        """The splits whose patients figures of this step speak of; at a site that never trains all are the lockbox."""
+        return self.splits_read
 
 
 @dataclass(frozen=True)
@@ -174,7 +185,3 @@ def field_kinds(cls: type[Any]) -> dict[str, tuple[type[Any], Kind]]:
         kinds[field.name] = (get_args(hint)[0], found[0])
     _KINDS[cls] = kinds
     return kinds
-
-
-Split = Literal["train", "validation", "lockbox"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "lockbox")

@@ -207,6 +207,20 @@ def report(run: Run = None, home: HomeOption = DEFAULT_HOME) -> None:
         typer.echo(f"wrote {path}")
 
 
+@app.command()
+def page(
+    home: HomeOption = DEFAULT_HOME,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="on 127.0.0.1; 0 takes a free one")] = 8601,
+) -> None:
+    """Serve a page for the coordinator on this machine: sites, invitations, runs as they go. Until Ctrl-C."""
+    from server.coordinator.page import page as serve_page
+
+    def said(address: str) -> None:
+        typer.echo(f"open {address}\nthe token in it opens everything here: give it to nobody. Ctrl-C ends the page")
+
+    serve_page(home, port, said)
+
+
 def _watch(home, run_name: str) -> None:  # type: ignore[no-untyped-def]
     from server.coordinator.watch import watch_run
 

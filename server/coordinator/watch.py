@@ -49,7 +49,7 @@ def _lines(folder: Path, history: _Tail, events: _Tail, console: Console) -> str
         for event in events.fresh():
             console.print(f"{event['at']} {event['what']} {event['why']}".rstrip(), highlight=False)
         for line in history.fresh():
-            console.print(_one_line(line), highlight=False, soft_wrap=True)
+            console.print(one_line(line), highlight=False, soft_wrap=True)
         state = str(info.get("waiting_for") or "")
         if state and state != said:
             console.print(f"waiting: {state}", highlight=False, soft_wrap=True)
@@ -61,7 +61,8 @@ def _lines(folder: Path, history: _Tail, events: _Tail, console: Console) -> str
     return str(info["status"])
 
 
-def _one_line(line: dict[str, Any]) -> str:
+def one_line(line: dict[str, Any]) -> str:
+    """Return one answered question as a line."""
     absent = "; ".join(f"{site} {why}" for site, why in line["absent"].items())
     figures = ", ".join(f"{name} {value:.4g}" for name, value in line["metrics"].items() if value is not None)
     return (
@@ -82,23 +83,32 @@ def _picture(info: dict[str, Any], live: dict[str, Any], seen: list[dict[str, An
     if live.get("step"):
         parts.append(Text(f"asking: {live['step']} {live['phase']} {live['round']}, since {live['since']}"))
     table = Table("site", "now", "answers", "missed", "received", "last seconds", "last reason", box=None)
+    for row in of_sites(info, live, seen):
+        table.add_row(*(str(value) for value in row.values()))
+    parts.append(table)
+    parts += [Text(one_line(line), overflow="ellipsis", no_wrap=True) for line in seen[-5:]]
+    return Group(*parts)
+
+
+def of_sites(info: dict[str, Any], live: dict[str, Any], seen: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what is known of each site of a run: what it does, what it gave, why it gave nothing."""
     late, asked = set(live.get("late", [])), set(live.get("asked", []))
+    rows = []
     for site in info.get("sites", []):
         answers = [line for line in seen if site in line["answered"]]
         missed = [line for line in seen if site in line["absent"]]
-        state = "LATE or working" if site in late else "answered" if site in asked else ""
-        table.add_row(
-            site,
-            state,
-            str(len(answers)),
-            str(len(missed)),
-            _size({site: sum(line["bytes_in"].get(site, 0) for line in seen)}),
-            f"{answers[-1]['seconds']:.1f}" if answers else "",
-            str(missed[-1]["absent"][site]) if missed else "",
+        rows.append(
+            {
+                "site": site,
+                "now": "LATE or working" if site in late else "answered" if site in asked else "",
+                "answers": len(answers),
+                "missed": len(missed),
+                "received": _size({site: sum(line["bytes_in"].get(site, 0) for line in seen)}),
+                "seconds": f"{answers[-1]['seconds']:.1f}" if answers else "",
+                "reason": str(missed[-1]["absent"][site]) if missed else "",
+            }
         )
-    parts.append(table)
-    parts += [Text(_one_line(line), overflow="ellipsis", no_wrap=True) for line in seen[-5:]]
-    return Group(*parts)
+    return rows
 
 
 def _last_words(info: dict[str, Any], folder: Path, console: Console) -> None:

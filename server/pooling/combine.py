@@ -15,10 +15,13 @@ from server.pooling.members import Members
 from server.rounds.step_context import Replies, StepContext
 
 
-def quorum(context: StepContext, sites: Sequence[str]) -> int:
-    """Return how many of ``sites`` must answer: the study's quorum, never more than are asked."""
+def quorum(context: StepContext, sites: Sequence[str]) -> int | None:
+    """Return how many of ``sites`` must answer: the study's quorum, never more than are asked.
+
+    None stands for all that can: a site that is too small to say anything, say, has said all that it will.
+    """
     wanted = context.study.federation.quorum
-    return len(sites) if wanted == "all" else min(wanted, len(sites))
+    return None if wanted == "all" else min(wanted, len(sites))
 
 
 def number(value: Any) -> float | None:

@@ -47,7 +47,7 @@ def _event_patients(counts: Any) -> float:
     return float(counts[3]) if np.isfinite(counts[3]) else float(counts[2])
 
 
-def _p_value(difference: Estimate) -> float:
+def p_value(difference: Estimate) -> float:
     """P of no difference, with the degrees of freedom of the interval: it is below 0.05 where that leaves zero out."""
     if not (np.isfinite([difference.low, difference.high]).all() and difference.se > 0):
         return np.nan
@@ -67,7 +67,7 @@ def _json(aucs: Any, difference: Estimate, counts: Any) -> dict[str, Any]:
         "auc": number(aucs[0]),
         "other_auc": number(aucs[1]),
         "difference": est(difference),
-        "p": number(_p_value(difference)),
+        "p": number(p_value(difference)),
         "ecgs": number(counts[0]),
         "events": number(counts[2]),
     }

@@ -46,11 +46,15 @@ def site_json(
     compared: Compared | None,
     *,
     with_threshold: bool,
+    by_ranks: bool,
 ) -> dict[str, Any]:
-    """Return one site's own result of one outcome: its exact figures, and its points at the cuts it answered."""
+    """Return one site's own result of one outcome: its exact figures, and its points at the cuts it answered.
+
+    ``by_ranks``: of a case-control series, in which how often the event is says nothing.
+    """
     ecgs, patients, events, event_patients = local.counts[h]
     subgroups = [name for names in subgroup_names(step) for name in names]
-    base, brier = events / ecgs if ecgs > 0 else np.nan, local.brier[h, 0]
+    base, brier = events / ecgs if ecgs > 0 and not by_ranks else np.nan, local.brier[h, 0]
     known = (patients - event_patients, event_patients) if np.isfinite(patients) else (ecgs - events, events)
     return {
         **{name: number(local.counts[h, i]) for i, name in enumerate(COUNTS)},

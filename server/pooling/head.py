@@ -15,7 +15,7 @@ from ecgshared.stats.score_scale import LOWEST
 from server.pooling.cuts import PooledCuts, SiteCuts
 from server.pooling.points import SiteRates
 
-_BY_LUCK = 20
+BY_LUCK = 20
 """Patients with the event a hospital, on average, from which on the least number of events chooses nobody.
 
 That is where some withheld. Where all told, they may all have had their five by luck, and ten on average are enough."""
@@ -67,7 +67,7 @@ class PooledHead:
         and 95% intervals hold it 90 times in 100. From some 20 events a hospital on, none is there by luck. Where all
         three have five it is 0.85, and they hold it 86 times in 100 (``tests/benchmarks/test_pooled_auc.py``).
         """
-        enough = _BY_LUCK if self.withheld else _ALL_BY_LUCK
+        enough = BY_LUCK if self.withheld else _ALL_BY_LUCK
         return len(self.sites) > 1 and self.patients_with_event < enough * len(self.sites)
 
     @property
@@ -96,7 +96,7 @@ class PooledHead:
         _, _, events, both = self.threshold_counts
         sites = self.threshold_sites
         patients = min(both, events - both) * self.patients_with_event / max(self.at_cuts.n_cases, 1.0)
-        return len(sites) < len(self.sites) and patients < _BY_LUCK * len(sites)
+        return len(sites) < len(self.sites) and patients < BY_LUCK * len(sites)
 
     @property
     def expected_over_observed(self) -> float:

@@ -23,6 +23,7 @@ from server.report.decisions import DecisionCurve, decision_panels
 from server.report.forest import Forest, ForestRow, forest
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Figure, Folded, Key, Panels, Section, Series, Table, Text
+from server.report.top_groups import Line, captured, top_tenth, trial_rate
 
 Pooled = Mapping[Group, PooledHead]
 Sites = Mapping[str, SiteHead]
@@ -39,6 +40,8 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
     pooled = {group: by_head[head] for group, by_head in r.pooled.items()}
     sites = {s: v.heads[head] for s, v in r.sites.items()}
     blocks: list[Block] = [_key(step, r, group, head, p, labels) for group, p in pooled.items()]
+    series = [s for s, v in r.sites.items() if v.group == "case_control"]
+    blocks += [_key_of_series(step, r, s, head, sites[s], labels) for s in series]
     # A group of one hospital is that hospital, and has no figures beside its own.
     pooled = {group: p for group, p in pooled.items() if len(p.sites) != 1}
     blocks += [
@@ -47,10 +50,10 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
             "patients; bounds hold what all scores, put together, would give. Training hospitals and hospitals that "
             "never trained are never pooled together."
         ),
-        *_tables(pooled, sites, labels),
+        *_tables(pooled, sites, labels, series),
         *_chosen(pooled, labels),
         *_forests(r, head, pooled, sites, labels),
-        *_curves(pooled, sites, labels),
+        *_curves(step, pooled, sites, labels),
         *_decisions(pooled, sites, labels),
     ]
     at_cut = [v.threshold for v in sites.values() if v.threshold is not None]
@@ -59,6 +62,14 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
     elif at_cut:
         blocks.append(_threshold_table(r.threshold, pooled, sites, labels))
     blocks += [*_weighted(pooled, sites, labels), *_compared(pooled, sites, labels), *_subgroups(pooled, sites, labels)]
+    if series:
+        blocks.append(
+            Text(
+                f"{', '.join(map(labels.site, series))}: a case-control series. How often the event is follows from "
+                "how it was drawn: AUCs and their differences are told, and no rate, precision, calibration or "
+                "threshold; it is pooled with nobody."
+            )
+        )
     ecg_level = [labels.site(s) for s, v in r.sites.items() if v.interval_unit == "ECG"]
     if ecg_level:
         blocks.append(
@@ -90,12 +101,24 @@ def _key(step: str, r: Result, group: Group, head: str, p: PooledHead, labels: L
     )
 
 
+def _key_of_series(step: str, r: Result, site: str, head: str, v: SiteHead, labels: Labels) -> Key:
+    notes = [f"95% CI {v.auc.low:.3f} to {v.auc.high:.3f}"] if v.auc.low is not None and v.auc.high is not None else []
+    if v.events is not None and v.ecgs is not None:
+        notes.append(f"{v.events:.0f} ECGs of cases, {v.ecgs - v.events:.0f} of controls")
+    return Key(
+        f"AUC, {labels.endpoint(head)}, {labels.site(site)}, case-control series",
+        v.auc.value,
+        "; ".join(notes),
+        labels.about(step, r.score),
+    )
+
+
 def group_auc(r: Result, head: str, p: PooledHead) -> EstimateResult:
     """Return the AUC of a group: of one hospital alone its own, which needs no bounds."""
     return r.sites[p.sites[0]].heads[head].auc if len(p.sites) == 1 and p.sites[0] in r.sites else p.auc
 
 
-def _tables(pooled: Pooled, sites: Sites, labels: Labels) -> list[Table]:
+def _tables(pooled: Pooled, sites: Sites, labels: Labels, series: Sequence[str]) -> list[Table]:
     discrimination: list[list[Cell]] = []
     calibration: list[list[Cell]] = []
     lines: list[tuple[str, PooledHead | SiteHead]] = [(labels.pooled(g), p) for g, p in pooled.items()]
@@ -106,6 +129,9 @@ def _tables(pooled: Pooled, sites: Sites, labels: Labels) -> list[Table]:
         area = (
             span(precision) if isinstance(precision, EstimateResult) else None if precision is None else precision.value
         )
+        if name in map(labels.site, series):
+            discrimination.append([name, v.ecgs, v.events, *patients, "-", span(v.auc), "-"])
+            continue
         discrimination.append([name, v.ecgs, v.events, *patients, v.base_rate, span(v.auc), area])
         line = (v.calibration_slope, v.calibration_intercept, v.expected_over_observed)
         calibration.append([name, *map(span, line), brier])
@@ -146,7 +172,7 @@ def _forests(r: Result, head: str, pooled: Pooled, sites: Sites, labels: Labels)
     """One forest plot of the sites' AUCs, groups apart; none where no site tells its own."""
     rows: list[ForestRow] = []
     notes: list[str] = []
-    for group in r.pooled:
+    for group in dict.fromkeys((*r.pooled, *(v.group for v in r.sites.values()))):
         members = {s: sites[s] for s, v in r.sites.items() if v.group == group}
         rows += [
             ForestRow(labels.site(s), v.auc.value, v.auc.low, v.auc.high, weight=v.events, site=s)
@@ -198,7 +224,7 @@ def _expit(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
+def _curves(step: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
     drawn = [*_pooled_roc(pooled, labels), *(_roc(s, v.roc, v.auc, labels) for s, v in sites.items() if v.roc)]
     # The corners are on every curve: between them alone a line would be a curve that nobody released.
     roc = [one for one in drawn if any(0 < x < 1 or 0 < y < 1 for x, y in _known(one))]
@@ -235,6 +261,11 @@ def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
                 panels=rates,
             )
         )
+    lines: list[Line] = [
+        *((labels.pooled(g), "", p.ppv) for g, p in pooled.items()),
+        *((labels.site(s), s, v.ppv) for s, v in sites.items()),
+    ]
+    figures += [one for one in (top_tenth(lines, trial_rate(step, labels)), captured(lines)) if one is not None]
     calibration = [
         *((labels.pooled(g), [_pooled_groups(p.calibration_curve)]) for g, p in pooled.items()),
         *((labels.site(s), [_groups(s, v.calibration_curve)]) for s, v in sites.items()),

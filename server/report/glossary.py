@@ -58,6 +58,8 @@ _CODES: dict[str, str] = {
     RefusalCode.DATA_UNAVAILABLE: "the site's data could not be read",
     RefusalCode.INTERNAL: "a fault at the site; its own log says which",
     RefusalCode.PAUSED: "the site's operator paused it",
+    RefusalCode.CASE_CONTROL: "its table is a case-control series, and what was asked for hangs on how often the event "
+    "is, or the study takes the site for a cohort",
     RefusalCode.WORKER_LOST: "the process that works at the site ended; it is started again",
     RefusalCode.CODE_NOT_APPROVED: "the hospital has not approved the version of ecgfed it runs",
     RefusalCode.ENVELOPE_NOT_APPROVED: "the hospital has not approved the envelope that Flower ships",

@@ -33,6 +33,7 @@ from server.report.labels import NO_LABELS, Labels
 from server.report.methods import methods
 from server.report.panels import panels_svg
 from server.report.privacy import phase_words, statement
+from server.report.published import beside_published
 from server.report.results import StepResult, typed_result
 from server.report.sections import (
     Block,
@@ -49,6 +50,7 @@ from server.report.sections import (
 )
 from server.report.summary import summarise
 from server.report.tripod import checklist
+from server.report.venn import Venn, venn_svg
 from server.rounds.step_context import Artefact
 
 REPORT_NAME = "report.html"
@@ -119,6 +121,10 @@ def compose(run: Run, lay_out: LayOut | None = None) -> Page:
         views = tuple(view for section in sections if (view := _section(section, painter))["blocks"])
         shown = None if result is None and not views else views
         steps.append(StepView(step.id, labels.step(step.id), labels.whom(step.id), step.stage, shown))
+    painter.step = "published"
+    if beside := beside_published(run.study, results, labels):
+        views = tuple(_section(section, painter) for section in beside)
+        steps.append(StepView("published", beside[0].title, "", "published", views))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
@@ -210,6 +216,8 @@ class _Painter:
                 svg = panels_svg(figure, sites=self._sites, prefix=prefix)
             case Consort():
                 svg = consort_svg(figure, prefix=prefix)
+            case Venn():
+                svg = venn_svg(figure, prefix=prefix)
             case _:
                 svg = figure_svg(figure, sites=self._sites, prefix=prefix)
         wide = isinstance(figure, Consort) or (isinstance(figure, Panels) and len(figure.panels) > 2)

@@ -6,15 +6,9 @@ from dataclasses import dataclass
 
 from ecgshared.stages.evaluate import Config as EvaluateConfig
 from ecgshared.stages.evaluate import heads_of
-from ecgshared.study.endpoints import TimeToEventEndpoint
+from ecgshared.study.endpoints import EVENTS, TimeToEventEndpoint
 from ecgshared.study.study import Study
 
-EVENTS = {
-    "death": "death",
-    "scd": "sudden cardiac death",
-    "vfvt": "VF/VT",
-    "mi": "myocardial infarction",
-}
 _COLUMNS = {
     "age": "Age, years",
     "male": "Male",
@@ -30,6 +24,7 @@ _COLUMNS = {
 }
 _BUILT_IN = {"male": "male sex", "lvef_low": "ejection fraction of 35% or less"}
 _GROUPS = {"training": "lockboxes of the training hospitals", "zero_shot": "hospitals that never trained"}
+_GROUPS |= {"case_control": "case-control series"}
 _SHORT = {"training": "pooled, training", "zero_shot": "pooled, zero-shot"}
 
 
@@ -47,9 +42,13 @@ class Labels:
         if found.label is not None:
             return found.label
         if isinstance(found, TimeToEventEndpoint):
-            years = f"{found.horizon_years:g}"
-            return f"{EVENTS[found.event]} within {years} year{'' if years == '1' else 's'}"
-        return _BUILT_IN.get(found.column, found.column.replace("_", " "))
+            return f"{self.event(*found.events)} {window_words(found)}"
+        declared = self.study is not None and found.column in self.study.columns
+        return self.column(found.column) if declared else _BUILT_IN.get(found.column, found.column.replace("_", " "))
+
+    def event(self, *names: str) -> str:
+        """Return an event in words, or several: "sudden cardiac death or VF/VT"."""
+        return " or ".join(EVENTS.get(name) or self.column(name) for name in names)
 
     def step(self, name: str) -> str:
         """Return a step's label, or its name."""
@@ -71,6 +70,10 @@ class Labels:
         """Return an input in words: a column's label, or the endpoint behind "<train step>.<head>"."""
         if self.study is not None and name in self.study.labels:
             return self.study.labels[name]
+        if self.study is not None and name in self.study.columns:
+            column = self.study.columns[name]
+            words = column.label or name.replace("_", " ")
+            return f"{words}, {column.unit}" if column.unit else words
         step, _, what = name.partition(".")
         if not what:
             return _COLUMNS.get(name, name.replace("_", " "))
@@ -89,6 +92,9 @@ class Labels:
     def score(self, name: str) -> str:
         """Return a score in words: the calibrate step it is the risk of, or the head of a train step."""
         step, _, head = name.partition(".")
+        if self.study is not None and not head and name.removeprefix("-") in self.study.numbers:
+            column = self.column(name.removeprefix("-"))
+            return f"{column} (the lower, the riskier)" if name.startswith("-") else column
         return f"{self.endpoint(head)}, by {self.step(step)}" if head else f"risk of {self.step(step)}"
 
     def models(self, step: str) -> str:
@@ -122,6 +128,13 @@ class Labels:
 
 NO_LABELS = Labels()
 """Names as they are."""
+
+
+def window_words(endpoint: TimeToEventEndpoint) -> str:
+    """Return when an endpoint's event counts: "within 1 year", "from 0.25 to 0.5 years"."""
+    years = f"{endpoint.horizon_years:g} year{'' if endpoint.horizon_years == 1 else 's'}"
+    text = f"from {endpoint.after_years:g} to {years}" if endpoint.after_years else f"within {years}"
+    return f"{text}, among those who died" if endpoint.among_deaths else text
 
 
 def counted(number: int, what: str) -> str:

@@ -9,11 +9,11 @@ from ecgshared.stages.evaluate import Config as Evaluate
 from ecgshared.stages.survival import Config as Survival
 from ecgshared.stages.threshold import Config as Threshold
 from ecgshared.stages.train import Config as Train
-from ecgshared.study.endpoints import BinaryEndpoint
+from ecgshared.study.endpoints import BinaryEndpoint, ContinuousEndpoint, TimeToEventEndpoint
 from ecgshared.study.score import calibrate_inputs
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
-from server.report.labels import EVENTS, Labels, counted
+from server.report.labels import Labels, counted, window_words
 from server.report.results import RunInfo
 from server.report.summary import eligibility_words
 
@@ -57,6 +57,9 @@ def _design(study: Study, labels: Labels) -> str:
         f"row of a table left any of them. Hospitals in the development: {train}"
     )
     text += f"; for external evaluation only: {other}." if other else "; none was held back for external evaluation."
+    if study.sites.case_control:
+        series = _join([labels.site(name) for name in study.sites.case_control])
+        text += f" Case-control series, judged by ranks alone and never pooled with others: {series}."
     split = study.split
     shares = [("training", split.train), ("validation", split.validation), ("the lockbox", split.lockbox)]
     told = _join([f"{100 * share:g}% for {name}" for name, share in shares if share])
@@ -89,18 +92,21 @@ def _signals(study: Study) -> str:
 
 
 def _outcomes(study: Study, labels: Labels) -> str:
-    binary, timed = [], []
+    binary, timed, numbers = [], [], []
     for name, e in study.endpoints.items():
         words = labels.endpoint(name)
         if isinstance(e, BinaryEndpoint):
             binary.append(f"{words} ({e.column})")
-        elif words.startswith(EVENTS[e.event]):
+        elif isinstance(e, ContinuousEndpoint):
+            numbers.append(f"{words} ({e.range[0]:g} to {e.range[1]:g}{' ' if e.unit else ''}{e.unit})")
+        elif words.startswith(labels.event(*e.events)):
             timed.append(words)
         else:
-            timed.append(f"{words} ({EVENTS[e.event]} within {e.horizon_years:g} years)")
+            timed.append(f"{words} ({labels.event(*e.events)} {window_words(e)})")
     text = f"From labels of the hospitals' tables: {_join(binary)}." if binary else ""
     text += f"{' ' if text else ''}Counted from the ECG on: {_join(timed)}." if timed else ""
-    if all(isinstance(e, BinaryEndpoint) for e in study.endpoints.values()):
+    text += f"{' ' if text else ''}As numbers, elsewhere missing: {_join(numbers)}." if numbers else ""
+    if not timed:
         return text
     text += (
         " An ECG whose horizon ended before the patient was last known to be free of the event was left out of that "
@@ -113,7 +119,7 @@ def _outcomes(study: Study, labels: Labels) -> str:
             " Beside that, everybody was judged for as long as they were followed, weighted by the inverse of the "
             "chance to be followed (Kaplan-Meier of censoring at each hospital)."
         )
-    if any(not isinstance(e, BinaryEndpoint) and e.event == "scd" for e in study.endpoints.values()):
+    if any(isinstance(e, TimeToEventEndpoint) and "scd" in e.events for e in study.endpoints.values()):
         text += (
             " Sudden cardiac death: a cardiac or ill-defined cause (ICD-10), outside hospital or within 24 hours of "
             "admission."
@@ -154,7 +160,7 @@ def _stage(step: StepConfig, study: Study, labels: Labels) -> str:
     if isinstance(step, Survival):
         models = _join([f"{m.name} ({_join([labels.column(n) for n in m.inputs])})" for m in step.models])
         return (
-            f"{_upper(labels.step(step.id))}: Cox models of {EVENTS[step.event]}, {step.mode}, "
+            f"{_upper(labels.step(step.id))}: Cox models of {labels.event(step.event)}, {step.mode}, "
             f"{step.ties.capitalize()} "
             f"ties: {models}; horizon {step.horizon_years:g} years."
         )
@@ -164,11 +170,23 @@ def _stage(step: StepConfig, study: Study, labels: Labels) -> str:
     return ""
 
 
+_FROZEN = {
+    "all": "",
+    "head": ", of which the head alone was trained on",
+    "last": ", of which the last layer alone was trained on",
+}
+
+
 def _trained(step: Train, labels: Labels) -> str:
-    what = "median beats" if step.model.sees == "median_beat" else _join([labels.endpoint(h) for h in step.heads])
+    seen = {"median_beat": "median beats", "single_beat": "single beats"}.get(step.model.sees, "the ECG")
+    what = seen if step.model.own_objective else _join([labels.endpoint(h) for h in step.heads])
     local = step.local
     work = counted(local.steps, "step") if local.steps is not None else counted(local.epochs or 1, "epoch")
     kept = "the weights of the lowest validation loss" if step.keep == "best" else "the last weights"
+    if step.early_stopping is not None:
+        kept = f"training ended early where validation did not improve; {kept}"
+    start = step.start_from
+    began = f" It began with the weights of {labels.step(start.step)}{_FROZEN[start.trainable]}." if start else ""
     inputs = _join([{"age": "age", "male": "sex"}.get(name, labels.column(name)) for name in step.model.side_inputs])
     private = ""
     if step.privacy is not None:
@@ -179,10 +197,10 @@ def _trained(step: Train, labels: Labels) -> str:
             f"gradients clipped at {p.max_grad_norm:g})."
         )
     return (
-        f"{_upper(labels.step(step.id))}: a {step.model.name} learned {what} from the ECG"
+        f"{_upper(labels.step(step.id))}: a {step.model.name} learned {what} from {seen if step.heads else 'the ECG'}"
         f"{f' with {inputs}' if inputs else ''}, in {step.rounds} rounds of {step.strategy.name} ({work} at "
         "each hospital a "
-        f"round, {step.optimiser.name}, learning rate {step.optimiser.lr:g}); {kept} were kept.{private}"
+        f"round, {step.optimiser.name}, learning rate {step.optimiser.lr:g}); {kept} were kept.{began}{private}"
     )
 
 

@@ -34,21 +34,13 @@ def export(
     import json
 
     from ecgshared.service.files import write_atomically
-    from server.rounds.frozen import frozen_bytes
+    from server.rounds.export import run_model
     from server.rounds.run_folder import RunFolder
 
     folder = RunFolder.reopen(run)
     try:
-        study = folder.study
+        study, content = folder.study, run_model(folder, step)
         exportable = [s.id for s in study.steps if s.can_be_frozen]
-        if step not in exportable:
-            raise RunError(
-                "this step cannot be exported", value=step, allowed=", ".join(exportable) or "none of this run"
-            )
-        artefact = folder.artefact(step)
-        if artefact is None:
-            raise RunError("the step is not finished", where=run, value=step, remedy="resume the run first")
-        content = frozen_bytes(artefact, folder.info, study)
     finally:
         folder.close()
     file = out or Path(f"{run.name}-{step}.ecgfed")

@@ -14,7 +14,7 @@ from ecgshared.stages.results.survival_evaluate import Result as SurvivalEvaluat
 from ecgshared.study.study import EligibilityConfig, Study
 from server.report.cohorts import cohort_size
 from server.report.evaluation import group_auc, span
-from server.report.labels import EVENTS, Labels, counted
+from server.report.labels import Labels, counted
 from server.report.sections import Cell, Table
 
 Typed = Mapping[str, StageResult]
@@ -52,11 +52,16 @@ def _who(study: Study | None, described: Described | None) -> str:
     return f"{words}. {_roles(study)}"
 
 
+_PART = {"training": "trains", "zero_shot": "evaluated", "case_control": "case-control series"}
+
+
 def _roles(study: Study) -> str:
     trained, unseen = len(study.sites.train), len(study.sites.zero_shot)
     role = f"{trained} trained the model" if "train" in study.used_stages else f"{trained} took part in the fits"
+    series = len(study.sites.case_control)
+    drawn = f"; {series} case-control series {'is' if series == 1 else 'are'} judged by ranks alone" if series else ""
     judged = f"; {unseen} never trained and {'was' if unseen == 1 else 'were'} only evaluated" if unseen else ""
-    return f"{role}{judged}."
+    return f"{role}{judged}{drawn}."
 
 
 def eligibility_words(e: EligibilityConfig) -> str:
@@ -121,7 +126,7 @@ def _how_good(results: Typed, labels: Labels) -> list[str]:
                 for name, m in pooled.models.items():
                     if (words := span(m.harrell)) is not None:
                         sentences.append(
-                            f"Concordance of {name} ({labels.step(step)}) for {EVENTS[r.event]}, "
+                            f"Concordance of {name} ({labels.step(step)}) for {labels.event(r.event)}, "
                             f"{labels.group(group)}: {words}."
                         )
     return sentences
@@ -168,7 +173,7 @@ def _hospitals(study: Study | None, described: Described | None, results: Typed,
     rows: list[list[Cell]] = []
     for name in names:
         s = described.sites.get(name) if described else None
-        part = "-" if study is None else "trains" if name in study.sites.train else "evaluated"
+        part = "-" if study is None else _PART[study.sites.group_of(name)]
         counts: list[Cell] = ["-", "-"] if s is None else [*cohort_size(s)]
         rows.append([labels.site(name), part, *counts, *(_judged(evaluated[1], name) if evaluated else [])])
     return Table("Hospitals", columns, rows, note=note)
@@ -179,4 +184,6 @@ def _judged(r: Evaluated, site: str) -> list[Cell]:
     if found is None:
         return ["no answer" if site in r.absent else "not asked", "-", "-", "-", "-"]
     v = found.heads[r.heads[0]]
+    if found.group == "case_control":
+        return [v.ecgs, v.events, span(v.auc), "-", "-"]
     return [v.ecgs, v.events, span(v.auc), v.base_rate, span(v.expected_over_observed)]

@@ -11,7 +11,7 @@ from ecgshared.stages.results.base import Number
 from ecgshared.stages.results.survival import Coefficient, CoxModel, ForestResult, Result
 from ecgshared.study.columns import FLAGS
 from server.report.forest import Forest, ForestRow, forest
-from server.report.labels import EVENTS, Labels
+from server.report.labels import Labels
 from server.report.sections import Block, Cell, Section, Table, Text
 
 _MODES = {
@@ -27,7 +27,7 @@ def fit_sections(step: str, r: Result, labels: Labels) -> list[Section]:
     unit = "the most recent usable ECG of each patient" if r.one_ecg_per_patient else "all usable ECGs"
     cut = "" if r.follow_up_years is None else f" Follow-up is cut at {r.follow_up_years:g} years."
     first = Text(
-        f"Cox models of {EVENTS[r.event]}. {_MODES[r.mode]}; {r.ties.capitalize()} ties{penalty}. "
+        f"Cox models of {labels.event(r.event)}. {_MODES[r.mode]}; {r.ties.capitalize()} ties{penalty}. "
         f"{' and '.join(r.splits).capitalize()} patients; {unit}; a competing death is censoring, as the "
         f"hazard is that of people still alive; observed risk is the cumulative incidence.{cut} All models "
         "are fitted to the same ECGs, those with every input."

@@ -14,7 +14,7 @@ from ecgshared.stages.results.survival_evaluate import (
 )
 from server.report.evaluation import span
 from server.report.forest import Forest, ForestRow, forest
-from server.report.labels import EVENTS, Labels
+from server.report.labels import Labels
 from server.report.sections import Block, Cell, Figure, Key, Section, Series, Table, Text
 from server.report.survival import missing
 
@@ -32,7 +32,7 @@ def evaluation_sections(step: str, r: Result, labels: Labels) -> list[Section]:
     blocks: list[Block] = _keys(step, r, labels)
     blocks += [
         Text(
-            f"Frozen models of step {r.fit}, event {EVENTS[r.event]}, horizon {r.horizon_years:g} years. "
+            f"Frozen models of step {r.fit}, event {labels.event(r.event)}, horizon {r.horizon_years:g} years. "
             "Harrell's C counts all pairs within a site; Uno's C weights them by the chance of being seen, up to the "
             "horizon. Pooled concordance is the mean of the sites' own, weighted by their events. Differences are to "
             f"the model {r.reference!r}, on the same ECGs. 95% intervals are clustered by patient where a site "
@@ -62,7 +62,7 @@ def _keys(step: str, r: Result, labels: Labels) -> list[Block]:
                 note += f"; {difference.value:+.3f} ({_interval(difference)}) on {r.reference}"
             if pooled.events is not None:
                 note += f"; {pooled.events:.0f} events"
-            label = f"Harrell's C, {EVENTS[r.event]}, {name}, {labels.group(group)}"
+            label = f"Harrell's C, {labels.event(r.event)}, {name}, {labels.group(group)}"
             keys.append(Key(label, m.harrell.value, note, labels.about(step)))
     return keys
 

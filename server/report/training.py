@@ -20,12 +20,17 @@ def _curves(r: Result, labels: Labels) -> list[Figure]:
     figures = []
     losses = [(v.round, v.loss) for v in r.validation if v.loss is not None]
     if losses:
+        kept = [(n, loss) for n, loss in losses if n == r.kept_round]
         figures.append(
             Figure(
                 "Validation loss of the global model" if r.heads else "Validation of the global model",
-                [Series("pooled over sites", [n for n, _ in losses], [loss for _, loss in losses])],
+                [
+                    Series("pooled over sites", [n for n, _ in losses], [loss for _, loss in losses]),
+                    *([Series("kept", [n for n, _ in kept], [loss for _, loss in kept])] if kept else []),
+                ],
                 "round",
-                "mean cross-entropy" if r.heads else ", ".join(r.judged),
+                "mean loss" if r.heads else ", ".join(r.judged),
+                caption=_ending(r),
             )
         )
     aucs = []
@@ -46,11 +51,22 @@ def _curves(r: Result, labels: Labels) -> list[Figure]:
     return figures
 
 
+def _ending(r: Result) -> str:
+    """Say which weights were kept, and why training ended."""
+    kept = f"The weights of round {r.kept_round} were kept"
+    if r.stopped_early:
+        return f"{kept}; training ended after {r.rounds} of {r.planned_rounds} rounds, as validation did not improve."
+    return f"{kept}, of {counted(r.rounds, 'round')}."
+
+
 def _settings(r: Result, labels: Labels) -> Table:
+    trained = "" if r.trained_parameters in (None, r.parameters) else f", {r.trained_parameters:,} of them trained"
+    began: list[list[Cell]] = [["weights began as those of", labels.step(r.started_from)]] if r.started_from else []
     rows: list[list[Cell]] = [
         ["heads", "; ".join(map(labels.endpoint, r.heads)) or "(none)"],
-        ["parameters", f"{r.parameters:,}"],
-        ["rounds", r.rounds],
+        *began,
+        ["parameters", f"{r.parameters:,}{trained}"],
+        ["rounds", f"{r.rounds} of {r.planned_rounds}; stopped early" if r.stopped_early else r.rounds],
         ["weights kept of round", r.kept_round],
         ["strategy", r.strategy],
         ["local work a round", _work(r.local)],

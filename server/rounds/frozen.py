@@ -9,33 +9,41 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from ecgshared.applied.file import APART, FORMAT_VERSION, KEY, read_model_file
 from ecgshared.errors import ConfigError, RunError
 from ecgshared.study.registry import shared_room
-from ecgshared.study.score import calibrate_inputs
+from ecgshared.study.score import calibrate_inputs, used_steps
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
 from server.rounds.step_context import Artefact
 
-FORMAT_VERSION = 1
-_KEY = "ecgfed"
 
-
-def frozen_bytes(artefact: Artefact[Any], info: dict[str, Any], study: Study) -> bytes:
+def frozen_bytes(
+    artefact: Artefact[Any], info: dict[str, Any], study: Study, others: Sequence[Artefact[Any]] = ()
+) -> bytes:
     """Return a finished step as the bytes of a file; the same artefact gives the same bytes.
 
     Parameters
     ----------
     info : the run's ``run.json``.
+    others : finished steps of the run. Those it rests on are told as well, so that the file can be applied to an ECG;
+        of those that rest on it, and of those that counted the cohorts, the results, so that the file says how good it
+        is, and on whom.
     """
     step = study.step(artefact.step)
+    below = {o.step: o for o in others if o.step in used_steps(step, study) and study.step(o.step).can_be_frozen}
+    above = {
+        o.step: o
+        for o in others
+        if o.step not in below and (artefact.step in used_steps(study.step(o.step), study) or o.stage == "describe")
+    }
     told = {
         "format_version": FORMAT_VERSION,
         "stage": artefact.stage,
@@ -47,9 +55,19 @@ def frozen_bytes(artefact: Artefact[Any], info: dict[str, Any], study: Study) ->
         "trained_at": list(study.members(step)),
         "config": step.model_dump(mode="json"),
         "result": artefact.result.model_dump(mode="json"),
+        "endpoints": {name: e.model_dump(mode="json") for name, e in study.endpoints.items()},
+        "parts": {name: {**_told(o), "config": study.step(name).model_dump(mode="json")} for name, o in below.items()},
+        "judged": {name: _told(o) for name, o in above.items()},
     }
+    arrays = dict(artefact.arrays)
+    for name, o in below.items():
+        arrays |= {f"{name}{APART}{key}": array for key, array in o.arrays.items()}
     # One key: with several the order in the header would change from process to process.
-    return bytes(save_tensors(artefact.arrays, {_KEY: json.dumps(told, sort_keys=True, allow_nan=False)}))
+    return bytes(save_tensors(arrays, {KEY: json.dumps(told, sort_keys=True, allow_nan=False)}))
+
+
+def _told(artefact: Artefact[Any]) -> dict[str, Any]:
+    return {"stage": artefact.stage, "result": artefact.result.model_dump(mode="json")}
 
 
 def read_frozen(file: Path, sha256: str) -> bytes:
@@ -82,7 +100,8 @@ def take_up(step: StepConfig, study: Study, content: bytes) -> Artefact[Any]:
     ConfigError : the file is of another stage, or was made under a configuration that the study's step contradicts;
         or a hospital that trained it stands among those that never did.
     """
-    told, arrays = read_header(content, step.id)
+    file = read_model_file(content, step.id)
+    told, arrays = file.told, file.arrays
     where = f"step {step.id}"
     if told["stage"] != step.stage:
         raise ConfigError("the imported file is of another stage", where=where, value=told["stage"], allowed=step.stage)
@@ -95,10 +114,10 @@ def take_up(step: StepConfig, study: Study, content: bytes) -> Artefact[Any]:
         )
     if (made_for := told["result"].get("input")) is not None and made_for != study.input.model_dump(mode="json"):
         raise ConfigError("the imported model sees another input than the study's", where=where, value=made_for)
-    known = sorted(set(told["trained_at"]) & set(study.sites.zero_shot))
+    known = sorted(set(told["trained_at"]) & {*study.sites.zero_shot, *study.sites.case_control})
     if known:
         raise ConfigError(
-            f"{', '.join(known)} trained what is imported, and stands under sites.zero_shot",
+            f"{', '.join(known)} trained what is imported, and stands under sites.zero_shot or sites.case_control",
             where=where,
             remedy="name it under sites.train: its lockbox is judged then, not the patients it trained on",
         )
@@ -119,19 +138,6 @@ def take_up(step: StepConfig, study: Study, content: bytes) -> Artefact[Any]:
             remedy="call the steps as the file's study did; `uses` and `inputs` as `ecgfed model export` prints them",
         )
     return Artefact(step.id, step.stage, result, arrays)
-
-
-def read_header(content: bytes, where: object) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a file says of itself, and its arrays."""
-    try:
-        arrays = load_tensors(content)
-        size = int.from_bytes(content[:8], "little")
-        told = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][_KEY])
-        if told["format_version"] != FORMAT_VERSION:
-            raise ConfigError("is a file of another format version", where=where, value=told["format_version"])
-    except (SafetensorError, ValueError, KeyError, TypeError):
-        raise ConfigError("is no file that `ecgfed model export` wrote", where=where) from None
-    return dict(told), dict(arrays)
 
 
 _ASIDE = ("id", "uses", "sites", "frozen")

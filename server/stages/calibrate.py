@@ -79,6 +79,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     )
     clustered = _clustered(fit.coef, fit.covariance, mean, scale, members, moments, context, absent)
     coef, covariance = to_raw_scale(fit.coef, fit.covariance, mean, scale)
+    known = covariance if clustered is None else clustered
     patients = [moments[s].counts[1] for s in members]
     result = Result(
         target=step.target,
@@ -86,7 +87,10 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         inputs=inputs,
         coef=dict(zip(names, numbers(coef), strict=True)),
         se=dict(zip(names, numbers(np.sqrt(np.diag(covariance))), strict=True)),
-        se_patient_clustered=None if clustered is None else dict(zip(names, numbers(clustered), strict=True)),
+        se_patient_clustered=(
+            None if clustered is None else dict(zip(names, numbers(np.sqrt(np.diag(clustered))), strict=True))
+        ),
+        covariance=tuple(tuple(numbers(row)) for row in known),
         ecgs=number(sum(moments[s].counts[0] for s in members)),
         patients=number(sum(patients)),
         events=number(sum(moments[s].counts[2] for s in members)),
@@ -133,7 +137,7 @@ def _clustered(
     context: StepContext,
     absent: Absences,
 ) -> Floats | None:
-    """Standard errors on the inputs' own scale; None where patients are unknown or a site gives no meat."""
+    """Covariance on the inputs' own scale; None where patients are unknown or a site gives no meat."""
     if not all(moments[s].patients_known for s in members):
         return None
     answers = context.ask(
@@ -148,7 +152,7 @@ def _clustered(
         return None
     patients = float(sum(moments[s].counts[1] for s in members))
     robust = sandwich(covariance, np.sum(meats, axis=0), patients)
-    return np.asarray(np.sqrt(np.diag(to_raw_scale(coef, robust, mean, scale)[1])), dtype=np.float64)
+    return np.asarray(to_raw_scale(coef, robust, mean, scale)[1], dtype=np.float64)
 
 
 def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgshared.stages.describe import VARIABLES, Result, SiteCounts, moments, training_totals
+from ecgshared.stages.describe import Config, Result, SiteCounts, moments, training_totals, variables_of, yes_no_of
 from ecgshared.stages.results.base import MeanSd
 from ecgshared.stages.results.describe import BySplit, FlowLine, PooledDescription, SiteDescription
 from ecgshared.wire.protocol import SPLITS, StepConfig
-from server.pooling.combine import number
+from server.pooling.combine import number, numbers
 from server.report.cohorts import cohort_sections
 from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
@@ -24,7 +24,9 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     counts: dict[str, SiteCounts] = dict(replies.by_site)
     heads = list(context.study.endpoints)
     training = [counts[site] for site in context.study.sites.train if site in counts]
-    totals = training_totals(training) if training else None
+    of_lockbox = isinstance(step, Config) and step.lockbox
+    totals = training_totals(training) if training and not of_lockbox else None
+    variables = variables_of(context.study)
     arrays: dict[str, NDArray[Any]] = {}
     if totals is not None:
         by_site = dict(zip((s for s in context.study.sites.train if s in counts), totals.site_weights, strict=True))
@@ -35,9 +37,12 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         }
     result = Result(
         heads=tuple(heads),
-        sites={site: _site_result(c, heads) for site, c in counts.items()},
+        of_lockbox=of_lockbox,
+        yes_no=yes_no_of(context.study),
+        sites={site: _site_result(c, heads, variables) for site, c in counts.items()},
         absent=dict(replies.absent),
-        pooled=_pooled(list(counts.values()), heads),
+        # Counts of a case-control series are those its authors drew.
+        pooled=_pooled([c for site, c in counts.items() if site not in context.study.sites.case_control], heads),
     )
     return Artefact(step.id, "describe", result, arrays)
 
@@ -47,20 +52,22 @@ def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Secti
     return cohort_sections(artefact.result, labels)
 
 
-def _site_result(c: SiteCounts, heads: list[str]) -> SiteDescription:
+def _site_result(c: SiteCounts, heads: list[str], variables: tuple[str, ...]) -> SiteDescription:
     groups = ["all", *(f"{head}{suffix}" for head in heads for suffix in (": event", ": no event"))]
     return SiteDescription(
         heads_offered=tuple(c.heads_offered),
         patients_known=bool(c.patients_known),
+        design=c.design,
         patients=_by_split(c.patients),
         ecgs=_by_split(c.ecgs),
         labelled={h: _by_split(c.labelled[i]) for i, h in enumerate(heads)},
         events={h: _by_split(c.events[i]) for i, h in enumerate(heads)},
         table1={
-            group: {variable: _mean_sd(c.table1[g, v]) for v, variable in enumerate(VARIABLES)}
+            group: {variable: _mean_sd(c.table1[g, v]) for v, variable in enumerate(variables)}
             for g, group in enumerate(groups)
         },
         follow_up_years=_mean_sd(c.follow_up),
+        follow_up_quartiles=numbers(c.follow_up_quartiles),
         devices={name: number(n) for name, n in zip(c.devices, c.device_ecgs, strict=True)},
         rates_hz={name: number(n) for name, n in zip(c.rates, c.rate_ecgs, strict=True)},
         flow=tuple(

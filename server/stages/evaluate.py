@@ -55,7 +55,8 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     context.progress(0, 4, "each site's own figures")
     local: dict[str, LocalResults] = dict(_ask(context, "local", context.sites, absent))
     context.progress(1, 4, "where the scores lie")
-    scales: dict[str, Scale] = dict(_ask(context, "scale", tuple(local), absent))
+    cohorts = tuple(s for s in local if s not in study.sites.case_control)
+    scales: dict[str, Scale] = dict(_ask(context, "scale", cohorts, absent))
     pooled: dict[str, Any] = {}
     counted: dict[str, Mapping[int, _Counted]] = {}
     for i, (group, names) in enumerate({"training": study.sites.train, "zero_shot": study.sites.zero_shot}.items()):
@@ -66,7 +67,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
             counted.update(found.by_site)
             pooled[group] = _pool_group(step, context, local, sites, found, cut if cut < HIGHEST else None, absent)
     compared = _compared(step, context, tuple(local), absent)
-    weighted = _weighted(context, tuple(local), len(heads), absent)
+    weighted = _weighted(context, cohorts, len(heads), absent)
     score = risk_score(step, study)
     for group, by_head in pooled.items():
         members = study.sites.train if group == "training" else study.sites.zero_shot
@@ -87,7 +88,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
                 "threshold": None if fixed is None else number(context.inputs[fixed.id].arrays["cutoff"][0]),
                 "sites": {
                     s: {
-                        "group": "training" if s in study.sites.train else "zero_shot",
+                        "group": study.sites.group_of(s),
                         "interval_unit": "patient" if local[s].patients_known else "ECG",
                         "heads": {
                             head: {
@@ -97,7 +98,8 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
                                     step,
                                     counted.get(s, {}).get(h),
                                     compared.get(s),
-                                    with_threshold=fixed is not None,
+                                    with_threshold=fixed is not None and s in cohorts,
+                                    by_ranks=s not in cohorts,
                                 ),
                                 "weighted": site_weighted(weighted.get(s), h),
                             }
@@ -303,7 +305,15 @@ def _line(context: StepContext, head: PooledHead, absent: dict[str, Any]) -> dic
     except (StatisticsError, RunError) as error:
         absent.setdefault("pooled", {})["slope"] = str(error).splitlines()[0]
         return undefined
-    patients = sum(local[s].counts[h, 1] for s in members)
+    if members != tuple(sites):
+        silent = ", ".join(s for s in sites if s not in members)
+        absent.setdefault("pooled", {})["slope"] = (
+            f"{silent} gave no sums of it: a line of the others is not of the group"
+        )
+        return undefined
+    # Where a site does not know its patients each ECG stands for one: the error is robust all the same.
+    counts = [local[s].counts[h] for s in members]
+    patients = sum(float(c[1] if np.isfinite(c[1]) else c[0]) for c in counts)
     covariance = fit.covariance
     if np.isfinite(patients) and all(released(meats[s], (2, 2)) for s in members):
         covariance = sandwich(covariance, np.sum([meats[s] for s in members], axis=0), float(patients))

@@ -62,6 +62,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         unknown_as_no=step.as_no,
         cutoff=cutoff,
         means={term.text: number(mean[j]) if _known(cohorts, active, j) else None for j, term in enumerate(step.terms)},
+        sds={term.text: number(scale[j]) if _known(cohorts, active, j) else None for j, term in enumerate(step.terms)},
         models=tuple(models),
         sites={site: _site(step, c) for site, c in cohorts.items()},
         absent=absent,

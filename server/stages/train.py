@@ -9,10 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ecgshared.errors import RunError
-from ecgshared.learning.plan import learning_rate
+from ecgshared.errors import ModelError, RunError
+from ecgshared.learning.plan import EarlyStopping, learning_rate
 from ecgshared.stages.results.train import PrivacyAccount, PrivacyResult, TrainingRound, ValidationRound
-from ecgshared.stages.train import Config, Result, describe_step, initial_weights
+from ecgshared.stages.train import Config, Result, StartingPoint, describe_step, starting_point
 from ecgshared.study.study import Study
 from ecgshared.wire.checkpoint import load_checkpoint, save_checkpoint
 from ecgshared.wire.protocol import StepConfig
@@ -35,6 +35,7 @@ class _State:
     best: NDArray[Any] | None = None
     best_round: int = 0
     best_loss: float = math.inf
+    stopped: bool = False
     strategy: dict[str, NDArray[Any]] = field(default_factory=dict)
     validation: list[ValidationRound] = field(default_factory=list)
     training: list[TrainingRound] = field(default_factory=list)
@@ -49,12 +50,15 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     study = context.study
     described = context.inputs[describe_step(step, study)]
     weights = _aggregation_weights(described, study, context.sites)
-    layout_hash, initial, parameters = initial_weights(step, study)
+    start = _start(step, context)
+    layout_hash, initial = start.layout.hash, start.layout.flatten(start.model)
     aggregator = Aggregator(step.strategy)
     state = _resumed(context, initial)
     aggregator.restore(state.strategy)
     able = tuple(site for site in context.sites if weights[site] > 0)
     for number in range(state.round + 1, step.rounds + 1):
+        if state.stopped:
+            break
         context.progress(number - 1, step.rounds, f"round {number}")
         replies = context.ask(
             "fit",
@@ -65,13 +69,19 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
             metrics=lambda by_site: _round_metrics(step, by_site, weights),
         )
         _note_round(state, step, number, replies, weights)
+        if _is_enough(state, step.early_stopping):
+            # What the sites did in this round is thrown away: the round before it was judged no better.
+            state.stopped = True
+            _save(context, state)
+            break
         state.weights = aggregator.aggregate(
             number, state.weights, {site: reply.update for site, reply in replies.by_site.items()}, weights
         )
         state.round, state.strategy = number, aggregator.state
         _save(context, state)
-    final = context.ask("validate", round=step.rounds, arrays={"weights": state.weights}, sites=able)
-    _note_validation(state, step, step.rounds, final.by_site, weights, state.weights)
+    if not state.stopped:
+        final = context.ask("validate", round=step.rounds, arrays={"weights": state.weights}, sites=able)
+        _note_validation(state, step, step.rounds, final.by_site, weights, state.weights)
     best = step.keep == "best" and state.best is not None
     kept = state.best if best and state.best is not None else state.weights
     context.progress(step.rounds, step.rounds, "trained")
@@ -81,7 +91,11 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         sites=context.sites,
         withheld_sites=tuple(site for site in context.sites if site not in able),
         rounds=state.round,
-        parameters=parameters,
+        planned_rounds=step.rounds,
+        stopped_early=state.stopped,
+        started_from=None if step.start_from is None else step.start_from.step,
+        parameters=start.parameters,
+        trained_parameters=start.trained,
         layout=layout_hash,
         kept_round=state.best_round if best else state.round,
         strategy=step.strategy.name,
@@ -91,19 +105,37 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         covariates=("age", "male", *study.covariates),
         local=step.local,
         optimiser=step.optimiser,
-        learning_rate=tuple(learning_rate(step.optimiser, r, step.rounds) for r in range(1, step.rounds + 1)),
+        learning_rate=tuple(learning_rate(step.optimiser, r, step.rounds) for r in range(1, state.round + 1)),
         validation=tuple(state.validation),
         training_loss=tuple(state.training),
         absent=state.absent,
         privacy=_privacy_result(step, study, state),
     )
     standardise = described.arrays["standardise"]
-    return Artefact(step.id, "train", result, {"weights": kept, "standardise": standardise})
+    whole = start.whole(kept, step.layout_mode)
+    return Artefact(step.id, "train", result, {"weights": whole, "standardise": standardise})
 
 
 def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """Learning curves, settings, who was absent, and what epsilon covers."""
     return training_sections(artefact.step, artefact.result, labels)
+
+
+def _start(step: Config, context: StepContext) -> StartingPoint:
+    arrays = {f"{name}.{key}": a for name, used in context.inputs.items() for key, a in used.arrays.items()}
+    try:
+        return starting_point(step, context.study, arrays)
+    except ModelError as error:
+        raise RunError(f"step {step.id!r}: {error}") from error
+
+
+def _is_enough(state: _State, rule: EarlyStopping | None) -> bool:
+    """Whether so many rounds in a row were judged no better; one that nobody may judge counts for nothing."""
+    if rule is None:
+        return False
+    judged = [line.round for line in state.validation if line.loss is not None]
+    later = sum(number > state.best_round for number in judged)
+    return later >= rule.patience and judged[-1] >= rule.min_rounds
 
 
 def _aggregation_weights(described: Artefact[Any], study: Study, sites: tuple[str, ...]) -> dict[str, float]:
@@ -138,6 +170,7 @@ def _save(context: StepContext, state: _State) -> None:
         "round": state.round,
         "best_round": state.best_round,
         "best_loss": None if math.isinf(state.best_loss) else state.best_loss,
+        "stopped": state.stopped,
         "validation": [line.model_dump() for line in state.validation],
         "training": [line.model_dump() for line in state.training],
         "absent": state.absent,
@@ -213,7 +246,8 @@ def _note_validation(
             sites={site: dict(zip(step.judged, values, strict=True)) for site, values in by_site.items()},
         )
     )
-    if loss is not None and loss < state.best_loss:
+    least = 0.0 if step.early_stopping is None else step.early_stopping.min_gain
+    if loss is not None and loss < state.best_loss - (least if math.isfinite(state.best_loss) else 0.0):
         state.best, state.best_round, state.best_loss = vector.copy(), round_number, loss
 
 

@@ -46,7 +46,8 @@ def pooled_twin(study_file: Path, site_files: list[Path], folder: Path) -> Poole
     study = load_study(study_file)
     given = {load_site(path).site: path for path in site_files}
     content = study.model_dump(mode="json", by_alias=True)
-    content |= {"name": f"{study.name}-pooled"[:40], "sites": {"train": [POOLED], "zero_shot": study.sites.zero_shot}}
+    sites = study.sites.model_dump(mode="json") | {"train": [POOLED]}
+    content |= {"name": f"{study.name}-pooled"[:40], "sites": sites}
     for step in content["steps"]:
         if isinstance(step["sites"], list):
             step["sites"] = list(dict.fromkeys(POOLED if s in study.sites.train else s for s in step["sites"]))
@@ -70,7 +71,7 @@ def pooled_twin(study_file: Path, site_files: list[Path], folder: Path) -> Poole
     )
     twin = load_study(twin_file)
     opened = [open_site(load_site(given[site]), study) for site in study.sites.train]
-    files = [site_file, *(given[site] for site in twin.sites.zero_shot)]
+    files = [site_file, *(given[site] for site in (*twin.sites.zero_shot, *twin.sites.case_control))]
     return PooledTwin(twin_file, files, {site_file: pool(opened)})
 
 

@@ -138,7 +138,7 @@ def _makes_beats(file: Path) -> bool:
     content = _json(file)
     model = content.get("result", {}).get("model") if content.get("stage") == "train" else None
     name = model.get("name") if isinstance(model, dict) else None
-    return name in MODELS and config_class(name).makes_beats
+    return name in MODELS and config_class(name).makes_beats and config_class(name).sees == "median_beat"
 
 
 def _json(file: Path) -> dict[str, Any]:

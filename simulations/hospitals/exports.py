@@ -16,6 +16,7 @@ from ecgshared.errors import EcgReadError
 from ecgshared.study.columns import STANDARD_COLUMNS
 from simulations.hospitals.formats import write
 from simulations.hospitals.formats.header import Header
+from simulations.patients.clinical import CLINICAL
 from simulations.patients.scenario import TableStyle
 
 _TIMED = ("recorded_at", "admission_time", "death_date", "index_date")
@@ -109,9 +110,22 @@ def local_table(table: pd.DataFrame, style: TableStyle) -> pd.DataFrame:
         out[local] = text
     for label, local in style.labels.items():
         out[local] = table[label].map(dict(zip((0.0, 1.0), style.flag, strict=True))).fillna("")
-    for measure in table.columns.difference([*STANDARD_COLUMNS, *style.labels], sort=False):
+    for column, local in style.declared.items():
+        out[local] = _declared(table[column], column, style)
+    for measure in table.columns.difference([*STANDARD_COLUMNS, *style.labels, *style.declared], sort=False):
         out[measure] = table[measure].map(lambda v: _number(v, style))
     return pd.DataFrame(out)
+
+
+def _declared(values: pd.Series[Any], column: str, style: TableStyle) -> pd.Series[Any]:
+    if CLINICAL[column].startswith("category"):
+        return values.astype(str)
+    if CLINICAL[column].startswith("event"):
+        text: pd.Series[Any] = values.dt.strftime(style.date_format).fillna("")
+        return text
+    if CLINICAL[column].startswith("flag"):
+        return values.map(dict(zip((0.0, 1.0), style.flag, strict=True))).fillna("")
+    return values.map(lambda v: _number(v, style))
 
 
 def _number(value: float, style: TableStyle) -> str:
@@ -126,7 +140,9 @@ def write_table(folder: Path, table: pd.DataFrame, style: TableStyle) -> None:
             part.to_csv(stream, sep=style.separator, index=False, header=start == 0, lineterminator="\n")
 
 
-def site_settings(name: str, table: Iterable[str], style: TableStyle, suffix: str = ".hea") -> dict[str, Any]:
+def site_settings(
+    name: str, table: Iterable[str], style: TableStyle, suffix: str = ".hea", *, case_control: bool = False
+) -> dict[str, Any]:
     """Return the site file's content: where things are, how local columns and codes map to standard ones."""
     present = set(table)
     columns = {column: local for column, local in style.columns.items() if column in present}
@@ -138,11 +154,14 @@ def site_settings(name: str, table: Iterable[str], style: TableStyle, suffix: st
             values[column] = dict(zip(style.sex, ("F", "M"), strict=True))
         if kind == "flag" and style.flag != ("0", "1"):
             values[column] = dict(zip(style.flag, ("0", "1"), strict=True))
+    flags = [column for column in style.declared if CLINICAL[column].startswith("flag")]
     if style.flag != ("0", "1"):
+        values |= {column: dict(zip(style.flag, ("0", "1"), strict=True)) for column in flags}
         values |= {label: dict(zip(style.flag, ("0", "1"), strict=True)) for label in style.labels}
     return {
         "format_version": 1,
         "site": name,
+        **({"design": "case_control"} if case_control else {}),
         "records": {"folder": RECORDS_FOLDER, "pattern": f"**/*{suffix}"},
         "table": {
             "path": TABLE_FILE,
@@ -152,17 +171,30 @@ def site_settings(name: str, table: Iterable[str], style: TableStyle, suffix: st
             "date_format": None,
             "day_first": "%d" in style.date_format and style.date_format.index("%d") == 0,
             "columns": columns,
+            **({"declared": dict(style.declared)} if style.declared else {}),
             **({"labels": dict(style.labels)} if style.labels else {}),
             **({"values": values} if values else {}),
             "join": "{" + columns["file"] + "}",
         },
         "state": "state",
+        # Nobody made is harmed by what weights in the clear tell; a hospital chooses this knowingly, or not at all.
+        "privacy": {"weights": "plain"},
         # The study of these hospitals lies beside them; a real site names the files it approved.
         "studies": ["../../study.yaml"],
     }
 
 
-def write_site(folder: Path, name: str, table: Iterable[str], style: TableStyle, suffix: str = ".hea") -> None:
+def write_site(
+    folder: Path,
+    name: str,
+    table: Iterable[str],
+    style: TableStyle,
+    suffix: str = ".hea",
+    *,
+    case_control: bool = False,
+) -> None:
     """Write the site file; ``suffix`` is that of the recordings."""
-    text = yaml.safe_dump(site_settings(name, table, style, suffix), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(
+        site_settings(name, table, style, suffix, case_control=case_control), sort_keys=False, allow_unicode=True
+    )
     (folder / SITE_FILE).write_text(f"# Site file of {name}, made with its in-silico data.\n{text}", encoding="utf-8")

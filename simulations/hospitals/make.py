@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ecgshared.errors import ConfigError, RunError, StatisticsError
 from simulations.hospitals.exports import RECORDS_FOLDER, quantise, write_record, write_site, write_table
 from simulations.hospitals.formats.header import Header
+from simulations.patients.clinical import APART, clinical_columns
 from simulations.patients.cohort import Hospital, make_cohort
 from simulations.patients.fates import solve_baseline
 from simulations.patients.imaging import measured_anatomy
@@ -76,7 +77,8 @@ def make_hospitals(
         folder = out / "sites" / name
         table = _write_records(seed, number, name, cohort, config, scenario, folder / RECORDS_FOLDER, progress)
         write_table(folder, table, config.table)
-        write_site(folder, name, table.columns, config.table, config.suffix)
+        series = config.series is not None
+        write_site(folder, name, table.columns, config.table, config.suffix, case_control=series)
         cohort.truth.to_csv(out / "truth" / f"{name}.csv", index=False, float_format="%.8g", lineterminator="\n")
         counts[name] = (patients, len(table), int(cohort.truth["true_scd_event"].sum()))
     first, second, third = ({name: row[i] for name, row in counts.items()} for i in range(3))
@@ -121,6 +123,10 @@ def _write_records(
         electrodes = place_electrodes(tape, config.habits, n)
         measured = measured_anatomy(tape, cohort.people, cohort.person, electrodes, config.imaging, scenario.physique)
         table = pd.concat([table, measured], axis=1)
+    wanted = (*config.table.declared, *(name for name in APART if name in config.table.columns))
+    if wanted:
+        notes = np.random.default_rng([seed, number, 2000])
+        table = pd.concat([table, clinical_columns(notes, cohort.people, cohort.person, table, wanted)], axis=1)
     done = 0
     for which, device in enumerate(config.devices):
         mine = np.flatnonzero(device_of == which)

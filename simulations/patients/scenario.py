@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from ecgshared.config import Config, load
 from ecgshared.errors import ConfigError
 from ecgshared.study.columns import STANDARD_COLUMNS
+from simulations.patients.clinical import CLINICAL
 from simulations.physics.body import Physique
 from simulations.physics.disease import HazardEffects, WaveformEffects
 
@@ -133,6 +134,9 @@ class TableStyle(Config):
     date_format: str = "%Y-%m-%d"
     time_format: str = "%Y-%m-%d %H:%M"
     columns: dict[str, str] = Field(description="standard column: local column; those left out are not kept here")
+    declared: dict[str, str] = Field(
+        default={}, description="column beside the standard ones, which a study declares: local column"
+    )
     sex: tuple[str, str] = Field(default=("F", "M"), description="how female and male are written")
     flag: tuple[str, str] = Field(default=("0", "1"), description="how no and yes are written")
     lvef_percent: bool = False
@@ -144,10 +148,14 @@ class TableStyle(Config):
         unknown = sorted(set(self.columns) - set(STANDARD_COLUMNS))
         if unknown:
             raise ValueError(f"not standard columns: {', '.join(unknown)}")
+        unknown = sorted(set(self.declared) - set(CLINICAL))
+        if unknown:
+            raise ValueError(f"declared names {', '.join(unknown)}; what can be made: {', '.join(CLINICAL)}")
         needed = {"ecg_id", "patient_id", "file", "recorded_at"} - set(self.columns)
         if needed:
             raise ValueError(f"columns must name {', '.join(sorted(needed))}")
-        if len({*self.columns.values(), *self.labels.values()}) < len(self.columns) + len(self.labels):
+        local = [*self.columns.values(), *self.labels.values(), *self.declared.values()]
+        if len(set(local)) < len(local):
             raise ValueError("two columns share a local column")
         return self
 

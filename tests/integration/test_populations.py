@@ -100,3 +100,21 @@ def test_counts_and_training_are_about_the_same(federation):
     steps = [{"id": "cohorts", "stage": "describe"}, federation.train(population="women")]
     with pytest.raises(ConfigError, match="trains on women, but 'cohorts' counts everybody eligible"):
         load_study(federation.study(populations=POPULATIONS, steps=steps))
+
+
+def test_hospitals_that_cannot_speak_of_a_step_do_not_end_the_run(federation):
+    """Each site refuses a group that leaves out a few: the step says so and has no figure, later steps go on."""
+    study = federation.study(
+        populations={"but_the_oldest": {"where": {"age": {"below": 85}}}},
+        steps=[
+            {"id": "cohorts", "stage": "describe"},
+            federation.train(rounds=1),
+            judged("nearly_all", "but_the_oldest") | {"sites": ["north"]},
+            judged("all", None),
+        ],
+    )
+    run = simulate(study, federation.sites(limits={"min_patients": 10, "min_events": 5}), federation.folder / "run")
+    result = artefact(run, "nearly_all").result
+    assert result.sites == {}
+    assert result.absent == {"north": {"local": "too-few"}}
+    assert artefact(run, "all").result.sites

@@ -12,8 +12,11 @@ import grimp
 import pytest
 
 PACKAGES = ("client", "server", "simulations", "ecgshared")
-MOST_ARROWS = {"client": 45, "server": 12, "simulations": 14, "ecgshared": 48}
-"""A little above what there is: whoever adds more than a few must say why here."""
+MOST_ARROWS = {"client": 45, "server": 12, "simulations": 14, "ecgshared": 57}
+"""A little above what there is: whoever adds more than a few must say why here.
+
+``ecgshared.applied``, a model on one ECG, leans on eight rooms by its nature: net, score, endpoint, input, file.
+"""
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ Number = Finite | None
 """None: withheld by the site, or undefined for so few. JSON has neither NaN nor infinity."""
 
 IntervalUnit = Literal["patient", "ECG"]
-Group = Literal["training", "zero_shot"]
+Group = Literal["training", "zero_shot", "case_control"]
 """Sites that train, and sites that are only evaluated: never pooled together."""
 
 Absences = dict[str, dict[str, str]]

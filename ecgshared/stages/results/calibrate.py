@@ -28,6 +28,9 @@ class Result(StageResult):
     se_patient_clustered: dict[str, Number] | None = Field(
         description="null where a site knows no patients or withheld what it takes"
     )
+    covariance: tuple[tuple[Number, ...], ...] | None = Field(
+        default=None, description="of the coefficients, intercept first: clustered by patient where that is known"
+    )
     ecgs: Number
     patients: Number
     events: Number

@@ -85,6 +85,7 @@ class Result(StageResult):
     unknown_as_no: tuple[str, ...] = Field(description="columns whose terms are 0 where not known")
     cutoff: Number = Field(description="risk at or above which high_risk is 1; null where no term asks")
     means: dict[str, Number] = Field(description="of each term over all sites")
+    sds: dict[str, Number] = Field(default={}, description="standard deviation of each term over all sites; 1 of none")
     models: tuple[ModelResult, ...]
     sites: dict[str, SiteRegressed]
     absent: Absences

@@ -51,8 +51,12 @@ class Result(StageResult):
     judged: tuple[str, ...] = Field(description="what losses are of: the heads, or the model's own figures")
     sites: tuple[str, ...]
     withheld_sites: tuple[str, ...] = Field(description="sites that withheld how many ECGs they train on")
-    rounds: int
+    rounds: int = Field(description="trained; fewer than planned where training stopped early")
+    planned_rounds: int | None = Field(default=None, description="None: a file of an older version does not say")
+    stopped_early: bool = Field(default=False, description="whether early_stopping ended it")
+    started_from: str | None = Field(default=None, description="the step whose weights it began with")
     parameters: int
+    trained_parameters: int | None = Field(default=None, description="fewer than parameters behind a frozen trunk")
     layout: str = Field(description="hash of the order of the parameters")
     kept_round: int
     strategy: str

@@ -18,7 +18,7 @@ from client.cohort.dates import OPEN_ORDER, SERIAL_ORIGIN, order_of, parse_dates
 from client.cohort.table import read_cohort_table
 from client.operator.check import check_site
 from ecgshared.errors import CohortError, ConfigError
-from ecgshared.study.endpoints import is_cardiac_or_ill_defined
+from ecgshared.study.deaths import is_cardiac_or_ill_defined
 
 
 def dates(*texts, day_first=None, **more):

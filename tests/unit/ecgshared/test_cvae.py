@@ -15,9 +15,10 @@ from ecgshared.learning.loop import PlainStep, predict, train
 from ecgshared.learning.optimiser import make_optimiser
 from ecgshared.learning.plan import LocalWork, OptimiserConfig
 from ecgshared.models import HeadSpec, build
+from ecgshared.models.config import BEAT_WINDOW_S
 from ecgshared.models.cvae import CvaeConfig
-from ecgshared.models.cvae_net import LIMB, time_basis
 from ecgshared.models.decode import decode_beats
+from ecgshared.models.leads import LIMB, time_basis
 from ecgshared.privacy.accounting import PrivacyPlan
 from ecgshared.privacy.patient_sgd import PrivateStep
 from ecgshared.stages.train import Config as TrainConfig
@@ -89,7 +90,7 @@ def without_draws(model):
 
 @pytest.mark.parametrize(("samples", "within"), [(400, 0.005), (80, 0.05)])
 def test_the_basis_is_orthonormal_and_holds_a_beat(samples, within):
-    basis = time_basis(samples)
+    basis = time_basis(samples, BEAT_WINDOW_S)
     np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-10)
     assert basis.shape[1] < samples
     t = -0.3 + 0.8 * (np.arange(samples) + 0.5) / samples
@@ -257,7 +258,7 @@ def test_the_published_net_has_the_published_layers():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"conditions": ["shoe_size"]}, "shoe_size"),
+        ({"conditions": ["shoe size"]}, "shoe size"),
         ({"conditions": ["age", "age"]}, "twice"),
         ({"latents": 3}, "latents"),
     ],

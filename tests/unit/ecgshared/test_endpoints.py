@@ -9,15 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgshared.errors import CohortError
-from ecgshared.study.endpoints import (
-    BinaryEndpoint,
-    TimeToEventEndpoint,
-    assumed_first_day,
-    follow_up_years,
-    is_cardiac_or_ill_defined,
-    label_cells,
-    time_to_event,
-)
+from ecgshared.study.dates import follow_up_years
+from ecgshared.study.deaths import assumed_first_day, is_cardiac_or_ill_defined
+from ecgshared.study.endpoints import BinaryEndpoint, TimeToEventEndpoint, label_cells, time_to_event
 
 ECG = dt.date(2015, 6, 1)
 DATES = ("death_date", "last_encounter", "data_end", "vfvt_date", "mi_date", "admission_time", "icd_date")

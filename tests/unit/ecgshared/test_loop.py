@@ -328,3 +328,25 @@ def test_bf16_trains_with_float32_weights():
     result = train(model, Arrays(8, 0), step, work, np.random.default_rng(0))
     assert np.isfinite(result.mean_loss)
     assert next(model.parameters()).dtype == torch.float32
+
+
+def test_a_batch_in_parts_is_the_same_step(monkeypatch):
+    """fp64: gradients of parts add up to the batch's to 1e-12, whatever the parts."""
+    flat = []
+    for most in (10**9, 12 * 64 * 5, 1):
+        monkeypatch.setattr("ecgshared.learning.loop.MOST_VALUES", most)
+        monkeypatch.setattr("ecgshared.learning.loop.at_once.__defaults__", (most,))
+        model = build(TINY, HEADS, 64, 3, torch.float64)
+        result, _ = local(model, Arrays(23, 4, (1,)), counts=[23] * 3)
+        flat.append(np.append(Layout.of(model).flatten(model), result.mean_loss))
+    np.testing.assert_allclose(flat[1], flat[0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(flat[2], flat[0], rtol=0, atol=1e-12)
+
+
+def test_batch_normalisation_sees_its_whole_batch(monkeypatch):
+    monkeypatch.setattr("ecgshared.learning.loop.at_once.__defaults__", (1,))
+    seen = []
+    model = build(TINY.model_copy(update={"norm": "batch"}), HEADS, 64, 3)
+    model.stem.register_forward_hook(lambda *args: seen.append(len(args[1][0])))
+    local(model, Arrays(6, 4), counts=[6] * 3)
+    assert seen == [6]

@@ -86,3 +86,15 @@ def test_a_head_nobody_has_weighs_nothing():
 def test_impossible_weights_are_refused(w, n, a):
     with pytest.raises(ModelError):
         cell_weights(w, n, aggregation_weight=a)
+
+
+def test_a_continuous_head_learns_by_absolute_error_where_it_is_known():
+    logits = torch.tensor([[0.3, 0.9], [-1.0, -0.2], [2.0, 0.4]], dtype=torch.float64)
+    labels = torch.tensor([[1.0, 0.5], [0.0, torch.nan], [torch.nan, 0.39]], dtype=torch.float64)
+    losses = cell_losses(logits, labels, [False, True])
+    torch.testing.assert_close(losses[:, 0], cell_losses(logits[:, :1], labels[:, :1])[:, 0])
+    # Huber's loss divided by its corner of 0.05: |e| - 0.025 beyond it, e^2 / 0.1 within.
+    expected = torch.tensor([0.4 - 0.025, 0.0, 0.01**2 / 0.1], dtype=torch.float64)
+    torch.testing.assert_close(losses[:, 1], expected, rtol=0, atol=1e-12)
+    weights = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(item_losses(logits, labels, weights, [False, True]), losses @ weights)

@@ -12,14 +12,22 @@ from ecgshared.models import DEFAULT, MODELS, BaseModelConfig, HeadSpec, build, 
 from ecgshared.stages.train import Config as TrainConfig
 
 ROOT = Path(ecgshared.__file__).parents[1]
-SIZES = {"resnet1d": {"width": 8, "blocks": 1}, "cvae": {"latent": 3, "hidden": 8}}
+SIZES = {
+    "resnet1d": {"width": 8, "blocks": 1},
+    "cvae": {"latent": 3, "hidden": 8},
+    "beat_risk": {"width": 8, "blocks": 1},
+    "beat_vae": {"preset": "small"},
+    "crnn": {"widths": (8, 16), "units": 4},
+    "attia_cnn": {},
+    "s4": {"width": 8, "state": 2, "blocks": 1},
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_net_does_what_its_configuration_says(name):
     config = config_class(name)(name=name, **SIZES[name])
     samples, given = config.samples(100, 4), len(config.side_inputs)
-    assert samples == {"recording": 400, "median_beat": 80}[config.sees]
+    assert samples == {"recording": 400, "median_beat": 80, "single_beat": 60}[config.sees]
     heads = () if config.own_objective else (HeadSpec("a"), HeadSpec("b"))
     net = build(config, heads, samples, 0).eval()
     x, side = torch.zeros(5, 12, samples), torch.zeros(5, given)

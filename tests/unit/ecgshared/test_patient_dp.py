@@ -18,7 +18,10 @@ from ecgshared.learning.losses import item_losses, private_cell_weights
 from ecgshared.learning.optimiser import make_optimiser
 from ecgshared.learning.plan import LocalWork, OptimiserConfig
 from ecgshared.models import HeadSpec, build
+from ecgshared.models.attia_cnn import AttiaCnnConfig
+from ecgshared.models.crnn import CrnnConfig
 from ecgshared.models.resnet1d import Resnet1dConfig
+from ecgshared.models.s4 import S4Config
 from ecgshared.privacy.accounting import PrivacyPlan
 from ecgshared.privacy.grad_sample import conv1d_grad_sample
 from ecgshared.privacy.noise import secure_gaussian
@@ -90,11 +93,15 @@ def clipped_sum_by_loop(model, data, bound):
         TINY,
         Resnet1dConfig(preset="paper64", blocks=2, width=4, groups=2, dropout=0.0, hidden=3),
         Resnet1dConfig(dropout=0.0, blocks=2, width=8),
+        CrnnConfig(name="crnn", widths=(8, 8), units=5, dropout=0.0, hidden=3),
+        AttiaCnnConfig(name="attia_cnn", dropout=0.0, hidden=3),
+        S4Config(name="s4", width=6, state=3, blocks=2, dropout=0.0, hidden=3),
     ],
-    ids=["tiny", "paper-like", "small-like"],
+    ids=["tiny", "paper-like", "small-like", "crnn", "attia_cnn", "s4"],
 )
 def test_clipped_sum_equals_a_loop_over_patients(config, physical):
-    data, start = Arrays(np.arange(12)), build(config, HEADS, 64, 3, torch.float64)
+    samples = 256 if config.name == "attia_cnn" else 64
+    data, start = Arrays(np.arange(12), samples=samples), build(config, HEADS, samples, 3, torch.float64)
     expected, _ = clipped_sum_by_loop(copy.deepcopy(start), data, PLAN.max_grad_norm)
     update = update_of(data, PLAN, start=start, physical=physical)
     np.testing.assert_allclose(-update * PLAN.expected_batch_size, expected, rtol=0, atol=1e-10)

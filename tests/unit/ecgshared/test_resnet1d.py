@@ -14,9 +14,11 @@ from pydantic import ValidationError
 
 from ecgshared.errors import ModelError
 from ecgshared.models import HeadSpec, build
+from ecgshared.models.beat_risk import BeatRiskConfig
 from ecgshared.models.heads import cumulative_logits
 from ecgshared.models.resnet1d import Resnet1dConfig
 
+NAMES = {Resnet1dConfig: "resnet1d", BeatRiskConfig: "beat_risk"}
 HORIZONS = (0.25, 0.5, 1.0, 2.0)
 
 
@@ -40,11 +42,12 @@ def count(model: torch.nn.Module) -> int:
         ("paper64", paper_heads(), 5000, True, 17_509_929),
         ("paper64", plain(9), 5000, True, 17_509_026),
         ("low_lvef", plain(1), 5000, True, 6_893_722),
-        ("beat", plain(23), 300, False, 4_356_119),
+        ("paper", plain(23), 300, False, 4_356_119),
     ],
 )
 def test_published_parameter_counts(preset, heads, samples, faithful, expected, norm):
-    config = Resnet1dConfig(preset=preset, norm=norm, paper_faithful=faithful)
+    kind = BeatRiskConfig if preset == "paper" else Resnet1dConfig
+    config = kind(name=NAMES[kind], preset=preset, norm=norm, paper_faithful=faithful)
     with torch.device("meta"):
         from ecgshared.models.resnet1d_net import Resnet1d
 
@@ -56,9 +59,10 @@ def test_published_parameter_counts(preset, heads, samples, faithful, expected, 
         assert (len(norms), len(convs)) == (99, 67)
 
 
-@pytest.mark.parametrize(("samples", "preset"), [(5000, "low_lvef"), (300, "beat"), (601, "beat"), (1000, "small")])
+@pytest.mark.parametrize(("samples", "preset"), [(5000, "low_lvef"), (300, "paper"), (601, "paper"), (1000, "small")])
 def test_forward_shape_with_odd_lengths(samples, preset):
-    config = Resnet1dConfig(preset=preset, width=8)
+    kind = BeatRiskConfig if preset == "paper" else Resnet1dConfig
+    config = kind(name=NAMES[kind], preset=preset, width=8)
     model = build(config, plain(3), samples, 0).eval()
     covariates = torch.zeros(2, len(config.covariates))
     assert model(torch.randn(2, 12, samples), covariates).shape == (2, 3)
@@ -147,7 +151,7 @@ def test_impossible_heads_are_refused(heads):
 
 def test_impossible_inputs_are_refused():
     with pytest.raises(ModelError, match="too short"):
-        build(Resnet1dConfig(preset="beat"), plain(1), 100, 0)
+        build(BeatRiskConfig(name="beat_risk", preset="paper"), plain(1), 100, 0)
     with pytest.raises(ModelError, match="does not fit"):
         build(Resnet1dConfig(), plain(1), 400, 0)(torch.zeros(1, 12, 401), torch.zeros(1, 2))
     with pytest.raises(ValidationError, match="groups must divide"):

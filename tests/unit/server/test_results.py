@@ -161,6 +161,7 @@ CALIBRATED: dict[str, Any] = {
     "coef": {"intercept": -2.0, "age": 0.04},
     "se": {"intercept": 0.1, "age": None},
     "se_patient_clustered": None,
+    "covariance": [[0.01, None], [None, None]],
     "ecgs": 90.0,
     "patients": 45.0,
     "events": None,

@@ -206,7 +206,8 @@ class TestWritten:
             table = pd.read_csv(
                 folder / "cohort.csv", sep=config.table.separator, encoding=config.table.encoding, dtype=str
             )
-            mapped = {*config.table.columns.values(), *config.table.labels.values()}
+            table_style = config.table
+            mapped = {*table_style.columns.values(), *table_style.labels.values(), *table_style.declared.values()}
             assert set(table.columns) == mapped
             measured = {c.name for c in ANATOMY} & set(table.columns)
             assert len(measured) == (0 if config.imaging is None else 39)

@@ -223,7 +223,7 @@ class TestFiles:
             table = pd.read_csv(
                 folder / "cohort.csv", sep=config.table.separator, encoding=config.table.encoding, dtype=str
             )
-            assert set(table.columns) <= set(config.table.columns.values())
+            assert set(table.columns) <= {*config.table.columns.values(), *config.table.declared.values()}
             assert not fibrosis & set(table.to_numpy(dtype=str).ravel())
         assert not list((made / "truth").glob("**/*.dat"))
 
@@ -271,7 +271,7 @@ def test_the_command_makes_hospitals_and_lets_its_errors_reach_the_terminal(tmp_
     site = load_site(tmp_path / "made" / "sites" / "island" / "site.yaml")
     assert load_study(site.studies[0]).name == "demo"
     assert f"ecgfed simulate run {tmp_path / 'made' / 'study.yaml'}" in said
-    make("null", tmp_path / "plain", patients=20, seed=1)
+    make("normals", tmp_path / "plain", patients=20, seed=1)
     assert "none comes with this scenario" in capsys.readouterr().out
     assert not (tmp_path / "plain" / "study.yaml").exists()
     assert len(list((tmp_path / "made" / "sites").iterdir())) == 4

@@ -1,0 +1,71 @@
+"""Cells of one answer, held against all that was told before: those that would give a few away are withheld."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from client.dataset.data import SiteData
+from client.egress.memory import Asked, GroupMemory, Keys
+from client.rows.groups import few_of, keys_of
+from ecgshared.arrays import Bools
+from ecgshared.privacy.disclosure import DisclosureLimits
+
+
+class Told:
+    """What one answer would tell of, cell by cell.
+
+    Parameters
+    ----------
+    memory : of the site. here : the ECGs of the whole cohort.
+    figures : see :class:`client.egress.memory.Asked`.
+    planned : gives the sets that steps of the study are about; they come first, so that no cell closes a step.
+
+    Attributes
+    ----------
+    pending : sets that were admitted, to be remembered before the answer leaves.
+    """
+
+    def __init__(
+        self,
+        memory: GroupMemory,
+        here: Keys | None,
+        limits: DisclosureLimits,
+        figures: str,
+        planned: Callable[[], Sequence[Asked]] = tuple,
+    ) -> None:
+        self._memory, self._here, self._limits, self._figures = memory, here, limits, figures
+        self._plan = planned
+        self.pending: list[Asked] = []
+
+    @classmethod
+    def of_nobody(cls, limits: DisclosureLimits) -> Told:
+        """Return one before which nothing was told."""
+        return cls(GroupMemory(None), None, limits, "")
+
+    @cached_property
+    def _planned(self) -> list[Asked]:
+        return list(self._plan())
+
+    def admit(self, topic: str, data: SiteData, cells: Bools, names: Sequence[str]) -> Bools:
+        """Say which cells may be told of, the most wanted first; shape = (k,).
+
+        Parameters
+        ----------
+        topic : what is told of them; sets of one topic are held against each other.
+        cells : bool array, shape = (k, n), over the rows of ``data``.
+        """
+        if self._limits.withhold_nothing:
+            return np.ones(len(cells), dtype=np.bool_)
+        records, patients = keys_of(data)
+        few = few_of(topic, self._limits)
+        asked = [
+            Asked(topic, name, self._figures, records[cell], patients[cell], few)
+            for name, cell in zip(names, cells, strict=True)
+        ]
+        before = [one for one in (*self._planned, *self.pending) if one.topic == topic]
+        open_ones = self._memory.admitted([*before, *asked], here=self._here)[len(before) :]
+        self.pending += [one for one, is_open in zip(asked, open_ones, strict=True) if is_open]
+        return open_ones
