@@ -66,8 +66,8 @@ def _figures(lines: Sequence[tuple[str, Mapping[str, Incidence]]]) -> list[Panel
                     "percentile of the risk from which the group begins",
                     "rate",
                     caption="Blue: sudden death or VF/VT; orange: VF/VT alone. Bands: 95% intervals. Points stand at "
-                    "cuts that hospitals answered. Dots: the group above the absolute cut-off, and that of the share it "
-                    "had in the training hospitals.",
+                    "cuts that hospitals answered. Dots: the group above the absolute cut-off, and that of the "
+                    "share it had in the training hospitals.",
                     panels=panels,
                 )
             )
