@@ -84,7 +84,9 @@ class Site:
         whole, spoken = self._may_be_spoken_of(settings, study, request, cohort.data)
         data = whole
         if trains and step.opens_lockbox:
-            record_lockbox_opening(settings, study_hash=study.sha256, step=step.id, run=request.run)
+            record_lockbox_opening(
+                settings, study_hash=study.sha256, step=step.id, run=request.run, study_name=study.name
+            )
         elif trains:
             data = data.without_lockbox()
         if closed := closed_in_study(whole, study, step, settings):

@@ -95,13 +95,34 @@ def test_a_score_made_for_one_person_tells_nothing_of_them(tmp_path):
     """Before: one question gave a known person's outcome, 617 the age and outcome of all 45 in the lockbox."""
     asked, data = of_net("judged", JUDGED), lockbox_third(150)
     person = int(np.flatnonzero(data.split == 2)[0])
-    for people, low, high in ((1, -0.02, 0.02), (None, -1.0, 1.0)):
-        hospital = Hospital(tmp_path / str(people), data)
-        weights = window(asked, data.age[person] + low, data.age[person] + high)
-        found = hospital.ask(asked, "judged", "local", net__weights=weights, net__standardise=TOTALS["d__standardise"])
+    arrays = {"net__standardise": TOTALS["d__standardise"]}
+    one = window(asked, data.age[person] - 0.02, data.age[person] + 0.02)
+    for phase in ("local", "scale", "histogram", "placement", "slope"):
+        with pytest.raises(Refused, match="sets a few patients apart"):
+            Hospital(tmp_path / phase, data).ask(asked, "judged", phase, net__weights=one, **arrays)
+    for years in (0.6, 1.0):
+        hospital = Hospital(tmp_path / str(years), data)
+        weights = window(asked, data.age[person] - years, data.age[person] + years)
+        found = hospital.ask(asked, "judged", "local", net__weights=weights, **arrays)
         assert np.isfinite(found.counts).all()
         told = (found.mean_predicted, found.brier, found.auc, found.average_precision, found.expected_over_observed)
         assert all(np.isnan(figure).all() for figure in told)
+
+
+def test_age_bands_moved_by_a_year_tell_of_nobody_between(tmp_path):
+    """Subgroups of two steps are held against each other as groups are."""
+    bands = [(0, 60, 130), (0, 61, 130), (0, 62, 130)]
+    steps = [JUDGED | {"id": f"judged{i}", "subgroups": ["age"], "age_bands": list(b)} for i, b in enumerate(bands)]
+    asked, data = of_net("bands", *steps), lockbox_third(400)
+    _, first, _ = initial_weights(asked.step("net"), asked)
+    arrays = {"net__weights": first, "net__standardise": TOTALS["d__standardise"]}
+    hospital = Hospital(tmp_path, data)
+    counts = [hospital.ask(asked, step["id"], "local", **arrays).subgroup_counts[0] for step in steps]
+    assert np.isfinite(counts[0][:2]).all()
+    for other in counts[1:]:
+        between = other[:, 1] - counts[0][:, 1]
+        assert not ((np.abs(between) > 0) & (np.abs(between) < 10)).any()
+    assert any(np.isnan(other[:2]).any() for other in counts[1:])
 
 
 def test_an_honest_score_is_told_of(tmp_path):
