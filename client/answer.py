@@ -186,7 +186,12 @@ class Site:
             if found is None:
                 break
             if memory.knows(found.records).any() or found.gone:
-                raise Refused(RefusalCode.TOO_FEW, found.in_words())
+                raise Refused(
+                    RefusalCode.TOO_FEW,
+                    found.in_words(),
+                    remedy="ask about the same group as before, or one that differs by more; `ecgfed site show` tells. "
+                    "Made patients may begin anew: an empty `state:` folder",
+                )
             data, waiting = _without(data, found.records), waiting + len(found.records)
         if waiting:
             log_event(settings.state, "newcomers-wait", step=step.id, phase=request.phase, ecgs=waiting)

@@ -151,7 +151,9 @@ class Study(Config):
     )
     endpoints: dict[Name, Endpoint] = Field(min_length=1, description="what is predicted, each under a name of its own")
     censoring: Censoring = Field(
-        default="strict", description="an ECG whose horizon ends after the data: missing (strict), or as the paper did"
+        default="strict",
+        description="an ECG whose horizon ends after the data: missing (strict), as the paper did, or weighted by the "
+        "chance to be followed (ipcw; in evaluate, beside the strict figures)",
     )
     censor_at_defibrillator: bool = Field(
         default=False, description="a defibrillator implanted after the ECG ends the view on what would have come"
