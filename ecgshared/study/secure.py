@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
 from ecgshared.config import Config
 from ecgshared.study.registry import shared_room
 from ecgshared.wire.protocol import StepConfig
-
-if TYPE_CHECKING:
-    from ecgshared.study.study import Study
 
 LEAST_SITES = 3
 """Of two sites, each would learn the other's numbers from the sum."""
@@ -35,6 +32,17 @@ class SecureSumConfig(Config):
     def least(self, sites: int) -> int:
         """Return how many of a step's sites must send their part, and reveal, for a sum to be opened."""
         return least_threshold(sites) if self.threshold == "majority" else self.threshold
+
+
+class Study(Protocol):
+    """What is asked of a study here."""
+
+    @property
+    def secure_sum(self) -> SecureSumConfig | None:
+        """How its sums are hidden; None where they are not."""
+
+    def members(self, step: StepConfig) -> tuple[str, ...]:
+        """Return the sites a step is run on."""
 
 
 def least_threshold(sites: int) -> int:
