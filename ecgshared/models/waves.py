@@ -21,4 +21,10 @@ class WavesConfig(HeadedConfig):
 
     name: Literal["waves"] = Field(description="a linear head on the size of the waves in each lead")
     norm: Literal["group"] = Field(default="group", description="there is none; features are scaled by constants")
+    usual_rate: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="public guess of how common a yes is, where the heads begin: steps are not spent on learning it",
+    )
     lead_scale: Literal[False] = Field(default=False, description="the lead's size is among the features")
