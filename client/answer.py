@@ -84,7 +84,9 @@ class Site:
         whole, spoken = self._may_be_spoken_of(settings, study, request, cohort.data)
         data = whole
         if trains and step.opens_lockbox:
-            record_lockbox_opening(settings, study_hash=study.sha256, step=step.id, run=request.run)
+            record_lockbox_opening(
+                settings, study_hash=study.sha256, step=step.id, run=request.run, study_name=study.name
+            )
         elif trains:
             data = data.without_lockbox()
         if closed := closed_in_study(whole, study, step, settings):
@@ -177,7 +179,12 @@ class Site:
             if found is None:
                 break
             if memory.knows(found.records).any() or found.gone:
-                raise Refused(RefusalCode.TOO_FEW, found.in_words())
+                raise Refused(
+                    RefusalCode.TOO_FEW,
+                    found.in_words(),
+                    remedy="ask about the same group as before, or one that differs by more; `ecgfed site show` tells. "
+                    "Made patients may begin anew: an empty `state:` folder",
+                )
             data, waiting = _without(data, found.records), waiting + len(found.records)
         if waiting:
             log_event(settings.state, "newcomers-wait", step=step.id, phase=request.phase, ecgs=waiting)

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from client.approval.register import in_force, load_copy, study_path
+from client.site.lockbox import lockbox_openings
 from client.site.settings import WEIGHTS_POLICY, SiteSettings
 from ecgshared.errors import ConfigError
 from ecgshared.study.populations import Population
@@ -193,7 +194,14 @@ def _lockbox(settings: SiteSettings, study: Study) -> list[str]:
         return ["lockbox: this site trains nothing, so it has none"]
     if not opening:
         return ["lockbox: stays closed"]
-    return [f"LOCKBOX: opened by {', '.join(opening)}; recorded, and not to be used to choose a model afterwards"]
+    lines = [f"LOCKBOX: opened by {', '.join(opening)}; recorded, and not to be used to choose a model afterwards"]
+    before = lockbox_openings(settings.state)
+    if before:
+        names = ", ".join(dict.fromkeys(o.name or o.study[:12] for o in before))
+        lines.append(
+            f"  it was opened before by {len({o.by for o in before})} run(s): {names}; see `ecgfed site lockbox`"
+        )
+    return lines
 
 
 def _value(value: Any) -> str:

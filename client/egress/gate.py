@@ -135,7 +135,7 @@ def _allowed(evidence: Evidence, limits: DisclosureLimits) -> np.ndarray:
 
 def _check_public(name: str, value: Any) -> None:
     texts = (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ()
-    if any(not isinstance(text, str) or not _PLAIN_TEXT.match(text) for text in texts):
+    if any(not isinstance(text, str) or not _PLAIN_TEXT.fullmatch(text) for text in texts):
         raise _closed(f"field {name!r} holds a text outside the permitted alphabet")
     if len(texts) > _MAX_PUBLIC_VALUES or np.size(np.asarray(value, dtype=object)) > _MAX_PUBLIC_VALUES:
         raise _closed(f"field {name!r} is too large to be public")

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from client.dataset.data import SiteData
 from client.rows.context import SiteContext
 from client.rows.groups import events_of, sums_of
+from client.site.lockbox import lockbox_openings
 from ecgshared.arrays import Bools
+from ecgshared.errors import PrivacyError, RefusalCode, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.stages.describe import Config, SiteCounts, variables_of
 from ecgshared.study.declared import number_names
@@ -56,6 +58,7 @@ def counts(site: SiteContext, request: Request) -> Answer:
         heads_offered=tuple(h for i, h in enumerate(data.heads) if not np.isnan(site.data.labels[:, i]).all()),
         patients_known=int(data.patients_known),
         design=site.settings.design,
+        lockbox_openings=_opened_before(site),
         ecgs=ecgs,
         patients=patients,
         labelled=labelled,
@@ -100,6 +103,17 @@ def counts(site: SiteContext, request: Request) -> Answer:
 
 
 PHASES = {"counts": counts}
+
+
+def _opened_before(site: SiteContext) -> int:
+    """Runs of any study that saw the lockbox before this one; of a site that never trains, which has none, 0."""
+    if not site.trains:
+        return 0
+    try:
+        openings = lockbox_openings(site.settings.state)
+    except PrivacyError as error:
+        raise Refused(RefusalCode.GATE_CLOSED, error.what, where=error.where) from error
+    return len({opening.by for opening in openings} - {(site.study.sha256, site.run)})
 
 
 def _labelled_yes_or_no(data: SiteData, counted: list[int]) -> SiteData:

@@ -16,6 +16,7 @@ from client.rows.context import SiteContext
 from client.rows.heads import admitted_heads
 from client.rows.logits import feature_matrix
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
+from client.rows.weighted import followed, weighted_answer
 from ecgshared.arrays import Bools, Floats
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
@@ -39,6 +40,7 @@ from ecgshared.stats.influence import ratio_square_sum
 from ecgshared.stats.performance import Performance, performance, rates_at_cuts
 from ecgshared.stats.placement import ControlCurve, isolates, place
 from ecgshared.stats.score_scale import HIGHEST
+from ecgshared.stats.score_scale import risk_of as risk_at
 from ecgshared.study.score import risk_of
 from ecgshared.wire.protocol import Answer, Evidence, Request
 
@@ -129,6 +131,20 @@ def compare(site: SiteContext, request: Request) -> Answer:
     return compare_answer(whole, pairs, site.settings.limits, patients_known=site.data.patients_known)
 
 
+def weighted(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``weighted``: a study that weights for censoring also reads who is followed for a part."""
+    site.require_cohort()
+    step = _config(site)
+    if site.study.censoring != "ipcw":
+        raise Refused(RefusalCode.BAD_REQUEST, "this study does not weight for censoring", value=site.study.censoring)
+    rows = rows_under(site, site.data.rows("lockbox"), step.max_age)
+    risk = score_rows(site, request, step, rows)
+    spend_score(site, request)
+    cut = _cut(site, request)
+    heads = [followed(site, rows, risk, head) for head in heads_of(step, site.study)]
+    return weighted_answer(heads, None if cut is None else float(risk_at(cut)), site.data.patients_known)
+
+
 PHASES = {
     "local": local,
     "scale": scale,
@@ -136,6 +152,7 @@ PHASES = {
     "placement": placement,
     "slope": slope,
     "compare": compare,
+    "weighted": weighted,
 }
 
 

@@ -45,8 +45,8 @@ def fit(site: SiteContext, request: Request) -> Answer:
     if config.model.own_objective:
         model.begin_round(request.round, config.rounds)
     _give_judge(site, config, model, request)
-    judged = _no_figures(config) if config.privacy else _validate(site, config, model, inputs)
-    rows = _rows(site, config, inputs, "train")
+    judged = _no_figures(config) if config.privacy or config.retrains else _validate(site, config, model, inputs)
+    rows = _rows(site, config, inputs, *config.on)
     state = SiteState(site, config)
     optimiser = make_optimiser(
         config.optimiser, model.parameters(), lr=learning_rate(config.optimiser, request.round, config.rounds)
@@ -110,6 +110,8 @@ def fit(site: SiteContext, request: Request) -> Answer:
 def validate(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``validate``: figures of the weights received, nothing trained."""
     config = _config(site)
+    if config.retrains:
+        raise Refused(RefusalCode.BAD_REQUEST, "validation patients are trained on, and judge nothing", value=config.id)
     inputs = _Inputs.of(site, config, request)
     if config.privacy is None and site.settings.privacy.required:
         raise Refused(
@@ -206,7 +208,7 @@ def _step(
         private = private_cell_weights(w, inputs.head_counts) if config.heads else np.ones(1)
         return PrivateStep(model, optimiser, private, plan=plan, work=config.local)
     # Without heads every ECG counts alike: a_k N is the site's own number of training ECGs.
-    own = np.array([1 / max(len(site.data.rows("train")), 1)])
+    own = np.array([1 / max(len(site.data.rows(*config.on)), 1)])
     return PlainStep(
         model,
         optimiser,
@@ -236,8 +238,7 @@ class _Inputs:
     def of(cls, site: SiteContext, config: Config, request: Request) -> _Inputs:
         described = describe_step(config, site.study)
         try:
-            counts = request.arrays[f"{described}.head_counts"]
-            shares = request.arrays[f"{described}.site_weights"]
+            counts, shares = (request.arrays[f"{described}.{name}"] for name in config.totals)
             standardise = request.arrays[f"{described}.standardise"]
             weights = request.arrays["weights"]
         except KeyError as error:
@@ -317,15 +318,15 @@ def _config(site: SiteContext) -> Config:
     return site.step
 
 
-def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> ModelRows:
-    """The split's ECGs that have a label for at least one of the step's heads, if it has any, and what the model sees.
+def _rows(site: SiteContext, config: Config, inputs: _Inputs, *splits: Split) -> ModelRows:
+    """The splits' ECGs that have a label for at least one of the step's heads, if it has any, and what the model sees.
 
     Under privacy all of them: the sampling rate must follow from the number of patients that `describe` released. One
     without a beat is NaN there, and a private step adds nothing for it.
     """
     columns = [site.data.heads.index(head) for head in config.heads]
-    rows = site.data.rows(split)
-    seen = seen_by(config.model, site.data, site.rng if split == "train" else None)
+    rows = site.data.rows(*splits)
+    seen = seen_by(config.model, site.data, site.rng if "train" in splits else None)
     if config.privacy is None:
         if config.heads:
             rows = rows[~np.isnan(site.data.labels[rows][:, columns]).all(axis=1)]

@@ -43,6 +43,17 @@ def carried(values: Floats, patient: Ints, limits: DisclosureLimits) -> bool:
     return carriers(values, patient) >= max(least, min(4 * least, len(np.unique(patient)) / 2))
 
 
+def few_stand_out(values: Floats, patient: Ints, limits: DisclosureLimits) -> bool:
+    """Say whether one or two patients, or hardly more, carry nearly all of the spread.
+
+    A milder rule than :func:`carried`, for inputs without bounds: an ECG full of noise may well give a net's largest
+    logit, but not one beside which all others are nearly the same.
+    """
+    if limits.withhold_nothing or not len(values):
+        return False
+    return carriers(values, patient) < min(limits.min_patients, len(np.unique(patient)) / 2)
+
+
 def ranked(values: Floats) -> NDArray[np.float64]:
     """Return mid-ranks: figures of order alone (an AUC) hang on these."""
     return np.asarray(rankdata(values), dtype=np.float64)

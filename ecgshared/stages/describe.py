@@ -90,11 +90,13 @@ class SiteCounts:
     :func:`variables_of` has them, mean and SD over ECGs of everybody, then for each head of those with and without the
     event. ``follow_up_quartiles``: (3,), years, rounded. ``age_sums``: n, sum, sum of squares over training ECGs;
     ``male_sums`` the same; ``covariate_sums``, shape = (C, 3), the same of each covariate of the study.
+    ``lockbox_openings``: runs, of any study, that saw the site's lockbox before this one.
     """
 
     heads_offered: Annotated[tuple[str, ...], Public()]
     patients_known: Annotated[int, Public()]
     design: Annotated[str, Public()]
+    lockbox_openings: Annotated[int, Public()]
     ecgs: Annotated[NDArray[np.float64], Count()]
     patients: Annotated[NDArray[np.float64], Count()]
     labelled: Annotated[NDArray[np.float64], Count()]
@@ -133,11 +135,14 @@ class TrainingTotals:
     site_weights : shape = (K,): a_k, a site's share of training ECGs; 0 where it withheld the number.
     standardise : shape = (2 + C, 2): mean and SD of age (years), of male and of the study's covariates, over training
         ECGs; 0 and 1 where no site told.
+    head_counts_train_validation, site_weights_train_validation : of training and validation ECGs together.
     """
 
     head_counts: NDArray[np.float64]
     site_weights: NDArray[np.float64]
     standardise: NDArray[np.float64]
+    head_counts_train_validation: NDArray[np.float64]
+    site_weights_train_validation: NDArray[np.float64]
 
 
 def training_totals(counts: list[SiteCounts]) -> TrainingTotals:
@@ -149,5 +154,17 @@ def training_totals(counts: list[SiteCounts]) -> TrainingTotals:
     for sums in np.nansum(told, axis=0):
         mean, sd = moments(sums)
         standardise.append((mean if np.isfinite(mean) else 0.0, sd if sd > 0 else 1.0))
+    # A site that withholds either number withholds the sum.
+    both = np.nan_to_num(np.array([c.ecgs[0] + c.ecgs[1] for c in counts]))
+    return TrainingTotals(
+        labelled,
+        _shares(ecgs),
+        np.array(standardise),
+        np.nansum([c.labelled[:, 0] + c.labelled[:, 1] for c in counts], axis=0),
+        _shares(both),
+    )
+
+
+def _shares(ecgs: NDArray[np.float64]) -> NDArray[np.float64]:
     total = ecgs.sum()
-    return TrainingTotals(labelled, ecgs / total if total > 0 else ecgs, np.array(standardise))
+    return ecgs / total if total > 0 else ecgs

@@ -40,6 +40,15 @@ def cohort_sections(r: Result, labels: Labels) -> list[Section]:
                 "claimed of patients."
             )
         )
+    opened = [f"{labels.site(site)} {s.lockbox_openings}" for site, s in r.sites.items() if s.lockbox_openings]
+    if opened:
+        blocks.append(
+            Text(
+                f"Lockboxes that earlier runs, of this study or of others, have opened before, and how often: "
+                f"{', '.join(opened)}. What was chosen in the light of those looks is not judged by an untouched "
+                "lockbox any more."
+            )
+        )
     series = [labels.site(site) for site, s in r.sites.items() if s.design == "case_control"]
     if series:
         blocks.append(

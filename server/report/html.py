@@ -20,6 +20,7 @@ from ecgshared.stages.results.base import StageResult
 from ecgshared.study.registry import STAGES, room
 from server.report import cells
 from server.report.accounts import departures, facts, graph_rows, happenings, presence
+from server.report.blocks import block_sections
 from server.report.consort import consort_svg
 from server.report.curves import learning_curves
 from server.report.figures import figure_svg
@@ -114,6 +115,7 @@ def compose(run: Run, lay_out: LayOut | None = None) -> Page:
         painter.step = step.id
         result = run.results.steps.get(step.id)
         sections: list[Section] = [] if result is None else lay_out(step.id, result)
+        sections += block_sections(step.id, run.study, results, labels)
         keys = judged if step.stage.endswith("evaluate") else others
         keys += [block for section in sections for block in section.blocks if isinstance(block, Key)]
         # A finished train step draws its own; one in progress has its history.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,12 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     variables = variables_of(context.study)
     arrays: dict[str, NDArray[Any]] = {}
     if totals is not None:
-        by_site = dict(zip((s for s in context.study.sites.train if s in counts), totals.site_weights, strict=True))
         arrays = {
             "head_counts": totals.head_counts,
-            "site_weights": np.array([by_site.get(site, 0.0) for site in context.study.sites.train]),
+            "site_weights": _of_all(totals.site_weights, context, counts),
             "standardise": totals.standardise,
+            "head_counts_train_validation": totals.head_counts_train_validation,
+            "site_weights_train_validation": _of_all(totals.site_weights_train_validation, context, counts),
         }
     result = Result(
         heads=tuple(heads),
@@ -47,6 +49,12 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     return Artefact(step.id, "describe", result, arrays)
 
 
+def _of_all(shares: NDArray[np.float64], context: StepContext, counts: Mapping[str, SiteCounts]) -> NDArray[np.float64]:
+    """Return the shares of all training sites in the study's order, 0 where one did not answer."""
+    by_site = dict(zip((s for s in context.study.sites.train if s in counts), shares, strict=True))
+    return np.array([by_site.get(site, 0.0) for site in context.study.sites.train])
+
+
 def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """Counts, Table 1, devices, and the flow of exclusions of every site."""
     return cohort_sections(artefact.result, labels)
@@ -58,6 +66,7 @@ def _site_result(c: SiteCounts, heads: list[str], variables: tuple[str, ...]) ->
         heads_offered=tuple(c.heads_offered),
         patients_known=bool(c.patients_known),
         design=c.design,
+        lockbox_openings=int(c.lockbox_openings),
         patients=_by_split(c.patients),
         ecgs=_by_split(c.ecgs),
         labelled={h: _by_split(c.labelled[i]) for i, h in enumerate(heads)},

@@ -95,10 +95,15 @@ def test_a_score_made_for_one_person_tells_nothing_of_them(tmp_path):
     """Before: one question gave a known person's outcome, 617 the age and outcome of all 45 in the lockbox."""
     asked, data = of_net("judged", JUDGED), lockbox_third(150)
     person = int(np.flatnonzero(data.split == 2)[0])
-    for people, low, high in ((1, -0.02, 0.02), (None, -1.0, 1.0)):
-        hospital = Hospital(tmp_path / str(people), data)
-        weights = window(asked, data.age[person] + low, data.age[person] + high)
-        found = hospital.ask(asked, "judged", "local", net__weights=weights, net__standardise=TOTALS["d__standardise"])
+    arrays = {"net__standardise": TOTALS["d__standardise"]}
+    one = window(asked, data.age[person] - 0.02, data.age[person] + 0.02)
+    for phase in ("local", "scale", "histogram", "placement", "slope"):
+        with pytest.raises(Refused, match="sets a few patients apart"):
+            Hospital(tmp_path / phase, data).ask(asked, "judged", phase, net__weights=one, **arrays)
+    for years in (0.6, 1.0):
+        hospital = Hospital(tmp_path / str(years), data)
+        weights = window(asked, data.age[person] - years, data.age[person] + years)
+        found = hospital.ask(asked, "judged", "local", net__weights=weights, **arrays)
         assert np.isfinite(found.counts).all()
         told = (found.mean_predicted, found.brier, found.auc, found.average_precision, found.expected_over_observed)
         assert all(np.isnan(figure).all() for figure in told)

@@ -24,6 +24,9 @@ class SiteDescription(ResultPart):
     heads_offered: tuple[str, ...]
     patients_known: bool
     design: str = Field(default="cohort", description="cohort or case_control, by the hospital's own site file")
+    lockbox_openings: int = Field(
+        default=0, description="runs, of any study, that saw this hospital's lockbox before this one"
+    )
     patients: BySplit
     ecgs: BySplit
     labelled: dict[str, BySplit] = Field(description="ECGs with a label, by endpoint")

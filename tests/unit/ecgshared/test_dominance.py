@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ecgshared.privacy.disclosure import DisclosureLimits
-from ecgshared.privacy.dominance import carried, carriers, ranked
+from ecgshared.privacy.dominance import carried, carriers, few_stand_out, ranked
 
 LIMITS = DisclosureLimits()
 
@@ -43,3 +43,13 @@ def test_scores_as_models_give_them_are_carried(draw, share):
 def test_a_constant_score_tells_of_nobody():
     assert carried(np.full(30, 0.3), np.arange(30), LIMITS)
     assert carried(np.eye(1, 12)[0], np.arange(12), DisclosureLimits(min_patients=1, min_events=0))
+
+
+def test_an_ecg_full_of_noise_does_not_close_a_score_but_a_window_does():
+    rng = np.random.default_rng(5)
+    noisy, who = rng.normal(size=60), np.arange(60)
+    noisy[0] = 15
+    assert not few_stand_out(noisy, who, LIMITS)
+    for people in (1, 2):
+        assert few_stand_out(np.where(who < people, 40.0, -40.0), who, LIMITS)
+        assert few_stand_out(np.where(who < people, 30.0, rng.normal(size=60) / 10), who, LIMITS)
