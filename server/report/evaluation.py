@@ -9,6 +9,7 @@ import numpy as np
 
 from ecgshared.stages.results.base import EstimateResult, Group, Number
 from ecgshared.stages.results.evaluate import (
+    BoundedNumber,
     BoundedRateAtShare,
     CalibrationGroup,
     PooledCalibrationGroup,
@@ -126,9 +127,7 @@ def _tables(pooled: Pooled, sites: Sites, labels: Labels, series: Sequence[str])
         patients: list[Cell] = [v.patients, v.event_patients] if isinstance(v, SiteHead) else ["-", "-"]
         brier = v.brier.value if isinstance(v.brier, EstimateResult) else v.brier
         precision = v.average_precision
-        area = (
-            span(precision) if isinstance(precision, EstimateResult) else None if precision is None else precision.value
-        )
+        area = span(precision) if isinstance(precision, EstimateResult) else _bounded(precision)
         if name in map(labels.site, series):
             discrimination.append([name, v.ecgs, v.events, *patients, "-", span(v.auc), "-"])
             continue
@@ -144,6 +143,13 @@ def _tables(pooled: Pooled, sites: Sites, labels: Labels, series: Sequence[str])
         ),
         Table("Calibration", ["", "slope", "intercept", "expected/observed", "Brier score"], calibration),
     ]
+
+
+def _bounded(number: BoundedNumber | None) -> Cell:
+    """A value, or its bounds where they lie too far apart for one: that is not the same as withheld."""
+    if number is None or number.value is not None or number.bound_low is None or number.bound_high is None:
+        return None if number is None else number.value
+    return f"{number.bound_low:.3f} to {number.bound_high:.3f} (bounds)"
 
 
 def _chosen(pooled: Pooled, labels: Labels) -> list[Text]:
