@@ -7,6 +7,7 @@ beside, synced and renamed.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -33,11 +34,18 @@ def save_checkpoint(path: Path, header: Mapping[str, Any], arrays: Mapping[str, 
     OSError : the disk is full, or the folder cannot be written.
     """
     body = pack(header, arrays)
+    following = path.with_name(f"{path.name}.next")
+    write_atomically(following, _MAGIC + hashlib.sha256(body).digest() + body)
     # A damaged file must not take the place of a whole one.
-    with suppress(OSError, WireError):
+    with suppress(FileNotFoundError, WireError):
         _body(path)
-        rename(path, before(path))
-    write_atomically(path, _MAGIC + hashlib.sha256(body).digest() + body)
+        # By a link, so that at no moment there is no last state.
+        link = path.with_name(f"{path.name}.link")
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        rename(link, before(path))
+        link.unlink(missing_ok=True)  # it stays where both were one file already
+    rename(following, path)
 
 
 def load_checkpoint(path: Path, damaged: Callable[[str], object]) -> State | None:

@@ -56,13 +56,14 @@ def test_a_damaged_file_does_not_take_the_place_of_a_whole_one(path: Path) -> No
     assert loaded(before(path)) == (2, [])
 
 
-def test_killed_between_the_two_renames_the_one_before_is_gone_on_from(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stage", ["write_atomically", "rename"])
+def test_killed_while_it_writes_or_renames_the_last_state_stays(
+    path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "write_atomically", killed)
+    monkeypatch.setattr(checkpoint, stage, killed)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, {"round": 4}, {})
     assert loaded(path) == (3, [])
