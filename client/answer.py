@@ -21,17 +21,18 @@ from client.egress.gate import Release, log_release, release
 from client.egress.ledger import Ledger
 from client.egress.memory import Asked, GroupMemory, Keys
 from client.egress.outbox import Outbox
+from client.egress.questions import Questions, score_of
 from client.ingest.reading import Progress
 from client.rows.context import SiteContext
-from client.rows.groups import closed_in_study, groups_of, keys_of, planned
+from client.rows.groups import GROUP, closed_in_study, groups_of, keys_of, planned
 from client.rows.told import Told
 from client.site.current import SiteFile
 from client.site.keys import load_keys
-from client.site.settings import SiteSettings
+from client.site.settings import WEIGHTS_POLICY, SiteSettings
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.study.registry import room, shared_room
 from ecgshared.study.study import Study
-from ecgshared.wire.protocol import Request, payload_type
+from ecgshared.wire.protocol import Request, StepConfig, Weights, field_kinds, payload_type
 
 _RUN_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,80}$")
 
@@ -51,6 +52,7 @@ class Site:
     def __init__(self, path: Path, held: SiteData | None = None) -> None:
         self._file, self._cohorts = SiteFile(path), Cohorts(held)
         self._groups: dict[Path, GroupMemory] = {}
+        self._questions: dict[Path, Questions] = {}
 
     @property
     def last_settings(self) -> SiteSettings | None:
@@ -82,7 +84,9 @@ class Site:
         whole, spoken = self._may_be_spoken_of(settings, study, request, cohort.data)
         data = whole
         if trains and step.opens_lockbox:
-            record_lockbox_opening(settings, study_hash=study.sha256, step=step.id, run=request.run)
+            record_lockbox_opening(
+                settings, study_hash=study.sha256, step=step.id, run=request.run, study_name=study.name
+            )
         elif trains:
             data = data.without_lockbox()
         if closed := closed_in_study(whole, study, step, settings):
@@ -111,6 +115,25 @@ class Site:
                 lambda: planned(whole, study, settings, but=step.id),
             ),
         )
+
+    def count(self, context: SiteContext, request: Request) -> None:
+        """Hold a run to the artefacts it sent, and count the score a request asks about, before it is answered.
+
+        Raises
+        ------
+        Refused : as :class:`client.egress.questions.Questions`.
+        """
+        limits, study, step = context.settings.limits, context.study, context.step
+        sent = [name for name in request.arrays if "." in name]
+        if limits.withhold_nothing or not sent:
+            return
+        questions = self._questions.setdefault(context.settings.state, Questions(context.settings.state))
+        questions.bind(request.arrays, study=study.sha256, run=request.run)
+        score = score_of(request.arrays, [name for name in sent if _scores(study, name)])
+        groups = [one.digest for one in context.spoken if one.topic == GROUP and one.size >= one.few]
+        if step.stage != "train" and score and groups:
+            most = limits.lockbox_scores if step.opens_lockbox or not context.trains else limits.validation_scores
+            questions.count(score, groups, most=most, study=study.sha256, step=step.id)
 
     def remember(self, context: SiteContext, request: Request) -> None:
         """Write down whom an answer speaks of, before it can leave."""
@@ -156,7 +179,12 @@ class Site:
             if found is None:
                 break
             if memory.knows(found.records).any() or found.gone:
-                raise Refused(RefusalCode.TOO_FEW, found.in_words())
+                raise Refused(
+                    RefusalCode.TOO_FEW,
+                    found.in_words(),
+                    remedy="ask about the same group as before, or one that differs by more; `ecgfed site show` tells. "
+                    "Made patients may begin anew: an empty `state:` folder",
+                )
             data, waiting = _without(data, found.records), waiting + len(found.records)
         if waiting:
             log_event(settings.state, "newcomers-wait", step=step.id, phase=request.phase, ecgs=waiting)
@@ -165,6 +193,12 @@ class Site:
     def is_now(self, context: SiteContext) -> bool:
         """Tell whether a context handed out is still what would be handed out: same settings, same cohort."""
         return self.settings() == context.settings and self._cohorts.is_now(context.settings, context.study)
+
+
+def _scores(study: Study, name: str) -> bool:
+    """Tell whether an array is part of a score: not the totals that stand before it, nor a cut through it."""
+    step = next((step for step in study.steps if step.id == name.partition(".")[0]), None)
+    return step is None or step.stage not in ("describe", "threshold")
 
 
 def _without(data: SiteData, records: Keys) -> SiteData:
@@ -232,6 +266,7 @@ def computed(site: Site, study: Study, request: Request, stage: str, ledger: Led
     """
     for _ in range(_ATTEMPTS):
         context = site.context(study, request, ledger=ledger)
+        site.count(context, request)
         try:
             answer = room("client", stage).PHASES[request.phase](context, request)
             made = release(answer, request, stage=stage, settings=context.settings)
@@ -273,7 +308,29 @@ def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str
     shared_room(step.stage)
     if payload_type(step.stage, request.phase) is None:
         raise Refused(RefusalCode.BAD_REQUEST, f"stage {step.stage!r} has no such phase", value=request.phase)
+    _require_protected(settings, study, step, request.phase)
     return step.stage
+
+
+def _require_protected(settings: SiteSettings, study: Study, step: StepConfig, phase: str) -> None:
+    """Refuse weights, and figures about training patients, that leave otherwise than the site's policy says."""
+    if getattr(step, "privacy", None) is not None:
+        return
+    asked, masked, _ = phase.partition("+")
+    declared = payload_type(step.stage, asked)
+    if declared is not None and any(isinstance(kind, Weights) for _, kind in field_kinds(declared).values()):
+        policy = settings.weights_policy
+        if policy == "private" or (policy == "secure_sum" and not masked):
+            raise Refused(
+                RefusalCode.PRIVACY_REQUIRED,
+                "plain weights do not leave this site",
+                where="privacy.weights",
+                value=policy,
+                allowed=WEIGHTS_POLICY[policy],
+            )
+    trained_on = settings.site in study.sites.train and "train" in step.reads_splits
+    if trained_on and step.stage not in ("describe", "train") and settings.privacy.statistics == "refused":
+        raise Refused(RefusalCode.PRIVACY_REQUIRED, "no figure about training patients leaves this site but by noise")
 
 
 def _generator(settings: SiteSettings, *names: str) -> np.random.Generator:

@@ -31,6 +31,24 @@ def realism(
     compare(ptbxl, records=records, copies=copies, delineated=delineated, seed=seed)
 
 
+@app.command()
+def attack(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="ATTACK", help="by name; all where none is given")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the made hospital")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="the shares as JSON")] = False,
+) -> None:
+    """Play a coordinator who does not play fair against one made hospital, without its protections and with them."""
+    import json
+    from dataclasses import asdict
+
+    from simulations.attacks.suite import as_lines, run
+
+    found = run(names or [], seed)
+    typer.echo(json.dumps([asdict(one) for one in found], indent=2) if as_json else "\n".join(as_lines(found)))
+
+
 class Backend(StrEnum):
     """Where the sites of a simulated federation run."""
 

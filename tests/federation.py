@@ -75,6 +75,7 @@ class SmallFederation:
                 "studies": [str(self.folder / "study.yaml"), str(self.folder / "twin" / "study.yaml")],
                 "limits": {"min_patients": 1, "min_events": 0},
                 "seed": 11,
+                "privacy": {"weights": "plain"},
             }
             content |= changes
             path = self.folder / f"{name}.yaml"

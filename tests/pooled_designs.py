@@ -124,7 +124,14 @@ def evaluated(heads: list[Scored], limits: DisclosureLimits = LIMITS) -> Evaluat
     if not counts:
         return None
     pooled = PooledHead(
-        {s: local[s] for s in counts}, counts, rates, {s: cases[s] for s in counts}, 0, tuple(cuts[0].tolist()), None
+        {s: local[s] for s in counts},
+        counts,
+        rates,
+        {s: cases[s] for s in counts},
+        0,
+        tuple(cuts[0].tolist()),
+        None,
+        tuple(s for s in local if s not in counts),
     )
     placements = {}
     if len(counts) > 1:

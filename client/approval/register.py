@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from ecgshared.errors import ConfigError
-from ecgshared.service.files import append_line, private_folder, write_atomically
+from client.site.logs import from_its_start
+from ecgshared.errors import ConfigError, PrivacyError
+from ecgshared.service.files import private_folder, write_atomically
 from ecgshared.study.study import Study, load_study
 
 Kind = Literal["study", "code", "envelope"]
@@ -46,16 +46,17 @@ def in_force(state: Path) -> dict[tuple[str, str], Approval]:
     ConfigError : the file is damaged. It may be a withdrawal that cannot be read, so nothing counts as approved.
     """
     path = state / FILE
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    if not path.exists() and not (state / "keys").exists():
         return {}
-    except (OSError, UnicodeDecodeError) as error:
+    try:
+        lines = from_its_start(path).lines()
+    except PrivacyError as error:
+        raise ConfigError(f"{error.what}; nothing is approved", where=path, remedy=error.remedy) from None
+    except OSError as error:
         raise ConfigError(f"the approvals cannot be read ({type(error).__name__})", where=path) from None
     found: dict[tuple[str, str], Approval] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, entry in enumerate(lines, start=1):
         try:
-            entry = json.loads(line)
             approval = Approval(*(str(entry[key]) for key in ("kind", "sha256", "at", "by", "what")))  # type: ignore[arg-type]
             withdrawn = entry.get("withdrawn", False)
             if approval.kind not in get_args(Kind) or not _SHA256.match(approval.sha256) or type(withdrawn) is not bool:
@@ -76,14 +77,17 @@ def in_force(state: Path) -> dict[tuple[str, str], Approval]:
 
 def record(state: Path, kind: Kind, sha256: str, what: str, *, withdrawn: bool = False) -> None:
     """Write down an approval, or its withdrawal, and wait until it is on the disk."""
-    line = {
+    line: dict[str, Any] = {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "kind": kind,
         "sha256": sha256,
         "by": _user(),
         "what": what,
     }
-    append_line(state / FILE, json.dumps(line | ({"withdrawn": True} if withdrawn else {}), sort_keys=True))
+    try:
+        from_its_start(state / FILE).append([line | ({"withdrawn": True} if withdrawn else {})])
+    except PrivacyError as error:
+        raise ConfigError(error.what, where=error.where, remedy=error.remedy) from error
 
 
 def study_path(state: Path, sha256: str) -> Path:

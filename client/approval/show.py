@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from client.approval.register import in_force, load_copy, study_path
-from client.site.settings import SiteSettings
+from client.site.lockbox import lockbox_openings
+from client.site.settings import WEIGHTS_POLICY, SiteSettings
 from ecgshared.errors import ConfigError
 from ecgshared.study.populations import Population
 from ecgshared.study.registry import shared_room
@@ -75,7 +76,7 @@ def show_study(settings: SiteSettings, study: Study) -> list[str]:
         lines.append(f"  group:    {name}: {population.label or 'no words for it'}; {_where(population)}")
     for number, step in enumerate(study.steps, start=1):
         lines += ["", *_step(settings, study, step, number)]
-    return [*lines, "", *_limits(settings), *_lockbox(settings, study)]
+    return [*lines, "", *_limits(settings, study), *_lockbox(settings, study), *_renamed(settings, study)]
 
 
 def _approval(settings: SiteSettings, study: Study) -> str:
@@ -124,15 +125,67 @@ def _leaves(stage: str, phase: str) -> list[str]:
     return [f"{_KINDS[kind]}: {', '.join(by_kind[kind])}" for kind in _KINDS if kind in by_kind]
 
 
-def _limits(settings: SiteSettings) -> list[str]:
-    limits, cap = settings.limits, settings.privacy
+def _limits(settings: SiteSettings, study: Study) -> list[str]:
+    limits, cap, policy = settings.limits, settings.privacy, settings.weights_policy
     must = "private training only" if cap.required else "training without differential privacy is permitted"
+    period = "" if cap.total_days is None else f" in {cap.total_days:g} days"
+    scores = f"{limits.lockbox_scores} different scores on a lockbox group, {limits.validation_scores} on another"
     return [
         "limits of this site, whatever a study asks:",
         f"  withheld: groups of fewer than {limits.min_patients} patients, or {limits.min_events} with the event",
-        f"  privacy:  {must}; a study may spend epsilon {cap.max_epsilon:g} at delta {cap.max_delta:g}",
-        "  nothing about a single person leaves, and every answer is in state/releases.jsonl before it goes",
+        "  groups:   a group that differs by fewer from one told of before, in any study, is refused",
+        f"  scores:   {scores}, over all studies",
+        f"  privacy:  {must}; a study may spend epsilon {cap.max_epsilon:g} at delta {cap.max_delta:g},"
+        f" all studies together {cap.most_in_all:g}{period}",
+        f"  weights:  {policy.replace('_', ' ')}: {WEIGHTS_POLICY[policy]}",
+        f"  figures:  about training patients: {_STATISTICS[cap.statistics]}",
+        *_plain_steps(settings, study),
+        "  every answer is in state/releases.jsonl before it goes",
     ]
+
+
+_STATISTICS = {
+    "group-limited": "for groups of enough people; no epsilon covers them",
+    "refused": "none but the counts that training needs",
+}
+
+
+def _plain_steps(settings: SiteSettings, study: Study) -> list[str]:
+    """Say in true words what the plain weights of a study can tell; nothing where none would leave."""
+    plain = [
+        step.id
+        for step in study.steps
+        if step.stage == "train"
+        and step.frozen is None
+        and settings.site in study.members(step)
+        and getattr(step, "privacy", None) is None
+    ]
+    if not plain:
+        return []
+    if settings.weights_policy == "private":
+        return [f"  REFUSED:  {', '.join(plain)}: plain training, and this site sends private weights only"]
+    if settings.weights_policy == "secure_sum":
+        return [f"  REFUSED:  {', '.join(plain)}: plain training, unless its weights are added under masks"]
+    return [
+        f"  PLAIN WEIGHTS of {', '.join(plain)} LEAVE: no size of a group protects them. Who sends crafted weights, or",
+        "            sees a round's, can get ECGs, ages and labels of single training patients; only differential",
+        "            privacy, or a sum under masks, keeps that from the coordinator",
+    ]
+
+
+def _renamed(settings: SiteSettings, study: Study) -> list[str]:
+    """Warn of approved studies that ask the same under another name, seed or description."""
+    lines = []
+    try:
+        approved = [key[1] for key in in_force(settings.state) if key[0] == "study"]
+        others = [load_copy(settings.state, sha256) for sha256 in approved if sha256 != study.sha256]
+    except ConfigError:
+        return []  # told under `here`
+    for other in others:
+        if (other.steps, other.endpoints) == (study.steps, study.endpoints):
+            what = "asks what this one asks, under another name, seed or description"
+            lines.append(f"LOOK: the approved study {other.name} ({other.sha256[:12]}) {what}; their costs add up")
+    return lines
 
 
 def _lockbox(settings: SiteSettings, study: Study) -> list[str]:
@@ -141,7 +194,14 @@ def _lockbox(settings: SiteSettings, study: Study) -> list[str]:
         return ["lockbox: this site trains nothing, so it has none"]
     if not opening:
         return ["lockbox: stays closed"]
-    return [f"LOCKBOX: opened by {', '.join(opening)}; recorded, and not to be used to choose a model afterwards"]
+    lines = [f"LOCKBOX: opened by {', '.join(opening)}; recorded, and not to be used to choose a model afterwards"]
+    before = lockbox_openings(settings.state)
+    if before:
+        names = ", ".join(dict.fromkeys(o.name or o.study[:12] for o in before))
+        lines.append(
+            f"  it was opened before by {len({o.by for o in before})} run(s): {names}; see `ecgfed site lockbox`"
+        )
+    return lines
 
 
 def _value(value: Any) -> str:

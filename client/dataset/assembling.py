@@ -18,7 +18,7 @@ from client.site.keys import SiteKeys
 from client.site.settings import QualityPolicy, SiteSettings
 from ecgshared.study.dates import first_later, follow_up_years
 from ecgshared.study.declared import as_numbers, with_absent
-from ecgshared.study.endpoints import BinaryEndpoint, label_cells, time_to_event
+from ecgshared.study.endpoints import BinaryEndpoint, TimeToEventEndpoint, label_cells, time_to_event
 from ecgshared.study.populations import members, numbers_of
 from ecgshared.study.study import SplitConfig, Study
 from ecgshared.wire.protocol import SPLITS
@@ -59,7 +59,7 @@ def assemble(
     labels = _labels(study, columns)[rows]
     nowhere = np.full(len(rows), np.nan, dtype=np.float32)
     every = with_absent(kept, study.columns, len(rows))
-    events = sorted({event for step in study.steps if (event := getattr(step, "event", None)) is not None})
+    events = _timed_events(study)
     return SiteData(
         signals=signals.take(places),
         patient=patient.astype(np.int64),
@@ -96,6 +96,14 @@ def assemble(
             **{name: as_numbers(column, every[name]) for name, column in study.columns.items() if not column.is_date},
         },
     )
+
+
+def _timed_events(study: Study) -> list[str]:
+    """Return the events whose times the study's steps read."""
+    named = {event for step in study.steps if (event := getattr(step, "event", None)) is not None}
+    weighted = study.endpoints.values() if study.censoring == "ipcw" else ()
+    named |= {one.event for one in weighted if isinstance(one, TimeToEventEndpoint) and isinstance(one.event, str)}
+    return sorted(named)
 
 
 def _short(pseudonyms: list[bytes]) -> NDArray[np.uint64]:

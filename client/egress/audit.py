@@ -7,7 +7,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from client.site.lockbox import LOCKBOX_FILE
+from client.site.logs import chained
 from client.site.settings import SiteSettings
+from ecgshared.errors import PrivacyError, RefusalCode, Refused
 from ecgshared.service.files import append_line
 
 
@@ -17,11 +20,13 @@ def log_event(state: Path, event: str, **fields: str | int | float | list[str]) 
     append_line(state / "site.log", json.dumps(line, sort_keys=True))
 
 
-LOCKBOX_FILE = "lockbox.jsonl"
-
-
-def record_lockbox_opening(settings: SiteSettings, *, study_hash: str, step: str, run: str = "") -> None:
+def record_lockbox_opening(
+    settings: SiteSettings, *, study_hash: str, step: str, run: str = "", study_name: str = ""
+) -> None:
     """Write down, before it happens, that a step sees the lockbox: one line in ``state/lockbox.jsonl``."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = {"time": now, "study": study_hash, "run": run, "step": step}
-    append_line(settings.state / LOCKBOX_FILE, json.dumps(entry))
+    entry = {"time": now, "study": study_hash, "name": study_name, "run": run, "step": step}
+    try:
+        chained(settings.state / LOCKBOX_FILE).append([entry])
+    except PrivacyError as error:
+        raise Refused(RefusalCode.GATE_CLOSED, f"the lockbox stays closed: {error.what}", where=error.where) from error

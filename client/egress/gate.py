@@ -9,7 +9,6 @@ without evidence, a text with a character outside a small alphabet, an infinite 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from dataclasses import dataclass, replace
@@ -18,15 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from client.site.logs import chained
 from client.site.settings import SiteSettings
-from ecgshared.errors import RefusalCode, Refused
+from ecgshared.errors import PrivacyError, RefusalCode, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits
-from ecgshared.service.files import append_line
 from ecgshared.wire.bytes import encode_payload, has_infinity, stamp_of
 from ecgshared.wire.protocol import Answer, Evidence, Kind, Public, Request, Sums, Weights, field_kinds, payload_type
 
 _PLAIN_TEXT = re.compile(r"^[A-Za-z0-9 ._:/+()<>=',-]{0,80}$")
 _MAX_PUBLIC_VALUES = 4096
+RELEASES = "releases.jsonl"
+"""Below the folder of state."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,17 @@ def release(answer: Answer, request: Request, *, stage: str, settings: SiteSetti
 
 
 def log_release(state: Path, line: dict[str, Any], *, replayed: bool) -> None:
-    """Append one line to the site's log of releases and sync it: what left is on record before it leaves."""
+    """Append one line to the site's log of releases and sync it: what left is on record before it leaves.
+
+    Raises
+    ------
+    Refused : GATE_CLOSED where somebody edited the log: what left cannot be put on record.
+    """
     stamped = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "replayed": replayed, **line}
-    append_line(state / "releases.jsonl", json.dumps(stamped, sort_keys=True))
+    try:
+        chained(state / RELEASES).append([stamped])
+    except PrivacyError as error:
+        raise _closed(error.what) from error
 
 
 def _closed(why: str) -> Refused:
@@ -126,7 +135,7 @@ def _allowed(evidence: Evidence, limits: DisclosureLimits) -> np.ndarray:
 
 def _check_public(name: str, value: Any) -> None:
     texts = (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ()
-    if any(not isinstance(text, str) or not _PLAIN_TEXT.match(text) for text in texts):
+    if any(not isinstance(text, str) or not _PLAIN_TEXT.fullmatch(text) for text in texts):
         raise _closed(f"field {name!r} holds a text outside the permitted alphabet")
     if len(texts) > _MAX_PUBLIC_VALUES or np.size(np.asarray(value, dtype=object)) > _MAX_PUBLIC_VALUES:
         raise _closed(f"field {name!r} is too large to be public")

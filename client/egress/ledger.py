@@ -10,6 +10,7 @@ round is a new charge.
 
 from __future__ import annotations
 
+import calendar
 import math
 import sqlite3
 import time
@@ -90,7 +91,8 @@ class Ledger:
         study : sha256 of the study.
         steps : local steps of this round, at least 1.
         plan : its noise, sampling rate, delta and accountant.
-        cap : the site's cap on one study. Epsilon is counted at its delta where that is below all planned ones.
+        cap : the site's cap on one study, and on all. Epsilon is counted at its delta where that is below all planned
+            ones.
 
         Raises
         ------
@@ -120,6 +122,7 @@ class Ledger:
                     value=math.ceil(epsilon * 1e4) / 1e4 if math.isfinite(epsilon) else epsilon,
                     allowed=f"at most {cap.max_epsilon:g}",
                 )
+            _require_in_all([*_charges(lines.read), asked], cap)
             lines.add({"kind": "charge", **asdict(replace(asked, epsilon=epsilon))})
         self._begun.add(asked.key)
         return epsilon
@@ -217,6 +220,27 @@ def _composed(charges: Sequence[Charge], *, least_delta: float | None = None) ->
     accountants = {c.accountant for c in charges}
     accountant: Accountant = accountants.pop() if len(accountants) == 1 else "rdp"
     return epsilon_spent([c.spent for c in charges], delta=delta, accountant=accountant), delta
+
+
+def _require_in_all(charges: Sequence[Charge], cap: PrivacyCap) -> None:
+    """Refuse what would cost patients more than the site grants all studies together in its period.
+
+    A study renamed, or of another seed, is another hash with a cap of its own: this one it does not renew.
+    """
+    counted = charges if cap.total_days is None else [c for c in charges if _age_days(c.at) <= cap.total_days]
+    epsilon = _composed(counted, least_delta=cap.max_delta)[0]
+    if not epsilon <= cap.most_in_all * (1 + 1e-6):
+        raise Refused(
+            RefusalCode.BUDGET_SPENT,
+            "all studies together would cost more than this site grants its patients",
+            where="privacy.total_epsilon",
+            value=math.ceil(epsilon * 1e4) / 1e4 if math.isfinite(epsilon) else epsilon,
+            allowed=f"at most {cap.most_in_all:g}" + ("" if cap.total_days is None else f" in {cap.total_days:g} days"),
+        )
+
+
+def _age_days(at: str) -> float:
+    return (time.time() - calendar.timegm(time.strptime(at, "%Y-%m-%dT%H:%M:%SZ"))) / 86400
 
 
 def _now() -> str:

@@ -126,7 +126,7 @@ def answers_with(settings: SiteSettings, person: Person) -> Answers:
     filters, or came into the table later, is still counted: the log cannot tell.
     """
     keys = load_keys(settings)
-    sent = [line for line in read_releases(settings.state) if not line.get("replayed")]
+    sent = [line for line in read_releases(settings.state) if not line.get("replayed") and "tampered" not in line]
     studies: dict[str, Study | None] = {}
     runs, at_most = set(), 0
     for line in sent:
@@ -155,7 +155,8 @@ def in_words(settings: SiteSettings, person: Person, answers: Answers) -> list[s
             "  models that were trained with these ECGs keep what they learnt",
             f"  answers already given stay given: the person was part of {share}",
             "  (an upper bound: the log of releases names nobody; `ecgfed site releases` lists them)",
-            "  who holds those answers and the next ones can learn of the person from the difference",
+            "  who holds those answers and the next ones can learn of the person from the difference: figures",
+            "  that were told of groups with the person are closed for the same groups without",
         ]
     elif answers.of:
         lines.append(f"nothing that cannot be undone: the person was part of none of the {answers.of} answers given")

@@ -227,8 +227,9 @@ def _times(seen: _Seen, guess: TableGuess) -> None:
 
 def _join(seen: _Seen, recordings: Recordings, guess: TableGuess) -> None:
     """Find the column whose cells name the recordings, and what must stand around them."""
-    folders = {str(PurePosixPath(path).parent) for path in recordings.paths} - {"."}
-    places = ["", *(f"{folder}/" for folder in sorted(folders)[:20]), ANYWHERE]
+    folders = {str(folder) for path in recordings.paths for folder in PurePosixPath(path).parents} - {"."}
+    outermost_first = sorted(folders, key=lambda folder: (folder.count("/"), folder))
+    places = ["", *(f"{folder}/" for folder in outermost_first[:20]), ANYWHERE]
     best: tuple[float, str, str] = (0.0, "", "")
     for name, cells in seen.cells.items():
         values = [normal_id(cell).replace("\\", "/").removeprefix("./") for cell in cells if cell]

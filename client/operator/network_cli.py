@@ -157,6 +157,21 @@ def releases(
     typer.echo("\n".join(json.dumps(line, sort_keys=True) for line in found) if as_json else "\n".join(as_table(found)))
 
 
+def lockbox(
+    site_file: SiteFile,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """List which steps of which runs saw the lockbox, over all studies."""
+    from dataclasses import asdict
+
+    from client.site.lockbox import lockbox_lines, lockbox_openings
+    from client.site.settings import load_site
+
+    state = load_site(site_file).state
+    found = [json.dumps(asdict(o)) for o in lockbox_openings(state)] if as_json else lockbox_lines(state)
+    typer.echo("\n".join(found))
+
+
 def budget(site_file: SiteFile) -> None:
     """Say what private training has cost this site's patients, and how much each study may still spend."""
     from client.operator.releases import budget_lines
@@ -178,4 +193,4 @@ def page(
     serve_page(site_file, port, said)
 
 
-COMMANDS = (certificate, show, approve, withdraw, start, status, pause, resume, stop, releases, budget, page)
+COMMANDS = (certificate, show, approve, withdraw, start, status, pause, resume, stop, releases, lockbox, budget, page)

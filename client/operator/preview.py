@@ -162,4 +162,10 @@ def _released(site: Site, study: Study, step: StepConfig, request: Request) -> R
 def _own_totals(counts: SiteCounts, settings: SiteSettings, study: Study) -> dict[str, NDArray[Any]]:
     totals = training_totals([counts])
     shares = np.array([float(site == settings.site) for site in study.sites.train])
-    return {"head_counts": totals.head_counts, "site_weights": shares, "standardise": totals.standardise}
+    return {
+        "head_counts": totals.head_counts,
+        "site_weights": shares,
+        "standardise": totals.standardise,
+        "head_counts_train_validation": totals.head_counts_train_validation,
+        "site_weights_train_validation": shares,
+    }

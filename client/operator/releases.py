@@ -6,31 +6,36 @@ import json
 from pathlib import Path
 from typing import Any
 
+from client.egress.gate import RELEASES
+from client.site.logs import from_its_start
 from client.site.settings import SiteSettings
-from ecgshared.errors import ConfigError
+from ecgshared.errors import ConfigError, PrivacyError
 
 
 def read_releases(state: Path) -> list[dict[str, Any]]:
     """Return every line of the log of releases, the oldest first; a damaged one is ``{"damaged": its number}``.
 
-    A crash can cut the last line: the answer it tells of had not left yet.
+    A crash can cut a line: the answer it tells of had not left yet. Where somebody edited the log, the last entry is
+    ``{"tampered": in words}``.
     """
-    path = state / "releases.jsonl"
+    path = state / RELEASES
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
+        return from_its_start(path).lines()
+    except PrivacyError as error:
+        return [*_as_it_stands(path), {"tampered": error.what}]
+    except OSError as error:
         raise ConfigError(f"the log of releases cannot be read ({type(error).__name__})", where=path) from None
+
+
+def _as_it_stands(path: Path) -> list[dict[str, Any]]:
     found = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else [], start=1):
         try:
             entry = json.loads(line)
-            if not isinstance(entry, dict):
-                raise ValueError
         except ValueError:
             entry = {"damaged": number}
-        found.append(entry)
+        if line.strip():
+            found.append(entry if isinstance(entry, dict) else {"damaged": number})
     return found
 
 
@@ -40,6 +45,8 @@ def as_table(found: list[dict[str, Any]]) -> list[str]:
         return ["nothing has left this site"]
     rows: list[tuple[str, ...]] = [("at (UTC)", "run", "step", "phase", "round", "kind", "bytes", "withheld", "")]
     for line in found:
+        if "tampered" in line:
+            continue
         if "damaged" in line:
             rows.append((f"line {line['damaged']} is damaged", *[""] * 8))
             continue
@@ -50,7 +57,8 @@ def as_table(found: list[dict[str, Any]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     size = sum(int(line.get("bytes", 0)) for line in found)
-    return [*lines, f"{len(found)} answer(s), {size:,} bytes"]
+    edited = [f"NOT TO BE RELIED ON: {line['tampered']}" for line in found if "tampered" in line]
+    return [*lines, f"{len(found) - len(edited)} answer(s), {size:,} bytes", *edited]
 
 
 def budget_lines(settings: SiteSettings) -> list[str]:
@@ -58,7 +66,11 @@ def budget_lines(settings: SiteSettings) -> list[str]:
     from client.egress.ledger import Ledger
 
     cap = settings.privacy
-    lines = [f"cap: epsilon {cap.max_epsilon:g} at delta {cap.max_delta:g} for each study, over all its runs"]
+    period = "for ever" if cap.total_days is None else f"in {cap.total_days:g} days"
+    lines = [
+        f"cap: epsilon {cap.max_epsilon:g} at delta {cap.max_delta:g} for each study, over all its runs",
+        f"cap: epsilon {cap.most_in_all:g} for all studies together, {period}",
+    ]
     ledger = Ledger(settings.state)
     charges = ledger.entries()
     studies = {charge.study: charge.study_name for charge in charges}
@@ -70,7 +82,7 @@ def budget_lines(settings: SiteSettings) -> list[str]:
         lines.append(f"{name} ({sha256[:12]}): {cost}, {left:.3f} left")
     if studies:
         epsilon, delta = ledger.total()
-        lines.append(f"all studies together: epsilon {epsilon:.3f} at delta {delta:g}")
+        lines.append(f"all studies together: epsilon {epsilon:.3f} at delta {delta:g} of {cap.most_in_all:g} granted")
     else:
         lines.append("no private training has been charged yet")
     return lines

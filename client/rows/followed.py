@@ -120,6 +120,8 @@ def input_matrix(
         step, _, what = name.partition(".")
         if name == "age_gap":
             parts.append((site.data.covariates["ecg_age"][rows] - site.data.age[rows])[:, None])
+        elif what == "gap" and site.study.step(step).stage == "age_sex":
+            parts.append(_gap(site, step, arrays, rows))
         elif what == "latents":
             parts.append(_latents(site, step, arrays, rows))
         elif what == "risk" and site.study.step(step).stage == "calibrate":
@@ -127,6 +129,16 @@ def input_matrix(
         else:
             parts.append(feature_matrix(site, (name,), arrays, rows))
     return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts], axis=1)
+
+
+def _gap(site: SiteContext, step: str, arrays: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> Floats:
+    """Predicted less true age, less the line that an age_sex step found of it on age; years."""
+    line, head = arrays.get(f"{step}.line"), getattr(site.study.step(step), "age", None)
+    if line is None or head is None or np.shape(line) != (2,) or not np.isfinite(line).all():
+        raise Refused(RefusalCode.BAD_REQUEST, "the line of the age gap is missing", value=step)
+    age = site.data.age[rows].astype(np.float64)
+    error = feature_matrix(site, (head,), arrays, rows)[:, 0] - age
+    return np.asarray(error - line[0] - line[1] * age)[:, None]
 
 
 def _latents(site: SiteContext, step: str, arrays: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> Floats:

@@ -27,8 +27,9 @@ def admitted_heads(site: SiteContext, judged: str, heads: Sequence[str], rows: I
         y = np.full(len(site.data), np.nan)
         y[rows] = site.data.labels[rows, site.data.heads.index(head)]
         known, case = ~np.isnan(y), y == 1
-        told[i] = (
-            site.cells.admit(f"score {judged}", site.data, known[None], [f"with {head}"])[0]
-            and site.cells.admit(events_of(site.study, head), site.data, case[None], [f"with the event {head}"])[0]
-        )
+        told[i] = site.cells.admit(f"score {judged}", site.data, known[None], [f"with {head}"])[0]
+        if told[i] and site.study.endpoints[head].kind != "continuous":
+            told[i] = site.cells.admit(events_of(site.study, head), site.data, case[None], [f"with the event {head}"])[
+                0
+            ]
     return told

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from client.rows.context import SiteContext
 from client.rows.inputs import ModelRows, seen_by
 from ecgshared.errors import RefusalCode, Refused
+from ecgshared.privacy.dominance import few_stand_out
 from ecgshared.stages.train import Config as TrainConfig
 from ecgshared.study.endpoints import ContinuousEndpoint
 
@@ -38,6 +39,13 @@ def feature_matrix(
             told = head_logits(site, config, arrays, rows)[:, config.heads.index(head)]
             endpoint = site.study.endpoints[head]
             matrix[:, i] = endpoint.restore(told) if isinstance(endpoint, ContinuousEndpoint) else told
+            known = np.isfinite(told)
+            if few_stand_out(told[known], data.patient[rows[known]], site.settings.limits):
+                raise Refused(
+                    RefusalCode.TOO_FEW,
+                    "a score that sets a few patients apart from all others tells of them",
+                    value=name,
+                )
         else:
             matrix[:, i] = columns[name][rows]
     return matrix

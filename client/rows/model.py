@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save
@@ -36,7 +37,16 @@ def load_in_training(site: SiteContext, config: Config, request: Request) -> tup
         start = starting_point(config, site.study, request.arrays)
     except (ModelError, KeyError) as error:
         raise Refused(RefusalCode.BAD_REQUEST, f"the weights to start from do not fit: {error}") from error
-    return _loaded(site, config, start.model, start.layout, request.arrays["weights"]), start.layout
+    weights = request.arrays["weights"]
+    if request.phase == "fit" and request.round == 1:
+        _require_first_weights(start.layout.flatten(start.model), weights)
+    return _loaded(site, config, start.model, start.layout, weights), start.layout
+
+
+def _require_first_weights(own: NDArray[Any], sent: NDArray[Any]) -> None:
+    """Refuse a first round that does not begin where the study's seed (or the step it starts from) puts it."""
+    if own.shape != np.shape(sent) or not np.allclose(own, sent, rtol=1e-4, atol=1e-6):
+        raise Refused(RefusalCode.BAD_REQUEST, "the first round's weights are not those of the study's seed")
 
 
 def _loaded(site: SiteContext, config: Config, model: nn.Module, layout: Layout, weights: NDArray[Any]) -> nn.Module:

@@ -19,7 +19,8 @@ from ecgshared.wire.protocol import Request
 class Scored:
     """ECGs with a risk and a known outcome; each array has shape = (n,).
 
-    ``left_out`` are the ECGs that lack either, ``left_out_patients`` the distinct patients behind them.
+    ``left_out`` are the ECGs that lack either, ``left_out_patients`` the distinct patients behind them. ``rows`` are
+    their row numbers in the cohort, where that is known.
     """
 
     risk: NDArray[np.float64]
@@ -29,6 +30,7 @@ class Scored:
     male: NDArray[np.float32]
     left_out: int
     left_out_patients: int
+    rows: NDArray[np.int64] | None = None
 
 
 def rows_under(site: SiteContext, rows: NDArray[np.int64], max_age: float | None) -> NDArray[np.int64]:
@@ -78,4 +80,5 @@ def with_outcome(site: SiteContext, rows: NDArray[np.int64], risk: NDArray[np.fl
         male=site.data.male[kept],
         left_out=int((~keep).sum()),
         left_out_patients=len(np.unique(site.data.patient[rows[~keep]])),
+        rows=kept,
     )

@@ -152,12 +152,42 @@ class QualityPolicy(Config):
         return actions
 
 
+WeightsPolicy = Literal["private", "secure_sum", "plain"]
+WEIGHTS_POLICY: dict[WeightsPolicy, str] = {
+    "private": "weights of differentially private training only",
+    "secure_sum": "weights of private training, or added under masks to those of other sites, so that nobody sees them",
+    "plain": "weights in the clear: whoever sees them can get ECGs, age, sex and labels of single training patients",
+}
+"""What each policy lets training send, in words that are true."""
+
+
 class PrivacyCap(Config):
-    """The most privacy loss this site grants one study; it trains privately or not at all if `required`."""
+    """The most privacy loss this site grants one study, and all together; it trains privately or not at all if
+    `required`."""
 
     required: bool = Field(default=False, description="true: no training without differential privacy")
     max_epsilon: float = Field(default=10.0, gt=0, description="over all runs of a study")
     max_delta: float = Field(default=1e-4, gt=0, lt=1, description="chance that epsilon does not hold")
+    total_epsilon: float | None = Field(
+        default=None, gt=0, description="over all studies together, whatever they are called; null: max_epsilon"
+    )
+    total_days: float | None = Field(
+        default=None, gt=0, description="the period that total_epsilon is granted for; null: for ever"
+    )
+    weights: WeightsPolicy | None = Field(
+        default=None,
+        description="what training may send: private, secure_sum or plain (weights in the clear, from which ECGs of "
+        "single patients can be got); null: secure_sum on a network, plain in a simulation",
+    )
+    statistics: Literal["group-limited", "refused"] = Field(
+        default="group-limited",
+        description="figures about training patients beside weights and counts: for groups of enough people, or none",
+    )
+
+    @property
+    def most_in_all(self) -> float:
+        """Epsilon that all studies together may cost a patient."""
+        return self.max_epsilon if self.total_epsilon is None else self.total_epsilon
 
 
 class ComputeConfig(Config):
@@ -238,6 +268,11 @@ class SiteSettings(Config):
     seed: int | None = Field(
         default=None, ge=0, lt=2**63, description="fixes what happens inside the site, and its split; for tests only"
     )
+
+    @property
+    def weights_policy(self) -> WeightsPolicy:
+        """What training may send."""
+        return self.privacy.weights or ("plain" if self.network is None else "secure_sum")
 
     @model_validator(mode="after")
     def _names_are_known(self) -> SiteSettings:

@@ -34,7 +34,7 @@ def measured(site: SiteContext, request: Request) -> Answer:
     step = _step(site)
     rows = rows_under(site, site.data.rows("lockbox"), step.max_age)
     values = _values(site, rows)
-    reason = _reason(values, step)
+    reason = _reason(values)
     patient = site.data.patient[rows]
     by_reason = [reason == i for i in range(len(REASONS))]
     known = site.data.patients_known
@@ -78,7 +78,7 @@ def _as_regression(site: SiteContext, step: Config, block: int) -> SiteContext:
     n = len(site.data)
     rows = site.data.rows("lockbox")
     values = _values(site, rows)
-    whole = _reason(values, step) < 0
+    whole = _reason(values) < 0
     limits = site.settings.limits
     people = group_size(site.data.patient[rows], inside=whole).patients
     if not limits.withhold_nothing and people < 2 * step.numbers_sent():
@@ -97,12 +97,11 @@ def _values(site: SiteContext, rows: Ints) -> Floats:
     return MeasuredBeats(site.data).of(rows)
 
 
-def _reason(values: Floats, step: Config) -> Ints:
+def _reason(values: Floats) -> Ints:
     """Return the number of the reason why each ECG is left out, -1 where it is not."""
     reason = values[:, -1].astype(np.int64)
-    # The axis is needed in any case: left axis deviation is of the same ECGs.
-    needed = [CONTROLS.index(name) for name in dict.fromkeys((*step.controls, "qrs_axis_deg"))]
-    lacking = ~np.isfinite(values[:, needed]).all(axis=1)
+    # Whatever the controls of a step: two steps of other controls are of the same ECGs as well.
+    lacking = ~np.isfinite(values[:, : len(CONTROLS)]).all(axis=1)
     reason[(reason < 0) & lacking] = REASONS.index(NO_WAVE)
     return reason
 

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from client.dataset.data import SiteData
 from client.rows.context import SiteContext
 from client.rows.groups import events_of, sums_of
+from client.site.lockbox import lockbox_openings
 from ecgshared.arrays import Bools
+from ecgshared.errors import PrivacyError, RefusalCode, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits
-from ecgshared.stages.describe import VARIABLES, SiteCounts
+from ecgshared.stages.describe import Config, SiteCounts, variables_of
+from ecgshared.study.declared import number_names
 from ecgshared.wire.protocol import SPLITS, Answer, Evidence, Request
 
 _MAX_NAMES = 12
@@ -21,6 +24,8 @@ _MAX_NAMES = 12
 
 def counts(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``counts``."""
+    if isinstance(site.step, Config) and site.step.lockbox:
+        site = replace(site, data=site.data.subset(site.data.rows("lockbox")))
     counted = [h for h, head in enumerate(site.data.heads) if site.study.endpoints[head].kind != "continuous"]
     data, limits = _labelled_yes_or_no(site.data, counted), site.settings.limits
     n_heads = len(data.heads)
@@ -53,12 +58,15 @@ def counts(site: SiteContext, request: Request) -> Answer:
         heads_offered=tuple(h for i, h in enumerate(data.heads) if not np.isnan(site.data.labels[:, i]).all()),
         patients_known=int(data.patients_known),
         design=site.settings.design,
+        lockbox_openings=_opened_before(site),
         ecgs=ecgs,
         patients=patients,
         labelled=labelled,
         events=events,
         table1=sums.table1,
         follow_up=np.array([seen.mean(), seen.std()]) if len(seen) else np.full(2, np.nan),
+        # Rounded: a quartile is somebody's.
+        follow_up_quartiles=np.round(np.quantile(seen, (0.25, 0.5, 0.75)), 1) if len(seen) else np.full(3, np.nan),
         age_sums=sums.train["age"],
         male_sums=sums.train["male"],
         covariate_sums=np.array([sums.train[name] for name in site.study.covariates]).reshape(-1, 3),
@@ -80,6 +88,9 @@ def counts(site: SiteContext, request: Request) -> Answer:
             "events": Evidence(labelled_patients, event_patients),
             "table1": Evidence(sums.table1_patients),
             "follow_up": Evidence(np.array(_patients(data, np.flatnonzero(followed)) if told_of else 0)),
+            "follow_up_quartiles": Evidence(
+                np.full(3, _patients(data, np.flatnonzero(followed)) // 4 if told_of else 0)
+            ),
             "age_sums": Evidence(np.array(sums.patients["age"])),
             "male_sums": Evidence(np.array(sums.patients["male"]), np.array(sums.patients["male"])),
             "covariate_sums": Evidence(np.array([sums.patients[name] for name in site.study.covariates], dtype=int)),
@@ -92,6 +103,17 @@ def counts(site: SiteContext, request: Request) -> Answer:
 
 
 PHASES = {"counts": counts}
+
+
+def _opened_before(site: SiteContext) -> int:
+    """Runs of any study that saw the lockbox before this one; of a site that never trains, which has none, 0."""
+    if not site.trains:
+        return 0
+    try:
+        openings = lockbox_openings(site.settings.state)
+    except PrivacyError as error:
+        raise Refused(RefusalCode.GATE_CLOSED, error.what, where=error.where) from error
+    return len({opening.by for opening in openings} - {(site.study.sha256, site.run)})
 
 
 def _labelled_yes_or_no(data: SiteData, counted: list[int]) -> SiteData:
@@ -128,24 +150,37 @@ class _Sums:
     @classmethod
     def of(cls, site: SiteContext, data: SiteData) -> _Sums:
         columns = {"age": data.age, "male": data.male, **data.covariates}
+        variables, more = variables_of(site.study), _derived(site, data)
         training = data.split == SPLITS.index("train")
         groups = [("everybody", np.ones(len(data), dtype=np.bool_))]
         for h, head in enumerate(data.heads):
             groups += [(f"with {head}", data.labels[:, h] == 1), (f"without {head}", data.labels[:, h] == 0)]
-        values = np.full((len(groups), len(VARIABLES), 2), np.nan)
-        patients = np.zeros((len(groups), len(VARIABLES)))
+        values = np.full((len(groups), len(variables), 2), np.nan)
+        patients = np.zeros((len(groups), len(variables)))
         train, behind = dict[str, NDArray[np.float64]](), dict[str, int]()
         for name, column in columns.items():
-            named = [("training", training), *(groups if name in VARIABLES else [])]
-            sizes = [_behind(site, name, column, who, rows & ~np.isnan(column)) for who, rows in named]
+            behind[name] = _behind(site, name, column, "training", training & ~np.isnan(column))
             exact = column[training & ~np.isnan(column)].astype(np.float64)
-            train[name], behind[name] = np.array([len(exact), exact.sum(), (exact**2).sum()]), sizes[0]
-            for g, (size, (_, rows)) in enumerate(zip(sizes[1:], named[1:], strict=True)):
+            train[name] = np.array([len(exact), exact.sum(), (exact**2).sum()])
+        for name, column in (columns | more).items():
+            if name not in variables:
+                continue
+            v = variables.index(name)
+            for g, (who, rows) in enumerate(groups):
+                size = _behind(site, name, column, who, rows & ~np.isnan(column))
                 known = column[rows & ~np.isnan(column)].astype(np.float64)
                 if size:
-                    v = VARIABLES.index(name)
                     values[g, v], patients[g, v] = (known.mean(), known.std()), size
         return cls(train, behind, values, patients)
+
+
+def _derived(site: SiteContext, data: SiteData) -> dict[str, NDArray[np.float32]]:
+    """Columns of Table 1 beside age, sex and covariates: declared numbers, a defibrillator, whether LVEF is known."""
+    named = (*number_names(site.study.columns), "defibrillator")
+    found = {name: data.columns[name].astype(np.float32) for name in named if name in data.columns}
+    if "lvef" in data.covariates:
+        found["lvef_measured"] = np.isfinite(data.covariates["lvef"]).astype(np.float32)
+    return found
 
 
 def _behind(site: SiteContext, name: str, column: NDArray[np.float32], who: str, rows: Bools) -> int:

@@ -16,9 +16,11 @@ from client.rows.context import SiteContext
 from client.rows.heads import admitted_heads
 from client.rows.logits import feature_matrix
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
-from ecgshared.arrays import Floats
+from client.rows.weighted import followed, weighted_answer
+from ecgshared.arrays import Bools, Floats
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
+from ecgshared.privacy.dominance import carried, ranked
 from ecgshared.stages.calibrate import effective_patients, sums_evidence
 from ecgshared.stages.evaluate import (
     LINES,
@@ -38,18 +40,21 @@ from ecgshared.stats.influence import ratio_square_sum
 from ecgshared.stats.performance import Performance, performance, rates_at_cuts
 from ecgshared.stats.placement import ControlCurve, isolates, place
 from ecgshared.stats.score_scale import HIGHEST
+from ecgshared.stats.score_scale import risk_of as risk_at
 from ecgshared.study.score import risk_of
 from ecgshared.wire.protocol import Answer, Evidence, Request
 
 
 def local(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``local``."""
+    heads, step = _heads(site, request), _config(site)
     answer = local_answer(
-        _heads(site, request),
-        _config(site),
+        heads,
+        step,
         site.settings.limits,
         cut=_cut(site, request),
         patients_known=site.data.patients_known,
+        admitted=_admitted_subgroups(site, step, heads),
     )
     return _ranks_alone(answer) if site.case_control else answer
 
@@ -126,6 +131,20 @@ def compare(site: SiteContext, request: Request) -> Answer:
     return compare_answer(whole, pairs, site.settings.limits, patients_known=site.data.patients_known)
 
 
+def weighted(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``weighted``: a study that weights for censoring also reads who is followed for a part."""
+    site.require_cohort()
+    step = _config(site)
+    if site.study.censoring != "ipcw":
+        raise Refused(RefusalCode.BAD_REQUEST, "this study does not weight for censoring", value=site.study.censoring)
+    rows = rows_under(site, site.data.rows("lockbox"), step.max_age)
+    risk = score_rows(site, request, step, rows)
+    spend_score(site, request)
+    cut = _cut(site, request)
+    heads = [followed(site, rows, risk, head) for head in heads_of(step, site.study)]
+    return weighted_answer(heads, None if cut is None else float(risk_at(cut)), site.data.patients_known)
+
+
 PHASES = {
     "local": local,
     "scale": scale,
@@ -133,13 +152,25 @@ PHASES = {
     "placement": placement,
     "slope": slope,
     "compare": compare,
+    "weighted": weighted,
 }
 
 
 def local_answer(
-    heads: Sequence[Scored], step: Config, limits: DisclosureLimits, *, cut: float | None, patients_known: bool
+    heads: Sequence[Scored],
+    step: Config,
+    limits: DisclosureLimits,
+    *,
+    cut: float | None,
+    patients_known: bool,
+    admitted: Bools | None = None,
 ) -> Answer:
-    """Compute the site's own figures of every head."""
+    """Compute the site's own figures of every head.
+
+    Parameters
+    ----------
+    admitted : which subgroups may be told of beside those of other steps, shape = (heads, subgroups); None: all.
+    """
     found = [_performance(head, step, limits, cut) for head in heads]
     whole = Evidence(_stack(p.whole.patients for p in found), _stack(p.whole.events for p in found))
     counts = np.array([p.counts for p in found])
@@ -148,6 +179,9 @@ def local_answer(
         counts[..., [1, 3]] = np.nan
         sub_counts[..., [1, 3]] = np.nan
     subgroup = _sized([p.subgroup_counts for p in found])
+    if admitted is not None:
+        subgroup = _where(subgroup, admitted)
+    shown = [_carried(head, limits) for head in heads]
     estimates = ("auc", "average_precision", "brier", "intercept", "slope", "expected_over_observed")
     return Answer(
         LocalResults(
@@ -162,10 +196,12 @@ def local_answer(
             **{name: np.array([getattr(p, name).as_array() for p in found]) for name in estimates},
         ),
         {
-            **dict.fromkeys(("counts", "mean_predicted", *estimates), whole),
+            "counts": whole,
+            **{name: _where(whole, [name in one for one in shown]) for name in ("mean_predicted", *estimates)},
             "left_out": Evidence(_stack(head.left_out_patients for head in heads)),
             "at_threshold": _sized([p.at_threshold for p in found]),
-            **dict.fromkeys(("subgroup_counts", "subgroup_rates", "subgroup_auc"), subgroup),
+            "subgroup_counts": subgroup,
+            **dict.fromkeys(("subgroup_rates", "subgroup_auc"), _carried_in_groups(heads, step, limits, subgroup)),
         },
     )
 
@@ -174,6 +210,54 @@ def _performance(head: Scored, step: Config, limits: DisclosureLimits, cut: floa
     cells = subgroup_index(step, head.age, head.male)
     partitions = [(cell, len(names)) for cell, names in zip(cells, subgroup_names(step), strict=True)]
     return performance(head.risk, head.y, head.patient, partitions=partitions, limits=limits, cut=cut)
+
+
+def _admitted_subgroups(site: SiteContext, step: Config, heads: Sequence[Scored]) -> Bools:
+    """Say which subgroups may be told of: bounds of age moved by a day, in another step, tell of those between."""
+    told = []
+    for head, name in zip(heads, heads_of(step, site.study), strict=True):
+        rows = np.arange(0) if head.rows is None else head.rows
+        everybody = np.zeros((1, len(site.data)), dtype=np.bool_)
+        everybody[0, rows] = True
+        site.cells.admit(f"subgroups by {name}", site.data, everybody, ["all of them"])
+        for cells, names in zip(subgroup_index(step, head.age, head.male), subgroup_names(step), strict=True):
+            inside = np.zeros((len(names), len(site.data)), dtype=np.bool_)
+            for g in range(len(names)):
+                inside[g, rows[cells == g]] = True
+            case = np.zeros(len(site.data), dtype=np.bool_)
+            case[rows[head.y == 1]] = True
+            told.append(
+                site.cells.admit(f"subgroups by {name}", site.data, inside, names)
+                & site.cells.admit(f"event in subgroups by {name}", site.data, inside & case, names)
+            )
+    return np.concatenate(told).reshape(len(heads), -1) if told else np.zeros((len(heads), 0), dtype=np.bool_)
+
+
+_BY_RANK = ("auc", "average_precision")
+_BY_SIZE = ("mean_predicted", "intercept", "slope", "expected_over_observed", "brier")
+
+
+def _carried(head: Scored, limits: DisclosureLimits) -> tuple[str, ...]:
+    """Name the figures that a group carries: not those of a score by which a few stand out."""
+    named = _BY_RANK if carried(ranked(head.risk), head.patient, limits) else ()
+    return (*named, *(_BY_SIZE if carried(head.risk, head.patient, limits) else ()))
+
+
+def _carried_in_groups(heads: Sequence[Scored], step: Config, limits: DisclosureLimits, subgroup: Evidence) -> Evidence:
+    """Return the evidence of subgroups' figures: of nobody where a few in one stand out by their score."""
+    shown = []
+    for head in heads:
+        cells = subgroup_index(step, head.age, head.male)
+        for cell, names in zip(cells, subgroup_names(step), strict=True):
+            for g in range(len(names)):
+                inside = cell == g
+                risk, who = head.risk[inside], head.patient[inside]
+                shown.append(carried(risk, who, limits) and carried(ranked(risk), who, limits))
+    return _where(subgroup, np.array(shown, dtype=np.bool_).reshape(np.shape(subgroup.patients)))
+
+
+def _where(evidence: Evidence, shown: Any) -> Evidence:
+    return Evidence(np.where(shown, evidence.patients, 0), evidence.events)
 
 
 def scale_answer(heads: Sequence[Scored], limits: DisclosureLimits) -> Answer:
@@ -186,7 +270,7 @@ def histogram_answer(heads: Sequence[Scored], limits: DisclosureLimits, question
     """Count every head's controls on its bins and its cases above the cuts it may answer."""
     bins: dict[str, list[Floats]] = {name: [] for name in ("head", "lower", "upper", "controls")}
     cuts: dict[str, list[Floats]] = {name: [] for name in ("cut_head", "cut", "cases", "predicted", "rate", "group")}
-    in_bin, in_cut, with_event = [], [], []
+    in_bin, in_cut, with_event, by_size = [], [], [], []
     for h, (head, question) in enumerate(zip(heads, questions, strict=True)):
         mine = Binned.of(head, limits, question)
         above, rate, group = rates_at_cuts(mine.score, head.risk, head.y, head.patient, mine.cuts)
@@ -201,11 +285,16 @@ def histogram_answer(heads: Sequence[Scored], limits: DisclosureLimits, question
         in_bin.append(mine.bins.patients)
         in_cut.append(mine.patients)
         with_event.append(mine.events)
+        by_size.append(np.full(len(mine.cuts), carried(head.risk, head.patient, limits)))
     joined = {name: np.concatenate(parts) for name, parts in {**bins, **cuts}.items()}
     of_cuts = Evidence(np.concatenate(in_cut), np.concatenate(with_event))
     return Answer(
         Histograms(**joined),
-        {**dict.fromkeys(bins, Evidence(np.concatenate(in_bin))), **dict.fromkeys(cuts, of_cuts)},
+        {
+            **dict.fromkeys(bins, Evidence(np.concatenate(in_bin))),
+            **dict.fromkeys(cuts, of_cuts),
+            **dict.fromkeys(("predicted", "group"), _where(of_cuts, np.concatenate(by_size))),
+        },
     )
 
 
@@ -238,7 +327,7 @@ def placement_answer(head: Scored, request: Request, question: CutQuestion, limi
         ),
         {
             **dict.fromkeys(("pairs", "sums"), of_curve),
-            "in_large": whole,
+            "in_large": _where(whole, carried(head.risk, head.patient, limits)),
             "sensitivity": of_sensitivity,
             **dict.fromkeys(("cut", "square_sum", "patients"), Evidence(mine.patients, mine.events)),
         },

@@ -55,14 +55,28 @@ def judge(site: SiteContext, request: Request) -> Answer:
     if not isinstance(site.step, Config):
         raise Refused(RefusalCode.BAD_REQUEST, "this step does not judge beats", value=site.step.stage)
     beats = _beats(site, site.step, request.arrays)
-    return judged_answer(beats, site.data.fs_hz, site.rng, patients_known=site.data.patients_known)
+    return judged_answer(
+        beats,
+        site.data.fs_hz,
+        site.rng,
+        patients_known=site.data.patients_known,
+        tell_trained=site.settings.limits.withhold_nothing,
+    )
 
 
 PHASES = {"judge": judge}
 
 
-def judged_answer(beats: Beats, fs_hz: float, rng: np.random.Generator, *, patients_known: bool) -> Answer:
-    """Compute every figure of :class:`Judged` and the groups behind them."""
+def judged_answer(
+    beats: Beats, fs_hz: float, rng: np.random.Generator, *, patients_known: bool, tell_trained: bool = False
+) -> Answer:
+    """Compute every figure of :class:`Judged` and the groups behind them.
+
+    Parameters
+    ----------
+    tell_trained : whether distances to single training beats may leave. The distance of one crafted beat to the nearest
+        of them says who was trained on, however many they are: they leave where no limit holds, in a simulation.
+    """
     patients = len(np.unique(beats.patient))
     n, c = beats.conditions.shape
     values = _Figures(beats, fs_hz, rng) if n else None
@@ -90,7 +104,7 @@ def judged_answer(beats: Beats, fs_hz: float, rng: np.random.Generator, *, patie
         patients_known=int(patients_known),
     )
     everybody = Evidence(np.array(patients))
-    nobody = 0 if not len(beats.trained) else patients
+    nobody = patients if len(beats.trained) and tell_trained else 0
     return Answer(
         payload,
         {

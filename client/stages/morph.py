@@ -26,6 +26,7 @@ from ecgshared.wire.protocol import Answer, Evidence, Request
 
 F32 = NDArray[np.float32]
 
+DRAWN_SHARE = 0.8
 KEPT = "morph.safetensors"
 """What the site keeps of the phase ``morph``, owner-only: the nets and the target, to show single morphs here."""
 
@@ -118,14 +119,19 @@ def chosen(
 ) -> tuple[Ints, Ints]:
     """Return rows at or below the first cut, and at or above the second, one of each patient and at most ``most``.
 
-    Nobody is in both; whose row it is, and which, is drawn.
+    Nobody is in both; whose row it is, and which, is drawn by the site. Never more than :data:`DRAWN_SHARE` of those
+    who could be: two studies whose groups differ by one person would give that person's beat by subtraction.
     """
     order = rng.permutation(len(rows))
     rows, logit = rows[order], logit[order]
     high = _one_each(rows[logit >= cuts[1]], patient)
     low = rows[logit <= cuts[0]]
     low = _one_each(low[~np.isin(patient[low], patient[high])], patient)
-    return np.sort(low[:most]), np.sort(high[:most])
+    return np.sort(low[: _drawn(low, most)]), np.sort(high[: _drawn(high, most)])
+
+
+def _drawn(of: Ints, most: int) -> int:
+    return min(most, int(DRAWN_SHARE * len(of)))
 
 
 def _one_each(rows: Ints, patient: Ints) -> Ints:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from client.rows.allowance import spend
 from client.rows.context import SiteContext
 from client.rows.heads import admitted_heads
 from client.rows.inputs import ModelRows, seen_by
@@ -22,6 +23,7 @@ from ecgshared.learning.losses import cell_losses, cell_weights, private_cell_we
 from ecgshared.learning.optimiser import load_optimiser_state, make_optimiser, optimiser_state
 from ecgshared.learning.plan import learning_rate
 from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privacy
+from ecgshared.privacy.dominance import carried, ranked
 from ecgshared.privacy.patient_sgd import PrivateStep
 from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector, judge_of
 from ecgshared.stats.roc import auc
@@ -36,13 +38,15 @@ def fit(site: SiteContext, request: Request) -> Answer:
         raise Refused(RefusalCode.BAD_REQUEST, "the study plans no such round", value=request.round)
     start = time.monotonic()
     inputs = _Inputs.of(site, config, request)
+    _count_weights(site, request, f"fit {request.round}")
+    _require_enough_at_a_step(site, config)
     model: Any
     model, layout = load_in_training(site, config, request)
     if config.model.own_objective:
         model.begin_round(request.round, config.rounds)
     _give_judge(site, config, model, request)
-    judged = _no_figures(config) if config.privacy else _validate(site, config, model, inputs)
-    rows = _rows(site, config, inputs, "train")
+    judged = _no_figures(config) if config.privacy or config.retrains else _validate(site, config, model, inputs)
+    rows = _rows(site, config, inputs, *config.on)
     state = SiteState(site, config)
     optimiser = make_optimiser(
         config.optimiser, model.parameters(), lr=learning_rate(config.optimiser, request.round, config.rounds)
@@ -77,13 +81,17 @@ def fit(site: SiteContext, request: Request) -> Answer:
         state.keep("optimiser", request.round, optimiser_state(optimiser))
     if layout.local:
         state.keep("normalisation", request.round, layout.local_state(model))
-    trained = _patients(rows)
+    # What a plain update speaks of is whom its steps saw; a private one's protection is its noise.
+    trained = _patients(rows) if plan is not None else min(_patients(rows), result.least_patients)
+    if plan is None and result.steps < _LEAST_STEPS and not site.settings.limits.withhold_nothing:
+        trained = 0
     return Answer(
         Update(
             update=layout.flatten(model).astype(inputs.weights.dtype),
             layout=layout.hash,
             steps=result.steps,
-            seconds=time.monotonic() - start,
+            # How long it took depends on how many patients a step drew, and who they are.
+            seconds=time.monotonic() - start if plan is None else 0.0,
             training_loss=result.mean_loss,
             validation_loss=judged.loss,
             validation_auc=judged.auc,
@@ -102,7 +110,14 @@ def fit(site: SiteContext, request: Request) -> Answer:
 def validate(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``validate``: figures of the weights received, nothing trained."""
     config = _config(site)
+    if config.retrains:
+        raise Refused(RefusalCode.BAD_REQUEST, "validation patients are trained on, and judge nothing", value=config.id)
     inputs = _Inputs.of(site, config, request)
+    if config.privacy is None and site.settings.privacy.required:
+        raise Refused(
+            RefusalCode.PRIVACY_REQUIRED, "this site trains privately only: no figure of plain training leaves"
+        )
+    _count_weights(site, request, "validate")
     judged = (
         _no_figures(config)
         if config.privacy
@@ -112,6 +127,39 @@ def validate(site: SiteContext, request: Request) -> Answer:
 
 
 PHASES = {"fit": fit, "validate": validate}
+
+RUNS = 5
+"""Different weights that a round, or the end, of one study's step is answered for: so many runs of it."""
+_LEAST_STEPS = 2
+
+
+def _count_weights(site: SiteContext, request: Request, topic: str) -> None:
+    """Validation figures of weights are answers about them: weights made up by who asks are counted as others are."""
+    if not site.settings.limits.withhold_nothing:
+        spend(site, request, f"weights of {topic}", cap=RUNS, of=["weights"])
+
+
+def _require_enough_at_a_step(site: SiteContext, config: Config) -> None:
+    """Refuse plain training whose steps see too few ECGs, or that takes a single one: a gradient can be undone."""
+    limits, work = site.settings.limits, config.local
+    if config.privacy is not None or limits.withhold_nothing:
+        return
+    if work.batch_size is not None and work.batch_size < limits.min_patients:
+        raise Refused(
+            RefusalCode.TOO_FEW,
+            "a step of plain training would be of fewer patients than a group may be",
+            where=f"{config.id}.local.batch_size",
+            value=work.batch_size,
+            allowed=f"at least {limits.min_patients}",
+        )
+    alone = work.steps == 1 if work.steps is not None else work.batch_size is None and (work.epochs or 1) < _LEAST_STEPS
+    if alone:
+        raise Refused(
+            RefusalCode.TOO_FEW,
+            "a single step of plain training hands over the gradient itself",
+            where=f"{config.id}.local",
+            allowed=f"at least {_LEAST_STEPS} steps in a round",
+        )
 
 
 def _give_judge(site: SiteContext, config: Config, model: Any, request: Request) -> None:
@@ -160,7 +208,7 @@ def _step(
         private = private_cell_weights(w, inputs.head_counts) if config.heads else np.ones(1)
         return PrivateStep(model, optimiser, private, plan=plan, work=config.local)
     # Without heads every ECG counts alike: a_k N is the site's own number of training ECGs.
-    own = np.array([1 / max(len(site.data.rows("train")), 1)])
+    own = np.array([1 / max(len(site.data.rows(*config.on)), 1)])
     return PlainStep(
         model,
         optimiser,
@@ -190,8 +238,7 @@ class _Inputs:
     def of(cls, site: SiteContext, config: Config, request: Request) -> _Inputs:
         described = describe_step(config, site.study)
         try:
-            counts = request.arrays[f"{described}.head_counts"]
-            shares = request.arrays[f"{described}.site_weights"]
+            counts, shares = (request.arrays[f"{described}.{name}"] for name in config.totals)
             standardise = request.arrays[f"{described}.standardise"]
             weights = request.arrays["weights"]
         except KeyError as error:
@@ -235,6 +282,7 @@ def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inpu
     numbers = [isinstance(endpoints[head], ContinuousEndpoint) for head in config.heads]
     losses = cell_losses(torch.from_numpy(logits), torch.from_numpy(rows.labels.astype(np.float64)), numbers).numpy()
     n_heads = len(config.heads)
+    limits = site.settings.limits
     loss, area = np.full(n_heads, np.nan), np.full(n_heads, np.nan)
     patients, events = np.zeros(n_heads, dtype=int), np.zeros(n_heads, dtype=int)
     for h in range(n_heads):
@@ -245,11 +293,12 @@ def _validate(site: SiteContext, config: Config, model: nn.Module, inputs: _Inpu
             events[h] = min(len(np.unique(rows.patient[cases])), len(np.unique(rows.patient[controls])))
         else:
             patients[h] = 0
-        if len(known):
+        # Beside the loss itself, the score: one that sets a single person apart makes the mean that person's label.
+        if len(known) and all(carried(v[known, h], rows.patient[known], limits) for v in (losses, logits)):
             loss[h] = losses[known, h].mean()
         if numbers[h]:
             events[h] = patients[h]
-        elif len(cases) and len(controls):
+        elif len(cases) and len(controls) and carried(ranked(logits[known, h]), rows.patient[known], limits):
             area[h] = auc(logits[known, h], y[known])
     group = Evidence(patients, events)
     return _Judged(loss, area, {"validation_loss": group, "validation_auc": group})
@@ -269,15 +318,15 @@ def _config(site: SiteContext) -> Config:
     return site.step
 
 
-def _rows(site: SiteContext, config: Config, inputs: _Inputs, split: Split) -> ModelRows:
-    """The split's ECGs that have a label for at least one of the step's heads, if it has any, and what the model sees.
+def _rows(site: SiteContext, config: Config, inputs: _Inputs, *splits: Split) -> ModelRows:
+    """The splits' ECGs that have a label for at least one of the step's heads, if it has any, and what the model sees.
 
     Under privacy all of them: the sampling rate must follow from the number of patients that `describe` released. One
     without a beat is NaN there, and a private step adds nothing for it.
     """
     columns = [site.data.heads.index(head) for head in config.heads]
-    rows = site.data.rows(split)
-    seen = seen_by(config.model, site.data, site.rng if split == "train" else None)
+    rows = site.data.rows(*splits)
+    seen = seen_by(config.model, site.data, site.rng if "train" in splits else None)
     if config.privacy is None:
         if config.heads:
             rows = rows[~np.isnan(site.data.labels[rows][:, columns]).all(axis=1)]

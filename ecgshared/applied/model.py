@@ -171,11 +171,11 @@ class AppliedModel:
         values = {**{name: self._in_unit(name, value) for name, value in told.items()}, **known}
         x = np.array([1.0, *(values.get(name, math.nan) for name in inputs)])
         eta = float(self.coef @ x)
-        covariance = self._calibrated.get("covariance")
+        covariance = self.covariance
         low = high = math.nan
         said = "none: the file does not hold the covariance of the calibration"
         if covariance is not None:
-            spread = math.sqrt(max(float(x @ np.array(covariance, dtype=np.float64) @ x), 0.0))
+            spread = math.sqrt(max(float(x @ covariance @ x), 0.0))
             low, high = expit(eta - ndtri(0.975) * spread), expit(eta + ndtri(0.975) * spread)
             said = (
                 "95% interval of the risk among people whom the model takes for alike (from the calibration's errors)"
@@ -204,7 +204,7 @@ class AppliedModel:
         endpoint = self.endpoints.get(head)
         if isinstance(endpoint, ContinuousEndpoint):
             number = self._in_unit(name, value)
-            error = self._error_of(name)
+            error = self.half_width(name)
             if error is None:
                 return Output(name, self.label(head), "number", number, endpoint.unit, interval="none: not yet judged")
             said = "90% interval by conformal prediction: as wide as nine of ten errors on people it had not seen"
@@ -217,7 +217,19 @@ class AppliedModel:
             interval="none: a probability as the net says it",
         )
 
-    def _error_of(self, name: str) -> float | None:
+    @property
+    def score_inputs(self) -> tuple[str, ...] | None:
+        """What the calibrated risk is computed from, as ``coef`` behind its intercept; None without one."""
+        return None if self.score is None else tuple(self._calibrated["inputs"])
+
+    @property
+    def covariance(self) -> Floats | None:
+        """Of ``coef``; None where the file does not hold it whole."""
+        found = self._calibrated.get("covariance")
+        whole = found is not None and all(value is not None for row in found for value in row)
+        return np.array(found, dtype=np.float64) if whole else None
+
+    def half_width(self, name: str) -> float | None:
         """Return the half width of a number's conformal interval, where a step judged it."""
         for part in self.told.get("judged", {}).values():
             found = part["result"].get("conformal", {}) if part["stage"] == "age_sex" else {}

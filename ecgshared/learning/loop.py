@@ -83,11 +83,13 @@ class LocalResult:
     steps : optimiser steps done.
     mean_loss : mean of the steps' estimates of L_k; NaN after private training or no step.
     examples : ECGs the steps saw, repeats counted; expected number under privacy.
+    least_patients : distinct patients that any one step saw at least; 0 where there was no step.
     """
 
     steps: int
     mean_loss: float
     examples: int
+    least_patients: int = 0
 
 
 class PlainStep:
@@ -218,7 +220,7 @@ def train(
     seed_draws(model, random)
     model.train()
     loss = torch.zeros((), device=device, dtype=torch.float64)
-    seen = 0
+    seen, least = 0, len(np.unique(patient)) if total else 0
     try:
         with step:
             for done, rows in enumerate(itertools.islice(step.draw(patient, generator), total), start=1):
@@ -229,6 +231,7 @@ def train(
                     x = augment(x, augmentation, fs_hz=fs_hz, generator=random)
                 loss += step.update(x, covariates, labels).double()
                 seen += len(rows)
+                least = min(least, len(np.unique(patient[rows])))
                 if progress is not None:
                     progress(done, total)
             mean_loss = float(loss) / total if total else math.nan
@@ -239,7 +242,7 @@ def train(
         model.eval()
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise ModelError("training diverged: a weight is not finite", remedy="lower the learning rate")
-    return LocalResult(total, mean_loss, step.examples(seen, total))
+    return LocalResult(total, mean_loss, step.examples(seen, total), least)
 
 
 def place(model: nn.Module, *, device: str, precision: Precision) -> nn.Module:

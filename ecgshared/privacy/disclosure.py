@@ -32,6 +32,12 @@ class DisclosureLimits(Config):
 
     min_patients: int = Field(default=10, ge=1, description="patients in the smallest group that a figure may speak of")
     min_events: int = Field(default=5, ge=0, description="patients with the event, and without it, in such a group")
+    lockbox_scores: int = Field(
+        default=5, ge=1, description="different scores answered about one lockbox group, over all studies"
+    )
+    validation_scores: int = Field(
+        default=20, ge=1, description="different scores answered about one group outside the lockbox, over all studies"
+    )
 
     @property
     def withhold_nothing(self) -> bool:

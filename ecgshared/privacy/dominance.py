@@ -3,8 +3,8 @@
 Who asks chooses the score, within what a model can be made to say: one that is 1 for a single known person and 0 for
 all others turns every figure into that person's outcome. What counts is who carries the spread of the values: the
 effective number of patients of |v - mean|, (sum of w)^2 / sum of w^2 with w a patient's share (Kish, Survey Sampling,
-1965, 11.7). One person who stands out counts for four, whatever the others' number; values spread evenly over n count
-for 3/4 n, normal ones for 2/3 n, exponential ones (many low risks, few high) for half.
+1965, 11.7). One person who stands out counts for four, ten for forty, whatever the others' number; values spread evenly
+over n count for 3/4 n, normal ones for 2/3 n, exponential ones (many low risks, few high) for half.
 """
 
 from __future__ import annotations
@@ -35,11 +35,23 @@ def carriers(values: Floats, patient: Ints) -> float:
 
 
 def carried(values: Floats, patient: Ints, limits: DisclosureLimits) -> bool:
-    """Say whether enough patients carry the spread: twice the least size, of a small group a third of it."""
+    """Say whether enough patients carry the spread: as many as a group of the least size that alone stands out, of a
+    small group half of it."""
     if limits.withhold_nothing or not len(values):
         return True
     least = limits.min_patients
-    return carriers(values, patient) >= max(least, min(2 * least, len(np.unique(patient)) / 3))
+    return carriers(values, patient) >= max(least, min(4 * least, len(np.unique(patient)) / 2))
+
+
+def few_stand_out(values: Floats, patient: Ints, limits: DisclosureLimits) -> bool:
+    """Say whether one or two patients, or hardly more, carry nearly all of the spread.
+
+    A milder rule than :func:`carried`, for inputs without bounds: an ECG full of noise may well give a net's largest
+    logit, but not one beside which all others are nearly the same.
+    """
+    if limits.withhold_nothing or not len(values):
+        return False
+    return carriers(values, patient) < min(limits.min_patients, len(np.unique(patient)) / 2)
 
 
 def ranked(values: Floats) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ Phase ``measured`` counts the ECGs that were measured, and those that were not b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -24,10 +24,7 @@ from ecgshared.ecg.terminal import AT_END, FLAT, HIGHEST_HZ, NO_END, terminal_sl
 from ecgshared.stages import regress
 from ecgshared.stages.results.biomarker import Result as Result
 from ecgshared.study.study import Study
-from ecgshared.wire.protocol import Count, StepConfig, payload
-
-if TYPE_CHECKING:
-    from ecgshared.ecg.record import EcgRecord  # noqa: F401
+from ecgshared.wire.protocol import Count, Split, StepConfig, payload
 
 Control = Literal["rate_bpm", "pr_ms", "qrs_ms", "qt_ms", "p_axis_deg", "qrs_axis_deg", "t_axis_deg"]
 CONTROLS: tuple[Control, ...] = ("rate_bpm", "pr_ms", "qrs_ms", "qt_ms", "p_axis_deg", "qrs_axis_deg", "t_axis_deg")
@@ -64,10 +61,13 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "all"
     opens_lockbox: ClassVar[bool] = True
+    splits_read: ClassVar[tuple[Split, ...]] = ("lockbox",)
 
     outcome: str = Field(description="an endpoint")
     controls: tuple[Control, ...] = Field(
-        default=CONTROLS, max_length=7, description="beside the biomarker in the second model; others are left out"
+        default=CONTROLS,
+        max_length=7,
+        description="beside the biomarker in the second model; an ECG needs all of them in any case",
     )
     every_lead: bool = Field(default=True, description="regress on each of the twelve leads by itself as well")
     max_age: float | None = Field(default=None, gt=0, description="only ECGs at a known age under this, years")

@@ -3,8 +3,9 @@
 Phases: ``local`` (exact figures of one site, as scalars), ``scale`` (where the scores lie, so that cuts can be chosen
 that all sites share), ``histogram`` (controls on the site's own bins, cases above the cuts, exact rates there),
 ``placement`` (the pooled control curve summed over the site's cases), ``slope`` (Newton sums of the pooled calibration
-line), ``compare`` (paired differences of AUC). What the three counts disclose together is argued in
-:mod:`ecgshared.stats.control_bins`. Every point of a curve stands at a cut that sites answered; nothing lies between.
+line), ``compare`` (paired differences of AUC), ``weighted`` (own figures weighted for censoring). What the three counts
+disclose together is argued in :mod:`ecgshared.stats.control_bins`. Every point of a curve stands at a cut that sites
+answered; nothing lies between.
 
 null: withheld by the site, or undefined for so few. Bounds contain the value that the scores of all sites, put
 together, would give; ``low`` and ``high`` are the 95% interval, absent below ten patients with the event. Counts are of
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 COUNTS = ("ecgs", "patients", "events", "event_patients")
 AT_THRESHOLD = ("share", "ppv", "sensitivity", "specificity", "npv", "accuracy")
+WEIGHTED = ("auc", "event_rate", "expected_over_observed", "brier", "ppv")
+"""What is also told with weights for censoring, in this order."""
 MAX_BOUNDS = 0.03
 """A pooled AUC whose bounds lie further apart is told by its bounds alone: its place between them is not known."""
 
@@ -53,6 +56,8 @@ LEAVES = {
     "and sums over patients that the intervals of the pooled figures take",
     "slope": "sums over patients that one step of the fit of the pooled calibration line takes",
     "compare": "the AUC of this score and of others on the same ECGs, and the difference",
+    "weighted": "AUC, event rate, expected over observed, Brier score and precision at the threshold of everybody who "
+    "is followed, weighted by the chance to be (studies with censoring: ipcw)",
 }
 """What leaves a hospital in each phase, in words."""
 PROTECTED = (
@@ -199,6 +204,21 @@ class Compared:
     counts: Annotated[Floats, Count()]
     auc: Annotated[Floats, Statistic()]
     difference: Annotated[Floats, Statistic()]
+
+
+@payload("evaluate", "weighted")
+@dataclass(frozen=True)
+class Weighted:
+    """One site's figures by the end of each horizon, weighted for censoring; H heads, NaN where one has no horizon.
+
+    ``counts``: (H, 4), ECGs followed, their patients, ECGs with the event by the horizon, patients with it.
+    ``figures``: (H, 5, 4), see WEIGHTED. ``moments``: (H, 4), mean predicted risk of those followed, its variance, that
+    of the event rate, and their covariance.
+    """
+
+    counts: Annotated[Floats, Count()]
+    figures: Annotated[Floats, Statistic()]
+    moments: Annotated[Floats, Statistic()]
 
 
 @payload("evaluate", "slope")

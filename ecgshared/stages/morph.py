@@ -25,7 +25,7 @@ from ecgshared.ecg.windows import BEAT_S, samples_of
 from ecgshared.stages.results.morph import Result as Result
 from ecgshared.stages.train import Config as TrainConfig
 from ecgshared.study.score import trained_heads
-from ecgshared.wire.protocol import Count, Statistic, StepConfig, payload
+from ecgshared.wire.protocol import Count, Split, Statistic, StepConfig, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -49,7 +49,8 @@ LEAVES = {
 """What leaves a hospital in each phase, in words."""
 PROTECTED = (
     "Each mean is of one beat of each of at least the hospital's own least number of patients, or is withheld; the "
-    "hospital chooses at random whose. A study morphs once, and a second question of the step is refused."
+    "hospital draws by itself whose, and never takes all who could be. A study morphs once, and a second question of "
+    "the step is refused."
 )
 """What stands between these numbers and one patient."""
 
@@ -58,6 +59,7 @@ class Config(StepConfig):
     """A morph step. ``uses`` must lead to a train step of a beat_risk and one of a beat_vae."""
 
     default_sites: ClassVar[str] = "all"
+    splits_read: ClassVar[tuple[Split, ...]] = ("validation",)
 
     risk: str = Field(description="the head that is climbed: <train step>.<head>, of a net of single beats")
     directions: tuple[Direction, ...] = Field(default=DIRECTIONS, min_length=1, description="up, down or both")

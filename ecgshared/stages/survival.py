@@ -79,8 +79,8 @@ class ModelInputs(BaseConfig):
     name: ModelName = Field(description="name of this model in the report")
     inputs: tuple[str, ...] = Field(
         min_length=1,
-        description="age, male, covariates, age_gap (ecg_age less age), <train step>.<head> (its logit), "
-        "<cvae step>.latents, <calibrate step>.risk (its logit)",
+        description="age, male, covariates, age_gap (ecg_age less age), <age_sex step>.gap, <train step>.<head> (its "
+        "logit), <cvae step>.latents, <calibrate step>.risk (its logit)",
     )
 
 
@@ -294,6 +294,8 @@ def allowed_inputs(step: StepConfig, study: Study) -> tuple[str, ...]:
             names.append(f"{used.id}.risk")
         elif used.stage == "train" and used.model.name == "cvae":  # type: ignore[attr-defined]
             names.append(f"{used.id}.latents")
+        elif used.stage == "age_sex" and used.age is not None:  # type: ignore[attr-defined]
+            names.append(f"{used.id}.gap")
         elif used.stage == "train":
             names += [f"{used.id}.{head}" for head in used.heads]  # type: ignore[attr-defined]
     return tuple(names)

@@ -83,10 +83,17 @@ class Config(StepConfig):
 
     can_be_frozen: ClassVar[bool] = True
     splits_read: ClassVar[tuple[Split, ...]] = ("train", "validation")
-    read_later: ClassVar[tuple[str, ...]] = ("model", "heads", "precision")
+    read_later: ClassVar[tuple[str, ...]] = ("model", "heads", "precision", "on")
 
     model: ModelConfig = Field(default=config_class(DEFAULT)(), description="the net")  # type: ignore[call-arg]
     heads: tuple[str, ...] = Field(default=(), description="endpoints to predict; a cvae has none")
+    on: tuple[Literal["train", "validation"], ...] = Field(
+        default=("train",),
+        min_length=1,
+        description="patients it is trained on; [train, validation] before the lockbox opens, with rounds and rates "
+        "that another step has chosen: then nothing is validated on them, and the lockbox alone judges",
+        exclude_if=lambda splits: splits == ("train",),
+    )
     head_weights: dict[str, float] = Field(default={}, description="w_h; 1 where not named")
     rounds: int = Field(default=20, ge=1, le=10_000, description="federated rounds")
     strategy: StrategyConfig = Field(default=StrategyConfig(), description="how the hospitals' updates become one")
@@ -114,6 +121,12 @@ class Config(StepConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
+        if self.on not in (("train",), ("train", "validation")):
+            raise ValueError("on must be [train], or [train, validation]")
+        if self.retrains and (self.early_stopping is not None or self.keep == "best"):
+            raise ValueError(
+                "trained on validation patients, nobody is left to choose a round: no early_stopping, no best"
+            )
         if self.early_stopping is not None and self.keep != "best":
             raise ValueError("early_stopping keeps the best round's weights, so keep must be best")
         _check_start(self)
@@ -133,6 +146,17 @@ class Config(StepConfig):
             if self.local.prox_mu or self.local.max_grad_norm:
                 raise ValueError("privacy clips each patient itself; leave local.prox_mu and local.max_grad_norm out")
         return self
+
+    @property
+    def retrains(self) -> bool:
+        """Whether validation patients are trained on, so that they can judge nothing any more."""
+        return "validation" in self.on
+
+    @property
+    def totals(self) -> tuple[str, str]:
+        """The arrays of a describe step that weigh heads and sites: of the patients that are trained on."""
+        kind = "_train_validation" if self.retrains else ""
+        return f"head_counts{kind}", f"site_weights{kind}"
 
     @property
     def event(self) -> Event | None:

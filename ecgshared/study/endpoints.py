@@ -155,7 +155,7 @@ LOW_LVEF = 0.35
 BUILT_IN_LABELS: tuple[str, ...] = ("male", "lvef_low")
 """Binary columns every site has by name: from ``sex``, and from ``lvef`` where it was measured."""
 
-Censoring = Literal["strict", "paper_faithful"]
+Censoring = Literal["strict", "paper_faithful", "ipcw"]
 _NOTHING: Declared = MappingProxyType({})
 _DEATHS = ("scd", "death")
 _FROM_NEXT_DAY = ("vfvt", "vf", "vt", "ecg_vt")
@@ -215,7 +215,8 @@ def label_cells(
 
     ``strict``: an ECG whose horizon ends after the data do is NaN WHATEVER happened. To keep its events and drop its
     living would raise the event rate by half in a window of two years. ``paper_faithful`` does keep them, and an
-    encounter after the registers' end gives 0, as in the paper.
+    encounter after the registers' end gives 0, as in the paper. ``ipcw`` labels as ``strict`` does; an evaluate step
+    then also judges with whoever is known for part of the horizon, weighted by the chance to be followed.
 
     A site that lacks the columns of one of the events (for ``scd``: date, cause, and place or admission) gets NaN
     throughout, never a column of zeros.
@@ -230,7 +231,7 @@ def label_cells(
     happened = _happenings(table, endpoint.events, declared, n)
     out = _within(table, endpoint, happened, censoring)
     start, horizon = endpoint.window_days
-    if censoring == "strict":
+    if censoring != "paper_faithful":
         out[window_days(table, n) < horizon] = np.nan
     if censor_at_defibrillator:
         implanted = days_after_ecg(table, "icd_date", n)

@@ -20,6 +20,7 @@ STAGES: tuple[str, ...] = (
     "overlap",
     "arrhythmia",
     "contrast",
+    "age_sex",
     "high_risk",
     "saliency",
     "morph",

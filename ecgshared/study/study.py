@@ -14,6 +14,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 from ecgshared.config import Config, load_yaml, validate
 from ecgshared.ecg.input import InputConfig
 from ecgshared.errors import ConfigError
+from ecgshared.study.blocks import CompareBlock, LeaveOneOutBlock, expand
 from ecgshared.study.columns import COVARIATES, STANDARD_COLUMNS
 from ecgshared.study.declared import NAME, DeclaredColumn, filter_kinds, name_faults, number_names
 from ecgshared.study.endpoints import (
@@ -116,6 +117,13 @@ class FederationConfig(Config):
     )
 
 
+class PublishedConfig(Config):
+    """A publication that a study reproduces."""
+
+    paper: Literal["10.1038/s41586-026-10674-6"] = Field(description="its DOI; values of this one are known")
+    data: Literal["in_silico", "real"] = Field(description="what the report calls ours")
+
+
 class Study(Config):
     """A study. ``sha256`` travels with every message."""
 
@@ -123,6 +131,11 @@ class Study(Config):
     name: Name = Field(description="short name of the study, lower case: letters, digits, _ and -")
     about: str = Field(
         default="", description="one sentence for the hospitals that approve it and for the report's head"
+    )
+    published: PublishedConfig | None = Field(
+        default=None,
+        description="a publication whose values stand beside ours in the report",
+        exclude_if=lambda published: published is None,
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="every random number of the study follows from it")
     sites: SitesConfig = Field(description="which hospitals train and which only judge")
@@ -137,7 +150,9 @@ class Study(Config):
     )
     endpoints: dict[Name, Endpoint] = Field(min_length=1, description="what is predicted, each under a name of its own")
     censoring: Censoring = Field(
-        default="strict", description="an ECG whose horizon ends after the data: missing (strict), or as the paper did"
+        default="strict",
+        description="an ECG whose horizon ends after the data: missing (strict), as the paper did, or weighted by the "
+        "chance to be followed (ipcw; in evaluate, beside the strict figures)",
     )
     censor_at_defibrillator: bool = Field(
         default=False, description="a defibrillator implanted after the ECG ends the view on what would have come"
@@ -163,6 +178,21 @@ class Study(Config):
     steps: tuple[SerializeAsAny[StepConfig], ...] = Field(
         min_length=1, description="what is done, in this order; each names a stage"
     )
+    compare: dict[Name, CompareBlock] = Field(
+        default={},
+        description="steps beside each other, as contrast steps behind the others",
+        exclude_if=lambda blocks: not blocks,
+    )
+    leave_one_out: dict[Name, LeaveOneOutBlock] = Field(
+        default={},
+        description="a train step without each of its hospitals in turn, judged at the one left out",
+        exclude_if=lambda blocks: not blocks,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blocks_are_steps(cls, study: Any) -> Any:
+        return expand(study) if isinstance(study, dict) else study
 
     @field_validator("columns")
     @classmethod
@@ -280,12 +310,28 @@ class Study(Config):
                 raise ValueError(f"step {step.id!r}: no population is called {step.population!r}; {hint}")
             if (event := getattr(step, "event", None)) is not None:
                 self._require_events(f"step {step.id!r}", (event,))
+            self._require_unseen(step, seen)
             self.members(step)
             check = getattr(shared_room(step.stage), "check", None)
             seen[step.id] = step
             if check is not None:
                 check(step, self)
         return self
+
+    def _require_unseen(self, step: StepConfig, earlier: dict[str, StepConfig]) -> None:
+        """Refuse a step that would judge or fit on validation patients a model that was trained on them."""
+        judges = "validation" in step.reads_splits and not getattr(step, "retrains", False)
+        if step.frozen is not None or not judges or step.stage == "describe":
+            return
+        waiting = list(step.uses)
+        while waiting:
+            used = earlier[waiting.pop()]
+            if getattr(used, "retrains", False):
+                raise ValueError(
+                    f"step {step.id!r} reads validation patients, and {used.id!r}, which it uses, was trained on them "
+                    "(on: [train, validation]); the lockbox alone can judge it"
+                )
+            waiting += used.uses
 
     @property
     def numbers(self) -> tuple[str, ...]:

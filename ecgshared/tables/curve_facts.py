@@ -42,7 +42,7 @@ def curve_facts(
             }
             for mean in means
         ],
-        "notes": list(tables.notes),
+        "notes": [*tables.reference_levels, *tables.notes],
     }
 
 

@@ -35,7 +35,7 @@ def of_tables(tables: Tables, options: Options, mode: str, model: str) -> dict[s
         "grid": None if options.grid is None else options.grid.tolist(),
         "sites": [counts(site) for site in tables.sites],
         "levels": levels(tables.levels),
-        "notes": list(tables.notes),
+        "notes": [*tables.reference_levels, *tables.notes],
     }
 
 

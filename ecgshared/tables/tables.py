@@ -37,6 +37,12 @@ class Tables:
     design: Design = field(default_factory=lambda: Design(()))
     levels: tuple[Levels, ...] = ()
 
+    @property
+    def reference_levels(self) -> tuple[str, ...]:
+        """What the coefficients of categorical columns are compared with, in words; a test of all levels has none."""
+        variables = {variable.name for variable in self.design.variables if variable.levels}
+        return tuple(f"{v.name}: reference level {v.labels[0]!r}" for v in self.levels if v.name in variables)
+
 
 def read_tables(paths: Sequence[Path], columns: Columns, missing: Literal["refuse", "drop"]) -> Tables:
     """Read one CSV file a site.
@@ -69,8 +75,7 @@ def read_tables(paths: Sequence[Path], columns: Columns, missing: Literal["refus
     require_apart(sites, paths, columns)
     sites, tied = with_ties(sites)
     told = [*levels.values(), *([strata] if strata is not None else [])]
-    notes = [f"{name}: reference level {found.labels[0]!r}" for name, found in levels.items()]
-    notes += [note for found in told for note in found.notes] + tied
+    notes = [note for found in told for note in found.notes] + tied
     notes += [f"{v.name}: knots at {', '.join(f'{k:g}' for k in v.knots)}" for v in design.variables if v.knots]
     notes += id_notes(names, frames, columns)
     notes += [f"{site.name}: no events" for site in sites if not site.event.any()]

@@ -56,6 +56,11 @@ class StepConfig(Config):
         alias="import",
         description="what this step gives is taken from a file that another run exported; no site is asked",
     )
+    block: str | None = Field(
+        default=None,
+        description="the block (`compare`, `leave_one_out`) that this step was made by; none where the study names it",
+        exclude_if=lambda block: block is None,
+    )
     default_sites: ClassVar[str] = "train"
     opens_lockbox: ClassVar[bool] = False
     by_ranks: ClassVar[bool] = False

@@ -31,7 +31,12 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
         )
     ]
     lines = [
-        *((labels.pooled(group), outcomes) for group, outcomes in r.pooled.items()),
+        # A group of one hospital is that hospital.
+        *(
+            (labels.pooled(g), found)
+            for g, found in r.pooled.items()
+            if sum(v.group == g for v in r.sites.values()) > 1
+        ),
         *((labels.site(site), found.outcomes) for site, found in r.sites.items()),
     ]
     blocks += _figures(lines)
@@ -60,9 +65,9 @@ def _figures(lines: Sequence[tuple[str, Mapping[str, Incidence]]]) -> list[Panel
                     [Series(_WORDS[outcome], (), ()) for outcome in _DRAWN],
                     "percentile of the risk from which the group begins",
                     "rate",
-                    caption="Sudden death or VF/VT, and VF/VT alone. Bands: 95% intervals; points stand at cuts that "
-                    "hospitals answered. Dots: the group above the absolute cut-off, and the one of the share "
-                    "that it had in the training hospitals.",
+                    caption="Blue: sudden death or VF/VT; orange: VF/VT alone. Bands: 95% intervals. Points stand at "
+                    "cuts that hospitals answered. Dots: the group above the absolute cut-off, and that of the "
+                    "share it had in the training hospitals.",
                     panels=panels,
                 )
             )
@@ -87,6 +92,7 @@ def _series(outcomes: Mapping[str, Incidence], least: float) -> list[Series]:
             )
         )
         marks = [p for p in (outcomes[outcome].at_cutoff, outcomes[outcome].same_share) if p is not None]
+        marks = [p for p in marks if (_percentile(p) or 0.0) >= least]
         if marks:
             x, y = [_percentile(p) for p in marks], [p.rate.value for p in marks]
             series.append(Series(f"{_WORDS[outcome]}, high-risk group", x, y, style="points", emphasis=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from ecgshared.stages.describe import VARIABLES, YES_NO
 from ecgshared.stages.results.base import MeanSd, Number
 from ecgshared.stages.results.describe import BySplit, Result, SiteDescription
 from server.report.labels import Labels
@@ -22,10 +21,9 @@ def cohort_sections(r: Result, labels: Labels) -> list[Section]:
     """Return cohorts with Table 1, and the flow of exclusions."""
     primary = labels.primary if labels.primary in r.heads else r.heads[0]
     others = [head for head in r.heads if head != primary]
-    blocks: list[Block] = [_numbers(r, labels), *table_one(r.sites, primary, labels)]
+    blocks: list[Block] = [_numbers(r, labels), *table_one(r, primary, labels)]
     blocks += [
-        Folded(f"Table 1 by {labels.endpoint(head)}", table_one(r.sites, head, labels, everybody=False))
-        for head in others
+        Folded(f"Table 1 by {labels.endpoint(head)}", table_one(r, head, labels, everybody=False)) for head in others
     ]
     blocks.append(Folded("Devices and sampling rates", [_devices(r.sites, labels)]))
     flows: list[Block] = []
@@ -40,6 +38,15 @@ def cohort_sections(r: Result, labels: Labels) -> list[Section]:
             Text(
                 f"{', '.join(unknown)}: no patient identifiers; each ECG counts as a patient, and nothing is "
                 "claimed of patients."
+            )
+        )
+    opened = [f"{labels.site(site)} {s.lockbox_openings}" for site, s in r.sites.items() if s.lockbox_openings]
+    if opened:
+        blocks.append(
+            Text(
+                f"Lockboxes that earlier runs, of this study or of others, have opened before, and how often: "
+                f"{', '.join(opened)}. What was chosen in the light of those looks is not judged by an untouched "
+                "lockbox any more."
             )
         )
     series = [labels.site(site) for site, s in r.sites.items() if s.design == "case_control"]
@@ -78,7 +85,8 @@ def cohort_size(s: SiteDescription) -> tuple[Number, Number]:
 def _numbers(r: Result, labels: Labels) -> Table:
     rows: list[list[Cell]] = []
     for site, s in r.sites.items():
-        described: list[Cell] = [total(s.patients), total(s.ecgs), s.follow_up_years.mean]
+        median = s.follow_up_quartiles[1] if len(s.follow_up_quartiles) == 3 else None
+        described: list[Cell] = [total(s.patients), total(s.ecgs), s.follow_up_years.mean, median]
         row: list[Cell] = [labels.site(site), *cohort_size(s), *described]
         for head in r.heads:
             row += [total(s.events[head]), total(s.labelled[head])] if head in s.heads_offered else ["not offered", "-"]
@@ -88,21 +96,28 @@ def _numbers(r: Result, labels: Labels) -> Table:
         [
             "hospital",
             *("patients", "ECGs"),
-            *("patients", "ECGs", "follow-up, mean years"),
+            *("patients", "ECGs", "follow-up, mean years", "median"),
             *["with the event", "labelled"] * len(r.heads),
         ],
         rows,
-        note="A training hospital opens its lockbox for the final evaluation alone: its patients are in the cohort and "
-        "not among those described. Events and labels are of ECGs.",
-        groups=[("", 1), ("cohort", 2), ("described here", 3), *((labels.endpoint(head), 2) for head in r.heads)],
+        note=(
+            "Described: the opened lockboxes of training hospitals, and everybody at the others. "
+            if r.of_lockbox
+            else "A training hospital opens its lockbox for the final evaluation alone: its patients are in the cohort "
+            "and not among those described. "
+        )
+        + "Events and labels are of ECGs.",
+        groups=[("", 1), ("cohort", 2), ("described here", 4), *((labels.endpoint(head), 2) for head in r.heads)],
     )
 
 
-def table_one(sites: Sites, head: str, labels: Labels, *, everybody: bool = True) -> list[Table]:
+def table_one(r: Result, head: str, labels: Labels, *, everybody: bool = True) -> list[Table]:
     """Return Table 1: a row a variable, and for each hospital everybody, those with and those without the event.
 
     Three hospitals stand side by side; more make several tables of about the same width.
     """
+    sites, of = r.sites, "of the lockboxes" if r.of_lockbox else "without the lockboxes"
+    variables = list(dict.fromkeys(name for s in sites.values() for group in s.table1.values() for name in group))
     tables = math.ceil(len(sites) / SITES_A_TABLE) or 1
     size = math.ceil(len(sites) / tables) or 1
     names = list(sites)
@@ -114,10 +129,14 @@ def table_one(sites: Sites, head: str, labels: Labels, *, everybody: bool = True
         rows: list[list[Cell]] = [["ECGs", *(n for s in part.values() for n in _sizes(s, head, everybody))]]
         rows += [
             [
-                f"{labels.column(variable)}{', %' if variable in YES_NO else ', mean (SD)'}",
-                *(_shown(variable, s.table1.get(g, {}).get(variable)) for s in part.values() for g in groups),
+                f"{_column(variable, labels)}{', %' if variable in r.yes_no else ', mean (SD)'}",
+                *(
+                    _shown(s.table1.get(g, {}).get(variable), _DECIMALS.get(variable, 1), share=variable in r.yes_no)
+                    for s in part.values()
+                    for g in groups
+                ),
             ]
-            for variable in VARIABLES
+            for variable in variables
             if any(_told(s, variable, groups) for s in sites.values())
         ]
         more = "" if first == 0 else ", continued"
@@ -126,7 +145,7 @@ def table_one(sites: Sites, head: str, labels: Labels, *, everybody: bool = True
                 f"Table 1: ECGs with and without {labels.endpoint(head)}{more}",
                 ["", *list(groups.values()) * len(part)],
                 rows,
-                note="Means (SD) and shares over ECGs, not over patients; without the lockboxes of training hospitals. "
+                note=f"Means (SD) and shares over ECGs, not over patients; {of} of training hospitals. "
                 "With and without the event: of ECGs whose label is known.",
                 groups=[("", 1), *((labels.site(name), len(groups)) for name in part)],
             )
@@ -145,13 +164,16 @@ def _sizes(s: SiteDescription, head: str, everybody: bool) -> list[Cell]:
     return [total(s.ecgs), *parts] if everybody else parts
 
 
-def _shown(variable: str, cell: MeanSd | None) -> str | None:
+def _column(variable: str, labels: Labels) -> str:
+    return {"defibrillator": "Defibrillator", "lvef_measured": "Ejection fraction measured"}.get(
+        variable, labels.column(variable)
+    )
+
+
+def _shown(cell: MeanSd | None, digits: int, *, share: bool) -> str | None:
     if cell is None or cell.mean is None or cell.sd is None:
         return None
-    if variable in YES_NO:
-        return f"{100 * cell.mean:.1f}"
-    digits = _DECIMALS[variable]
-    return f"{cell.mean:.{digits}f} ({cell.sd:.{digits}f})"
+    return f"{100 * cell.mean:.1f}" if share else f"{cell.mean:.{digits}f} ({cell.sd:.{digits}f})"
 
 
 def _devices(sites: Sites, labels: Labels) -> Table:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ecgshared.stages.results.base import EstimateResult, Group, Number
 from ecgshared.stages.results.evaluate import (
+    BoundedNumber,
     BoundedRateAtShare,
     CalibrationGroup,
     PooledCalibrationGroup,
@@ -23,6 +24,7 @@ from server.report.decisions import DecisionCurve, decision_panels
 from server.report.forest import Forest, ForestRow, forest
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Figure, Folded, Key, Panels, Section, Series, Table, Text
+from server.report.top_groups import Line, captured, top_tenth, trial_rate
 
 Pooled = Mapping[Group, PooledHead]
 Sites = Mapping[str, SiteHead]
@@ -52,7 +54,7 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
         *_tables(pooled, sites, labels, series),
         *_chosen(pooled, labels),
         *_forests(r, head, pooled, sites, labels),
-        *_curves(pooled, sites, labels),
+        *_curves(step, pooled, sites, labels),
         *_decisions(pooled, sites, labels),
     ]
     at_cut = [v.threshold for v in sites.values() if v.threshold is not None]
@@ -60,7 +62,7 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
         blocks.append(Text("No cut-off was fixed, so there is nothing to say of a high-risk group."))
     elif at_cut:
         blocks.append(_threshold_table(r.threshold, pooled, sites, labels))
-    blocks += [*_compared(pooled, sites, labels), *_subgroups(pooled, sites, labels)]
+    blocks += [*_weighted(pooled, sites, labels), *_compared(pooled, sites, labels), *_subgroups(pooled, sites, labels)]
     if series:
         blocks.append(
             Text(
@@ -125,9 +127,7 @@ def _tables(pooled: Pooled, sites: Sites, labels: Labels, series: Sequence[str])
         patients: list[Cell] = [v.patients, v.event_patients] if isinstance(v, SiteHead) else ["-", "-"]
         brier = v.brier.value if isinstance(v.brier, EstimateResult) else v.brier
         precision = v.average_precision
-        area = (
-            span(precision) if isinstance(precision, EstimateResult) else None if precision is None else precision.value
-        )
+        area = span(precision) if isinstance(precision, EstimateResult) else _bounded(precision)
         if name in map(labels.site, series):
             discrimination.append([name, v.ecgs, v.events, *patients, "-", span(v.auc), "-"])
             continue
@@ -145,20 +145,33 @@ def _tables(pooled: Pooled, sites: Sites, labels: Labels, series: Sequence[str])
     ]
 
 
+def _bounded(number: BoundedNumber | None) -> Cell:
+    """A value, or its bounds where they lie too far apart for one: that is not the same as withheld."""
+    if number is None or number.value is not None or number.bound_low is None or number.bound_high is None:
+        return None if number is None else number.value
+    return f"{number.bound_low:.3f} to {number.bound_high:.3f} (bounds)"
+
+
 def _chosen(pooled: Pooled, labels: Labels) -> list[Text]:
     """Say why rates of the event have no interval where hospitals with too few events are left out."""
     return [
         Text(
-            f"{labels.pooled(group).capitalize()}: {', '.join(map(labels.site, p.withheld))} withheld counts, and the "
-            "others have few events. Who is left has more events than such hospitals have on average: expected over "
-            "observed is too low, event rates are too high, and neither has an interval."
+            f"{labels.pooled(group).capitalize()}: {_luck(p, labels)}. Who is pooled has more events than such "
+            "hospitals have on average: expected over observed is too low, event rates are too high, and neither has "
+            "an interval."
         )
         for group, p in pooled.items()
-        if p.withheld
+        if len(p.sites) > 1
         and not p.few_events
         and p.expected_over_observed.value is not None
         and p.expected_over_observed.low is None
     ]
+
+
+def _luck(p: PooledHead, labels: Labels) -> str:
+    if p.withheld:
+        return f"{', '.join(map(labels.site, p.withheld))} withheld counts, and the others have few events"
+    return "every hospital has few events, and with fewer it would have withheld its counts"
 
 
 def _forests(r: Result, head: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Forest]:
@@ -173,7 +186,7 @@ def _forests(r: Result, head: str, pooled: Pooled, sites: Sites, labels: Labels)
         ]
         if (p := pooled.get(group)) is not None and p.sites:
             rows.append(ForestRow(labels.pooled(group), p.auc.value, p.auc.low, p.auc.high, pooled=True))
-            found, note = _together(members)
+            found, note = _together(members, labels)
             rows += found
             notes += [f"{labels.pooled(group).capitalize()}: {note}"] if note else []
     if all(row.value is None for row in rows):
@@ -187,30 +200,37 @@ def _forests(r: Result, head: str, pooled: Pooled, sites: Sites, labels: Labels)
     return [forest(title, rows, "AUC", reference=0.5, caption=caption.strip())]
 
 
-def _together(members: Sites) -> tuple[list[ForestRow], str]:
-    """Random effects over hospitals with a usable AUC, and how far they differ; nothing where there are not two."""
-    usable = [
-        (v.auc.value, v.auc.se)
-        for v in members.values()
+def _together(members: Sites, labels: Labels) -> tuple[list[ForestRow], str]:
+    """Random effects over hospitals with a usable AUC, and how far they differ; nothing where there are not two.
+
+    Hospitals with few events, whose own AUC has no interval, are in it: to leave them out would choose by luck, and the
+    intervals hold with them (five to nine events at each of three to five hospitals: 97 to 99%,
+    ``tests/benchmarks/test_meta_coverage.py``).
+    """
+    usable = {
+        site: (v.auc.value, v.auc.se)
+        for site, v in members.items()
         if v.auc.value is not None and v.auc.se is not None and 0 < v.auc.value < 1 and v.auc.se > 0
-    ]
+    }
     if len(usable) < 2:
         return [], ""
-    auc, se = np.array(usable).T
+    auc, se = np.array(list(usable.values())).T
     found = meta_analysis(np.log(auc / (1 - auc)), se / (auc * (1 - auc)))
     value, low, high = (_expit(x) for x in (found.random.value, found.random.low, found.random.high))
     rows = [ForestRow("random effects", value, low, high, pooled=True)]
     below, above = found.prediction
     if math.isfinite(below) and math.isfinite(above):
         rows.append(ForestRow("prediction interval", value, _expit(below), _expit(above), interval_only=True))
-    return rows, f"I2 {100 * found.i2:.0f}%, tau2 {found.tau2:.3f} over {len(usable)} hospitals."
+    bare = [labels.site(site) for site in usable if members[site].auc.low is None]
+    few = f", {' and '.join(bare)} among them with too few events for an interval of their own" if bare else ""
+    return rows, f"I2 {100 * found.i2:.0f}%, tau2 {found.tau2:.3f} over {len(usable)} hospitals{few}."
 
 
 def _expit(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
+def _curves(step: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
     drawn = [*_pooled_roc(pooled, labels), *(_roc(s, v.roc, v.auc, labels) for s, v in sites.items() if v.roc)]
     # The corners are on every curve: between them alone a line would be a curve that nobody released.
     roc = [one for one in drawn if any(0 < x < 1 or 0 < y < 1 for x, y in _known(one))]
@@ -247,6 +267,11 @@ def _curves(pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
                 panels=rates,
             )
         )
+    lines: list[Line] = [
+        *((labels.pooled(g), "", p.ppv) for g, p in pooled.items()),
+        *((labels.site(s), s, v.ppv) for s, v in sites.items()),
+    ]
+    figures += [one for one in (top_tenth(lines, trial_rate(step, labels)), captured(lines)) if one is not None]
     calibration = [
         *((labels.pooled(g), [_pooled_groups(p.calibration_curve)]) for g, p in pooled.items()),
         *((labels.site(s), [_groups(s, v.calibration_curve)]) for s, v in sites.items()),
@@ -309,6 +334,23 @@ def _threshold_table(cutoff: Number, pooled: Pooled, sites: Sites, labels: Label
         rows,
         note=note if few else "",
     )
+
+
+def _weighted(pooled: Pooled, sites: Sites, labels: Labels) -> list[Table]:
+    """The figures weighted for censoring; none where the study does not weight."""
+    lines: list[tuple[str, PooledHead | SiteHead]] = [(labels.pooled(g), p) for g, p in pooled.items()]
+    rows: list[list[Cell]] = [
+        [name, w.ecgs, w.events, *map(span, (w.event_rate, w.auc, w.expected_over_observed, w.brier, w.ppv))]
+        for name, v in [*lines, *((labels.site(s), v) for s, v in sites.items())]
+        if (w := v.weighted) is not None and w.ecgs is not None
+    ]
+    columns = ["", "ECGs", "with the event", "event rate", "AUC (95% CI)", "expected/observed", "Brier score", "PPV"]
+    note = (
+        "Everybody who is followed, weighted by the inverse of the chance to be followed until the end of the horizon "
+        "(Kaplan-Meier of censoring at each hospital); rates are cumulative incidences. The pooled AUC is that of "
+        "pairs within a hospital."
+    )
+    return [Table("Weighted for censoring", columns, rows, note=note)] if rows else []
 
 
 def _compared(pooled: Pooled, sites: Sites, labels: Labels) -> list[Table]:

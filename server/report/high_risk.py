@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ecgshared.stages.results.base import MeanSd, Number
-from ecgshared.stages.results.high_risk import Band, Profile, Result
+from ecgshared.stages.results.high_risk import Band, Profile, Result, SiteProfile
 from ecgshared.study.endpoints import EVENTS
 from ecgshared.study.terms import Term
 from server.report.labels import Labels
@@ -53,7 +53,7 @@ def _spread(lines: Lines) -> Table:
         [
             name,
             *(p.ecgs, _percent(p.distribution.mean), _percent(p.distribution.sd), _percent(p.high_risk_share, 1)),
-            *(_percent(v) for v in p.distribution.quantiles.values()),
+            *(_percent(v) if isinstance(p, SiteProfile) else "-" for v in p.distribution.quantiles.values()),
         ]
         for name, p in lines
     ]
@@ -91,8 +91,8 @@ def _becomes(r: Result, lines: Lines) -> list[Figure]:
             (),
             "years after the ECG",
             "have had it",
-            caption=f"Aalen-Johansen: who dies of something else does not have {event}. Dark: at high risk. Read where "
-            "enough patients leave between two times; bands: 95% intervals.",
+            caption=("" if r.event == "death" else f"Aalen-Johansen: who dies of something else never has {event}. ")
+            + "Dark: at high risk. Read where enough patients leave between two times; bands: 95% intervals.",
             panels=panels,
         )
     ]

@@ -20,6 +20,7 @@ from ecgshared.stages.results.base import StageResult
 from ecgshared.study.registry import STAGES, room
 from server.report import cells
 from server.report.accounts import departures, facts, graph_rows, happenings, presence
+from server.report.blocks import block_sections
 from server.report.consort import consort_svg
 from server.report.curves import learning_curves
 from server.report.figures import figure_svg
@@ -33,6 +34,7 @@ from server.report.labels import NO_LABELS, Labels
 from server.report.methods import methods
 from server.report.panels import panels_svg
 from server.report.privacy import phase_words, statement
+from server.report.published import beside_published
 from server.report.results import StepResult, typed_result
 from server.report.sections import (
     Block,
@@ -113,6 +115,7 @@ def compose(run: Run, lay_out: LayOut | None = None) -> Page:
         painter.step = step.id
         result = run.results.steps.get(step.id)
         sections: list[Section] = [] if result is None else lay_out(step.id, result)
+        sections += block_sections(step.id, run.study, results, labels)
         keys = judged if step.stage.endswith("evaluate") else others
         keys += [block for section in sections for block in section.blocks if isinstance(block, Key)]
         # A finished train step draws its own; one in progress has its history.
@@ -120,6 +123,10 @@ def compose(run: Run, lay_out: LayOut | None = None) -> Page:
         views = tuple(view for section in sections if (view := _section(section, painter))["blocks"])
         shown = None if result is None and not views else views
         steps.append(StepView(step.id, labels.step(step.id), labels.whom(step.id), step.stage, shown))
+    painter.step = "published"
+    if beside := beside_published(run.study, results, labels):
+        views = tuple(_section(section, painter) for section in beside)
+        steps.append(StepView("published", beside[0].title, "", "published", views))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,

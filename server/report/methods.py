@@ -111,9 +111,14 @@ def _outcomes(study: Study, labels: Labels) -> str:
     text += (
         " An ECG whose horizon ended before the patient was last known to be free of the event was left out of that "
         "outcome."
-        if study.censoring == "strict"
-        else f" Censoring: {study.censoring.replace('_', ' ')}."
+        if study.censoring != "paper_faithful"
+        else " Censoring: paper faithful."
     )
+    if study.censoring == "ipcw":
+        text += (
+            " Beside that, everybody was judged for as long as they were followed, weighted by the inverse of the "
+            "chance to be followed (Kaplan-Meier of censoring at each hospital)."
+        )
     if any(isinstance(e, TimeToEventEndpoint) and "scd" in e.events for e in study.endpoints.values()):
         text += (
             " Sudden cardiac death: a cardiac or ill-defined cause (ICD-10), outside hospital or within 24 hours of "

@@ -27,12 +27,22 @@ def export(
     run: Annotated[Path, typer.Argument(help="The folder of a run, such as runs/demo.")],
     step: Annotated[str, typer.Argument(help="The step whose model, calibration or threshold is wanted.")],
     out: Annotated[Path | None, typer.Option(help="The file; <run>-<step>.ecgfed where it is not given.")] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="Write the model's card here, Markdown: data, performance, privacy, use.")
+    ] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(help="Write one ONNX graph here: raw millivolts in, calibrated risk out.")
+    ] = None,
+    fs_hz: Annotated[float, typer.Option("--fs-hz", min=50, max=2000, help="Rate that the graph takes.")] = 500,
+    seconds: Annotated[float, typer.Option(min=2, max=60, help="Length that the graph takes.")] = 10,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there.")] = False,
 ) -> None:
     """Write what STEP of RUN gave into one file, and print the lines a study imports it with."""
     import hashlib
     import json
 
+    from ecgshared.applied.card import model_card
+    from ecgshared.applied.file import read_model_file
     from ecgshared.service.files import write_atomically
     from server.rounds.export import run_model
     from server.rounds.run_folder import RunFolder
@@ -44,9 +54,17 @@ def export(
     finally:
         folder.close()
     file = out or Path(f"{run.name}-{step}.ecgfed")
-    if file.exists() and not overwrite:
-        raise RunError("a file is there already", where=file, remedy="choose another --out, or give --overwrite")
+    for made in (file, card, onnx):
+        if made is not None and made.exists() and not overwrite:
+            raise RunError("a file is there already", where=made, remedy="choose another name, or give --overwrite")
     write_atomically(file, content)
+    if card is not None:
+        write_atomically(card, model_card(read_model_file(content, file)).encode("utf-8"))
+    if onnx is not None:
+        from ecgshared.applied.model import AppliedModel
+        from ecgshared.applied.onnx import write_onnx
+
+        write_onnx(AppliedModel(read_model_file(content, file), file), onnx, fs=fs_hz, seconds=seconds)
     config = study.step(step)
     typer.echo(f"{file}: {len(content):,} bytes\n")
     typer.echo("To import it, in another study's steps:\n")

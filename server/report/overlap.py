@@ -30,12 +30,17 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     blocks += [figure for name, overlap in lines if (figure := _circles(name, overlap.fixed, r, labels)) is not None]
     blocks += [_table(f"Groups, {name}", overlap, r, labels) for name, overlap in lines]
     sites = [(labels.site(s), found.overlap) for s, found in r.sites.items()]
-    if compared := _compared([*lines, *sites], r, labels):
+    several = [line for line, group in zip(lines, r.pooled, strict=True) if _members(r, group) > 1]
+    if compared := _compared([*several, *sites], r, labels):
         blocks.append(compared)
     blocks.append(Folded("Groups by hospital", [_table(name, overlap, r, labels) for name, overlap in sites]))
     if gone := {labels.site(s): "; ".join(why.values()) for s, why in r.absent.items() if s not in r.sites}:
         blocks.append(Text(f"No answer: {', '.join(f'{site} ({why})' for site, why in gone.items())}."))
     return [Section(title, blocks)]
+
+
+def _members(r: Result, group: str) -> int:
+    return sum(found.group == group for found in r.sites.values())
 
 
 def marker_words(r: Result, labels: Labels) -> str:
@@ -120,9 +125,12 @@ def _table(title: str, overlap: Overlap, r: Result, labels: Labels) -> Table:
                 g.ecgs,
                 None if g.share is None else percent(g.share),
                 g.events,
-                rate_span(g.rate),
+                "–" if g.ecgs == 0 else rate_span(g.rate),
                 *(
-                    [None if other.share is None else percent(other.share), rate_span(other.rate)]
+                    [
+                        None if other.share is None else percent(other.share),
+                        "–" if other.ecgs == 0 else rate_span(other.rate),
+                    ]
                     if again and other is not None
                     else ["-", "-"]
                 ),
@@ -156,7 +164,7 @@ def _compared(lines: list[tuple[str, Overlap]], r: Result, labels: Labels) -> Ta
             name,
             f"{words[d.first]} less {words[d.second][:1].lower()}{words[d.second][1:]}{how}",
             _points(d.difference),
-            d.p,
+            "few events" if d.p is None else d.p,
         ]
         for name, overlap in lines
         for how, at in (("", overlap.fixed), (", matched in size", overlap.matched))

@@ -13,6 +13,7 @@ from ecgshared.config import load_yaml
 from ecgshared.errors import RunError
 from ecgshared.service.files import write_atomically
 from ecgshared.stages.results.base import StageResult
+from ecgshared.study.blocks import expand
 from ecgshared.study.registry import STAGES, shared_room
 
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
@@ -152,9 +153,16 @@ def read_run_info(run_folder: Path) -> RunInfo:
 
 
 def read_plan(run_folder: Path) -> tuple[StepPlan, ...]:
-    """Read the steps of ``study.yaml`` as written; stages this version does not know are no fault here."""
+    """Read the steps of ``study.yaml`` as written, its blocks as the steps they stand for.
+
+    Stages this version does not know are no fault here, nor blocks it cannot read: they are left out.
+    """
     path = run_folder / "study.yaml"
-    steps = load_yaml(path).get("steps")
+    written = load_yaml(path)
+    try:
+        steps = expand(written).get("steps")
+    except ValueError:
+        steps = written.get("steps")
     if not isinstance(steps, list):
         raise RunError("holds no list of steps", where=path, value=type(steps).__name__)
     return tuple(checked(StepPlan, step, path) for step in steps)

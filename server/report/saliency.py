@@ -15,7 +15,7 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     whom = labels.whom(step)
     blocks: list[Block] = [
         Text(
-            f"Output explained: the logit of {labels.column(r.head)}, by {_METHODS.get(r.method, r.method)}, one ECG a "
+            f"Output explained: the logit of {labels.score(r.head)}; by {_METHODS.get(r.method, r.method)}, one ECG a "
             "patient, each ECG's shares adding up to one. Means over patients. It shows where the net looks, not what "
             f"it sees there.{f' Of {whom}.' if whom else ''}"
         )

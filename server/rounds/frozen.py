@@ -151,4 +151,4 @@ def _differences(step: StepConfig, made_with: dict[str, Any]) -> list[str]:
     """
     now = step.model_dump(mode="json")
     said = (step.model_fields_set - set(_ASIDE) - {"stage"}) | set(step.read_later)
-    return [f"{key} is {made_with.get(key)!r} there" for key in sorted(said) if now[key] != made_with.get(key)]
+    return [f"{key} is {made_with.get(key)!r} there" for key in sorted(said) if now.get(key) != made_with.get(key)]

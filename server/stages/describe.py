@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgshared.stages.describe import VARIABLES, Result, SiteCounts, moments, training_totals
+from ecgshared.stages.describe import Config, Result, SiteCounts, moments, training_totals, variables_of, yes_no_of
 from ecgshared.stages.results.base import MeanSd
 from ecgshared.stages.results.describe import BySplit, FlowLine, PooledDescription, SiteDescription
 from ecgshared.wire.protocol import SPLITS, StepConfig
-from server.pooling.combine import number
+from server.pooling.combine import number, numbers
 from server.report.cohorts import cohort_sections
 from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
@@ -24,18 +25,23 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     counts: dict[str, SiteCounts] = dict(replies.by_site)
     heads = list(context.study.endpoints)
     training = [counts[site] for site in context.study.sites.train if site in counts]
-    totals = training_totals(training) if training else None
+    of_lockbox = isinstance(step, Config) and step.lockbox
+    totals = training_totals(training) if training and not of_lockbox else None
+    variables = variables_of(context.study)
     arrays: dict[str, NDArray[Any]] = {}
     if totals is not None:
-        by_site = dict(zip((s for s in context.study.sites.train if s in counts), totals.site_weights, strict=True))
         arrays = {
             "head_counts": totals.head_counts,
-            "site_weights": np.array([by_site.get(site, 0.0) for site in context.study.sites.train]),
+            "site_weights": _of_all(totals.site_weights, context, counts),
             "standardise": totals.standardise,
+            "head_counts_train_validation": totals.head_counts_train_validation,
+            "site_weights_train_validation": _of_all(totals.site_weights_train_validation, context, counts),
         }
     result = Result(
         heads=tuple(heads),
-        sites={site: _site_result(c, heads) for site, c in counts.items()},
+        of_lockbox=of_lockbox,
+        yes_no=yes_no_of(context.study),
+        sites={site: _site_result(c, heads, variables) for site, c in counts.items()},
         absent=dict(replies.absent),
         # Counts of a case-control series are those its authors drew.
         pooled=_pooled([c for site, c in counts.items() if site not in context.study.sites.case_control], heads),
@@ -43,26 +49,34 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     return Artefact(step.id, "describe", result, arrays)
 
 
+def _of_all(shares: NDArray[np.float64], context: StepContext, counts: Mapping[str, SiteCounts]) -> NDArray[np.float64]:
+    """Return the shares of all training sites in the study's order, 0 where one did not answer."""
+    by_site = dict(zip((s for s in context.study.sites.train if s in counts), shares, strict=True))
+    return np.array([by_site.get(site, 0.0) for site in context.study.sites.train])
+
+
 def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
     """Counts, Table 1, devices, and the flow of exclusions of every site."""
     return cohort_sections(artefact.result, labels)
 
 
-def _site_result(c: SiteCounts, heads: list[str]) -> SiteDescription:
+def _site_result(c: SiteCounts, heads: list[str], variables: tuple[str, ...]) -> SiteDescription:
     groups = ["all", *(f"{head}{suffix}" for head in heads for suffix in (": event", ": no event"))]
     return SiteDescription(
         heads_offered=tuple(c.heads_offered),
         patients_known=bool(c.patients_known),
         design=c.design,
+        lockbox_openings=int(c.lockbox_openings),
         patients=_by_split(c.patients),
         ecgs=_by_split(c.ecgs),
         labelled={h: _by_split(c.labelled[i]) for i, h in enumerate(heads)},
         events={h: _by_split(c.events[i]) for i, h in enumerate(heads)},
         table1={
-            group: {variable: _mean_sd(c.table1[g, v]) for v, variable in enumerate(VARIABLES)}
+            group: {variable: _mean_sd(c.table1[g, v]) for v, variable in enumerate(variables)}
             for g, group in enumerate(groups)
         },
         follow_up_years=_mean_sd(c.follow_up),
+        follow_up_quartiles=numbers(c.follow_up_quartiles),
         devices={name: number(n) for name, n in zip(c.devices, c.device_ecgs, strict=True)},
         rates_hz={name: number(n) for name, n in zip(c.rates, c.rate_ecgs, strict=True)},
         flow=tuple(

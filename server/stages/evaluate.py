@@ -20,6 +20,7 @@ from ecgshared.stages.evaluate import (
     Result,
     Scale,
     SlopeSums,
+    Weighted,
     heads_of,
     subgroup_names,
 )
@@ -35,6 +36,7 @@ from server.pooling.cuts import SiteCuts, evaluation_cuts, padded, released_sket
 from server.pooling.evaluation import pooled_json, site_json
 from server.pooling.head import PooledHead, request_arrays
 from server.pooling.points import SiteRates
+from server.pooling.weighted import pooled_weighted, site_weighted, well_formed
 from server.report.evaluation import sections
 from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
@@ -65,6 +67,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
             counted.update(found.by_site)
             pooled[group] = _pool_group(step, context, local, sites, found, cut if cut < HIGHEST else None, absent)
     compared = _compared(step, context, tuple(local), absent)
+    weighted = _weighted(context, cohorts, len(heads), absent)
     score = risk_score(step, study)
     for group, by_head in pooled.items():
         members = study.sites.train if group == "training" else study.sites.zero_shot
@@ -74,6 +77,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
                 name: pooled_difference([compared[s] for s in members if s in compared], h, v)
                 for v, name in enumerate(step.compare)
             }
+            by_head[head]["weighted"] = pooled_weighted(weighted, members, h)
     return Artefact(
         step.id,
         "evaluate",
@@ -87,15 +91,18 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
                         "group": study.sites.group_of(s),
                         "interval_unit": "patient" if local[s].patients_known else "ECG",
                         "heads": {
-                            head: site_json(
-                                local[s],
-                                h,
-                                step,
-                                counted.get(s, {}).get(h),
-                                compared.get(s),
-                                with_threshold=fixed is not None and s in cohorts,
-                                by_ranks=s not in cohorts,
-                            )
+                            head: {
+                                **site_json(
+                                    local[s],
+                                    h,
+                                    step,
+                                    counted.get(s, {}).get(h),
+                                    compared.get(s),
+                                    with_threshold=fixed is not None and s in cohorts,
+                                    by_ranks=s not in cohorts,
+                                ),
+                                "weighted": site_weighted(weighted.get(s), h),
+                            }
                             for h, head in enumerate(heads)
                         },
                     }
@@ -250,6 +257,21 @@ def _compared(
     return found
 
 
+def _weighted(
+    context: StepContext, sites: tuple[str, ...], n_heads: int, absent: dict[str, Any]
+) -> dict[str, Weighted]:
+    """Ask for the figures weighted for censoring, where the study wants them."""
+    if context.study.censoring != "ipcw":
+        return {}
+    found = {}
+    for site, reply in _ask(context, "weighted", sites, absent).items():
+        if well_formed(reply, n_heads):
+            found[site] = reply
+        else:
+            absent.setdefault(site, {})["weighted"] = "wrong-shape"
+    return found
+
+
 def _line(context: StepContext, head: PooledHead, absent: dict[str, Any]) -> dict[str, Any]:
     """Pooled calibration intercept and slope by federated Newton; one site's own need no asking."""
     h, sites, local = head.h, head.sites, head.local
@@ -283,7 +305,15 @@ def _line(context: StepContext, head: PooledHead, absent: dict[str, Any]) -> dic
     except (StatisticsError, RunError) as error:
         absent.setdefault("pooled", {})["slope"] = str(error).splitlines()[0]
         return undefined
-    patients = sum(local[s].counts[h, 1] for s in members)
+    if members != tuple(sites):
+        silent = ", ".join(s for s in sites if s not in members)
+        absent.setdefault("pooled", {})["slope"] = (
+            f"{silent} gave no sums of it: a line of the others is not of the group"
+        )
+        return undefined
+    # Where a site does not know its patients each ECG stands for one: the error is robust all the same.
+    counts = [local[s].counts[h] for s in members]
+    patients = sum(float(c[1] if np.isfinite(c[1]) else c[0]) for c in counts)
     covariance = fit.covariance
     if np.isfinite(patients) and all(released(meats[s], (2, 2)) for s in members):
         covariance = sandwich(covariance, np.sum([meats[s] for s in members], axis=0), float(patients))

@@ -49,7 +49,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         raise TypeError("a train step's configuration was expected")
     study = context.study
     described = context.inputs[describe_step(step, study)]
-    weights = _aggregation_weights(described, study, context.sites)
+    weights = _aggregation_weights(described, step, study, context.sites)
     start = _start(step, context)
     layout_hash, initial = start.layout.hash, start.layout.flatten(start.model)
     aggregator = Aggregator(step.strategy)
@@ -79,7 +79,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         )
         state.round, state.strategy = number, aggregator.state
         _save(context, state)
-    if not state.stopped:
+    if not state.stopped and not step.retrains:
         final = context.ask("validate", round=step.rounds, arrays={"weights": state.weights}, sites=able)
         _note_validation(state, step, step.rounds, final.by_site, weights, state.weights)
     best = step.keep == "best" and state.best is not None
@@ -138,8 +138,10 @@ def _is_enough(state: _State, rule: EarlyStopping | None) -> bool:
     return later >= rule.patience and judged[-1] >= rule.min_rounds
 
 
-def _aggregation_weights(described: Artefact[Any], study: Study, sites: tuple[str, ...]) -> dict[str, float]:
-    shares = dict(zip(study.sites.train, described.arrays["site_weights"].tolist(), strict=True))
+def _aggregation_weights(
+    described: Artefact[Any], step: Config, study: Study, sites: tuple[str, ...]
+) -> dict[str, float]:
+    shares = dict(zip(study.sites.train, described.arrays[step.totals[1]].tolist(), strict=True))
     if not any(shares[site] > 0 for site in sites):
         raise RunError(
             "no training site may release how many ECGs it trains on",

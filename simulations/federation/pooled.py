@@ -48,6 +48,8 @@ def pooled_twin(study_file: Path, site_files: list[Path], folder: Path) -> Poole
     content = study.model_dump(mode="json", by_alias=True)
     sites = study.sites.model_dump(mode="json") | {"train": [POOLED]}
     content |= {"name": f"{study.name}-pooled"[:40], "sites": sites}
+    # What a block makes is about single hospitals, and under one roof there are none.
+    content["steps"] = [step for step in content["steps"] if "block" not in step]
     for step in content["steps"]:
         if isinstance(step["sites"], list):
             step["sites"] = list(dict.fromkeys(POOLED if s in study.sites.train else s for s in step["sites"]))

@@ -177,6 +177,8 @@ def site_settings(
             "join": "{" + columns["file"] + "}",
         },
         "state": "state",
+        # Nobody made is harmed by what weights in the clear tell; a hospital chooses this knowingly, or not at all.
+        "privacy": {"weights": "plain"},
         # The study of these hospitals lies beside them; a real site names the files it approved.
         "studies": ["../../study.yaml"],
     }

@@ -15,6 +15,9 @@ def make(
     out: Annotated[Path, typer.Option(help="folder to write sites/ and truth/ into")],
     patients: Annotated[int | None, typer.Option(min=1, help="patients in all hospitals together")] = None,
     ecgs: Annotated[int | None, typer.Option(min=1, help="about how many ECGs instead (1,000 to 1,000,000)")] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="of the scenario's size: 0.1 for a laptop, 6 for the paper's")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="instead of the scenario's own")] = None,
 ) -> None:
     """Make the hospitals of a scenario: recordings, cohort tables, site files and its study; the truth lies apart."""
@@ -27,10 +30,9 @@ def make(
 
     console = Console()
     chosen = load_scenario(scenario)
-    if patients is not None and ecgs is not None:
-        raise ConfigError("--patients and --ecgs both set the size", remedy="give one of them")
+    if sum(given is not None for given in (patients, ecgs, scale)) > 1:
+        raise ConfigError("--patients, --ecgs and --scale all set the size", remedy="give one of them")
     populations = [hospital.population for hospital in chosen.hospitals.values()]
-    scale = None
     if patients is not None:
         scale = patients / sum(p.patients for p in populations)
     elif ecgs is not None:

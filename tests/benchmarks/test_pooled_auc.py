@@ -12,6 +12,8 @@ from functools import partial
 import numpy as np
 import pytest
 from pooled_designs import DISTANCE, LIMITS, TRUE_AUC, Design, Row, evaluated, scored, table_row
+from scipy.optimize import brentq
+from scipy.special import expit
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from threshold_designs import chosen
@@ -20,6 +22,7 @@ from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.stats.calibration import calibration_line
 from ecgshared.stats.influence import clustered_auc, rate_above
 from ecgshared.stats.roc import auc
+from server.pooling.evaluation import pooled_json
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(5400)]
 
@@ -60,6 +63,31 @@ def test_bias_coverage_and_bounds_of_the_pooled_auc():
                 assert 0.93 - slack <= row.coverage <= 0.97 + slack
         if pooled.shown > 0.05:
             assert pooled.width <= 0.02
+
+
+@pytest.mark.parametrize(("events", "patients"), [(5, 45), (7, 45), (9, 60), (12, 60), (20, 100)])
+def test_expected_over_observed_of_hospitals_that_may_tell_by_luck(events, patients):
+    """Calibrated risks at three hospitals; whoever has fewer than five events withholds, so that the others are
+    pooled for the events they happened to have."""
+    rng, sites, draws = np.random.default_rng(events), 3, 300
+    spread = 1.5 * np.random.default_rng(9).normal(size=100_000)
+    base = brentq(lambda at: expit(at + spread).mean() - events / patients, -15, 5)
+    values, printed, held = [], 0, 0
+    for _ in range(draws):
+        logits = base + 1.5 * rng.normal(size=(sites, patients))
+        found = evaluated([scored(x, (rng.random(patients) < expit(x)).astype(int)) for x in logits])
+        if found is None or len(found.head.sites) < 2:
+            continue
+        own = pooled_json(found.head, found.placements, ())["expected_over_observed"]
+        values.append(own.value)
+        printed += own.low is not None
+        held += own.low is not None and own.low <= 1 <= own.high
+    print(
+        f"\n{sites} x {patients}, {events} events expected at each: E/O {np.median(values):.2f} in the median of "
+        f"{len(values)} draws with two hospitals or more; an interval in {printed}, which holds 1 in {held}"
+    )
+    # An interval that misses is printed in no more than 5% of all draws, three standard errors about it.
+    assert printed - held <= draws * (0.05 + 3 * np.sqrt(0.05 * 0.95 / draws))
 
 
 @pytest.mark.parametrize("events", [10, 15, 30])

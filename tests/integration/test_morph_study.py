@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from client.answer import Site
 from client.egress.gate import release
+from client.operator.cli import app
+from client.operator.single_morphs import single_morphs
 from client.stages.morph import chosen, morphed
-from ecgshared.errors import Refused
+from ecgshared.errors import Refused, RunError
 from ecgshared.stages.morph import Moved
 from ecgshared.study.study import load_study
 from ecgshared.wire.bytes import decode_payload, stamp_of
@@ -97,9 +103,37 @@ def _single_morphs_stay_here(federation, run, sites):
     with pytest.raises(Refused, match="spent"):
         morphed(context, again)
     rows = np.flatnonzero(context.data.split == 1)
+    _one_person(federation, run, sites[0], context)
     assert answer.payload.end.shape == (2, 12, WIDTH)
     assert not np.allclose(answer.payload.end[0], answer.payload.start[0], equal_nan=True)
     assert len(rows) > answer.payload.counts[0, 0]
+
+
+def _one_person(federation, run, site, context):
+    """By the command: pictures here, nothing among the releases, and clear words where there is nobody."""
+    runner, out = CliRunner(), federation.folder / "pictures"
+    table = yaml.safe_load(site.read_text())["table"]
+    with Path(table["path"]).open(encoding=table["encoding"], newline="") as file:
+        ids = [row[table["columns"]["patient_id"]] for row in csv.DictReader(file, delimiter=table["separator"])]
+    before = (context.settings.state / "releases.jsonl").read_bytes()
+    args = ["morph", str(site), str(run), "--patient", ids[0]]
+    shown = runner.invoke(app, [*args, "--out", str(out)])
+    assert shown.exit_code == 0, shown.output
+    assert "nothing was sent" in shown.output
+    pictures = list(out.glob("*.png"))
+    assert pictures
+    assert all(path.stat().st_mode & 0o077 == 0 for path in pictures)
+    (single, *_) = single_morphs(site, context.settings, str(run), ids[0])
+    assert single.after >= single.before
+    assert single.end.shape == (12, WIDTH)
+    down = single_morphs(site, context.settings, str(run), ids[0], direction="down")[0]
+    assert down.after <= down.before
+    assert (context.settings.state / "releases.jsonl").read_bytes() == before
+    for wrong, words in ((["--patient", "nobody"], "nobody whom"), (["--direction", "left"], "no such direction")):
+        failed = runner.invoke(app, [*args, *wrong])
+        assert words in str(failed.exception), failed.exception
+    with pytest.raises(RunError, match="moved no beats in such a run"):
+        single_morphs(site, context.settings, "other", ids[0])
 
 
 def arrays_of(run, study):
@@ -159,6 +193,8 @@ def test_one_beat_of_each_patient_and_nobody_in_both():
     logit = rng.standard_normal(120)
     low, high = chosen(rows, logit, patient, (0.0, 0.8), 10, rng)
     assert len(low) == len(high) == 10
+    everybody, _ = chosen(rows, logit, patient, (5.0, 6.0), 56, rng)
+    assert len(everybody) == 32
     for of in (low, high):
         assert len(np.unique(patient[of])) == len(of)
     assert not np.isin(patient[low], patient[high]).any()

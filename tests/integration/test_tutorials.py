@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 LEFT = {
-    "researcher": ("runs/first/report.html", "runs/first/results.json", "risk.ecgfed"),
+    "researcher": ("runs/first/report.html", "runs/first/results.json", "risk.ecgfed", "predicted.html"),
     "operator": ("mine/site.yaml", "mine/state/ingest/quality.html"),
     "coordinator": ("coordinator/admitted/north.crt", "hospital/site.yaml"),
     "statistician": ("forest.svg", "curves.svg", "model.json", "risks.csv"),
@@ -29,12 +29,13 @@ def script(page: Path) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_tutorial_types_works(page: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
     command = ["bash", "-c", script(page)]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=280
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=880
     )
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     assert "Traceback" not in done.stderr

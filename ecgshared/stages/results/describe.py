@@ -24,6 +24,9 @@ class SiteDescription(ResultPart):
     heads_offered: tuple[str, ...]
     patients_known: bool
     design: str = Field(default="cohort", description="cohort or case_control, by the hospital's own site file")
+    lockbox_openings: int = Field(
+        default=0, description="runs, of any study, that saw this hospital's lockbox before this one"
+    )
     patients: BySplit
     ecgs: BySplit
     labelled: dict[str, BySplit] = Field(description="ECGs with a label, by endpoint")
@@ -32,6 +35,7 @@ class SiteDescription(ResultPart):
         description="by group (all; <endpoint>: event; <endpoint>: no event), then by variable; over ECGs"
     )
     follow_up_years: MeanSd
+    follow_up_quartiles: tuple[Number, ...] = Field(default=(), description="25, 50 and 75%, years")
     devices: dict[str, Number] = Field(description="ECGs by device")
     rates_hz: dict[str, Number] = Field(description="ECGs by sampling rate")
     flow: tuple[FlowLine, ...]
@@ -51,6 +55,11 @@ class Result(StageResult):
     """Cohorts, Table 1, devices and exclusions, by site."""
 
     heads: tuple[str, ...]
+    of_lockbox: bool = Field(default=False, description="of training sites' lockboxes, not of the rest")
+    yes_no: tuple[str, ...] = Field(
+        default=("male", "heart_failure", "diabetes", "hypertension", "previous_mi"),
+        description="variables of Table 1 that are told as shares",
+    )
     sites: dict[str, SiteDescription]
     absent: dict[str, str] = Field(description="reason by site")
     pooled: PooledDescription | None

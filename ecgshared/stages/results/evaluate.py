@@ -137,6 +137,25 @@ class BoundedRocCurve(RocCurve):
     fpr_high: tuple[Number, ...] = ()
 
 
+class WeightedFigures(ResultPart):
+    """By the end of the horizon, with everybody who is followed, weighted by the chance to be (IPCW).
+
+    Counts are of those followed, events of those seen by the horizon. ``sites``: those pooled, none at one site;
+    pooled, the AUC is that of pairs within a hospital. ``ppv``: at the fixed threshold.
+    """
+
+    sites: tuple[str, ...] = ()
+    ecgs: Number
+    patients: Number
+    events: Number
+    event_patients: Number
+    auc: EstimateResult
+    event_rate: EstimateResult
+    expected_over_observed: EstimateResult
+    brier: EstimateResult
+    ppv: EstimateResult
+
+
 class SiteHead(ResultPart):
     """One endpoint at one site."""
 
@@ -161,6 +180,7 @@ class SiteHead(ResultPart):
     calibration_curve: tuple[CalibrationGroup, ...]
     roc: RocCurve | None
     compared: dict[str, Compared] = Field(default_factory=dict, description="by the other score")
+    weighted: WeightedFigures | None = Field(default=None, description="for censoring; null where the study does not")
 
 
 class SiteEvaluation(ResultPart):
@@ -196,6 +216,7 @@ class PooledHead(ResultPart):
     calibration_intercept: EstimateResult
     calibration_slope: EstimateResult
     compared: dict[str, Compared] = Field(default_factory=dict, description="by the other score, pairs within sites")
+    weighted: WeightedFigures | None = Field(default=None, description="for censoring; null where the study does not")
     withheld: tuple[str, ...] = Field(description="sites of the group that are no part of this")
     interval_unit: IntervalUnit
 

@@ -8,11 +8,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import yaml
 from coordinator import Hospital, cohort, study
 
+from client.approval.register import approve_study
+from client.approval.show import show_study
 from client.operator.group_lines import group_lines
 from ecgshared.errors import Refused
 from ecgshared.privacy.audit import exposes
+from ecgshared.study.study import load_study
 
 LVEF = np.round(np.random.default_rng(2).uniform(0.2, 0.7, 300), 2)
 
@@ -173,3 +177,44 @@ def test_groups_are_shown_with_their_sizes_before_a_study_is_approved(hospital, 
     assert f"  c0: everybody eligible under 60 years, validation: {inside} patient(s)" in lines
     assert any(line.startswith("  c1: WOULD BE REFUSED: ") and "fewer than 10 patients" in line for line in lines)
     assert lines[-1] == "  1 step(s) would be refused here"
+
+
+def test_what_is_told_is_on_record_before_it_is_kept_to_be_sent(hospital, monkeypatch):
+    """Killed between the two, a site has told of nobody and remembers it did: over-counted, never under-counted."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("client.egress.outbox.Outbox.keep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        hospital.ask(by_age("first", 60.0), "c0", "moments")
+    monkeypatch.undo()
+    hospital.holds(hospital.data)
+    with pytest.raises(Refused, match="fewer than 10"):
+        hospital.ask(by_age("second", 61.0), "c0", "moments")
+
+
+def test_what_protects_is_shown_in_words_that_are_true(tmp_path):
+    lines = {}
+    for policy in ("private", "secure_sum", "plain"):
+        hospital = Hospital(tmp_path / policy, cohort(60), privacy={"weights": policy, "total_epsilon": 20})
+        lines[policy] = "\n".join(show_study(hospital.settings, by_age("shown", 60.0)))
+        assert "all studies together 20" in lines[policy]
+        assert "nothing about a single person" not in lines[policy]
+    assert "PLAIN WEIGHTS of net LEAVE" in lines["plain"]
+    assert "can get ECGs, ages and labels of single training patients" in lines["plain"]
+    assert "REFUSED:  net: plain training, and this site sends private weights only" in lines["private"]
+    assert "REFUSED:  net: plain training, unless its weights are added under masks" in lines["secure_sum"]
+
+
+def test_a_renamed_study_is_warned_of(tmp_path):
+    hospital = Hospital(tmp_path, cohort(60))
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.yaml").write_text(
+            yaml.safe_dump(by_age(name, 60.0).model_dump(mode="json", by_alias=True))
+        )
+    approve_study(hospital.settings.state, tmp_path / "first.yaml")
+    shown = show_study(hospital.settings, load_study(tmp_path / "second.yaml"))
+    assert shown[-1].startswith("LOOK: the approved study first (")
+    assert "their costs add up" in shown[-1]
+    assert not show_study(hospital.settings, load_study(tmp_path / "first.yaml"))[-1].startswith("LOOK")

@@ -92,7 +92,7 @@ def test_an_approval_is_recorded_and_a_withdrawal_ends_it(site, study_file):
     assert refused.value.code is RefusalCode.STUDY_NOT_APPROVED
     lines = [json.loads(line) for line in (settings.state / "approvals.jsonl").read_text().splitlines()]
     assert [line.get("withdrawn", False) for line in lines] == [False, False, False, True]
-    assert set(lines[0]) == {"at", "kind", "sha256", "by", "what"}
+    assert set(lines[0]) == {"at", "kind", "sha256", "by", "what", "mac"}
 
 
 def test_the_name_must_be_typed(site, study_file):

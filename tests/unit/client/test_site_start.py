@@ -83,6 +83,15 @@ def test_paths_in_folders_and_numbers_for_sex_learnt_from_the_recordings(tmp_pat
     assert "2020/*.hea: 8 recording(s), 8 tried: 8 can be read (wfdb)" in found.notes
 
 
+def test_a_folder_above_that_of_the_paths_is_told_by_what_lies_between(tmp_path):
+    for i in range(8):
+        write_recording(tmp_path / "records" / "export" / "2020" / f"r{i}", i)
+    rows = "\n".join(f"p{i},2020/r{i},60" for i in range(8))
+    _, settings, _ = guessed(tmp_path, f"Patient,File,Age\n{rows}\n", site="oslo")
+    assert settings.table.join == "export/{File}"
+    assert check_site(tmp_path / "s.yaml").faults == []
+
+
 def test_what_only_a_person_can_know_is_asked(tmp_path):
     for i in range(8):
         write_recording(tmp_path / "records" / f"r{i}", i)

@@ -76,7 +76,7 @@ def test_what_sites_must_map_follows_from_endpoints_filters_and_models(tmp_path:
     begin("risk", tmp_path / "study.yaml", "first")
     wanted = needed_columns(load_study(tmp_path / "study.yaml"))
     assert wanted["death_cause"] == ["endpoint scd_2y"]
-    assert wanted["icd_date"] == ["population reported"]
+    assert wanted["icd_date"] == ["population reported", "step cohorts"]
     assert set(wanted["age"]) == {"eligibility", "population reported", "step risk"}
     assert "lvef" not in wanted
 

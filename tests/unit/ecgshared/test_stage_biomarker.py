@@ -125,6 +125,8 @@ def test_a_hospital_too_small_for_all_blocks_takes_part_in_none(federation):
     few = federation(limits=DisclosureLimits(), every_lead=False, controls=[])
     result = few.run()["slur"].result
     assert len(result["avl"]) == 2
+    # Whatever the controls are, it is the same ECGs.
+    assert result["avl"][0]["pooled"]["ecgs"] == len(pooled(federation)[1])
     assert result["leads"] == []
     assert result["avl"][0]["pooled"]["coefficients"]["avl_d1"]["high"] < 0
 

@@ -375,6 +375,36 @@ def test_without_patient_ids_nothing_is_said_of_patients():
     assert result["pooled"]["training"]["event"]["interval_unit"] == "patient"
 
 
+def test_a_pooled_slope_without_patient_ids_has_the_error_that_holds_for_a_wrong_line():
+    import statsmodels.api as sm
+
+    data = {s: site_data(seed, 300, split="lockbox", known=False) for s, seed in (("c", 3), ("d", 4))}
+    federation = Federation(four_sites(), {**sites(), **data}, UNGATED)
+    found = federation.run()
+    result = found["abroad"].result
+    risk, y, patient = risks(federation, found, ("c", "d"))
+    design = sm.add_constant(np.log(risk / (1 - risk)))
+    line = sm.Logit(y, design).fit(disp=0)
+    scores = design * (y - line.predict())[:, None]
+    summed = np.array([scores[patient == p].sum(axis=0) for p in np.unique(patient)])
+    # Each ECG stands for a patient in the factor for few: nobody knows how many there are.
+    covariance = line.cov_params() @ (summed.T @ summed) @ line.cov_params() * len(y) / (len(y) - 1)
+    slope = result["pooled"]["zero_shot"]["event"]["calibration_slope"]
+    assert slope["value"] == pytest.approx(line.params[1], abs=1e-7)
+    assert slope["se"] == pytest.approx(np.sqrt(covariance[1, 1]), rel=1e-6)
+    assert slope["se"] != pytest.approx(line.bse[1], rel=1e-3)
+
+
+def test_a_pooled_slope_of_fewer_hospitals_than_are_pooled_is_none():
+    federation = Federation(four_sites(), sites(6), LIMITS, away={("d", "slope", r) for r in range(100)})
+    result = federation.run()["abroad"].result
+    pooled_head = result["pooled"]["zero_shot"]["event"]
+    assert pooled_head["sites"] == ["c", "d"] or pooled_head["sites"] == ("c", "d")
+    assert pooled_head["calibration_slope"]["value"] is None
+    assert "d gave no sums" in result["absent"]["pooled"]["slope"]
+    assert result["pooled"]["training"]["event"]["calibration_slope"]["value"] is not None
+
+
 def test_no_high_risk_group_is_carried_through():
     steps = [CALIBRATE, AGE_SEX, {**STEPS[2], "min_rate": 0.999, "top_share": None}, STEPS[3]]
     found = Federation(four_sites(steps), sites(), LIMITS).run()["abroad"]

@@ -67,7 +67,7 @@ def site(n=240, seed=0, **changes):
 
 def judged(beats, limits=None):
     """What leaves the site."""
-    answer = judged_answer(beats, FS, np.random.default_rng(5), patients_known=True)
+    answer = judged_answer(beats, FS, np.random.default_rng(5), patients_known=True, tell_trained=True)
     request = Request("0" * 64, "run-1", "judged", "judge", 0, {})
     here = Path("/nowhere")
     settings = SiteSettings.model_construct(site="a", state=here, limits=limits or DisclosureLimits())
@@ -200,3 +200,10 @@ def test_a_generate_step_needs_a_cvae_that_all_its_sites_can_use():
     ):
         with pytest.raises((ValueError, ConfigError), match=message):
             Study.model_validate(study(**changes))
+
+
+def test_no_distance_to_a_training_beat_leaves_where_limits_hold():
+    """Before: 80 crafted beats told members of the training set from others, with an AUC of 1."""
+    answer = judged_answer(site(), FS, np.random.default_rng(5), patients_known=True)
+    assert not np.asarray(answer.evidence["nearest"].patients).any()
+    assert np.asarray(answer.evidence["reconstruction"].patients) == 120

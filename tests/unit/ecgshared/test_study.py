@@ -65,7 +65,7 @@ def test_the_hash_follows_values_and_not_their_order(tmp_path):
         ({"steps": steps(1, privacy={"epsilon": 1, "delta": 1e-5})}, "privacy needs local.steps"),
         ({"steps": steps(2, uses=["later"])}, "uses 'later', which is no earlier step"),
         ({"steps": steps(2, id="t")}, "two steps are called 't'"),
-        ({"steps": steps(0, stage="morph")}, "is not one of describe, train"),
+        ({"steps": steps(0, stage="palpate")}, "is not one of describe, train"),
         ({"steps": steps(0, stage="trian")}, "; did you mean 'train'?"),
         ({"sites": {"train": ["a", "b"], "zero_shot": ["b"]}}, "cannot both train and be zero-shot"),
         ({"input": {"fs_hz": 100, "band_hz": [0.5, 80]}}, "high < fs_hz / 2 = 50"),

@@ -344,6 +344,9 @@ def test_the_log_rank_test_pooled_and_within_sites_equals_r(ecgfed, dead):
     code, out, _ = ecgfed(*words_of("logrank", dead, time="time", event="dead", by="stage"))
     assert code == 0
     assert "within each site" in out
+    # All levels are compared with what all of them would have: none is the reference.
+    assert "reference level" not in out
+    assert not [note for note in within["notes"] if "reference level" in note]
 
 
 def test_fine_and_gray_equals_cmprsk(ecgfed, files):

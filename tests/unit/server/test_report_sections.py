@@ -21,6 +21,7 @@ from ecgshared.errors import ConfigError
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.stages.results.base import EstimateResult, MeanSd
 from ecgshared.stages.results.describe import FlowLine, SiteDescription
+from ecgshared.stages.results.describe import Result as Described
 from ecgshared.stages.results.evaluate import Result as Evaluated
 from ecgshared.study.registry import STAGES, shared_room
 from ecgshared.study.study import load_study
@@ -162,12 +163,16 @@ def described(ecgs: float | None, patients: float | None, flow: list[tuple[str, 
     )
 
 
+def cohorts(sites: dict[str, Any]) -> Described:
+    return Described(heads=("scd",), sites=sites, absent={}, pooled=None)
+
+
 WHOLE = [("rows", 200.0, 150.0), ("too old", 180.0, 140.0), ("opted out", 180.0, 140.0)]
 
 
 def test_table_1_has_variables_downwards_and_hospitals_across_in_one_precision() -> None:
     sites = {f"s{i}": described(100.0, 80.0, WHOLE) for i in range(7)}
-    tables = table_one(sites, "scd", NO_LABELS)
+    tables = table_one(cohorts(sites), "scd", NO_LABELS)
     assert [[name for name, _ in t.groups][1:] for t in tables] == [["s0", "s1", "s2"], ["s3", "s4", "s5"], ["s6"]]
     rows = {row[0]: list(row[1:4]) for row in tables[0].rows}
     assert rows["Age, years, mean (SD)"] == ["61.2 (9.9)", None, "61.2 (9.9)"]
@@ -178,7 +183,7 @@ def test_table_1_has_variables_downwards_and_hospitals_across_in_one_precision()
 
 def test_an_endpoint_that_a_hospital_does_not_offer_is_said() -> None:
     site = described(100.0, 80.0, WHOLE).model_copy(update={"heads_offered": ()})
-    (table,) = table_one({"a": site}, "scd", NO_LABELS)
+    (table,) = table_one(cohorts({"a": site}), "scd", NO_LABELS)
     assert list(table.rows[0]) == ["ECGs", 120.0, "not offered", "not offered"]
 
 

@@ -275,5 +275,9 @@ def test_the_command_makes_hospitals_and_lets_its_errors_reach_the_terminal(tmp_
     assert "none comes with this scenario" in capsys.readouterr().out
     assert not (tmp_path / "plain" / "study.yaml").exists()
     assert len(list((tmp_path / "made" / "sites").iterdir())) == 4
+    make("demo", tmp_path / "scaled", scale=0.002, seed=1)
+    assert "north: 2 patients" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="all set the size"):
+        make("demo", tmp_path / "both", patients=20, scale=0.1)
     with pytest.raises(RunError, match="already holds"):
         make("demo", tmp_path / "made", patients=20, seed=1)
