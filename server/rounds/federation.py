@@ -247,7 +247,6 @@ class Federation:
     def _collect(self, question: _Question, states: list[SiteState], lacking: int) -> None:
         """Send to the sites and sort what comes back until all answered or the deadline is over."""
         deadline = self._study.federation.deadline_seconds
-        end = time.monotonic() + deadline
         names = tuple(state.name for state in states)
         self._tell(question, names, [name for name in names if name not in self._nodes])
         self.connect(names, min(deadline, 60.0), enough=max(lacking, 1))
@@ -256,6 +255,8 @@ class Federation:
                 state.why = self._refusing.get(state.name, (0, "not-connected"))[1]
             elif state.name in self._unapproved:
                 state.why = RefusalCode.STUDY_NOT_APPROVED
+        # Only now: the wait for absent sites is no fault of those that are here.
+        end = time.monotonic() + deadline
         self._send(question, states, end)
         self._tell(question, names, _waiting(states))
         while _waiting(states) and time.monotonic() < end:
@@ -289,15 +290,20 @@ class Federation:
     def _hear(self, question: _Question, states: list[SiteState]) -> bool:
         """Take in what has come back; return whether anything has."""
         # An error reply may carry another source node: a site is known by the message it replies to.
-        waiting = {state.message: state for state in states if state.message}
+        waiting = {message: state for state in states for message in state.open_messages}
         replies = list(self._grid.pull_messages(list(waiting)))
         released = []
         for reply in replies:
-            state = waiting[reply.metadata.reply_to_message_id]
+            asked = reply.metadata.reply_to_message_id
+            state = waiting[asked]
+            if state.answered:
+                continue
             read = read_reply(reply, state, question.request, question.stage)
             if not isinstance(read, str) and question.accept is not None:
                 read = question.accept(read) or read
-            if isinstance(read, str):
+            if isinstance(read, str) and asked != state.message:
+                state.overdue.remove(asked)  # it has been asked again since
+            elif isinstance(read, str):
                 state.miss(read)
                 if self._lasting and self._worth_asking_again(state):
                     self._part(state.name)

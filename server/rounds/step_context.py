@@ -81,6 +81,7 @@ class StepContext:
     inputs : artefacts of the steps this one uses, directly or through others, by step id.
     folder : the step's own folder in the run, for checkpoints.
     progress : call with (done, total, text) to move the progress bar.
+    note : call with (what, why) to have something told in the run's events, its watch and its report.
     """
 
     study: Study
@@ -90,3 +91,4 @@ class StepContext:
     folder: Path
     progress: Any
     rng: np.random.Generator
+    note: Callable[[str, str], object] = print

@@ -34,8 +34,9 @@ Progress = Callable[[str, int, int, str], None]
 def run_study(grid: Grid, folder: RunFolder, progress: Progress, policy: WaitingPolicy | None = None) -> None:
     """Run every unfinished step of the folder's study; raise what stops it after noting it in run.json.
 
-    ``status`` becomes "done"; "stopped" by the coordinator; "paused" by an error that somebody can mend;
-    "interrupted" where the process was told to end or its SuperLink went away; "failed" by a fault of the software.
+    ``status`` becomes "done"; "stopped" by the coordinator; "paused" by an error that somebody can mend, a full disk
+    among them; "interrupted" where the process was told to end or its SuperLink went away; "failed" by a fault of the
+    software.
     """
     study = folder.study
     folder.update(status="running", stopped_by=None, waiting_for=None)
@@ -55,9 +56,17 @@ def run_study(grid: Grid, folder: RunFolder, progress: Progress, policy: Waiting
     except EcgFedError as error:
         folder.update(status="paused", stopped_by=str(error), ended=now())
         raise
-    except (KeyboardInterrupt, SystemExit, *_LINK_ERRORS) as error:
+    except (KeyboardInterrupt, SystemExit, ConnectionError, *_LINK_ERRORS) as error:
         folder.update(status="interrupted", stopped_by=type(error).__name__, ended=now())
         raise
+    except OSError as error:
+        told = RunError(
+            f"this machine cannot read or write ({error.strerror or type(error).__name__})",
+            where=error.filename or folder.path,
+            remedy="free some space or mend the disk; the run is kept: go on with it (resume)",
+        )
+        folder.end_in_need(status="paused", stopped_by=str(told), ended=now())
+        raise told from error
     except BaseException as error:
         folder.update(status="failed", stopped_by=type(error).__name__, ended=now())
         raise
@@ -142,6 +151,7 @@ def _run_once(
         folder=step_folder,
         progress=lambda done, total, text="": progress(step.id, done, total, text),
         rng=np.random.default_rng([study.seed, study.steps.index(step)]),
+        note=lambda what, why: folder.note(what, f"step {step.id}: {why}"),
     )
     artefact: Artefact[Any] = room("server", step.stage).run(step, context)
     if sums is None:

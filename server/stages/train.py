@@ -154,7 +154,7 @@ def _aggregation_weights(
 
 
 def _resumed(context: StepContext, initial: NDArray[Any]) -> _State:
-    found = load_checkpoint(context.folder / CHECKPOINT)
+    found = load_checkpoint(context.folder / CHECKPOINT, lambda what: context.note("checkpoint damaged", what))
     if found is None:
         return _State(weights=initial)
     header, arrays = found
