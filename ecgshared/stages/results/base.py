@@ -30,6 +30,7 @@ class StageResult(ResultPart):
     together: tuple[str, ...] = Field(
         default=(),
         description="sites whose numbers were added under masks: only their sum is known, told of `together`",
+        exclude_if=lambda sites: not sites,
     )
 
 
