@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from client.egress.ledger import Ledger
 from client.egress.memory import Asked, GroupMemory, Keys
 from client.egress.outbox import Outbox
 from client.egress.questions import Questions, score_of
+from client.egress.secure_sum import Own, SecureSite
 from client.ingest.reading import Progress
 from client.rows.context import SiteContext
 from client.rows.groups import GROUP, closed_in_study, groups_of, keys_of, planned
@@ -30,14 +32,19 @@ from client.site.current import SiteFile
 from client.site.keys import load_keys
 from client.site.settings import WEIGHTS_POLICY, SiteSettings
 from ecgshared.errors import RefusalCode, Refused
+from ecgshared.privacy.summed import Summand, summand_of
 from ecgshared.study.registry import room, shared_room
+from ecgshared.study.secure import secure_sum_in_use, summed_phases
 from ecgshared.study.study import Study
-from ecgshared.wire.protocol import Request, StepConfig, Weights, field_kinds, payload_type
+from ecgshared.wire.bytes import decode_payload, stamp_of
+from ecgshared.wire.protocol import Answer, Request, StepConfig, Weights, field_kinds, payload_type
 
 _RUN_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,80}$")
 
 
 _ATTEMPTS = 3
+
+MadeT = TypeVar("MadeT")
 
 
 class Site:
@@ -240,11 +247,14 @@ def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
     settings = site.settings()
     stage = checked_stage(settings, study, request)
     outbox = Outbox(settings.state / "outbox")
-    private = getattr(study.step(request.step), "privacy", None) is not None
-    kept = outbox.find(request, once=private)
-    if kept is None:
+    part_of_sum = "+" in request.phase
+    kept = outbox.find(request, once=part_of_sum or _private(study, request))
+    if kept is None and part_of_sum:
+        made = _part_of_sum(site, study, request, stage)
+        outbox.keep(request, made)
+    elif kept is None:
         ledger = Ledger(settings.state)
-        made = computed(site, study, request, stage, ledger)
+        made = computed(site, study, request, stage, ledger, release_of(request, stage))
         # Before it is kept: were the kept answer lost, the same round would be another release, and is another charge.
         ledger.answered()
         outbox.keep(request, made)
@@ -254,8 +264,72 @@ def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
     return made.body
 
 
-def computed(site: Site, study: Study, request: Request, stage: str, ledger: Ledger) -> Release:
-    """Return an answer from the site's files and limits as they are when it is done.
+def _private(study: Study, request: Request) -> bool:
+    return getattr(study.step(request.step), "privacy", None) is not None
+
+
+def release_of(request: Request, stage: str) -> Callable[[Answer, SiteSettings], Release]:
+    """Return the gate that an answer to this request goes through."""
+    return lambda answer, settings: release(answer, request, stage=stage, settings=settings)
+
+
+def _part_of_sum(site: Site, study: Study, request: Request, stage: str) -> Release:
+    """Return one part of a secure sum, see :mod:`client.egress.secure_sum`."""
+    settings = site.settings()
+
+    def own(asked: Request) -> Own:
+        if not _private(study, asked):
+            return computed(
+                site, study, asked, stage, Ledger(settings.state), lambda a, now: _own(a, now, study, asked, stage)
+            )
+        # Noised once, whatever sums it goes into: a sum that failed is begun again with the same weights.
+        outbox, ledger = Outbox(settings.state / "outbox"), Ledger(settings.state)
+        kept = outbox.find(asked, once=True)
+        if kept is None:
+            kept = computed(site, study, asked, stage, ledger, release_of(asked, stage))
+            ledger.answered()
+            outbox.keep(asked, kept)
+        return Own(_summand(kept.body, settings, study, asked, stage), None)
+
+    secure = SecureSite(settings, study, study.step(request.step), request.run, own)
+    return release(Answer(secure.answer(request), {}), request, stage=stage, settings=settings)
+
+
+def _own(answer: Answer, settings: SiteSettings, study: Study, asked: Request, stage: str) -> Own:
+    """Return what an answer adds to a sum, its group held against the limits here, or with all sites' together."""
+    pooled = summed_phases(stage)[asked.phase] == "pooled"
+    if pooled and answer.together is None:
+        raise Refused(RefusalCode.GATE_CLOSED, "an answer to be added comes without the group behind it")
+    if pooled and answer.together is not None and settings.secure_sums.limits_of == "pooled":
+        return Own(summand_of(answer.payload, answer.together.untold), answer.together)
+    made = release(answer, asked, stage=stage, settings=settings)
+    untold = answer.together.untold if answer.together is not None else ()
+    return Own(_summand(made.body, settings, study, asked, stage, untold), answer.together if pooled else None)
+
+
+def _summand(
+    body: bytes, settings: SiteSettings, study: Study, asked: Request, stage: str, untold: tuple[str, ...] = ()
+) -> Summand:
+    """Return what passed the gate as numbers that add up; refuse what the gate withheld."""
+    declared = payload_type(stage, asked.phase)
+    assert declared is not None
+    payload = decode_payload(body, declared, stamp_of(asked, settings.site))
+    as_sums = getattr(shared_room(stage), "as_sums", None)
+    summand: Summand = summand_of(payload, untold) if as_sums is None else as_sums(payload, asked, study, settings.site)
+    if any(np.isnan(array).any() for array in summand.arrays.values()):
+        raise Refused(RefusalCode.TOO_FEW, "this site's own group is too small to be added")
+    return summand
+
+
+def computed(
+    site: Site,
+    study: Study,
+    request: Request,
+    stage: str,
+    ledger: Ledger,
+    make: Callable[[Answer, SiteSettings], MadeT],
+) -> MadeT:
+    """Return what ``make`` makes of an answer from the site's files and limits as they are when it is done.
 
     Where something changed while it was computed (a patient was forgotten in the middle of a round of training, say),
     what was made is thrown away and made again: it may rest on a recording that was wiped under it.
@@ -269,7 +343,7 @@ def computed(site: Site, study: Study, request: Request, stage: str, ledger: Led
         site.count(context, request)
         try:
             answer = room("client", stage).PHASES[request.phase](context, request)
-            made = release(answer, request, stage=stage, settings=context.settings)
+            made = make(answer, context.settings)
         except Exception:
             if site.is_now(context):
                 raise
@@ -308,6 +382,7 @@ def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str
     shared_room(step.stage)
     if payload_type(step.stage, request.phase) is None:
         raise Refused(RefusalCode.BAD_REQUEST, f"stage {step.stage!r} has no such phase", value=request.phase)
+    _require_way(settings, study, step, request.phase)
     _require_protected(settings, study, step, request.phase)
     return step.stage
 
@@ -331,6 +406,17 @@ def _require_protected(settings: SiteSettings, study: Study, step: StepConfig, p
     trained_on = settings.site in study.sites.train and "train" in step.reads_splits
     if trained_on and step.stage not in ("describe", "train") and settings.privacy.statistics == "refused":
         raise Refused(RefusalCode.PRIVACY_REQUIRED, "no figure about training patients leaves this site but by noise")
+
+
+def _require_way(settings: SiteSettings, study: Study, step: StepConfig, phase: str) -> None:
+    """Refuse to send readable what is to be added under masks, or under masks what is not."""
+    in_use = secure_sum_in_use(study, step)
+    if "+" in phase:
+        if not in_use:
+            raise Refused(RefusalCode.BAD_REQUEST, "the study adds nothing under masks in this step", value=phase)
+    elif phase in summed_phases(step.stage) and (in_use or settings.secure_sums.policy == "required"):
+        why = "the study adds this under masks" if in_use else "this site adds this under masks only"
+        raise Refused(RefusalCode.SECURE_SUM_REQUIRED, f"{why}: it does not leave by itself", value=phase)
 
 
 def _generator(settings: SiteSettings, *names: str) -> np.random.Generator:

@@ -92,6 +92,8 @@ class RefusalCode(StrEnum):
     ENVELOPE_NOT_APPROVED = "envelope-not-approved"
     OVERRIDES = "overrides"
     WORKER_LOST = "worker-lost"
+    SECURE_SUM_REQUIRED = "secure-sum-required"
+    SECURE_SUM_REFUSED = "secure-sum-refused"
     CASE_CONTROL = "case-control"
 
 

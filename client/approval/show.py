@@ -17,6 +17,7 @@ from client.site.settings import WEIGHTS_POLICY, SiteSettings
 from ecgshared.errors import ConfigError
 from ecgshared.study.populations import Population
 from ecgshared.study.registry import shared_room
+from ecgshared.study.secure import secure_sum_in_use, summed_phases
 from ecgshared.study.study import Study, load_study
 from ecgshared.wire.protocol import StepConfig, field_kinds, payload_type, phases
 
@@ -26,6 +27,7 @@ _KINDS = {
     "statistic": "figures about groups, small groups withheld",
     "sums": "sums over people of groups that are large enough",
     "public": "nothing about people",
+    "hidden": "keys, shares and numbers under masks",
 }
 _TOLD_APART = {"id", "stage", "uses", "sites", "privacy"}
 
@@ -105,10 +107,35 @@ def _step(settings: SiteSettings, study: Study, step: StepConfig, number: int) -
         private = getattr(step, "privacy", None)
         without = "none: the weights that leave are those of plain training"
         lines.append(f"     differential privacy: {without if private is None else _value(private)}")
+    lines += _secure(settings, study, step)
     for phase in phases(step.stage):
-        lines.append(f"     leaves when asked for {phase!r}:")
+        hidden = secure_sum_in_use(study, step) and phase in summed_phases(step.stage)
+        how = ", ONLY added under masks to other hospitals'" if hidden else ""
+        lines.append(f"     leaves when asked for {phase!r}{how}:")
         lines += [f"       {text}" for text in _leaves(step.stage, phase)]
     return lines
+
+
+def _secure(settings: SiteSettings, study: Study, step: StepConfig) -> list[str]:
+    """Say whether sums and weights are added under masks, and where site and study do not agree."""
+    policy, can = settings.secure_sums, summed_phases(step.stage)
+    if not can:
+        return []
+    if not secure_sum_in_use(study, step) or study.secure_sum is None:
+        if policy.policy == "required":
+            return [
+                "     secure sum: NONE in this study, and this site requires one: it will refuse "
+                f"{', '.join(can)} (secure-sum-required)"
+            ]
+        return ["     secure sum: none; the coordinator sees this site's own sums and weights"]
+    n = len(study.members(step))
+    whose = (
+        "all sites together" if policy.limits_of == "pooled" and "pooled" in can.values() else "this site's own group"
+    )
+    return [
+        f"     secure sum: of at least {study.secure_sum.least(n)} of {n} sites; the coordinator sees the sum alone, "
+        f"limits hold for {whose}"
+    ]
 
 
 def _where(population: Population) -> str:

@@ -22,7 +22,18 @@ from client.site.settings import SiteSettings
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.wire.bytes import encode_payload, has_infinity, stamp_of
-from ecgshared.wire.protocol import Answer, Evidence, Kind, Public, Request, Sums, Weights, field_kinds, payload_type
+from ecgshared.wire.protocol import (
+    Answer,
+    Evidence,
+    Hidden,
+    Kind,
+    Public,
+    Request,
+    Sums,
+    Weights,
+    field_kinds,
+    payload_type,
+)
 
 _PLAIN_TEXT = re.compile(r"^[A-Za-z0-9 ._:/+()<>=',-]{0,80}$")
 _MAX_PUBLIC_VALUES = 4096
@@ -104,6 +115,10 @@ def _checked(name: str, value: Any, kind: Kind, evidence: Evidence | None, limit
     """Return the value fit to leave and the number of cells that were withheld."""
     if isinstance(kind, Public):
         _check_public(name, value)
+        return value, 0
+    if isinstance(kind, Hidden):
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "u":
+            raise _closed(f"field {name!r} is no array of whole numbers under masks")
         return value, 0
     if evidence is None:
         raise _closed(f"field {name!r} comes without evidence of the group behind it")

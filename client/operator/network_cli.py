@@ -131,6 +131,15 @@ def certificate(
     )
 
 
+def identity(site_file: SiteFile) -> None:
+    """Print the fingerprint by which other sites know this one in secure sums (their `secure_sums.peers`)."""
+    from client.site.identity import Identity
+    from client.site.settings import load_site
+
+    settings = load_site(site_file)
+    typer.echo(f"{settings.site}: {Identity(settings).fingerprint}")
+
+
 def status(
     site_file: SiteFile,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
@@ -193,4 +202,6 @@ def page(
     serve_page(site_file, port, said)
 
 
-COMMANDS = (certificate, show, approve, withdraw, start, status, pause, resume, stop, releases, lockbox, budget, page)
+COMMANDS = (
+    certificate, identity, show, approve, withdraw, start, status, pause, resume, stop, releases, lockbox, budget, page,
+)  # fmt: skip

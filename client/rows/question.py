@@ -17,6 +17,7 @@ from ecgshared.stages.survival import Config, cox_limits, model_columns
 from ecgshared.stats.cox import SurvivalRows, coarsen, prepare, relative_hazard
 from ecgshared.stats.cox_disclosure import CoxLimits, require_grid, require_no_dominance, require_site
 from ecgshared.stats.influence import by_patient
+from ecgshared.study.secure import secure_sum_in_use
 from ecgshared.wire.protocol import Evidence, Request
 
 
@@ -24,7 +25,8 @@ from ecgshared.wire.protocol import Evidence, Request
 class ModelQuestion:
     """One model of the step at this site: its rows, sorted once, and the coefficients asked about.
 
-    ``x``: float array, shape = (n, p), standardised as the coordinator said; ``grid`` None in the stratified mode.
+    ``x``: float array, shape = (n, p), standardised as the coordinator said; ``grid`` None in the stratified mode;
+    ``together``: the limits are held against the group of all sites, whose sums alone are told.
     """
 
     step: Config
@@ -35,11 +37,14 @@ class ModelQuestion:
     coef: Floats
     grid: Floats | None
     limits: CoxLimits
+    together: bool = False
 
     @property
     def evidence(self) -> Evidence:
         """The group behind sums at these coefficients: the patients who carry their weight (Kish 1965); nobody where
         one of them carries most of a group's."""
+        if self.together:
+            return Evidence(np.array(0), np.array(0))
         try:
             require_no_dominance(
                 self.rows, self.followed.patient, self.coef, self.limits, by_interval=self.grid is not None
@@ -92,7 +97,8 @@ def read_question(site: SiteContext, request: Request, *, coef: bool = True) -> 
         raise Refused(RefusalCode.BAD_REQUEST, "scales must be positive", value=float(scale.min()))
     followed = followed_rows(site, step, request.arrays, site.data.rows(*step.splits))
     rules = cox_limits(site.settings.limits)
-    if reason := followed.reason or too_small(followed, step, site.settings.limits):
+    together = secure_sum_in_use(site.study, step) and site.settings.secure_sums.limits_of == "pooled"
+    if reason := followed.reason or ("" if together else too_small(followed, step, site.settings.limits)):
         raise Refused(RefusalCode.TOO_FEW, f"this site takes no part: {reason}")
     x = (followed.x[:, columns] - mean) / scale
     grid = None
@@ -100,18 +106,20 @@ def read_question(site: SiteContext, request: Request, *, coef: bool = True) -> 
     if "grid" in request.arrays and step.mode == "exact":
         grid = np.asarray(request.arrays["grid"], dtype=np.float64)
         _require_from(grid, step.grid_edges)
-        require_grid(
-            years,
-            observed,
-            followed.patient,
-            grid,
-            rules,
-            n_covariates=followed.x.shape[1],
-            rounds=step.rounds_in_all(),
-        )
+        if not together:
+            require_grid(
+                years,
+                observed,
+                followed.patient,
+                grid,
+                rules,
+                n_covariates=followed.x.shape[1],
+                rounds=step.rounds_in_all(),
+            )
         years, observed = coarsen(years, observed, grid)
     spend(site, request, f"{request.phase} {model}", cap=step.questions(request.phase))
-    return ModelQuestion(step, followed, model, x, prepare(x, years, observed, grid=grid), beta, grid, rules)
+    rows = prepare(x, years, observed, grid=grid)
+    return ModelQuestion(step, followed, model, x, rows, beta, grid, rules, together)
 
 
 def _require_from(grid: Floats, edges: Floats) -> None:

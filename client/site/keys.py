@@ -78,6 +78,11 @@ def ledger_key(state: Path) -> bytes:
     return _keyed(_own_key(state), "privacy ledger", "")
 
 
+def identity_key(settings: SiteSettings) -> bytes:
+    """Return the private key that the site signs with in a simulation, 32 bytes; raises as :func:`load_keys` does."""
+    return _keyed(load_keys(settings).own, "identity", settings.site)
+
+
 def log_key(state: Path, log: str) -> bytes:
     """Return the key of the chain over one of the site's logs, 32 bytes; raises as :func:`load_keys` does."""
     return _keyed(_own_key(state), "log", log)

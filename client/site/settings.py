@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -190,6 +190,25 @@ class PrivacyCap(Config):
         return self.max_epsilon if self.total_epsilon is None else self.total_epsilon
 
 
+class SecureSumsPolicy(Config):
+    """How this site takes part in sums that are added under masks, so that nobody sees its own."""
+
+    policy: Literal["allowed", "required"] = Field(
+        default="allowed",
+        description="required: sums and weights that can be added under masks never leave otherwise",
+    )
+    limits_of: Literal["own", "pooled"] = Field(
+        default="own",
+        description="whose group must meet the limits in a secure sum: this site's own, or that of all sites together; "
+        "pooled lets a small site take part",
+    )
+    peers: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        default={},
+        description="site: fingerprint of its key as `ecgfed site identity` prints it there; others are remembered as "
+        "first seen",
+    )
+
+
 class ComputeConfig(Config):
     """Where and how precisely this site computes."""
 
@@ -257,6 +276,9 @@ class SiteSettings(Config):
         default=DisclosureLimits(), description="smallest groups that a figure may speak of"
     )
     privacy: PrivacyCap = Field(default=PrivacyCap(), description="most that any patient's privacy may be spent")
+    secure_sums: SecureSumsPolicy = Field(
+        default=SecureSumsPolicy(), description="sums added under masks: whether they are insisted on, and whose limits"
+    )
     compute: ComputeConfig = Field(default=ComputeConfig(), description="threads, memory and device for training")
     studies: tuple[Path, ...] = Field(
         default=(), description="the studies of a simulation; on the network `ecgfed site approve` counts"

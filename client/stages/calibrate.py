@@ -21,6 +21,7 @@ from ecgshared.stages.calibrate import (
     effective_patients,
     standardised_design,
     sums_evidence,
+    sums_together,
 )
 from ecgshared.stats.calibration import logistic_sums, score_meat
 from ecgshared.study.score import calibrate_inputs
@@ -77,6 +78,7 @@ def moments_answer(rows: FitRows, *, patients_known: bool) -> Answer:
             "total": evidence,
             "squares": evidence,
         },
+        sums_together(rows.patient, rows.y, rows.x.shape[1] + 1),
     )
 
 
@@ -90,6 +92,7 @@ def newton_answer(
     return Answer(
         NewtonSums(sums.gradient, sums.hessian, np.array([sums.log_likelihood])),
         {"gradient": evidence, "hessian": evidence, "log_likelihood": evidence},
+        sums_together(rows.patient, rows.y, len(coef), design, coef),
     )
 
 
@@ -99,7 +102,11 @@ def errors_answer(
     """Sum the outer products of patients' gradients at ``coef``."""
     design = standardised_design(rows.x, mean, scale)
     meat = score_meat(design, rows.y, rows.patient, coef)
-    return Answer(ErrorSums(meat), {"meat": _evidence(rows, design, coef)})
+    return Answer(
+        ErrorSums(meat),
+        {"meat": _evidence(rows, design, coef)},
+        sums_together(rows.patient, rows.y, len(coef), design, coef),
+    )
 
 
 def _evidence(rows: FitRows, design: NDArray[np.float64], coef: NDArray[np.float64]) -> Evidence:

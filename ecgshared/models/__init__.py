@@ -29,6 +29,7 @@ MODELS: dict[str, str] = {
     "crnn": "CrnnConfig",
     "attia_cnn": "AttiaCnnConfig",
     "s4": "S4Config",
+    "waves": "WavesConfig",
 }
 """Name in the study, and of the file -> its configuration's class; where a study names none it is the first."""
 

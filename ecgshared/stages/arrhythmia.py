@@ -28,7 +28,7 @@ from pydantic import Field, model_validator
 from ecgshared.arrays import Floats
 from ecgshared.stages.results.arrhythmia import Result as Result
 from ecgshared.study.score import require_shared_model, risk_score
-from ecgshared.wire.protocol import Count, Statistic, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Split, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.stages.threshold import Config as Threshold
@@ -62,6 +62,7 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "all"
     opens_lockbox: ClassVar[bool] = True
+    splits_read: ClassVar[tuple[Split, ...]] = ("lockbox",)
 
     scd: str | None = Field(default=None, description="endpoint of sudden death; None where the study has none")
     vfvt: str = Field(description="endpoint of VF/VT, death-censored as every such endpoint is")

@@ -25,7 +25,7 @@ from ecgshared.arrays import Floats
 from ecgshared.stages.results.calibrate import Result as Result
 from ecgshared.stats.influence import by_patient
 from ecgshared.study.score import calibrate_inputs, require_shared_model, trained_heads
-from ecgshared.wire.protocol import Count, Evidence, Public, Split, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Evidence, Public, Split, StepConfig, Sums, Together, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -42,6 +42,9 @@ PROTECTED = (
     "no few of them carry the sum; and no oftener than a fit asks for them."
 )
 """What stands between these numbers and one patient."""
+
+SUMMED = {"moments": "pooled", "newton": "pooled", "errors": "pooled"}
+"""What can be added under masks, the limits then being those of all sites together."""
 
 QUESTIONS = {"moments": 3, "errors": 3}
 """Different questions a site answers about one step; of sums at coefficients ``max_iterations`` and one."""
@@ -152,6 +155,25 @@ def effective_patients(design: Floats, y: NDArray[Any], patient: NDArray[np.int6
         squares = float(w @ w)
         least = min(least, float(w.sum()) ** 2 / squares if squares > 0 else 0.0)
     return least
+
+
+def sums_together(
+    patient: NDArray[np.int64],
+    y: NDArray[Any],
+    parameters: int,
+    design: Floats | None = None,
+    coef: Floats | None = None,
+) -> Together:
+    """Return what is held against the limits of all sites together; see :func:`effective_patients` of one site's."""
+    y = np.asarray(y)
+    carried = np.zeros((0, 2))
+    if design is not None and coef is not None:
+        p = expit(design @ coef)
+        weights = [by_patient(w, patient) for w in (p * (1 - p), np.abs(y - p))] if len(y) else [np.zeros(0)] * 2
+        carried = np.array([[w.sum(), w @ w] for w in weights])
+    with_event, without = (len(np.unique(patient[y == v])) for v in (1, 0))
+    patients = np.array([len(np.unique(patient))])
+    return Together(patients, np.array([with_event, without]), carried, 2 * parameters, untold=("left_out",))
 
 
 def sums_evidence(patients: int, events: int, parameters: int, effective: float | None = None) -> Evidence:

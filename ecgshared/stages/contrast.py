@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from ecgshared.arrays import Floats
 from ecgshared.stages.results.contrast import Result as Result
 from ecgshared.study.score import RiskScore, named_scores, require_shared_model
-from ecgshared.wire.protocol import Count, Statistic, StepConfig, payload
+from ecgshared.wire.protocol import Count, Split, Statistic, StepConfig, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -42,6 +42,7 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "all"
     opens_lockbox: ClassVar[bool] = True
+    splits_read: ClassVar[tuple[Split, ...]] = ("lockbox",)
     by_ranks: ClassVar[bool] = True
 
     scores: tuple[str, ...] = Field(

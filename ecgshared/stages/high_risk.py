@@ -29,7 +29,7 @@ from ecgshared.study.endpoints import Event
 from ecgshared.study.populations import DERIVED
 from ecgshared.study.score import require_shared_model, risk_score
 from ecgshared.study.terms import Factor, Term
-from ecgshared.wire.protocol import Count, Public, Statistic, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Public, Split, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -59,6 +59,7 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "all"
     opens_lockbox: ClassVar[bool] = True
+    splits_read: ClassVar[tuple[Split, ...]] = ("lockbox",)
 
     outcome: str | None = Field(default=None, description="endpoint whose events are flagged; None: the threshold's")
     markers: tuple[str, ...] = Field(

@@ -29,7 +29,7 @@ from ecgshared.stages.results.overlap import Result as Result
 from ecgshared.study.populations import DERIVED
 from ecgshared.study.score import require_shared_model, risk_score
 from ecgshared.study.terms import Factor, Term
-from ecgshared.wire.protocol import Count, Statistic, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Split, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.stages.threshold import Config as Threshold
@@ -104,6 +104,7 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "all"
     opens_lockbox: ClassVar[bool] = True
+    splits_read: ClassVar[tuple[Split, ...]] = ("lockbox",)
 
     marker: str = Field(default="lvef<=0.35", description="a flag, or a bound on a column: who has the marker in use")
     marker_label: Label = Field(default=None, description="the marker in words, for reports")

@@ -23,7 +23,7 @@ from ecgshared.learning.attribution_methods import Method
 from ecgshared.models.config import HeadedConfig
 from ecgshared.stages.results.saliency import Result as Result
 from ecgshared.study.score import require_shared_model, trained_heads
-from ecgshared.wire.protocol import Count, Statistic, StepConfig, payload
+from ecgshared.wire.protocol import Count, Split, Statistic, StepConfig, payload
 
 if TYPE_CHECKING:
     from ecgshared.stages.train import Config as Train
@@ -51,6 +51,7 @@ class Config(StepConfig):
 
     default_sites: ClassVar[str] = "all"
     opens_lockbox: ClassVar[bool] = True
+    splits_read: ClassVar[tuple[Split, ...]] = ("lockbox",)
 
     head: str = Field(description="<train step>.<head> whose logit is explained")
     method: Method = Field(default="integrated_gradients", description="or gradient_x_input, which is quicker")

@@ -7,7 +7,7 @@ losses are of: the heads, or the model's own figures, which have no AUC. ``model
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -15,14 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from ecgshared.arrays import Floats
 from ecgshared.config import Config as BaseConfig
+from ecgshared.errors import PrivacyError
 from ecgshared.learning.plan import AugmentConfig, EarlyStopping, LocalWork, OptimiserConfig
 from ecgshared.models import DEFAULT, BaseModelConfig, HeadSpec, ModelConfig, config_class
 from ecgshared.privacy.config import PrivacyConfig
+from ecgshared.privacy.summed import Summand
 from ecgshared.stages.results.train import Result as Result
 from ecgshared.study.endpoints import BinaryEndpoint, ContinuousEndpoint, Event, TimeToEventEndpoint
 from ecgshared.study.score import trained_heads
-from ecgshared.wire.protocol import Public, Split, Statistic, StepConfig, Weights, payload
+from ecgshared.wire.protocol import Public, Request, Split, Statistic, StepConfig, Weights, payload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -229,6 +232,67 @@ class Validation:
 
     validation_loss: Annotated[NDArray[np.float64], Statistic()]
     validation_auc: Annotated[NDArray[np.float64], Statistic()]
+
+
+SUMMED = {"fit": "own", "validate": "own"}
+"""What can be added under masks; each hospital's own group must meet its limits: it trained on it."""
+
+
+def as_sums(answer: Update | Validation, request: Request, study: Study, site: str) -> Summand:
+    """Return an answer as numbers that add up: the way the weights went and the figures, times the site's a_k.
+
+    A figure that the site withholds adds nothing to its sum and nothing to the sum of the weights it is divided by.
+    """
+    described = describe_step(study.step(request.step), study)
+    share = float(request.arrays[f"{described}.site_weights"][study.sites.train.index(site)])
+    arrays = {"share": np.array([share])}
+    for name in ("training_loss", "validation_loss", "validation_auc"):
+        if hasattr(answer, name):
+            figure = np.atleast_1d(np.asarray(getattr(answer, name), dtype=np.float64))
+            known = np.isfinite(figure)
+            arrays[name] = share * np.array([np.where(known, figure, 0.0), known])
+    told: dict[str, str] = {}
+    if isinstance(answer, Update):
+        moved = answer.update.astype(np.float64) - request.arrays["weights"]
+        arrays["update"] = share * moved
+        told = {name: str(getattr(answer, name)) for name in _TOLD}
+    return Summand(arrays, frozenset({"update"}), told)
+
+
+_TOLD = ("layout", "steps", "seconds", "noise_multiplier", "epsilon_spent", "delta")
+
+
+def of_sums(
+    cls: type[Any], sums: Mapping[str, Floats], told: Sequence[Mapping[str, str]], request: Request
+) -> Update | Validation:
+    """Return added answers as one: the mean of the weights and of the figures, by the sites' a_k."""
+    share = float(sums["share"][0])
+    if not share > 0:
+        raise PrivacyError("the sites of the sum have no weight")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        figures = {
+            name: np.where(pair[1] > 0, pair[0] / pair[1], np.nan)
+            for name, pair in sums.items()
+            if name.endswith(("_loss", "_auc"))
+        }
+    if cls is Validation:
+        return Validation(figures["validation_loss"], figures["validation_auc"])
+    received = request.arrays["weights"]
+    if sums["update"].shape != received.shape:
+        raise PrivacyError("the sum is of other weights", value=sums["update"].shape, allowed=str(received.shape))
+    layouts = {texts.get("layout", "") for texts in told}
+    return Update(
+        update=(received + sums["update"] / share).astype(received.dtype),
+        layout=layouts.pop() if len(layouts) == 1 else "",
+        steps=max(int(texts["steps"]) for texts in told),
+        seconds=max(float(texts["seconds"]) for texts in told),
+        training_loss=float(figures["training_loss"][0]),
+        validation_loss=figures["validation_loss"],
+        validation_auc=figures["validation_auc"],
+        noise_multiplier=min(float(texts["noise_multiplier"]) for texts in told),
+        epsilon_spent=max(float(texts["epsilon_spent"]) for texts in told),
+        delta=max(float(texts["delta"]) for texts in told),
+    )
 
 
 def head_specs(config: Config, study: Study) -> tuple[HeadSpec, ...]:

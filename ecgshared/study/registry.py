@@ -18,6 +18,8 @@ STAGES: tuple[str, ...] = (
     "survival_evaluate",
     "regress",
     "overlap",
+    "summed_evaluate",
+    "summed_survival",
     "arrhythmia",
     "contrast",
     "age_sex",

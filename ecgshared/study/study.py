@@ -27,6 +27,7 @@ from ecgshared.study.endpoints import (
 )
 from ecgshared.study.populations import Population, kinds
 from ecgshared.study.registry import STAGES, shared_room
+from ecgshared.study.secure import SecureSumConfig, check_secure_sum
 from ecgshared.wire.protocol import StepConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
@@ -175,6 +176,11 @@ class Study(Config):
     federation: FederationConfig = Field(
         default=FederationConfig(), description="how many answers make a round, and how long they are waited for"
     )
+    secure_sum: SecureSumConfig | None = Field(
+        default=None,
+        description="sums and weights are added under masks: nobody sees one hospital's; none where it is left out",
+        exclude_if=lambda found: found is None,
+    )
     steps: tuple[SerializeAsAny[StepConfig], ...] = Field(
         min_length=1, description="what is done, in this order; each names a stage"
     )
@@ -316,6 +322,7 @@ class Study(Config):
             seen[step.id] = step
             if check is not None:
                 check(step, self)
+            check_secure_sum(self, step)
         return self
 
     def _require_unseen(self, step: StepConfig, earlier: dict[str, StepConfig]) -> None:

@@ -120,7 +120,12 @@ class Public:
     """Says nothing about a person: a layout hash, a version, the names of heads a site offers, a duration."""
 
 
-Kind = Weights | Count | Statistic | Sums | Public
+@dataclass(frozen=True)
+class Hidden:
+    """Keys, shares, and numbers under masks of a secure sum: whole numbers, which alone say nothing of anybody."""
+
+
+Kind = Weights | Count | Statistic | Sums | Public | Hidden
 
 
 @dataclass(frozen=True)
@@ -139,11 +144,38 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Together:
+    """What limits take of an answer that is told only added to those of other sites, all of it or nothing.
+
+    It is added up too, among the sites, and held against the strictest limits among them.
+
+    Attributes
+    ----------
+    patients : int array, shape = (k,): distinct patients of each group that must be large enough.
+    events : int array, shape = (m,): patients with the event of each, and apart from them those without it.
+    carried : float array, shape = (j, 2): sum of the patients' weights in a sum, and of their squares. The square of
+        the first over the second is the effective number of patients (Kish 1965): it does not add up, these do.
+    least_patients : what the stage asks for beside the limits.
+    untold : fields of the payload that stay at the site, since the groups behind them are others.
+    """
+
+    patients: Array
+    events: Array
+    carried: Array
+    least_patients: int = 0
+    untold: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
-    """What a client handler returns: a payload and the evidence for its fields (keyed by field name)."""
+    """What a client handler returns: a payload and the evidence for its fields (keyed by field name).
+
+    ``together`` : of a phase that can be summed over sites (see :mod:`ecgshared.study.secure`).
+    """
 
     payload: Any
     evidence: Mapping[str, Evidence]
+    together: Together | None = None
 
 
 PayloadT = TypeVar("PayloadT")
@@ -164,8 +196,18 @@ def payload(stage: str, phase: str) -> Callable[[type[PayloadT]], type[PayloadT]
     return register
 
 
+ANY_STAGE = ""
+"""Under which the parts of a secure sum are registered: every stage has them."""
+
+
 def payload_type(stage: str, phase: str) -> type[Any] | None:
-    """Return the declared reply of a stage to a phase, or None where there is none."""
+    """Return the declared reply of a stage to a phase, or None where there is none.
+
+    ``<phase>+<part>`` is a part of the secure sum of a phase's answers, ``+<part>`` one of what comes before any.
+    """
+    of, plus, part = phase.rpartition("+")
+    if plus and (not of or (stage, of) in _PAYLOADS):
+        return _PAYLOADS.get((ANY_STAGE, f"{plus if of else '++'}{part}"))
     return _PAYLOADS.get((stage, phase))
 
 

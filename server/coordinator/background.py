@@ -18,7 +18,7 @@ from ecgshared.errors import ConfigError, RunError
 from ecgshared.study.study import load_study
 from server.coordinator.authority import days_left, read_certificate
 from server.coordinator.home import HOME_VARIABLE, Home
-from server.coordinator.submission import GOING
+from server.coordinator.submission import GOING, RESUMED, reason_of
 from server.rounds.run_folder import RunFolder, is_held
 
 _UP_SECONDS, _DOWN_SECONDS = 60.0, 30.0
@@ -177,6 +177,8 @@ def resume_run(home: Home, name: str) -> None:
     (folder / "stop").unlink(missing_ok=True)
     run = RunFolder.reopen(folder)
     try:
+        # Last, so that what is submitted finds why. On a full disk neither is written, and the command says so.
+        run.note(RESUMED, f"it was {status}: {run.info.get('stopped_by') or 'no reason was noted'}")
         run.update(status="queued", stopped_by=None)
     finally:
         run.close()
@@ -195,17 +197,20 @@ def describe(home: Home) -> tuple[dict[str, Any], list[str]]:
         "server": days_left(read_certificate(home.path / "tls" / "server.crt")),
         "loopback": days_left(read_certificate(home.path / "tls" / "loopback.crt")),
     }
-    runs = {p.parent.name: _status(p.parent) for p in sorted((home.path / "runs").glob("*/run.json"))}
+    folders = [path.parent for path in sorted((home.path / "runs").glob("*/run.json"))]
+    runs = {folder.name: _status(folder) for folder in folders}
+    why = {folder.name: reason_of(folder).removeprefix(": ") for folder in folders}
     content = {
         "up": up, "address": home.config.address, "processes": found.get("processes", {}) if up else {},
-        "sites": sites, "runs": runs, "certificate_days_left": {k: round(v, 1) for k, v in certificates.items()},
+        "sites": sites, "runs": runs, "why": why,
+        "certificate_days_left": {k: round(v, 1) for k, v in certificates.items()},
     }  # fmt: skip
     lines = [f"coordinator {home.config.name}, {home.config.address}: {'up' if up else 'DOWN'}"]
     for name, process in content["processes"].items():
         again = f", started again {process['restarts']} times" if process["restarts"] else ""
         lines.append(f"  {name:<10} {'pid ' + str(process['pid']) if process['pid'] else 'NOT RUNNING'}{again}")
     lines += [f"site {s:<12} {e['status']:<9} {e['connection']:<11} {e['certificate_until']}" for s, e in sites.items()]
-    lines += [f"run  {run:<30} {state}" for run, state in runs.items()]
+    lines += [f"run  {run:<30} {state}{': ' + why[run] if why[run] else ''}" for run, state in runs.items()]
     for name, days in certificates.items():
         if days < _SOON_DAYS:
             ends = f"ends in {days:.0f} days" if days > 0 else "HAS EXPIRED"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from server.rounds.run_folder import RunFolder, is_held
 GOING = ("queued", "running", "waiting", "interrupted")
 """Statuses of a run that should go on without anybody's doing."""
 
+RESUMED, RESUMED_BY = "resumed", "the coordinator resumed it"
 _STARTING_SECONDS = 90.0
 _VAIN_ATTEMPTS = 5
 
@@ -57,11 +59,13 @@ class Submissions:
                 self._end(folder, "stopped", "the coordinator stopped the run")
                 status = "stopped"
             if status not in GOING:
+                self._vain.pop(name, None)  # whoever resumes it has mended something
                 if current is not None:
+                    self._say(f"run {name} is {status}{reason_of(folder)}")
                     control.stop_run(current.run_id)
                     del self._current[name]
                 continue
-            why = self._why_again(current, control)
+            why = self._why_again(folder, current, control)
             if why is not None:
                 self._submit(folder, control, why)
 
@@ -90,10 +94,10 @@ class Submissions:
         self._damaged.discard(folder.name)
         return status
 
-    def _why_again(self, current: _Submitted | None, control: Control) -> str | None:
+    def _why_again(self, folder: Path, current: _Submitted | None, control: Control) -> str | None:
         """Return why a run that nobody works on is to be submitted, or None where it may be starting."""
         if current is None:
-            return self._why
+            return RESUMED_BY if _last_event(folder) == RESUMED else self._why
         if current.ended_by:
             return current.ended_by
         if current.seen_at_work:
@@ -137,6 +141,21 @@ class Submissions:
             run.close()
         note_event(folder, status, why)
         self._say(f"run {folder.name}: {status}, {why}")
+
+
+def reason_of(folder: Path) -> str:
+    """Return why a run does not go on, or for whom it waits, after a colon; "" where nothing was noted."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        why = info["waiting_for"] if info["status"] == "waiting" else info["stopped_by"]
+        return f": {why}" if why else ""
+    return ""
+
+
+def _last_event(folder: Path) -> str:
+    with suppress(OSError, ValueError, KeyError, IndexError, TypeError):
+        return str(json.loads((folder / "events.jsonl").read_text(encoding="utf-8").splitlines()[-1])["what"])
+    return ""
 
 
 def note_event(folder: Path, what: str, why: str) -> None:

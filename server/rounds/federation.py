@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import Message, RecordDict
@@ -145,16 +145,19 @@ class Federation:
         quorum: int | None = None,
         accept: Accept | None = None,
         metrics: Metrics | None = None,
+        own: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
     ) -> Replies:
-        """Ask ``sites`` one thing; see :class:`server.rounds.step_context.Ask`. Raise RunError below the quorum."""
+        """Ask ``sites`` one thing; see :class:`server.rounds.step_context.Ask`. Raise RunError below the quorum.
+
+        ``own`` : what is sent to one site alone, by site, beside ``arrays``.
+        """
         request = Request(self._study.sha256, self._run_name, step, phase, round_number, arrays)
-        question = _Question(request, stage, to_records(encode_request(request)), accept)
+        question = _Question.of(request, stage, accept, own or {})
         states = [SiteState(site) for site in sites]
         start = time.monotonic()
         self._ask_until_enough(question, states, quorum)
         answered = {state.name: state.payload for state in states if state.answered}
         absent = {state.name: state.why for state in states if state.why}
-        size = len(question.records.array_records["body"]["body"].data)
         self._run.append(
             "history.jsonl",
             {
@@ -167,7 +170,7 @@ class Federation:
                 "absent": absent,
                 "lost": {state.name: state.lost for state in states if state.lost},
                 "bytes_in": {state.name: state.bytes_in for state in states if state.bytes_in},
-                "bytes_out": {site: size for site in sites if site in self._nodes},
+                "bytes_out": {site: question.bytes_to(site) for site in sites if site in self._nodes},
                 "metrics": dict(metrics(answered)) if metrics is not None and answered else {},
             },
         )
@@ -179,6 +182,23 @@ class Federation:
                 remedy="the run is kept: mend the sites and go on with it (resume)",
             )
         return Replies(answered, absent)
+
+    def note_sum(
+        self, step: str, phase: str, round_number: int, replies: Replies, metrics: Mapping[str, float | None]
+    ) -> None:
+        """Write a secure sum that was opened into the history: who is in it, beside the lines of its parts."""
+        self._run.append(
+            "history.jsonl",
+            {
+                "at": now(),
+                "step": step,
+                "phase": phase,
+                "round": round_number,
+                "answered": list(replies.summed),
+                "absent": dict(replies.absent),
+                "metrics": dict(metrics),
+            },
+        )
 
     def _ask_until_enough(self, question: _Question, states: list[SiteState], quorum: int | None) -> None:
         """Ask all, then those that are missing, until the quorum has answered or nothing more is to be hoped for."""
@@ -227,7 +247,6 @@ class Federation:
     def _collect(self, question: _Question, states: list[SiteState], lacking: int) -> None:
         """Send to the sites and sort what comes back until all answered or the deadline is over."""
         deadline = self._study.federation.deadline_seconds
-        end = time.monotonic() + deadline
         names = tuple(state.name for state in states)
         self._tell(question, names, [name for name in names if name not in self._nodes])
         self.connect(names, min(deadline, 60.0), enough=max(lacking, 1))
@@ -236,6 +255,8 @@ class Federation:
                 state.why = self._refusing.get(state.name, (0, "not-connected"))[1]
             elif state.name in self._unapproved:
                 state.why = RefusalCode.STUDY_NOT_APPROVED
+        # Only now: the wait for absent sites is no fault of those that are here.
+        end = time.monotonic() + deadline
         self._send(question, states, end)
         self._tell(question, names, _waiting(states))
         while _waiting(states) and time.monotonic() < end:
@@ -256,7 +277,9 @@ class Federation:
         if not ready:
             return
         ttl = max(end - time.monotonic(), 0.0) + 60.0
-        messages = [Message(question.records, self._nodes[s.name], MESSAGE_TYPE_ASK, ttl=ttl) for s in ready]
+        messages = [
+            Message(question.records_for(s.name), self._nodes[s.name], MESSAGE_TYPE_ASK, ttl=ttl) for s in ready
+        ]
         pushed = list(self._grid.push_messages(messages))
         for i, state in enumerate(ready):
             if i < len(pushed) and pushed[i]:
@@ -267,15 +290,20 @@ class Federation:
     def _hear(self, question: _Question, states: list[SiteState]) -> bool:
         """Take in what has come back; return whether anything has."""
         # An error reply may carry another source node: a site is known by the message it replies to.
-        waiting = {state.message: state for state in states if state.message}
+        waiting = {message: state for state in states for message in state.open_messages}
         replies = list(self._grid.pull_messages(list(waiting)))
         released = []
         for reply in replies:
-            state = waiting[reply.metadata.reply_to_message_id]
+            asked = reply.metadata.reply_to_message_id
+            state = waiting[asked]
+            if state.answered:
+                continue
             read = read_reply(reply, state, question.request, question.stage)
             if not isinstance(read, str) and question.accept is not None:
                 read = question.accept(read) or read
-            if isinstance(read, str):
+            if isinstance(read, str) and asked != state.message:
+                state.overdue.remove(asked)  # it has been asked again since
+            elif isinstance(read, str):
                 state.miss(read)
                 if self._lasting and self._worth_asking_again(state):
                     self._part(state.name)
@@ -318,12 +346,35 @@ class Federation:
 
 @dataclass(frozen=True)
 class _Question:
-    """One request to the sites, as it is sent, and how its answers are read."""
+    """One request to the sites, as it is sent, and how its answers are read.
+
+    ``own`` : the records of those that are sent something of their own.
+    """
 
     request: Request
     stage: str
     records: RecordDict
     accept: Accept | None
+    own: Mapping[str, RecordDict]
+
+    @classmethod
+    def of(
+        cls, request: Request, stage: str, accept: Accept | None, own: Mapping[str, Mapping[str, NDArray[Any]]]
+    ) -> _Question:
+        """Write a request once for all sites, and again for each that is sent arrays of its own."""
+        records = {
+            site: to_records(encode_request(replace(request, arrays={**request.arrays, **arrays})))
+            for site, arrays in own.items()
+        }
+        return cls(request, stage, to_records(encode_request(request)), accept, records)
+
+    def records_for(self, site: str) -> RecordDict:
+        """Return what a site is sent."""
+        return self.own.get(site, self.records)
+
+    def bytes_to(self, site: str) -> int:
+        """Return the size of what a site is sent."""
+        return len(self.records_for(site).array_records["body"]["body"].data)
 
     @property
     def name(self) -> str:

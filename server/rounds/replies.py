@@ -55,6 +55,7 @@ class SiteState:
     why : there is none, for now; "" where it has not been asked yet or has answered.
     lost : every reason so far. bytes_in : of its last reply.
     message : that it has yet to answer; "" where it has none.
+    overdue : earlier ones that it did not answer in time; should it do so yet, that counts.
     again_at : when it is asked again while others are still at work, monotonic seconds.
     """
 
@@ -64,7 +65,13 @@ class SiteState:
     lost: list[str] = field(default_factory=list)
     bytes_in: int = 0
     message: str = ""
+    overdue: list[str] = field(default_factory=list)
     again_at: float = math.inf
+
+    @property
+    def open_messages(self) -> list[str]:
+        """What an answer may still come to."""
+        return [] if self.answered else [*self.overdue, *([self.message] if self.message else [])]
 
     @property
     def answered(self) -> bool:
@@ -86,6 +93,8 @@ class SiteState:
 
     def miss(self, reason: str) -> None:
         """Note why it has not answered, for now."""
+        if reason == "deadline":
+            self.overdue.append(self.message)
         self.why, self.message = reason, ""
         self.lost.append(str(reason))
 
@@ -130,7 +139,7 @@ def description(payload: Any, site: str, request: Request, size: int) -> dict[st
             "kind": type(kinds[name][1]).__name__.lower(),
             "type": type(value).__name__ if array is None else str(array.dtype),
             "shape": list(np.shape(value)) if array is not None or not hasattr(value, "__len__") else [len(value)],
-            "withheld": 0 if array is None else int(np.isnan(array).sum()),
+            "withheld": 0 if array is None or array.dtype.kind != "f" else int(np.isnan(array).sum()),
         }
     return {
         "site": site,

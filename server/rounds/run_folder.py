@@ -4,7 +4,7 @@ run.json          what runs, with which versions, and how far it is
 study.yaml        the study as it was given
 history.jsonl     one line per request to the sites: who answered, who did not and why, seconds, bytes, metrics
 releases.jsonl    what left each site: kinds, fields, withheld cells, bytes
-events.jsonl      what befell the run from outside: submitted, submitted again and why (a federation of hospitals only)
+events.jsonl      what befell the run from outside: submitted, submitted again, resumed and why; a damaged checkpoint
 live.json         what is going on: step, round, who is late (the same)
 stop              there when the coordinator wants the run to end
 imports/          <sha256>, what steps took from other runs
@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from server.rounds.frozen import read_frozen
 from server.rounds.step_context import Artefact
 
 FORMAT_VERSION = 1
+_RESERVE, _RESERVE_BYTES = ".reserve", 1 << 16
 _LOCK_PATIENCE_SECONDS = 0.5
 """Whoever only looks whether a run is held holds it for an instant."""
 
@@ -62,6 +64,7 @@ class RunFolder:
         frozen = {f.sha256: read_frozen(study_file.parent / f.file, f.sha256) for f in _frozen(study)}
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path, _locked(path))
+        folder._keep_reserve()
         write_atomically(path / "study.yaml", study_file.read_bytes())
         (path / "artefacts").mkdir(exist_ok=True)
         (path / "imports").mkdir(exist_ok=True)
@@ -90,9 +93,16 @@ class RunFolder:
         if not (path / "run.json").exists():
             raise RunError("there is no run here", where=path, remedy="start one without --resume")
         folder = cls(path, _locked(path, _LOCK_PATIENCE_SECONDS))
+        folder._keep_reserve()
         if folder.study.sha256 != folder.info["study_sha256"]:
             raise RunError("the run's study.yaml was changed since the run began", where=path / "study.yaml")
         return folder
+
+    def _keep_reserve(self) -> None:
+        """Keep a little of the disk, so that a full one can still be told of; on a full disk there is none to keep."""
+        with suppress(OSError):
+            if not (self.path / _RESERVE).exists():
+                write_atomically(self.path / _RESERVE, os.urandom(_RESERVE_BYTES))
 
     def close(self) -> None:
         """Release the lock."""
@@ -112,6 +122,15 @@ class RunFolder:
         """Change keys of run.json atomically."""
         info = self.info if (self.path / "run.json").exists() else {}
         write_atomically(self.path / "run.json", json.dumps(info | changes, indent=2, sort_keys=True).encode())
+
+    def end_in_need(self, **changes: Any) -> None:
+        """Change keys of run.json where the disk may be full: what is kept in reserve makes room for it."""
+        (self.path / _RESERVE).unlink(missing_ok=True)
+        self.update(**changes)
+
+    def note(self, what: str, why: str) -> None:
+        """Append what befell the run to ``events.jsonl``."""
+        self.append("events.jsonl", {"at": now(), "what": what, "why": why})
 
     def append(self, name: str, *lines: dict[str, Any]) -> None:
         """Append JSON lines to ``history.jsonl``, ``releases.jsonl`` or ``events.jsonl``: all of them, or none."""

@@ -34,10 +34,16 @@ class Artefact(Generic[ResultT]):
 
 @dataclass(frozen=True)
 class Replies:
-    """One phase's answers. ``absent`` gives the reason (a refusal code, "deadline", "not-finite", ...) by site."""
+    """One phase's answers. ``absent`` gives the reason (a refusal code, "deadline", "not-finite", ...) by site.
+
+    Of a secure sum there is one answer, of ``TOGETHER``: ``summed`` names the sites in it, and ``told`` is what each
+    said beside it that is not about people.
+    """
 
     by_site: Mapping[str, Any]
     absent: Mapping[str, str]
+    told: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    summed: tuple[str, ...] = ()
 
 
 Metrics = Callable[[Mapping[str, Any]], Mapping[str, float | None]]
@@ -75,6 +81,7 @@ class StepContext:
     inputs : artefacts of the steps this one uses, directly or through others, by step id.
     folder : the step's own folder in the run, for checkpoints.
     progress : call with (done, total, text) to move the progress bar.
+    note : call with (what, why) to have something told in the run's events, its watch and its report.
     """
 
     study: Study
@@ -84,3 +91,4 @@ class StepContext:
     folder: Path
     progress: Any
     rng: np.random.Generator
+    note: Callable[[str, str], object] = print

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -10,15 +11,17 @@ import numpy as np
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from ecgshared.errors import EcgFedError
+from ecgshared.errors import EcgFedError, RunError
 from ecgshared.service.files import now
 from ecgshared.study.registry import room, shared_room
+from ecgshared.study.secure import secure_sum_in_use, summed_phases
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
 from server.rounds.federation import Federation, Stopped, WaitingPolicy
 from server.rounds.flower_insides import RunNotRunningException
 from server.rounds.frozen import take_up
 from server.rounds.run_folder import RunFolder
+from server.rounds.secure_sums import MembersLost, SecureSums
 from server.rounds.step_context import Accept, Artefact, Metrics, Replies, StepContext
 
 _LINK_ERRORS = (httpx.HTTPError, RunNotRunningException)
@@ -31,8 +34,9 @@ Progress = Callable[[str, int, int, str], None]
 def run_study(grid: Grid, folder: RunFolder, progress: Progress, policy: WaitingPolicy | None = None) -> None:
     """Run every unfinished step of the folder's study; raise what stops it after noting it in run.json.
 
-    ``status`` becomes "done"; "stopped" by the coordinator; "paused" by an error that somebody can mend;
-    "interrupted" where the process was told to end or its SuperLink went away; "failed" by a fault of the software.
+    ``status`` becomes "done"; "stopped" by the coordinator; "paused" by an error that somebody can mend, a full disk
+    among them; "interrupted" where the process was told to end or its SuperLink went away; "failed" by a fault of the
+    software.
     """
     study = folder.study
     folder.update(status="running", stopped_by=None, waiting_for=None)
@@ -52,9 +56,17 @@ def run_study(grid: Grid, folder: RunFolder, progress: Progress, policy: Waiting
     except EcgFedError as error:
         folder.update(status="paused", stopped_by=str(error), ended=now())
         raise
-    except (KeyboardInterrupt, SystemExit, *_LINK_ERRORS) as error:
+    except (KeyboardInterrupt, SystemExit, ConnectionError, *_LINK_ERRORS) as error:
         folder.update(status="interrupted", stopped_by=type(error).__name__, ended=now())
         raise
+    except OSError as error:
+        told = RunError(
+            f"this machine cannot read or write ({error.strerror or type(error).__name__})",
+            where=error.filename or folder.path,
+            remedy="free some space or mend the disk; the run is kept: go on with it (resume)",
+        )
+        folder.end_in_need(status="paused", stopped_by=str(told), ended=now())
+        raise told from error
     except BaseException as error:
         folder.update(status="failed", stopped_by=type(error).__name__, ended=now())
         raise
@@ -64,10 +76,44 @@ def run_study(grid: Grid, folder: RunFolder, progress: Progress, policy: Waiting
 def _run_step(
     step: StepConfig, study: Study, federation: Federation, folder: RunFolder, progress: Progress
 ) -> Artefact[Any]:
+    """Run a step; begin it anew where sums of other people than the first ones would come of it."""
+    without: dict[str, str] = {}
+    while True:
+        try:
+            return _run_once(step, study, federation, folder, progress, without)
+        except MembersLost as lost:
+            if set(lost.sites) <= set(without):
+                raise RunError(f"step {step.id!r}: {lost}", remedy="the run is kept: go on with it (resume)") from None
+            without |= lost.sites
+            folder.append(
+                "events.jsonl", {"at": now(), "what": f"step {step.id} begins anew", "why": f"without {lost}"}
+            )
+
+
+def _run_once(
+    step: StepConfig,
+    study: Study,
+    federation: Federation,
+    folder: RunFolder,
+    progress: Progress,
+    without: Mapping[str, str],
+) -> Artefact[Any]:
     shared_room(step.stage)
     inputs = _inputs(step, study, folder)
     sent = {f"{name}.{key}": array for name, used in inputs.items() for key, array in used.arrays.items()}
     members = study.members(step)
+    step_folder = folder.step_folder(step.id)
+
+    def ask_parts(
+        phase: str, round: int, arrays: Mapping[str, NDArray[Any]], sites: tuple[str, ...], **how: Any
+    ) -> Replies:
+        return federation.ask(step.id, step.stage, phase, round, arrays, sites, **how)
+
+    sums = (
+        SecureSums(study, step, folder.info["run"], ask_parts, step_folder, frozenset(without))
+        if secure_sum_in_use(study, step)
+        else None
+    )
 
     def ask(
         phase: str,
@@ -80,6 +126,11 @@ def _run_step(
         metrics: Metrics | None = None,
     ) -> Replies:
         everything = {**sent, **(arrays or {})}
+        if sums is not None and phase in summed_phases(step.stage):
+            replies = sums.add(phase, round, everything, sites=sites, accept=accept)
+            told = dict(metrics(replies.by_site)) if metrics is not None else {}
+            federation.note_sum(step.id, phase, round, replies, told)
+            return replies
         return federation.ask(
             step.id,
             step.stage,
@@ -97,12 +148,15 @@ def _run_step(
         sites=members,
         inputs=inputs,
         ask=ask,
-        folder=folder.step_folder(step.id),
+        folder=step_folder,
         progress=lambda done, total, text="": progress(step.id, done, total, text),
         rng=np.random.default_rng([study.seed, study.steps.index(step)]),
+        note=lambda what, why: folder.note(what, f"step {step.id}: {why}"),
     )
     artefact: Artefact[Any] = room("server", step.stage).run(step, context)
-    return artefact
+    if sums is None:
+        return artefact
+    return replace(artefact, result=artefact.result.model_copy(update={"together": sums.summed}))
 
 
 def _inputs(step: StepConfig, study: Study, folder: RunFolder) -> dict[str, Artefact[Any]]:

@@ -13,6 +13,7 @@ from ecgshared.errors import ModelError, RunError
 from ecgshared.learning.plan import EarlyStopping, learning_rate
 from ecgshared.stages.results.train import PrivacyAccount, PrivacyResult, TrainingRound, ValidationRound
 from ecgshared.stages.train import Config, Result, StartingPoint, describe_step, starting_point
+from ecgshared.study.secure import TOGETHER
 from ecgshared.study.study import Study
 from ecgshared.wire.checkpoint import load_checkpoint, save_checkpoint
 from ecgshared.wire.protocol import StepConfig
@@ -55,6 +56,8 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     aggregator = Aggregator(step.strategy)
     state = _resumed(context, initial)
     aggregator.restore(state.strategy)
+    # What sites add under masks comes as the answer of one that has the whole weight.
+    weights[TOGETHER] = 1.0
     able = tuple(site for site in context.sites if weights[site] > 0)
     for number in range(state.round + 1, step.rounds + 1):
         if state.stopped:
@@ -151,7 +154,7 @@ def _aggregation_weights(
 
 
 def _resumed(context: StepContext, initial: NDArray[Any]) -> _State:
-    found = load_checkpoint(context.folder / CHECKPOINT)
+    found = load_checkpoint(context.folder / CHECKPOINT, lambda what: context.note("checkpoint damaged", what))
     if found is None:
         return _State(weights=initial)
     header, arrays = found
@@ -201,9 +204,12 @@ def _note_round(
         reasons = state.absent.setdefault(site, {})
         reasons[str(reason)] = reasons.get(str(reason), 0) + 1
     if step.privacy is not None:
-        for site, reply in replies.by_site.items():
+        told = replies.told or {site: vars(reply) for site, reply in replies.by_site.items()}
+        for site, said in told.items():
             state.privacy[site] = PrivacyAccount(
-                noise_multiplier=reply.noise_multiplier, epsilon_spent=reply.epsilon_spent, delta=reply.delta
+                noise_multiplier=float(said["noise_multiplier"]),
+                epsilon_spent=float(said["epsilon_spent"]),
+                delta=float(said["delta"]),
             )
 
 

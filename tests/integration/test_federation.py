@@ -164,6 +164,7 @@ def test_below_quorum_the_run_pauses_with_a_reason_and_goes_on_when_the_site_is_
 
 
 def test_a_run_killed_and_resumed_ends_with_the_same_weights(federation):
+    """Though its last checkpoint is damaged besides: that is named, and the one before gone on from."""
     steps = [{"id": "cohorts", "stage": "describe"}, federation.train(rounds=6, optimiser={"name": "adam", "lr": 0.01})]
     study, sites = federation.study(steps=steps), federation.sites(seed=None)
     whole = weights(simulate(study, sites, federation.folder / "whole"))
@@ -171,14 +172,22 @@ def test_a_run_killed_and_resumed_ends_with_the_same_weights(federation):
     command = [sys.executable, "-m", "ecgshared", "simulate", "run", str(study), *map(str, sites), "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait_for_rounds(out, 2, process)
+        _wait_for_rounds(out, 3, process)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     rounds_before = sum(line["phase"] == "fit" for line in history(out))
     assert 2 <= rounds_before < 6, "the kill came too late to show anything"
+    last = out / "steps" / "risk" / "checkpoint.bin"
+    content = bytearray(last.read_bytes())
+    content[-1] ^= 1
+    last.unlink()  # killed at the wrong moment, the one before may yet be the same file
+    last.write_bytes(content)
     simulate(study, sites, out, resume=True)
     np.testing.assert_array_equal(weights(out), whole)
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    assert [event["what"] for event in events] == ["checkpoint damaged"]
+    assert "step risk: checkpoint.bin is cut short or was changed" in events[0]["why"]
 
 
 def _wait_for_rounds(out: Path, rounds: int, process: subprocess.Popen) -> None:

@@ -27,6 +27,11 @@ class ResultPart(BaseModel):
 class StageResult(ResultPart):
     """The base of every stage's ``Result``."""
 
+    together: tuple[str, ...] = Field(
+        default=(),
+        description="sites whose numbers were added under masks: only their sum is known, told of `together`",
+    )
+
 
 class EstimateResult(ResultPart):
     """A number with its standard error and 95% interval."""

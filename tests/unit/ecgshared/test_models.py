@@ -20,6 +20,7 @@ SIZES = {
     "crnn": {"widths": (8, 16), "units": 4},
     "attia_cnn": {},
     "s4": {"width": 8, "state": 2, "blocks": 1},
+    "waves": {},
 }
 
 

@@ -22,6 +22,7 @@ from ecgshared.models.attia_cnn import AttiaCnnConfig
 from ecgshared.models.crnn import CrnnConfig
 from ecgshared.models.resnet1d import Resnet1dConfig
 from ecgshared.models.s4 import S4Config
+from ecgshared.models.waves import WavesConfig
 from ecgshared.privacy.accounting import PrivacyPlan
 from ecgshared.privacy.grad_sample import conv1d_grad_sample
 from ecgshared.privacy.noise import secure_gaussian
@@ -96,8 +97,9 @@ def clipped_sum_by_loop(model, data, bound):
         CrnnConfig(name="crnn", widths=(8, 8), units=5, dropout=0.0, hidden=3),
         AttiaCnnConfig(name="attia_cnn", dropout=0.0, hidden=3),
         S4Config(name="s4", width=6, state=3, blocks=2, dropout=0.0, hidden=3),
+        WavesConfig(name="waves"),
     ],
-    ids=["tiny", "paper-like", "small-like", "crnn", "attia_cnn", "s4"],
+    ids=["tiny", "paper-like", "small-like", "crnn", "attia_cnn", "s4", "waves"],
 )
 def test_clipped_sum_equals_a_loop_over_patients(config, physical):
     samples = 256 if config.name == "attia_cnn" else 64

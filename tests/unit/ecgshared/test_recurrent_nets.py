@@ -94,3 +94,20 @@ def test_what_does_not_fit_is_said():
         CrnnConfig(name="crnn", widths=(12,))
     with pytest.raises(ValidationError, match="names one twice"):
         config_class("s4")(name="s4", covariates=("age", "age"))
+
+
+def test_waves_are_scaled_by_made_hearts_and_begin_at_the_usual_rate():
+    """Whitening undoes the correlation of what it was made of; a flat or a wild recording stays bounded."""
+    from ecgshared.models.waves_net import made_scales
+
+    scales = made_scales()
+    mean, whitening = np.array(scales["mean"]), np.array(scales["whitening"])
+    assert (mean.shape, whitening.shape) == ((36,), (36, 36))
+    # Columns are eigenvectors over the root of their variance: orthogonal, and none blown up beyond 0.05 ** -0.5.
+    product = whitening.T @ whitening
+    np.testing.assert_allclose(product, np.diag(np.diag(product)), atol=2e-2)
+    assert np.sqrt(np.diag(product)).max() < 0.05**-0.5 + 0.01
+    net = build(config_class("waves")(name="waves", usual_rate=0.1), [HeadSpec("a")], 1000, 0)
+    x = torch.stack([torch.zeros(12, 1000), 40 * torch.randn(12, 1000)])
+    assert net.features(x).abs().max() <= 3
+    torch.testing.assert_close(net(x, torch.zeros(2, 2)).sigmoid(), torch.full((2, 1), 0.1))

@@ -329,3 +329,23 @@ def test_a_site_that_refuses_to_greet_is_told_with_its_reason(hospitals):
     asked = hospitals({}, HOSPITALS, quorum=2, deadline_seconds=0.5)
     asked.hospitals.refuses_hello["valley"] = RefusalCode.CODE_NOT_APPROVED
     assert asked.ask().absent == {"valley": "code-not-approved"}
+
+
+def test_the_deadline_begins_when_the_question_is_sent(hospitals):
+    """One site is away, and waited for as long as the deadline lasts: those that are here get all of theirs."""
+    asked = hospitals({"north": ["late"]}, {"patience_seconds": 0.5}, deadline_seconds=1, retries=0)
+    asked.hospitals.online.remove(13)
+    asked.hospitals.late_until = time.monotonic() + 1.4
+    with pytest.raises(RunError, match="2 of 3 needed sites"):
+        asked.ask()
+    assert asked.hospitals.asked.count("north") == 1
+    assert asked.line["lost"] == {}
+    assert asked.line["absent"] == {"valley": "not-connected"}
+
+
+def test_an_answer_that_comes_late_counts_while_the_round_still_waits(hospitals):
+    asked = hospitals({"coast": ["late", "silent"]}, deadline_seconds=1)
+    asked.hospitals.late_until = time.monotonic() + 1.3
+    assert sorted(asked.ask().by_site) == sorted(SITES)
+    assert asked.hospitals.asked.count("coast") == 2
+    assert asked.line["lost"] == {"coast": ["deadline"]}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ import yaml
 from flwr.supercore.run import RunNotRunningException
 
 from ecgshared.errors import RunError
-from server.coordinator import submission
+from server.coordinator import background, submission
 from server.coordinator.submission import Submissions
 from server.rounds.run_folder import RunFolder, _locked
 from server.rounds.study_run import run_study
@@ -244,6 +246,7 @@ class Broken:
         (KeyboardInterrupt(), "interrupted"),
         (SystemExit(143), "interrupted"),
         (RunError("no"), "paused"),
+        (ConnectionResetError(), "interrupted"),
         (ZeroDivisionError(), "failed"),
     ],
 )
@@ -266,3 +269,75 @@ def test_whoever_only_looks_does_not_keep_a_run_from_beginning(federation):
     with pytest.raises(RunError, match="another process"):
         RunFolder.reopen(path)
     held.close()
+
+
+def test_what_was_resumed_says_so_and_its_vain_attempts_are_forgotten(federation, monkeypatch):
+    """The command itself; only that a supervisor lives is taken for granted."""
+    folder = federation.add("first")
+    federation.home.run_folder = lambda name: federation.home.path / "runs" / name
+    monkeypatch.setattr(background, "is_up", lambda _: True)
+    for attempt in range(1, 30):
+        federation.keep()
+        federation.flower.over.add(attempt)
+    federation.kept.forget("the SuperLink ended")
+    background.resume_run(federation.home, "first")
+    started = federation.flower.started
+    for attempt in range(started + 1, started + 4):
+        federation.keep()
+        federation.flower.over.add(attempt)
+    assert federation.status("first") == "queued"
+    assert federation.flower.started == started + 3
+    told = events(folder)
+    assert told[-4][0] == "resumed"
+    assert told[-4][1].startswith("it was failed: 5 attempts in a row came to nothing")
+    assert told[-3:] == [
+        ("submitted again", "the coordinator resumed it"),
+        ("submitted again", "its process did not start"),
+        ("submitted again", "its process did not start"),
+    ]
+
+
+def test_the_supervisor_says_why_a_run_of_its_own_does_not_go_on(federation):
+    folder = federation.add("first")
+    federation.keep()
+    federation.work("first", status="paused", stopped_by="the disk is full")
+    federation.keep()
+    assert federation.said[-1] == "run first is paused: the disk is full"
+    assert submission.reason_of(folder) == ": the disk is full"
+
+
+_RUN_ON_A_FULL_DISK = """
+import json, subprocess, sys
+from pathlib import Path
+from server.rounds.run_folder import RunFolder
+from server.rounds.study_run import run_study
+
+class Full:
+    def get_node_ids(self):
+        (place / "fill").open("wb").write(bytes(10_000_000))
+
+study, place = Path(sys.argv[1]), Path(sys.argv[2])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(place)], check=True)
+folder = RunFolder.create(place / "run", study, backend="flower")
+try:
+    run_study(Full(), folder, lambda *_: None)
+except Exception as error:
+    print(json.dumps({"raised": str(error), **folder.info}))
+"""
+
+
+def test_on_a_disk_that_is_truly_full_the_run_is_paused_with_the_reason(federation, tmp_path):
+    """A file system of 400 kB in a namespace of its own, filled to the last byte while the run asks its sites."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["unshare", "--mount", sys.executable, "-c", _RUN_ON_A_FULL_DISK]
+    ran = subprocess.run(
+        [*command, str(federation.home.path / "study.yaml"), str(place)], capture_output=True, text=True, check=False
+    )
+    if "unshare" in ran.stderr or "mount" in ran.stderr:
+        pytest.skip("this user may not mount a file system")
+    found = json.loads(ran.stdout)
+    assert found["status"] == "paused"
+    assert "No space left on device" in found["stopped_by"]
+    assert "resume" in found["stopped_by"]
+    assert found["raised"] == found["stopped_by"]

@@ -1,0 +1,126 @@
+"""Secure sums through the real apps: equal to plain sums, and nothing of a single site in what leaves it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ecgshared.errors import ConfigError, RunError
+from ecgshared.study.secure import TOGETHER
+from server.rounds.run_folder import RunFolder
+from simulations.federation.run import simulate
+
+SITES = ("north", "coast", "valley", "island")
+FOUR = {"train": list(SITES), "zero_shot": []}
+MODEL = {"blocks": 1, "width": 8, "groups": 2, "hidden": 8, "dropout": 0.0, "covariates": ["age"]}
+CALIBRATE = {
+    "id": "score",
+    "stage": "calibrate",
+    "uses": ["risk"],
+    "target": "male",
+    "split": "train",
+    "inputs": ["risk.male", "age"],
+}
+
+
+def artefact(run: Path, step: str) -> Any:
+    folder = RunFolder.reopen(run)
+    folder.close()
+    return folder.artefact(step)
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def steps(federation: Any, **training: Any) -> list[dict[str, Any]]:
+    return [{"id": "cohorts", "stage": "describe"}, federation.train(heads=["male"], model=MODEL, **training)]
+
+
+def ran(federation: Any, name: str, *, secure: dict[str, Any] | None, **changes: Any) -> Path:
+    site_changes = changes.pop("site", {})
+    study = federation.study(**({"sites": FOUR} | changes | ({} if secure is None else {"secure_sum": secure})))
+    return simulate(study, federation.sites(**site_changes), federation.folder / name)
+
+
+FULL_BATCHES = {"precision": "fp64", "local": {"steps": 2, "batch_size": None}}
+"""Another hash of the study draws other batches: here there is one."""
+
+
+def test_training_and_a_score_under_masks_are_those_of_the_plain_sums(federation):
+    """Weights to 1e-11, coefficients to 1e-6; what leaves a site for them is whole numbers under masks."""
+    both = [*steps(federation, **FULL_BATCHES), CALIBRATE]
+    plain = ran(federation, "plain", secure=None, steps=both)
+    secure = ran(
+        federation,
+        "secure",
+        secure={},
+        steps=both,
+        site={"secure_sums": {"limits_of": "pooled"}},
+    )
+    found, expected = artefact(secure, "risk"), artefact(plain, "risk")
+    np.testing.assert_allclose(found.arrays["weights"], expected.arrays["weights"], rtol=0, atol=1e-11)
+    assert found.result.together == tuple(sorted(SITES))
+    for ours, theirs in zip(found.result.validation, expected.result.validation, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, abs=1e-9)
+        assert list(ours.sites) == [TOGETHER]
+
+    score, pooled = artefact(secure, "score").result, artefact(plain, "score").result
+    for name, coef in pooled.coef.items():
+        assert score.coef[name] == pytest.approx(coef, rel=1e-6)
+        assert score.se_patient_clustered[name] == pytest.approx(pooled.se_patient_clustered[name], rel=1e-6)
+    assert (score.ecgs, score.patients, score.events) == (pooled.ecgs, pooled.patients, pooled.events)
+    assert score.sites[TOGETHER].left_out is None
+    assert score.together == tuple(sorted(SITES))
+
+    run = json.loads((secure / "run.json").read_text())["run"]
+    for site in SITES:
+        left = lines(federation.folder / "state" / site / "releases.jsonl")
+        mine = [line for line in left if line["run"] == run and line["step"] in ("risk", "score")]
+        assert mine
+        assert {field["kind"] for line in mine for field in line["fields"].values()} == {"hidden", "public"}
+
+
+def test_too_small_a_group_of_all_sites_stays_hidden(federation):
+    with pytest.raises(RunError, match="too-few"):
+        ran(
+            federation,
+            "secure",
+            secure={},
+            steps=[*steps(federation), CALIBRATE],
+            site={"limits": {"min_patients": 5, "min_events": 2000}, "secure_sums": {"limits_of": "pooled"}},
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"sites": {"train": ["north", "coast"], "zero_shot": ["valley"]}}, "at least 3 sites"),
+        ({"secure_sum": {"threshold": 5}}, "does not fit its 4 sites"),
+        ({"strategy": {"name": "krum"}}, "compares the sites' own weights"),
+        ({"strategy": {"name": "fedmedian"}}, "compares the sites' own weights"),
+    ],
+)
+def test_a_study_that_cannot_be_summed_so_is_refused(federation, changes, what):
+    strategy = {key: changes.pop(key) for key in ("strategy",) if key in changes}
+    with pytest.raises(ConfigError, match=what):
+        ran(federation, "secure", **({"secure": {}, "steps": steps(federation, **strategy)} | _renamed(changes)))
+
+
+def _renamed(changes: dict[str, Any]) -> dict[str, Any]:
+    return {("secure" if key == "secure_sum" else key): value for key, value in changes.items()}
+
+
+def test_a_site_that_requires_masks_answers_no_plain_question(federation):
+    with pytest.raises(RunError, match="secure-sum-required"):
+        ran(
+            federation,
+            "plain",
+            secure=None,
+            steps=steps(federation),
+            site={"secure_sums": {"policy": "required"}},
+        )
