@@ -85,7 +85,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     if not state.stopped and not step.retrains:
         final = context.ask("validate", round=step.rounds, arrays={"weights": state.weights}, sites=able)
         _note_validation(state, step, step.rounds, final.by_site, weights, state.weights)
-    best = step.keep == "best" and state.best is not None
+    best = _keeps_best(step, state, context)
     kept = state.best if best and state.best is not None else state.weights
     context.progress(step.rounds, step.rounds, "trained")
     result = Result(
@@ -130,6 +130,17 @@ def _start(step: Config, context: StepContext) -> StartingPoint:
         return starting_point(step, context.study, arrays)
     except ModelError as error:
         raise RunError(f"step {step.id!r}: {error}") from error
+
+
+def _keeps_best(step: Config, state: _State, context: StepContext) -> bool:
+    """Whether the best judged round is kept: not where the last one could not be judged, for a round that nobody may
+    compare later ones with (the untrained net, at worst) is the best of nothing."""
+    if step.keep != "best" or state.best is None:
+        return False
+    if state.validation and state.validation[-1].loss is None:
+        context.note("validation withheld", "the last round could not be judged; its weights are kept, not the best's")
+        return False
+    return True
 
 
 def _is_enough(state: _State, rule: EarlyStopping | None) -> bool:
