@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from ecgshared.ecg.record import EcgRecord
@@ -48,6 +48,8 @@ def quality(record: EcgRecord) -> pd.DataFrame:
     DataFrame : ``code``, ``lead`` (empty: all), ``value``, ``message``, and ``action``: what a site's default policy
         does about the code (accept, flag, refuse).
     """
+    import pandas as pd
+
     from client.site.settings import QualityPolicy
     from ecgshared.ecg.quality import assess, decide
 
@@ -73,6 +75,8 @@ def features(record: EcgRecord) -> pd.Series[Any]:
     Series : by name, units in the name (``qrs_ms``, ``r_V5_mv``, ``qrs_axis_deg``); NaN where a thing cannot be
         measured. Its ``attrs["note"]`` says why.
     """
+    import pandas as pd
+
     from ecgshared.ecg.features import NAMES, features_of
 
     found = features_of(record)

@@ -18,15 +18,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ecgshared.errors import ConfigError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = ["CoxResult", "fit"]
 
-Table = pd.DataFrame | str | PathLike[str]
+Table: TypeAlias = "pd.DataFrame | str | PathLike[str]"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class CoxResult:
     @property
     def summary(self) -> pd.DataFrame:
         """A row a covariate: log hazard ratio, its error, hazard ratio with 95% interval, P."""
+        import pandas as pd
+
         return pd.DataFrame(self.facts["covariates"]).set_index("covariate")
 
     @property
@@ -52,6 +55,8 @@ class CoxResult:
     @property
     def proportional_hazards(self) -> pd.DataFrame:
         """The test of proportional hazards: a row a covariate, and GLOBAL."""
+        import pandas as pd
+
         return pd.DataFrame(self.facts["proportional_hazards"]["lines"]).set_index("covariate")
 
     def plot(self, path: str | PathLike[str]) -> None:
@@ -119,6 +124,8 @@ def _as_file(name: str, table: Table, folder: Path) -> Path:
     if not name or Path(name).name != name:
         raise ConfigError("a hospital's name is no name of a file", value=name, remedy="letters, digits, _ and -")
     path = folder / f"{name}.csv"
+    import pandas as pd
+
     if isinstance(table, pd.DataFrame):
         table.to_csv(path, index=False)
     else:

@@ -21,6 +21,7 @@ from ecgshared.applied.model import NOT_FOR_CARE, AppliedModel
 from ecgshared.applied.preprocessing import Preprocessing
 from ecgshared.ecg.leads import LEADS
 from ecgshared.errors import ConfigError, ModelError
+from ecgshared.service.files import write_atomically
 from ecgshared.study.endpoints import ContinuousEndpoint
 
 
@@ -120,7 +121,7 @@ def write_onnx(model: AppliedModel, file: Path, *, fs: float, seconds: float) ->
     for key, value in metadata(model, fs, length).items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value
-    file.write_bytes(proto.SerializeToString())
+    write_atomically(file, proto.SerializeToString())
 
 
 def metadata(model: AppliedModel, fs: float, length: int) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from ecgshared.errors import ConfigError
+from ecgshared.service.files import write_atomically
 from ecgshared.service.pages import Pages, Visit
 from ecgshared.study.study import load_study
 from server.coordinator.background import describe, queue_run, resume_run, stop_run
@@ -79,7 +80,7 @@ class CoordinatorPage:
         with tempfile.TemporaryDirectory(prefix="ecgfed-") as folder:
             # Its name is what the form says: the request inside must be that site's.
             path = Path(folder) / "request.csr"
-            path.write_bytes(content)
+            write_atomically(path, content, sync=False)
             from server.coordinator.authority import read_request
 
             named = read_request(path).site
@@ -124,7 +125,7 @@ class CoordinatorPage:
             return visit.fault("Choose a study file first.", "/runs")
         with tempfile.TemporaryDirectory(prefix="ecgfed-") as folder:
             path = Path(folder) / "study.yaml"
-            path.write_bytes(content)
+            write_atomically(path, content, sync=False)
             try:
                 load_study(path)
             except ConfigError as error:

@@ -63,6 +63,9 @@ _CODES: dict[str, str] = {
     RefusalCode.WORKER_LOST: "the process that works at the site ended; it is started again",
     RefusalCode.CODE_NOT_APPROVED: "the hospital has not approved the version of ecgfed it runs",
     RefusalCode.ENVELOPE_NOT_APPROVED: "the hospital has not approved the envelope that Flower ships",
+    RefusalCode.SECURE_SUM_REQUIRED: "the site gives this under masks alone, and the study asks for it plainly",
+    RefusalCode.SECURE_SUM_REFUSED: "the site takes no part in this sum under masks: too few take part, or it was "
+    "asked for what would undo a mask",
     RefusalCode.OVERRIDES: "the run came with settings beside the study",
     "deadline": "no answer before the deadline",
     "not-connected": "the site was not connected",

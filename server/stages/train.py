@@ -71,6 +71,12 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
             accept=lambda reply: _misfit(reply, layout_hash, initial),
             metrics=lambda by_site: _round_metrics(step, by_site, weights),
         )
+        if not replies.by_site:
+            raise RunError(
+                f"step {step.id!r}, round {number}: no hospital trained",
+                value="; ".join(f"{site}: {why}" for site, why in sorted(replies.absent.items())),
+                remedy="larger batches or more steps a round, or larger hospitals; their own logs say which",
+            )
         _note_round(state, step, number, replies, weights)
         if _is_enough(state, step.early_stopping):
             # What the sites did in this round is thrown away: the round before it was judged no better.

@@ -225,7 +225,7 @@ def test_a_run_that_stopped_ends_with_the_same_weights(run, hospitals, tmp_path,
 @pytest.mark.parametrize(
     "train",
     [
-        {"strategy": {"name": "fedprox"}, "local": {"epochs": 1, "prox_mu": 0.1}},
+        {"strategy": {"name": "fedprox"}, "local": {"epochs": 2, "batch_size": 32, "prox_mu": 0.1}},
         {"strategy": {"name": "fedadam"}},
         {"strategy": {"name": "fedmedian"}},
         {"strategy": {"name": "fedtrimmedavg"}},

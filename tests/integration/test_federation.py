@@ -214,8 +214,10 @@ def test_optimiser_state_kept_at_the_site_changes_the_outcome_and_survives_a_rep
 
 
 def test_small_groups_are_withheld_and_the_run_goes_on(federation):
-    study = federation.study()
-    sites = federation.sites(limits={"min_patients": 40, "min_events": 2})
+    # A step of plain training is of no fewer patients than a group may be.
+    train = federation.train(local={"epochs": 3, "batch_size": 64})
+    study = federation.study(steps=[{"id": "cohorts", "stage": "describe"}, train])
+    sites = federation.sites(limits={"min_patients": 30, "min_events": 2})
     run = simulate(study, sites, federation.folder / "run")
     artefact = _reopened(run).artefact("cohorts")
     assert artefact is not None
