@@ -75,13 +75,14 @@ def _require_small(text: str, path: Path, aliases: bool) -> None:
     open_nodes: list[tuple[str | None, int]] = []
     nodes = 0
     for event in yaml.parse(text, Loader=_SAFE_LOADER):
-        where = f"{path}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+        mark = event.start_mark
+        where = path if mark is None else f"{path}:{mark.line + 1}:{mark.column + 1}"
         if isinstance(event, yaml.AliasEvent):
             if not aliases:
                 raise ConfigError(
                     "aliases are not read here", where=where, value=f"*{event.anchor}", remedy="write the value out"
                 )
-            nodes += stands_for.get(event.anchor, 1)
+            nodes += stands_for.get(str(event.anchor), 1)
         elif isinstance(event, yaml.NodeEvent):
             nodes += 1
             if isinstance(event, yaml.CollectionStartEvent):

@@ -1,4 +1,4 @@
-"""YAML that comes from elsewhere: a few bytes cannot stand for gigabytes, and what is wrong is told by line and column."""
+"""YAML that comes from elsewhere: a few bytes cannot stand for gigabytes, and faults are told by line and column."""
 
 from __future__ import annotations
 
