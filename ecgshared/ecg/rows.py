@@ -60,8 +60,8 @@ def _medians_of_long(x: NDArray[Any]) -> NDArray[Any]:
     near, at = rows[inside], 0
     out = np.empty(len(rows), dtype=x.dtype)
     for row in range(len(rows)):
-        place = length // 2 - np.count_nonzero(below[row])
-        some = near[at : (at := at + np.count_nonzero(inside[row]))]
+        place = length // 2 - int(np.count_nonzero(below[row]))
+        some = near[at : (at := at + int(np.count_nonzero(inside[row])))]
         if not 1 <= place < len(some):  # the sample misled
             some, place = rows[row].copy(), length // 2
         some.partition((place - 1, place))
