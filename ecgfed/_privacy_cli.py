@@ -10,12 +10,14 @@ import typer
 
 from ecgshared.privacy.config import Accountant
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="What private training costs, and the noise it needs.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="What private training costs, and the noise it needs."
+)
 
 _RATE = Annotated[float, typer.Option(help="probability with which each patient is in a step; 1 for full-batch steps")]
 _STEPS = Annotated[int, typer.Option(min=1, help="steps of all rounds together")]
 _DELTA = Annotated[float, typer.Option(help="chance that is left outside of epsilon")]
-_ACCOUNTANT = Annotated[Accountant, typer.Option(help="Renyi (rdp, what a study uses unless told) or privacy curves (prv)")]
+_ACCOUNTANT = Annotated[Accountant, typer.Option(help="Renyi (rdp, a study's unless told) or privacy curves (prv)")]
 _JSON = Annotated[bool, typer.Option("--json", help="for programs")]
 
 
@@ -70,4 +72,6 @@ def _check(**values: tuple[float, float, float]) -> None:
         inside = low < value < high or (name == "sample_rate" and value == high)
         if not inside:
             allowed = f"above {low:g}" + ("" if math.isinf(high) else f", at most {high:g}")
-            raise PrivacyError("not a possible value", where=f"--{name.replace('_', '-')}", value=value, allowed=allowed)
+            raise PrivacyError(
+                "not a possible value", where=f"--{name.replace('_', '-')}", value=value, allowed=allowed
+            )

@@ -177,13 +177,13 @@ def test_noise_is_added_once_whatever_the_physical_batch(physical):
 
 @pytest.mark.parametrize("patients", [1, 6, 60])
 def test_the_noise_of_an_update_does_not_tell_how_many_were_drawn(patients):
-    """The average-after-noise flaw (arXiv:2605.15648): divided by the draw, noise would be 60 times as large for one."""
+    """The average-after-noise flaw (arXiv:2605.15648): divided by the draw, noise of one were 60 times as large."""
     data, plan = Arrays(np.arange(patients)), dataclasses.replace(PLAN, noise_multiplier=1.5, max_grad_norm=1e-3)
     data.labels[:] = np.nan
     start = build(TINY, HEADS, 64, 3, torch.float64)
     update = update_of(data, plan, start=start)
     expected = plan.noise_multiplier * plan.max_grad_norm / plan.expected_batch_size
-    assert len(update) > 2000
+    assert len(update) > 1000
     assert update.std() == pytest.approx(expected, rel=6 / np.sqrt(2 * len(update)))
     # What everybody draws at a given rate, over many steps: one spread, whatever the draws were.
     rare = dataclasses.replace(plan, sample_rate=0.3)
