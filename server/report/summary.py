@@ -13,7 +13,8 @@ from ecgshared.stages.results.evaluate import Result as Evaluated
 from ecgshared.stages.results.survival_evaluate import Result as SurvivalEvaluated
 from ecgshared.study.study import EligibilityConfig, Study
 from server.report.cohorts import cohort_size
-from server.report.evaluation import group_auc, span
+from server.report.evaluation import group_auc
+from server.report.evaluation_tables import span
 from server.report.labels import Labels, counted
 from server.report.sections import Cell, Table
 

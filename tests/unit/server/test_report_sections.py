@@ -26,10 +26,11 @@ from ecgshared.stages.results.evaluate import Result as Evaluated
 from ecgshared.study.registry import STAGES, shared_room
 from ecgshared.study.study import load_study
 from ecgshared.wire.protocol import phases
+from server.report.auc_forest import together
 from server.report.cohorts import consort, table_one
 from server.report.consort import consort_svg
 from server.report.decisions import DecisionCurve, decision_panels
-from server.report.evaluation import _together, group_auc, sections
+from server.report.evaluation import group_auc, sections
 from server.report.figures import figure_svg
 from server.report.files import Attachments, flow_csv, standalone_svg, table_csv
 from server.report.folder import read_run
@@ -321,7 +322,7 @@ def test_hospitals_are_put_together_from_two_on_and_another_is_predicted_from_th
     aucs = [
         EstimateResult(value=v, se=se, low=None, high=None) for v, se in zip((0.7, 0.8, 0.85), errors, strict=False)
     ]
-    rows, _ = _together({f"s{i}": head.model_copy(update={"auc": auc}) for i, auc in enumerate(aucs)}, NO_LABELS)
+    rows, _ = together({f"s{i}": head.model_copy(update={"auc": auc}) for i, auc in enumerate(aucs)}, NO_LABELS)
     assert [row.label for row in rows] == told
     for row in rows:
         assert row.low is not None
