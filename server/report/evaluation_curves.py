@@ -15,7 +15,7 @@ from ecgshared.stages.results.evaluate import (
 from server.report.decisions import DecisionCurve, decision_panels
 from server.report.evaluation_tables import Pooled, Sites, span
 from server.report.labels import Labels
-from server.report.sections import Figure, Panels, Series
+from server.report.sections import Figure, Panel, Panels, Series, told
 from server.report.top_groups import Line, captured, top_tenth, trial_rate
 
 
@@ -41,11 +41,12 @@ def curves(step: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Figu
                 "that the others leave, no interval." + (f" No cut answered: {'; '.join(bare)}." if bare else ""),
             )
         )
-    rates = [
+    rates: list[Panel] = [
         *((labels.pooled(g), [_rates("pooled", p.ppv)]) for g, p in pooled.items()),
         *((labels.site(s), [_rates(s, v.ppv)]) for s, v in sites.items()),
     ]
-    if any(one.x for _, series in rates for one in series):
+    rates, silent = told(rates)
+    if rates:
         figures.append(
             Panels(
                 "Event rate among the ECGs at highest risk",
@@ -53,7 +54,7 @@ def curves(step: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Figu
                 "share of ECGs",
                 "event rate (PPV)",
                 x_log=True,
-                caption="Bands: 95% intervals. Points stand at cuts that hospitals answered.",
+                caption=f"Bands: 95% intervals. Points stand at cuts that hospitals answered.{silent}",
                 panels=rates,
             )
         )
@@ -62,11 +63,12 @@ def curves(step: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Figu
         *((labels.site(s), s, v.ppv) for s, v in sites.items()),
     ]
     figures += [one for one in (top_tenth(lines, trial_rate(step, labels)), captured(lines)) if one is not None]
-    calibration = [
+    calibration: list[Panel] = [
         *((labels.pooled(g), [_pooled_groups(p.calibration_curve)]) for g, p in pooled.items()),
         *((labels.site(s), [_groups(s, v.calibration_curve)]) for s, v in sites.items()),
     ]
-    if any(one.x for _, series in calibration for one in series):
+    calibration, silent = told(calibration)
+    if calibration:
         figures.append(
             Panels(
                 "Calibration",
@@ -75,7 +77,7 @@ def curves(step: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Figu
                 "observed rate",
                 reference="diagonal",
                 caption="Groups of predicted risk between cuts that a hospital (pooled: every hospital) answered; "
-                "bars: 95% intervals.",
+                f"bars: 95% intervals.{silent}",
                 panels=calibration,
             )
         )

@@ -86,7 +86,13 @@ def _draw(axes: Axes, figure: Forest, sites: Sequence[str]) -> None:
         if row.heading:
             # From the drawing's left edge over the whole width: no number stands in its row.
             axes.annotate(
-                row.label, (0.01, y), xycoords=("figure fraction", "data"), va="center", fontsize=8.5, color=MUTED
+                row.label,
+                (0.01, y),
+                xycoords=("figure fraction", "data"),
+                va="center",
+                fontsize=8.5,
+                color=MUTED,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
             )
             continue
         axes.annotate(
