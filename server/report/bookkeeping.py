@@ -15,7 +15,8 @@ def bookkeeping(
     run: Run, present: Presence, happened: Happenings, left: Departures, checklist: Sequence[Item]
 ) -> dict[str, Table]:
     """Return the tables that have a row, by the name under which the page offers them."""
-    sent = [list(row) for row in left.by_site if left.messages]
+    answered: list[list[Cell]] = [[item.number, item.what, item.status, item.note] for item in checklist]
+    sent: list[list[Cell]] = [list(row) for row in left.by_site if left.messages]
     tables = {
         "steps": _steps(run),
         "absent": _absent(present),
@@ -23,11 +24,7 @@ def bookkeeping(
         "again": _asked_again(happened),
         "left": Table("left", ("site", "messages", "bytes", "cells withheld"), sent),
         "messages": _messages(left),
-        "tripod": Table(
-            "tripod",
-            ("item", "what", "status", "what lacks"),
-            [[i.number, i.what, i.status, i.note] for i in checklist],
-        ),
+        "tripod": Table("tripod", ("item", "what", "status", "what lacks"), answered),
     }
     return {name: table for name, table in tables.items() if table.rows}
 
@@ -56,7 +53,9 @@ def _steps(run: Run) -> Table:
 
 
 def _absent(present: Presence) -> Table:
-    rows = [[a.site, a.step, a.phase, a.rounds, a.reason, explain(a.reason)] for a in present.absences]
+    rows: list[list[Cell]] = [
+        [a.site, a.step, a.phase, a.rounds, a.reason, explain(a.reason)] for a in present.absences
+    ]
     return Table("absent", ("site", "step", "phase", "rounds", "reason", "in words"), rows)
 
 
