@@ -8,7 +8,7 @@ from ecgshared.stages.results.base import StageResult
 from ecgshared.stages.results.contrast import Pair, Result
 from ecgshared.study.study import Study
 from server.report.contrast import RISK_COLUMNS, risk_figures
-from server.report.evaluation import span
+from server.report.evaluation_tables import span
 from server.report.forest import ForestRow, forest
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Section, Table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ecgshared.stages.results.contrast import Contrasted, Pair, Result
-from server.report.evaluation import span
+from server.report.evaluation_tables import span
 from server.report.forest import Forest, ForestRow, forest
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Key, Section, Table, Text
