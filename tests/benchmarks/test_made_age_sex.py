@@ -107,5 +107,5 @@ def _told(found):
     parts = {"accuracy": (found.sex, "accuracy"), "mae": (found.age, "mae"), "r": (found.age, "r")}
     told = {name: getattr(groups["all"], field) for name, (groups, field) in parts.items() if "all" in groups}
     told |= {"without ECG, years": found.age_chance, "without ECG, accuracy": found.sex_chance}
-    shown = {k: [round(v, 4) if v is not None else None for v in (e.value, e.low, e.high)] for k, e in told.items() if e}
+    shown = {name: [e.value, e.low, e.high] for name, e in told.items() if e is not None}
     return {**shown, "ecgs": found.age["all"].ecgs if "all" in found.age else None}
