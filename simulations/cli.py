@@ -112,6 +112,9 @@ def demo(
 def finish(folder: Path) -> None:
     """Write report, results and event files of a finished run, and say where they are."""
     from server.report.cli import rebuild
+    from server.report.results import read_run_info
 
+    for step, why in read_run_info(folder).left_out.items():
+        typer.echo(f"step {step} was left out: {why}")
     for path in rebuild(folder):
         typer.echo(f"wrote {path}")
