@@ -32,12 +32,23 @@ Label = Annotated[
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping with ``safe_load``; raise :class:`ConfigError` naming file, line and column."""
+    return parse_yaml(read_text(path), path)
+
+
+def read_text(path: Path) -> str:
+    """Read a file of text; raise :class:`ConfigError` where there is none, or it cannot be read."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_SAFE_LOADER)
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError("there is no such file", where=path, remedy="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read ({type(error).__name__})", where=path) from None
+
+
+def parse_yaml(text: str, path: Path) -> dict[str, Any]:
+    """Return the YAML mapping that a file at ``path`` holds, as :func:`load_yaml` does."""
+    try:
+        data = yaml.load(text, Loader=_SAFE_LOADER)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = path if mark is None else f"{path}:{mark.line + 1}:{mark.column + 1}"
