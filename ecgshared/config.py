@@ -45,18 +45,28 @@ def load_yaml(path: Path, *, aliases: bool = False) -> dict[str, Any]:
     aliases : whether ``*name`` may stand for what ``&name`` marked. With them 300 bytes can stand for gigabytes, so
         that files that come from elsewhere have none, and those that may are held to what they stand for.
     """
+    return parse_yaml(read_text(path), path, aliases=aliases)
+
+
+def read_text(path: Path) -> str:
+    """Read a file of text; raise :class:`ConfigError` where there is none, or it is too large or cannot be read."""
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise ConfigError("is too large for a configuration", where=path, allowed=f"{MOST_BYTES >> 10} KiB")
-        text = content.decode("utf-8-sig")
-        _require_small(text, path, aliases)
-        data = yaml.load(text, Loader=_SAFE_LOADER)
+        return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError("there is no such file", where=path, remedy="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read ({type(error).__name__})", where=path) from None
+
+
+def parse_yaml(text: str, path: Path, *, aliases: bool = False) -> dict[str, Any]:
+    """Return the YAML mapping that a file at ``path`` holds, as :func:`load_yaml` does."""
+    try:
+        _require_small(text, path, aliases)
+        data = yaml.load(text, Loader=_SAFE_LOADER)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = path if mark is None else f"{path}:{mark.line + 1}:{mark.column + 1}"
