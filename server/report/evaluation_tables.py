@@ -156,10 +156,10 @@ def subgroup_blocks(pooled: Pooled, sites: Sites, labels: Labels) -> list[Block]
     return blocks
 
 
-def span(estimate: EstimateResult) -> str | None:
+def span(estimate: EstimateResult, digits: int = 3) -> str | None:
     """Return "0.812 (0.790 to 0.833)"; without an interval the value alone, None where withheld."""
     if estimate.value is None:
         return None
     if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+        return f"{estimate.value:.{digits}f}"
+    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"

@@ -145,6 +145,8 @@ def compose(run: Run, lay_out: LayOut | None = None) -> Page:
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         run=run,
         info=run.results.run,
+        pending=[step for step in run.results.missing if step not in run.results.run.left_out],
+        left_out=[labels.step(step) for step in run.results.missing if step in run.results.run.left_out],
         about=run.about,
         facts=facts(run),
         summary=summary,
