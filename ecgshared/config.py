@@ -16,7 +16,7 @@ _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MOST_BYTES = 1 << 20
 """A file of this program is a few kilobytes; those that come from elsewhere are held to a size before they are read."""
 
-_DEEPEST, _MOST_VALUES = 32, 200_000
+_DEEPEST, _MOST_VALUES = 32, 50_000
 
 
 class Config(BaseModel):
@@ -42,8 +42,8 @@ def load_yaml(path: Path, *, aliases: bool = False) -> dict[str, Any]:
 
     Parameters
     ----------
-    aliases : whether ``*name`` may stand for what ``&name`` marked. With them 300 bytes can stand for gigabytes, so
-        that files that come from elsewhere have none, and those that may are held to what they stand for.
+    aliases : whether ``*name`` may stand for what ``&name`` marked, as steps of a study that differ in little have it.
+        With them 300 bytes can stand for gigabytes: such a file is held to what it stands for.
     """
     return parse_yaml(read_text(path), path, aliases=aliases)
 

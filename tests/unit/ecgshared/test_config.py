@@ -1,4 +1,4 @@
-"""YAML that comes from elsewhere: a few bytes cannot stand for gigabytes, and faults are told by line and column."""
+"""YAML that comes from elsewhere: few bytes cannot stand for gigabytes, and faults are told by line and column."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ def written(tmp_path: Path):
     return write
 
 
-def test_a_bomb_is_refused_at_its_first_alias_without_being_made(written):
+def test_a_bomb_is_refused_without_being_made(written):
     path = written(BOMB)
     begun = time.process_time()
     with pytest.raises(ConfigError, match=r"given.yaml:2:10: aliases are not read here"):
+        load_yaml(path)
+    with pytest.raises(ConfigError, match=r"given.yaml:5:\d+: holds too many values"):
         load_study(path)
     # Eleven levels stand for 31 thousand million values; a fault here would hang, not merely be slow.
     assert time.process_time() - begun < 5
@@ -41,7 +43,7 @@ def test_the_case_as_it_was_reported(shared_data):
     case = shared_data.parent / "cases" / "privacy" / "14-yaml-bomb" / "bomb.yaml"
     if not case.exists():
         pytest.skip("the shared cases (../shared/cases) are not beside this checkout")
-    with pytest.raises(ConfigError, match="aliases"):
+    with pytest.raises(ConfigError, match="too many values"):
         load_study(case)
 
 
