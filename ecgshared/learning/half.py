@@ -64,9 +64,7 @@ class HalfConv1d(torch.autograd.Function):
         half, narrow = x.bfloat16(), weight.bfloat16()
         ctx.save_for_backward(half, narrow)
         ctx.how = (stride, padding, dilation, groups)
-        return torch.ops.aten.convolution.default(
-            half, narrow, None, [stride], [padding], [dilation], False, [0], groups
-        ).float()
+        return F.conv1d(half, narrow, None, stride, padding, dilation, groups).float()
 
     @staticmethod
     def backward(ctx: Any, *grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
