@@ -191,6 +191,7 @@ class Home:
                 value=site,
                 allowed="a small letter, then small letters, digits, - and _, at most 40",
             )
+        self.make_whole()
         with self._registry() as sites:
             if site in sites and sites[site].status == "admitted":
                 raise ConfigError(
@@ -224,6 +225,7 @@ class Home:
         signed : the certificate, where it was made elsewhere (:func:`sign`).
         """
         request = read_request(request_file)
+        self.make_whole()
         with self._registry() as sites:
             known = sites.get(request.site)
             if known is None or known.status == "revoked":
