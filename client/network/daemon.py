@@ -43,9 +43,27 @@ from ecgshared.errors import EcgFedError, RefusalCode, Refused
 from ecgshared.service.files import now
 from ecgshared.wire.bytes import MESSAGE_TYPE_HELLO, WireError
 
+_TURN_SECONDS, _LOOK_SECONDS = 0.25, 0.5
 _POLL_ACTIVE, _POLL_IDLE, _ACTIVE_SECONDS = 0.1, 1.0, 60.0
 _GRACE_SECONDS = 20.0
 _SKEW_TOLD = 30.0
+
+
+class _Polling(threading.Thread):
+    """One poll; a thread that is given up when the daemon ends."""
+
+    def __init__(self, link: FleetLink) -> None:
+        super().__init__(name="poll", daemon=True)
+        self._link = link
+        self.head: bytes | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Ask."""
+        try:
+            self.head = self._link.pull()
+        except BaseException as error:
+            self.error = error
 
 
 class Daemon:
@@ -69,7 +87,7 @@ class Daemon:
         self._gate = Gate(settings, version)
         self._stop = threading.Event()
         self._troubles = 0
-        self._last_message = 0.0
+        self._last_message = self._look_due = 0.0
         self._status = StatusFile(self._state)
         self._watch = SiteWatch(SiteFile(site_file, settings), journal, self._status)
         self._renewal = Renewal(self._link, journal, self._status)
@@ -152,8 +170,9 @@ class Daemon:
                 while pending and not self._stop.is_set():
                     self._take(pending[0])
                     pending.popleft()
-                head = self._link.pull()
-                self._well()
+                head = self._pull()
+                if not self._stop.is_set():
+                    self._well()
                 if head is not None:
                     self._last_message = time.monotonic()
                     self._receive(head, pending)
@@ -163,6 +182,18 @@ class Daemon:
             except LinkError as error:
                 seconds = self._trouble(error)
             self._stop.wait(seconds)
+
+    def _pull(self) -> bytes | None:
+        """Poll; a coordinator holds the call where it has nothing, and that must not keep this daemon from ending."""
+        polling = _Polling(self._link)
+        polling.start()
+        while polling.is_alive() and not self._stop.is_set():
+            polling.join(_TURN_SECONDS)
+            self._look_around()
+        polling.join(_TURN_SECONDS)
+        if polling.error is not None:
+            raise polling.error
+        return polling.head
 
     def _connect(self) -> None:
         self._open_session()
@@ -190,17 +221,14 @@ class Daemon:
     def _well(self) -> None:
         """The coordinator answered."""
         self._troubles = 0
-        self._take_up_certificate()
-        self._watch.look()
         with suppress(Refused):  # a site file that cannot be used is told by the watch
             self._renewal.look(self._watch.require())
+        self._look_around()
         if self._status.get("connected_since") is None:
             self._status.set(connected_since=now())
             self._journal.tell("connected", "the coordinator answers again")
-        paused, skew = is_paused(self._state), self._link.skew_seconds
-        if paused != bool(self._status.get("paused")):
-            self._journal.tell("paused", "paused: questions are refused" if paused else "goes on", paused=paused)
-        self._status.set(paused=paused, last_error=None, clock_skew_seconds=None if skew is None else round(skew))
+        skew = self._link.skew_seconds
+        self._status.set(last_error=None, clock_skew_seconds=None if skew is None else round(skew))
         if skew is not None and abs(skew) > _SKEW_TOLD and not self._status.get("skew_told"):
             self._status.set(skew_told=True)
             text = f"this machine's clock differs from the coordinator's by {skew:.0f} s; beyond 300 s nothing works"
@@ -209,6 +237,19 @@ class Daemon:
             self._health.set(True)
         if self._metrics is not None:
             self._metrics.connected(True)
+
+    def _look_around(self) -> None:
+        """Notice what changed on this machine: certificates, the site file, the operator's pause, room on the disk."""
+        if time.monotonic() < self._look_due:
+            return
+        self._look_due = time.monotonic() + _LOOK_SECONDS
+        self._take_up_certificate()
+        self._watch.look()
+        paused = is_paused(self._state)
+        if paused != bool(self._status.get("paused")):
+            self._journal.tell("paused", "paused: questions are refused" if paused else "goes on", paused=paused)
+        self._status.set(paused=paused)
+        if self._metrics is not None:
             self._metrics.paused(paused)
 
     def _take_up_certificate(self) -> None:
