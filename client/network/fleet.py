@@ -181,9 +181,9 @@ class FleetLink:
                 raise refused from None
         return self.node_id
 
-    def heartbeat(self) -> None:
-        """Say that this site is alive."""
-        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=self._heartbeat_seconds)
+    def heartbeat(self, beats: int = 1) -> None:
+        """Say that this site is alive, and will say so again ``beats`` heartbeats from now."""
+        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=beats * self._heartbeat_seconds)
         if not self._call(self._client.SendNodeHeartbeat, request).success:
             raise NotAdmitted("the coordinator does not know this site any more")
 

@@ -60,6 +60,9 @@ class CoordinatorConfig(Config):
     health_port: int | None = Field(
         default=None, ge=0, le=65535, description="gRPC health on 127.0.0.1; null serves none, 0 picks a free port"
     )
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Prometheus on 127.0.0.1; null serves none, 0 picks a free port"
+    )
     nginx: Path | None = Field(default=None, description="null looks for it in PATH and /usr/sbin")
     certificate_days: float = Field(default=365, gt=0, description="validity of a site's or the server's certificate")
     renewals: Literal["by_itself", "ask"] = Field(
