@@ -29,7 +29,7 @@ _FLAGS = {word: float(meaning == "yes") for word, meaning in _spellings(yes=_YES
 
 _ICD10 = re.compile(r"([A-Z]\d[0-9A-Z](?:\.?[0-9A-Z]{1,4})?)(?:\.?[-–—])?[*+†!]?")
 _CERTAINTY = re.compile(r"([A-Z]\d[0-9A-Z](?:\.\d{1,2}|\.?-)?[*+†!]?)\s*([GVAZ])|([A-Z]\d[0-9A-Z])\s+([GVAZ])")
-"""What stands behind a code in German records: sure, suspected, excluded, past. E88.A and S72.001A are no such codes."""
+"""A code and what German records put behind it: sure, suspected, excluded, past. E88.A and S72.001A are none such."""
 
 _BETWEEN_CODES = re.compile(r"\s*[,;|/]\s*|\s+(?=[A-Za-z]\d)")
 
@@ -131,5 +131,7 @@ def _sure(code: str) -> str:
     bare, letter = (found[1], found[2]) if found[1] else (found[3], found[4])
     if letter != "G":
         word = {"V": "suspected", "A": "excluded", "Z": "past"}[letter]
-        raise ValueError(f"a diagnosis; {letter} behind it says {word}: leave it out, or say through values: what it is")
+        raise ValueError(
+            f"a diagnosis; {letter} behind it says {word}: leave it out, or say through values: what it is"
+        )
     return str(bare)

@@ -289,7 +289,7 @@ def test_icd_lists_and_categories():
     american = ["E88.A", "S72.001A", "I21.A1", "I5A"]
     assert [parse_icd10(text) for text in american] == american
     for text in ("I21.9 A", "I21.9V", "I46.- Z", "I46.1, I21 A"):
-        with pytest.raises(ValueError, match="behind it says (excluded|suspected|past)"):
+        with pytest.raises(ValueError, match=r"behind it says (excluded|suspected|past)"):
             parse_icd10(text)
     for text in ("I46.1, heart", "46.1", "I4", "sudden", ","):
         with pytest.raises(ValueError, match="ICD-10"):

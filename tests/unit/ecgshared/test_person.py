@@ -119,7 +119,7 @@ def test_an_age_with_a_sex_and_the_units_of_the_world(text: str, years: float, s
 
 
 @pytest.mark.parametrize(
-    "text", ["18M", "6m", "6 m", "18 m", "20 w", "52W", "104W", "12 j", "old", "", "M", "-3", "4 parsecs", "63 M F", "F 63 M"]
+    "text", ["18M", "6m", "6 m", "18 m", "52W", "104W", "12 j", "old", "", "M", "-3", "4 parsecs", "63 M F", "F 63 M"]
 )
 def test_what_cannot_be_told_is_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(ValueError, match=r"an? |one sex|F, M|unit"):
