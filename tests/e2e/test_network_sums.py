@@ -94,7 +94,7 @@ def watched(nginx: None, hospitals: Path, tmp_path_factory: pytest.TempPathFacto
             trial.federation.train(heads=["scd_2y"], rounds=ROUNDS, strategy={"name": "fedavg"}),
             SCORE,
         ]
-        federation = {"quorum": 3, "deadline_seconds": 8, "retries": 0}
+        federation = {"quorum": 3, "deadline_seconds": 20, "retries": 0}
         trial.asks("sums", steps=steps, federation=federation, secure_sum={})
         trial.watch()
         yield trial
