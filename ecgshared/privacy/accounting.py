@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 from scipy.optimize import brentq
 
 from ecgshared.errors import PrivacyError
@@ -169,7 +170,9 @@ def _epsilon(entries: list[Spent], delta: float, accountant: Accountant) -> floa
     held.history = [(entry.noise_multiplier, entry.sample_rate, entry.steps) for entry in entries]
     if accountant == "rdp":
         return max(0.0, float(held.get_epsilon(delta=delta, alphas=ALPHAS)))
-    return max(0.0, float(held.get_epsilon(delta=delta)))
+    with np.errstate(divide="ignore"):
+        # Its curve of a mechanism without sampling takes the logarithm of 1 - rate, which has no weight there.
+        return max(0.0, float(held.get_epsilon(delta=delta)))
 
 
 def _bracket(cost: Callable[[float], float], epsilon: float, start: float) -> tuple[float, float]:

@@ -168,7 +168,7 @@ def resume_run(home: Home, name: str) -> None:
     """Have a run that is not going on submitted again."""
     folder = home.run_folder(name)
     status = _status(folder)
-    if status == "done":
+    if status == "done" and not _left_out(folder):
         raise RunError(f"run {name} is done", remedy=f"ecgfed coordinator report {name}")
     if not is_up(home):
         raise RunError("the coordinator is not up", where=home.path, remedy="ecgfed coordinator up --detach")
@@ -217,6 +217,10 @@ def describe(home: Home) -> tuple[dict[str, Any], list[str]]:
             remedy = "" if name == "authority" else "; ecgfed coordinator renew"
             lines.append(f"the certificate of the {name} {ends}{remedy}")
     return content, lines
+
+
+def _left_out(folder: Path) -> dict[str, str]:
+    return dict(json.loads((folder / "run.json").read_text(encoding="utf-8")).get("left_out") or {})
 
 
 def _status(folder: Path) -> str:

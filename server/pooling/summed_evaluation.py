@@ -30,7 +30,7 @@ from server.rounds.secure_sums import TooFewTogether
 from server.rounds.step_context import StepContext
 
 _FEWEST_BINS, _MOST_BINS = 4, 128
-_PEOPLE_A_BIN = 25
+_PEOPLE_A_BIN = 15
 """Without the event, on average, where cuts begin."""
 
 
@@ -109,7 +109,7 @@ def _area(context: StepContext, totals: Totals, h: int, absent: Absences) -> Bou
         absent.setdefault("pooled", {})["auc"] = "no cuts leave enough people on either side"
         return BoundedEstimate(**est(UNDEFINED).model_dump(), bound_low=None, bound_high=None)
     low, high = sums.share / events
-    found = _area_estimate((low + high) / 2, sums.squares, events, with_event, without)
+    found = _area_estimate((low, high), sums.squares, events, with_event, without)
     return BoundedEstimate(**est(found).model_dump(), bound_low=number(low), bound_high=number(high))
 
 
@@ -125,8 +125,11 @@ def _round(h: int, bins: int) -> int:
     return 1000 * h + bins
 
 
-def _area_estimate(auc: float, squares: Floats, events: float, with_event: float, without: float) -> Estimate:
+def _area_estimate(
+    bounds: tuple[float, float], squares: Floats, events: float, with_event: float, without: float
+) -> Estimate:
     """The estimate with its interval; see the module's text."""
+    auc = sum(bounds) / 2
     summed, cross, ecgs = squares
     of_cases = (summed - 2 * auc * cross + auc**2 * ecgs) / events**2 * with_event / max(with_event - 1, 1)
     of_controls = max(2 * auc**2 / (1 + auc) - auc**2, 0.0) / without
