@@ -94,6 +94,18 @@ def run(
 
 
 @app.command()
+def pooled(
+    study: Annotated[Path, typer.Argument(help="The study file.")],
+    sites: Annotated[list[Path], typer.Argument(help="One site file for each site of the study.")],
+    out: Annotated[Path, typer.Option(help="The run folder; the twin's study is laid in OUT-twin beside it.")],
+) -> None:
+    """Run a study as if its training hospitals' ECGs lay under one roof: what federation is measured against."""
+    from simulations.federation.pooled import run_pooled
+
+    finish(run_pooled(study, sites, out))
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier demo in --out first.")] = False,

@@ -102,11 +102,12 @@ def _views(connection: Any, folder: Path) -> None:
     """Make each CSV and Parquet file of a folder a table of its name, each sub-folder a schema of tables."""
     known: dict[str, Path] = {}
     for file in sorted([*folder.glob("*"), *folder.glob("*/*")]):
-        reader = {".csv": "read_csv", ".parquet": "read_parquet"}.get(file.suffix.lower())
+        stem, _, ending = file.name.partition(".")
+        reader = {"csv": "read_csv", "csv.gz": "read_csv", "parquet": "read_parquet"}.get(ending.lower())
         if reader is None or not file.is_file():
             continue
         schema = "main" if file.parent == folder else file.parent.name
-        name = ".".join(f'"{part.lower()}"' for part in (schema, file.stem))
+        name = ".".join(f'"{part.lower()}"' for part in (schema, stem))
         if name in known:
             raise CohortError("two files are the same table", where=folder, value=[known[name].name, file.name])
         known[name] = file

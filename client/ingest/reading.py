@@ -31,12 +31,13 @@ from ecgshared.errors import EcgReadError
 from ecgshared.service.memory import memory_kept
 from ecgshared.service.processes import in_processes
 
-READING_VERSION = 5
+READING_VERSION = 6
 """Raised whenever a reader or the quality rules read a recording otherwise: older entries are read again."""
 
 LARGEST_UNITS = 32_767
-BATCH, TOGETHER = 64, 8
-"""Recordings stored at once, and of these held at once: more do not stay in the caches of a core."""
+BATCH, TOGETHER = 64, 16
+"""Recordings stored at once, and of these held at once: more leave a processor's caches, with fewer what is done once
+for all of them is done more often."""
 
 PARALLEL_FROM = 500
 """Below so many recordings the start of further processes costs more than they save."""

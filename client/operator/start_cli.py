@@ -40,12 +40,22 @@ def init(
     parameter: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="what ${NAME} stands for in the SQL")
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="a public database as it is published, in --folder; `list` names them")
+    ] = None,
     exclude: Annotated[Path | None, typer.Option(help="the list of patient ids that opted out")] = None,
     site: Annotated[str | None, typer.Option(help="the site's name, where no kit gives it")] = None,
     out: Annotated[Path, typer.Option(help="the site's file", metavar="SITE.yaml")] = Path("site.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="what was found and guessed, as JSON")] = False,
 ) -> None:
     """Write a site file: look at folder and table and guess what they are, join a federation by its kit, or both."""
+    if recipe is not None:
+        if kit is not None or table is not None or database is not None or exclude is not None:
+            raise ConfigError(
+                "a recipe knows its table", allowed="--recipe NAME --folder FOLDER --site SITE --out FILE"
+            )
+        _from_recipe(recipe, folder, site, out)
+        return
     if table is not None and database is not None:
         raise ConfigError("the ECGs' table is a file or comes from a database", allowed="--table or --database")
     if (folder is None) != (table is None and database is None):
@@ -70,6 +80,27 @@ def init(
         _tell(out, name, filled, as_json)
         return
     _enrol(kit, out, filled, as_json)
+
+
+def _from_recipe(recipe: str, folder: Path | None, site: str | None, out: Path) -> None:
+    from client.operator.recipes import recipes, site_file
+    from client.site.settings import load_site
+    from ecgshared.service.files import write_atomically
+
+    if recipe == "list":
+        for name, words in recipes().items():
+            typer.echo(f"{name:<14} {words}")
+        return
+    if folder is None or not folder.is_dir():
+        raise ConfigError("a recipe needs the folder of its database", value=folder and str(folder), allowed="--folder")
+    if out.exists():
+        raise ConfigError("there is a site file already", where=out, remedy="give another --out, or move it away")
+    text = site_file(recipe, _name(site or recipe.replace("_", "-"), folder), _relative(folder, out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, text.encode())
+    typer.echo(f"written: {out}; its first lines say what to know about these data")
+    first = "" if load_site(out).table.query is None else f"ecgfed site cohort {out}, then "
+    typer.echo(f"next: {first}ecgfed site check {out}")
 
 
 def _query(database: str, sql: str, parameters: list[str]) -> QueryConfig:

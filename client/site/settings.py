@@ -21,7 +21,7 @@ Action = Literal["keep", "flag", "refuse"]
 RepairableAction = Literal["keep", "flag", "repair", "refuse"]
 
 
-SHIPPED_SQL = ("omop-scd",)
+SHIPPED_SQL = ("omop-scd", "mimic-iv-ecg")
 """Queries that come with ecgfed, in client/cohort/sql."""
 
 REPAIRABLE_CODES = ("reversed-ra-la", "reversed-ra-ll", "reversed-la-ll")
@@ -81,7 +81,8 @@ class QueryConfig(Config):
         "CSV and Parquet files, each a table"
     )
     sql: str = Field(
-        default="omop-scd", description="a file of SQL, one row per ECG, or omop-scd, the shipped one for OMOP CDM 5.4"
+        default="omop-scd",
+        description="a file of SQL, one row per ECG, or a shipped one: omop-scd for OMOP CDM 5.4, mimic-iv-ecg",
     )
     parameters: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$")]] = Field(
         default={}, description="what ${name} stands for in the SQL: {schema: cdm}"

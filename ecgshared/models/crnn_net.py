@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -82,7 +83,10 @@ class BiGru(nn.Module):
             return torch.cat([self.there.stepped(x, backwards=False), self.back.stepped(x, backwards=True)], 2)
         h = x.new_zeros(2, len(x), self.units)
         weights = [*self.there.weights, *self.back.weights]
-        states: torch.Tensor = torch._VF.gru(x, h, weights, True, 1, 0.0, self.training, True, True)[0]
+        with warnings.catch_warnings():
+            # A card's kernel says that it copies the weights to one place at every call: some 20 kB.
+            warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+            states: torch.Tensor = torch._VF.gru(x, h, weights, True, 1, 0.0, self.training, True, True)[0]
         return states
 
 
