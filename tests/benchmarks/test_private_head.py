@@ -75,10 +75,8 @@ def features(folder: Path, sites: list[Path], names: tuple[str, ...]) -> dict[st
         rows = np.flatnonzero(~np.isnan(y))
         net: Any = build(step.model, head_specs(step, study), data.batch(rows[:1]).shape[2], 0, torch.float64)
         with torch.no_grad():
-            parts = [
-                net.features(torch.as_tensor(data.batch(part), dtype=torch.float64))
-                for part in np.array_split(rows, 20)
-            ]
+            batches = (torch.as_tensor(data.batch(part), dtype=torch.float64) for part in np.array_split(rows, 20))
+            parts = [net.features(batch) for batch in batches]
         beside = np.stack([data.age[rows], data.male[rows]], 1).astype(np.float64)
         found[settings.site] = {
             "x": torch.cat(parts).numpy(), "beside": beside, "y": y[rows].astype(np.float64),
