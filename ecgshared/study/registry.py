@@ -19,6 +19,7 @@ STAGES: tuple[str, ...] = (
     "regress",
     "overlap",
     "summed_survival",
+    "private_survival",
     "arrhythmia",
     "contrast",
     "age_sex",
