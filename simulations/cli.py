@@ -106,6 +106,27 @@ def pooled(
 
 
 @app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="The run folder; its study is laid in OUT-study beside it.")],
+    ecgs: Annotated[int, typer.Option(min=200, help="made ECGs, one of each person")] = 20_000,
+    model: Annotated[
+        Path | None, typer.Option(help="Study that will use the weights: its first net, and its input.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="of training, instead of 30")] = None,
+    scenario: Annotated[str, typer.Option(help="whose people and electrocardiographs they have")] = "pretraining",
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train a net on made ECGs, from nobody's data: turn of the heart, intervals, rhythm, failure, age and sex.
+
+    `ecgfed model export OUT made` makes a file of it, which a study imports and starts from.
+    """
+    from simulations.federation.pretrain import pretrain as train
+
+    finish(train(out, ecgs=ecgs, scenario=scenario, model=model, rounds=rounds, device=device, seed=seed))
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier demo in --out first.")] = False,
