@@ -222,7 +222,7 @@ def load_scenario(name_or_path: str) -> Scenario:
     ConfigError : no such scenario, or the file is not valid.
     """
     if name_or_path in scenario_names():
-        return expanded(load(Scenario, SCENARIOS / f"{name_or_path}.yaml"))
+        return expanded(load(Scenario, SCENARIOS / f"{name_or_path}.yaml", aliases=True))
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(
@@ -231,7 +231,7 @@ def load_scenario(name_or_path: str) -> Scenario:
             allowed=", ".join(scenario_names()),
             remedy="give one of these names, or the path of a YAML file",
         )
-    return expanded(load(Scenario, path))
+    return expanded(load(Scenario, path, aliases=True))
 
 
 def study_of(scenario: str) -> str | None:
