@@ -85,7 +85,7 @@ def _raised(
     at = (first + (wait * _YEAR).astype(np.int64))[person].astype("datetime64[s]")
     ends = np.fmin(_dates(known, "death_date"), _dates(known, "data_end"))
     seen = (at >= recorded) & (np.isnat(ends) | (at < ends))
-    return np.fmin(np.where(seen, at, np.datetime64("NaT")), _dates(known, "mi_date"))
+    return np.fmin(np.where(seen, at, np.datetime64("NaT", "s")), _dates(known, "mi_date"))
 
 
 def _apart(
