@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from ecgshared.errors import ConfigError, RunError, StatisticsError
 from simulations.hospitals.exports import RECORDS_FOLDER, quantise, write_record, write_site, write_table
 from simulations.hospitals.formats.header import Header
+from simulations.patients.activation import record_activation
+from simulations.patients.ailments import States, draw_states
 from simulations.patients.clinical import APART, clinical_columns
 from simulations.patients.cohort import Hospital, make_cohort
 from simulations.patients.fates import solve_baseline
@@ -75,11 +77,13 @@ def make_hospitals(
         patients = max(round(config.population.patients * scale), 1)
         cohort = make_patients(np.random.default_rng([seed, number, 0]), name, config, scenario, log_baseline, patients)
         folder = out / "sites" / name
-        table = _write_records(seed, number, name, cohort, config, scenario, folder / RECORDS_FOLDER, progress)
+        states = _states(seed, number, cohort, config, scenario)
+        table = _write_records(seed, number, name, cohort, states, config, scenario, folder / RECORDS_FOLDER, progress)
         write_table(folder, table, config.table)
         series = config.series is not None
         write_site(folder, name, table.columns, config.table, config.suffix, case_control=series)
-        cohort.truth.to_csv(out / "truth" / f"{name}.csv", index=False, float_format="%.8g", lineterminator="\n")
+        truth = cohort.truth if states is None else cohort.truth.assign(**_true_hearts(states.rows(cohort.person)))
+        truth.to_csv(out / "truth" / f"{name}.csv", index=False, float_format="%.8g", lineterminator="\n")
         counts[name] = (patients, len(table), int(cohort.truth["true_scd_event"].sum()))
     first, second, third = ({name: row[i] for name, row in counts.items()} for i in range(3))
     return Made(out, first, second, third)
@@ -99,11 +103,43 @@ def make_patients(
     return make_cohort(rng, name, config, scenario, log_baseline, patients)
 
 
+def _used(
+    seed: int, number: int, cohort: Hospital, config: HospitalConfig
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the device of each ECG, and who fibrillates."""
+    rng = np.random.default_rng([seed, number, 1])
+    shares = np.array([device.share for device in config.devices])
+    device_of = rng.choice(len(shares), size=len(cohort.person), p=shares / shares.sum())
+    return device_of, rng.random(len(cohort.people.age)) < config.population.af_share
+
+
+def _states(
+    seed: int, number: int, cohort: Hospital, config: HospitalConfig, scenario: Scenario
+) -> States | None:
+    """Return what ails each person's heart; None where the scenario's hearts are not made of tissue."""
+    if scenario.heart == "gaussians":
+        return None
+    rng = np.random.default_rng([seed, number, 3000])
+    return draw_states(rng, cohort.people, config.population.ailments, _used(seed, number, cohort, config)[1])
+
+
+def _true_hearts(states: States) -> dict[str, object]:
+    """Return what a truth table says of hearts made of tissue, one value per ECG."""
+    return {
+        "true_rhythm": states.rhythm_names(),
+        "true_conduction": states.conduction_names(),
+        "true_scar": states.ailments.scar,
+        "true_hypertrophy": states.ailments.hypertrophy,
+        "true_early_beats": states.ventricular + states.atrial > 0,
+    }
+
+
 def _write_records(
     seed: int,
     number: int,
     name: str,
     cohort: Hospital,
+    states: States | None,
     config: HospitalConfig,
     scenario: Scenario,
     folder: Path,
@@ -111,10 +147,7 @@ def _write_records(
 ) -> pd.DataFrame:
     """Record and write every ECG; return the table with the devices that were used."""
     n = len(cohort.person)
-    rng = np.random.default_rng([seed, number, 1])
-    shares = np.array([device.share for device in config.devices])
-    device_of = rng.choice(len(shares), size=n, p=shares / shares.sum())
-    af_person = rng.random(len(cohort.people.age)) < config.population.af_share
+    device_of, af_person = _used(seed, number, cohort, config)
     for sub in sorted({Path(file).parent for file in cohort.table["file"]}):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     table, electrodes = cohort.table, None
@@ -126,7 +159,7 @@ def _write_records(
     wanted = (*config.table.declared, *(name for name in APART if name in config.table.columns))
     if wanted:
         notes = np.random.default_rng([seed, number, 2000])
-        table = pd.concat([table, clinical_columns(notes, cohort.people, cohort.person, table, wanted)], axis=1)
+        table = pd.concat([table, clinical_columns(notes, cohort.people, cohort.person, table, wanted, states)], axis=1)
     done = 0
     for which, device in enumerate(config.devices):
         mine = np.flatnonzero(device_of == which)
@@ -135,7 +168,7 @@ def _write_records(
             # A generator of its own for each chunk: what one chunk draws never shifts another.
             chunk_rng = np.random.default_rng([seed, number, 2 + which, start])
             place = None if electrodes is None else electrodes[rows]
-            _write_chunk(chunk_rng, rows, cohort, af_person, config, device, scenario, folder, place)
+            _write_chunk(chunk_rng, rows, cohort, af_person, states, config, device, scenario, folder, place)
             done += len(rows)
             if progress is not None:
                 progress(name, done, n)
@@ -147,6 +180,7 @@ def _write_chunk(
     rows: NDArray[np.int64],
     cohort: Hospital,
     af_person: NDArray[np.bool_],
+    states: States | None,
     config: HospitalConfig,
     device: DeviceConfig,
     scenario: Scenario,
@@ -155,17 +189,30 @@ def _write_chunk(
 ) -> None:
     person = cohort.person[rows]
     people = cohort.people.rows(person, cohort.people.age[person] + cohort.at_years[rows])
-    signals = record_ecgs(
-        rng,
-        people,
-        af_person[person],
-        config,
-        device,
-        scenario.waveform,
-        scenario.seconds,
-        electrodes_cm,
-        scenario.physique,
-    )
+    if states is None:
+        signals = record_ecgs(
+            rng,
+            people,
+            af_person[person],
+            config,
+            device,
+            scenario.waveform,
+            scenario.seconds,
+            electrodes_cm,
+            scenario.physique,
+        )
+    else:
+        signals = record_activation(
+            rng,
+            people,
+            states.rows(person),
+            config,
+            device,
+            scenario.waveform,
+            scenario.seconds,
+            electrodes_cm,
+            scenario.heart_scatter,
+        )
     units = quantise(signals, device.adc_units_per_mv)
     table = cohort.table.iloc[rows]
     columns = (table[c] for c in ("file", "recorded_at", "age", "sex", "patient_id"))

@@ -11,6 +11,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,11 @@ class Distances:
     sites: F64
 
 
-def read_norm(folder: Path, limit: int | None = None) -> Recordings:
+Part = Literal["all", "fit", "judge"]
+"""Which patients: all, those whose hearts were fitted (even numbers), or those kept for judging (odd ones)."""
+
+
+def read_norm(folder: Path, limit: int | None = None, part: Part = "all") -> Recordings:
     """Read PTB-XL's NORM records of known age (``ptbxl_database.csv`` and ``records500`` below ``folder``).
 
     Raises
@@ -65,6 +70,8 @@ def read_norm(folder: Path, limit: int | None = None) -> Recordings:
     codes = table["scp_codes"].map(ast.literal_eval)
     # PTB-XL writes 300 for ages over 89.
     table = table[codes.map(lambda c: "NORM" in c) & table["age"].between(1, 120)]
+    if part != "all":
+        table = table[table["patient_id"].astype(int) % 2 == (part == "judge")]
     table = table[[(folder / f"{f}.hea").is_file() for f in table["filename_hr"]]].iloc[:limit]
     if table.empty:
         raise CohortError("holds no NORM record at 500 Hz", where=folder, remedy="fetch records500 too")
@@ -78,35 +85,43 @@ def read_norm(folder: Path, limit: int | None = None) -> Recordings:
     )
 
 
-def make_like(real: Recordings, copies: int = 1, seed: int = 0) -> Recordings:
-    """Make ECGs of healthy people of the same ages and sexes, ``copies`` for each real one."""
+def make_like(real: Recordings, copies: int = 1, seed: int = 0, scenario: str = "normals") -> Recordings:
+    """Make ECGs of healthy people of the same ages and sexes, ``copies`` for each real one.
+
+    Parameters
+    ----------
+    scenario : ``normals`` or ``normals_activation``, or another whose first hospital and device are meant.
+    """
+    from simulations.patients.activation import record_activation
+    from simulations.patients.ailments import draw_states
     from simulations.patients.people import draw_people
     from simulations.patients.recording import record_ecgs
     from simulations.patients.scenario import load_scenario
 
-    scenario = load_scenario("normals")
-    hospital = next(iter(scenario.hospitals.values()))
+    world = load_scenario(scenario)
+    hospital = next(iter(world.hospitals.values()))
+    device = hospital.devices[0]
     age, male = np.repeat(real.age, copies), np.repeat(real.male, copies)
     rng = np.random.default_rng(seed)
     people = replace(draw_people(rng, hospital.population, len(age)), age=age, male=male)
+    none = np.zeros(len(age), dtype=bool)
 
     def chunks() -> Iterator[F32]:
         for start in range(0, len(age), _CHUNK):
             rows = np.arange(start, min(start + _CHUNK, len(age)))
-            some, device = people.rows(rows, age[rows]), hospital.devices[0]
-            yield record_ecgs(
-                rng,
-                some,
-                np.zeros(len(rows), dtype=bool),
-                hospital,
-                device,
-                scenario.waveform,
-                scenario.seconds,
-                physique=scenario.physique,
-            )
+            some = people.rows(rows, age[rows])
+            if world.heart == "activation":
+                states = draw_states(rng, some, hospital.population.ailments, none[rows])
+                yield record_activation(
+                    rng, some, states, hospital, device, world.waveform, world.seconds, scatter=world.heart_scatter
+                )
+            else:
+                yield record_ecgs(
+                    rng, some, none[rows], hospital, device, world.waveform, world.seconds, physique=world.physique
+                )
 
-    none = np.full(len(age), "")
-    return Recordings(np.concatenate(list(chunks())), age, male, none, np.arange(len(age)).astype(str))
+    blank = np.full(len(age), "")
+    return Recordings(np.concatenate(list(chunks())), age, male, blank, np.arange(len(age)).astype(str))
 
 
 def features_of(recordings: Recordings) -> F64:

@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from ecgshared.config import Config, load
 from ecgshared.errors import ConfigError
 from ecgshared.study.columns import STANDARD_COLUMNS
-from simulations.patients.clinical import CLINICAL
+from simulations.patients.ailments import AilmentsConfig
+from simulations.patients.clinical import CLINICAL, STATEMENTS
 from simulations.physics.body import Physique
 from simulations.physics.disease import HazardEffects, WaveformEffects
 
@@ -27,6 +28,10 @@ SUFFIXES: dict[FileFormat, str] = {
     "dicom": ".dcm",
 }
 """The file of each format that stands for a recording."""
+
+
+HeartPhysics = Literal["gaussians", "activation"]
+"""Sums of Gaussian waves that a table reshapes, or muscle that a front activates."""
 
 
 class PopulationConfig(Config):
@@ -44,6 +49,7 @@ class PopulationConfig(Config):
     fibrosis_spread: float = Field(default=1.2, gt=0, description="SD on the logit scale")
     heart_failure_lvef_loss: float = Field(default=0.16, ge=0, le=0.4)
     af_share: float = Field(default=0.06, ge=0, le=1)
+    ailments: AilmentsConfig = Field(default=AilmentsConfig(), description="how common; with the activated heart")
 
 
 class CareConfig(Config):
@@ -76,6 +82,9 @@ class DeviceConfig(Config):
     adc_units_per_mv: float = Field(default=1000.0, gt=0)
     lowpass_hz: float = Field(default=150.0, gt=0)
     share: float = Field(default=1.0, gt=0)
+    flat_end_ms: float = Field(
+        default=0.0, ge=0, le=500, description="what the recorder leaves flat at the end; with the activated heart"
+    )
     format: FileFormat = Field(default="wfdb", description="what it exports")
 
 
@@ -202,10 +211,24 @@ class Scenario(Config):
     )
     max_age: float = Field(default=120, gt=0, description="patients of this age and more don't count in event_rate")
     horizon_years: float = Field(gt=0, le=10)
+    heart: HeartPhysics = Field(
+        default="gaussians", description="gaussians, or activation: tissue that a front crosses, and what ails it"
+    )
+    heart_scatter: float = Field(
+        default=1.0, ge=0, le=2, description="how far activated hearts differ, against healthy people"
+    )
     waveform: WaveformEffects = WaveformEffects()
     physique: Physique = Physique()
     hazard: HazardEffects = HazardEffects()
     hospitals: dict[str, HospitalConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _statements_need_tissue(self) -> Scenario:
+        for name, hospital in self.hospitals.items():
+            stated = sorted(set(STATEMENTS) & set(hospital.table.declared))
+            if stated and self.heart == "gaussians":
+                raise ValueError(f"hospitals.{name} declares {', '.join(stated)}, which needs heart: activation")
+        return self
 
 
 def scenario_names() -> tuple[str, ...]:
