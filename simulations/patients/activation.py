@@ -15,7 +15,7 @@ from simulations.patients.recording import leads_of, lowpass, mishaps, place_ele
 from simulations.patients.scenario import DeviceConfig, HospitalConfig
 from simulations.physics.atrial import fibrillation, flutter
 from simulations.physics.beats import Bodies, atrial_beats, atrial_fields, ventricular_beats
-from simulations.physics.cycle import EARLY_STEPS, LATE_STEPS, LEAD_STEPS, STEP_MS, Waves
+from simulations.physics.cycle import LEAD_STEPS, STEP_MS, Waves
 from simulations.physics.disease import People, WaveformEffects
 from simulations.physics.rhythms import FOCUS, RHYTHMS, SINUS_P, Pace, Rhythm, draw_rhythm
 from simulations.physics.torso import twelve
@@ -124,46 +124,61 @@ def beats_to_leads(
     """Return eight leads without noise, shape = (n, 8, T), mV: every beat laid where its rhythm has it."""
     own, sinus = ventricular_beats(bodies), atrial_beats(bodies)
     wild = np.array([i for i, r in enumerate(rhythms) if (r.source == FOCUS).any()], dtype=np.int64)
-    ectopic = ventricular_beats(bodies.rows(wild), states.focus[wild]) if len(wild) else None
+    ectopic = ventricular_beats(bodies.rows(wild), states.focus[wild]) if len(wild) else own
     early_p = np.array([i for i, r in enumerate(rhythms) if (r.p_kind != SINUS_P).any()], dtype=np.int64)
-    low = atrial_beats(bodies.rows(early_p), 1) if len(early_p) else None
-    out = np.zeros((len(rhythms), 8, samples), dtype=np.float32)
+    low = atrial_beats(bodies.rows(early_p), 1) if len(early_p) else sinus
+    out = np.zeros((len(rhythms), samples, 8), dtype=np.float32)
     for i, rhythm in enumerate(rhythms):
-        spectrum = [(own, i)]
-        if ectopic is not None and i in wild:
-            spectrum.append((ectopic, int(np.searchsorted(wild, i))))
+        ways = (_row(own, i), _row(ectopic, int(np.searchsorted(wild, i))) if i in wild else None)
         size = 1 + 0.025 * rng.standard_normal(len(rhythm.qrs_s))
         breath = np.sin(2 * np.pi * breath_hz[i] * rhythm.qrs_s + breath_phase[i])
-        for at, source, rr, gain, air in zip(
-            rhythm.qrs_s, rhythm.source, rhythm.rr_s, size, breath, strict=True
-        ):
-            waves, row = spectrum[int(source)]
-            _lay(out[i], waves, row, float(at), float(gain), float(air), float(np.cbrt(rr)), fs)
+        for at, source, rr, gain, air in zip(rhythm.qrs_s, rhythm.source, rhythm.rr_s, size, breath, strict=True):
+            way = ways[int(source)]
+            assert way is not None
+            _lay(out[i], way, float(at), float(gain), float(air), float(np.cbrt(rr)), fs)
+        atria = (_row(sinus, i), _row(low, int(np.searchsorted(early_p, i))) if i in early_p else None)
         breath = np.sin(2 * np.pi * breath_hz[i] * rhythm.p_s + breath_phase[i])
         for at, kind, air in zip(rhythm.p_s, rhythm.p_kind, breath, strict=True):
-            waves, row = (sinus, i) if kind == SINUS_P or low is None else (low, int(np.searchsorted(early_p, i)))
-            _lay(out[i], waves, row, float(at), 1.0, float(air), 1.0, fs)
-    _without_p(rng, out, bodies, rhythms, states, fs)
-    return out
+            way = atria[int(kind)]
+            assert way is not None
+            _lay(out[i], way, float(at), 1.0, float(air), 1.0, fs)
+    leads = np.ascontiguousarray(out.transpose(0, 2, 1))
+    _without_p(rng, leads, bodies, rhythms, states, fs)
+    return leads
+
+
+def _row(waves: Waves, row: int) -> tuple[F32, F32]:
+    """Return one heart's waves with time first: early and late, shape = (T, 16) each."""
+    return np.ascontiguousarray(waves.early[row].T), np.ascontiguousarray(waves.late[row].T)
 
 
 def _lay(
-    out: F32, waves: Waves, row: int, at_s: float, gain: float, breath: float, stretch: float, fs: float
+    out: F32, waves: tuple[F32, F32], at_s: float, gain: float, breath: float, stretch: float, fs: float
 ) -> None:
-    """Add one beat that begins at ``at_s``; what comes of repolarisation is stretched in time."""
-    samples = out.shape[1]
+    """Add one beat that begins at ``at_s`` to (T, 8); what comes of repolarisation is stretched in time."""
+    samples = len(out)
     step = 1000 / STEP_MS
-    for part, length, wide in ((waves.early[row], EARLY_STEPS, 1.0), (waves.late[row], LATE_STEPS, stretch)):
+    for part, wide in zip(waves, (1.0, stretch), strict=True):
         start = at_s - LEAD_STEPS / step * wide
         first = max(int(np.ceil(start * fs)), 0)
-        last = min(int((start + (length - 2) / step * wide) * fs), samples)
+        last = min(int((start + (len(part) - 2) / step * wide) * fs), samples)
         if last <= first:
             continue
-        place = (np.arange(first, last) / fs - start) * (step / wide)
-        whole = place.astype(np.int64)
-        share = (place - whole).astype(np.float32)
-        leads = gain * (part[:8] + np.float32(breath) * part[8:])
-        out[:, first:last] += leads[:, whole] * (1 - share) + leads[:, whole + 1] * share
+        leads = part[:, 8:] * np.float32(gain * breath)
+        leads += part[:, :8] if gain == 1 else part[:, :8] * np.float32(gain)
+        pace = step / wide / fs
+        begin = (first / fs - start) * (step / wide)
+        if pace == 1:  # a step is a sample: the same share of two neighbours all along
+            whole, share = int(begin), np.float32(begin - int(begin))
+            found = leads[whole : whole + last - first] * (1 - share)
+            found += leads[whole + 1 : whole + 1 + last - first] * share
+        else:
+            place = begin + pace * np.arange(last - first)
+            index = place.astype(np.int64)
+            shares = (place - index).astype(np.float32)[:, None]
+            found = leads[index]
+            found += (leads[index + 1] - found) * shares
+        out[first:last] += found
 
 
 def _without_p(

@@ -84,10 +84,10 @@ def _envelope(rng: np.random.Generator, n: int, hz: F64, samples: int, fs: float
     weight = np.where((hz > 0) & (hz < 6), 1 / np.sqrt(1 + (hz / 1.5) ** 2), 0.0)
     weight *= samples / (2 * np.sqrt((weight**2).sum()))
     slow = _gaussian(rng, weight[None], n, samples)[:, 0]
-    depth = np.clip(0.34 * np.exp(0.35 * rng.standard_normal((n, 1))), 0.0, 0.9).astype(np.float32)
+    depth = np.clip(0.22 * np.exp(0.45 * rng.standard_normal((n, 1))), 0.0, 0.9).astype(np.float32)
     out = np.exp(depth * slow - depth**2 / 2)
     t = np.arange(samples) / fs
-    for i in np.flatnonzero(rng.random(n) < 0.08):
+    for i in np.flatnonzero(rng.random(n) < 0.05):
         at, wide = rng.uniform(0, samples / fs), rng.uniform(0.15, 0.7)
         out[i] *= (1 + rng.uniform(1.0, 4.0) * np.exp(-(((t - at) / wide) ** 2))).astype(np.float32)
     return np.asarray(out, dtype=np.float32)

@@ -17,9 +17,17 @@ from simulations.physics.conduction import (
     region_strengths,
     rest_ms,
 )
-from simulations.physics.cycle import RepolarisationShape, Waves, atrial_waves, region_fields, ventricular_waves
-from simulations.physics.fronts import NAMES, PURKINJE, atrial_fronts, ventricular_fronts
-from simulations.physics.tissue import ventricles
+from simulations.physics.cycle import (
+    EARLY_STEPS,
+    LATE_STEPS,
+    RepolarisationShape,
+    Waves,
+    atrial_waves,
+    region_fields,
+    ventricular_waves,
+)
+from simulations.physics.fronts import LED, NAMES, PURKINJE, Fronts, atrial_fronts, ventricular_fronts
+from simulations.physics.tissue import SCARS, Scar, ventricles
 from simulations.physics.torso import REFERENCE_HEART_CM, Anatomy
 from simulations.physics.traits import Traits
 
@@ -27,7 +35,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-APART = 0.6
+APART = 0.9
 """How far apart the leads see the regions of a heart, against an empty chest."""
 RIGHT_APEX = NAMES.index("right apex")
 
@@ -65,51 +73,65 @@ def chest_of(traits: Traits) -> Anatomy:
     )
 
 
-def activation_of(bodies: Bodies, focus: I64 | None = None) -> list[tuple[I64, F32]]:
-    """Return when each voxel is reached, ms: rows of one scar, and shape = (rows, N) each.
+@dataclass(frozen=True)
+class Reached:
+    """Hearts of one scar whose ventricles are led alike: their rows, and when each voxel is reached, (rows, N), ms."""
 
-    ``focus``, shape = (n,): a beat of each heart from there, an index into :data:`fronts.NAMES`; None: by the fascicles,
-    or by the pacemaker.
+    rows: I64
+    scar: Scar
+    fronts: Fronts
+    activation_ms: F32
+
+
+def activation_of(bodies: Bodies, focus: I64 | None = None) -> list[Reached]:
+    """Return when each voxel of each heart is reached.
+
+    Parameters
+    ----------
+    focus : int array, shape = (n,): a beat of each heart from there, an index into :data:`fronts.NAMES`; None: by the
+        fascicles, or by the pacemaker.
     """
     n, ailments = len(bodies.fibrosis), bodies.ailments
     onset = np.full((n, len(NAMES)), np.inf, dtype=np.float32)
     onset[:, PURKINJE] = onsets_ms(bodies.traits, ailments, bodies.fibrosis)
+    led = np.where(ailments.block[:, 0], "right", np.where(ailments.block[:, 1], "left", "both")).astype(object)
     if focus is not None:
-        onset = focus_ms(n, focus)
+        onset, led = focus_ms(n, focus), np.full(n, "neither", dtype=object)
     elif ailments.paced.any():
-        onset[ailments.paced] = focus_ms(int(ailments.paced.sum()), np.full(int(ailments.paced.sum()), RIGHT_APEX))
+        paced = int(ailments.paced.sum())
+        onset[ailments.paced] = focus_ms(paced, np.full(paced, RIGHT_APEX))
+        led[ailments.paced] = "neither"
     slow, found = np.exp(bodies.traits["slow"]), []
-    for scar in np.unique(ailments.scar):
-        rows = np.flatnonzero(ailments.scar == scar)
-        given = (part[rows] for part in (onset, slow, bodies.fibrosis, bodies.own, ailments.hypertrophy))
-        found.append((rows, activation_ms(ventricular_fronts(str(scar)), *given)))  # type: ignore[arg-type]
+    for scar in SCARS:
+        for way in LED:
+            rows = np.flatnonzero((ailments.scar == scar) & (led == way))
+            if len(rows):
+                fronts = ventricular_fronts(scar, way)
+                given = (part[rows] for part in (onset, slow, bodies.fibrosis, bodies.own, ailments.hypertrophy))
+                found.append(Reached(rows, scar, fronts, activation_ms(fronts, *given)))
     return found
 
 
 def ventricular_beats(bodies: Bodies, focus: I64 | None = None) -> Waves:
     """Return QRS, ST and T of each heart's own beat, or of one from a focus; see :func:`activation_of`."""
     n, traits = len(bodies.fibrosis), bodies.traits
-    fields = region_fields(
-        chest_of(traits), bodies.electrodes_cm, ventricles().centres_cm(), apart=APART, depth=bodies.depth
-    )
-    fields = fields * np.repeat(region_strengths(traits, bodies.ailments.hypertrophy), 3, axis=1)[:, None, :]
-    early, late = [], []
-    order = []
-    for rows, reached in activation_of(bodies, focus):
-        scar = str(bodies.ailments.scar[rows[0]])
-        fronts, some = ventricular_fronts(scar), Traits(traits.values[rows])  # type: ignore[arg-type]
-        lasts = durations_ms(some, fronts.tissue, rest_ms(scar))  # type: ignore[arg-type]
-        rise, fall = np.exp(some["t_rise"]), np.exp(some["t_fall"])
-        shape = RepolarisationShape(rise, fall)
+    chest, centres = chest_of(traits), ventricles().centres_cm()
+    fields = region_fields(chest, bodies.electrodes_cm, centres, apart=APART, depth=bodies.depth)
+    strengths = region_strengths(traits, bodies.ailments.hypertrophy)
+    fields = (fields * np.repeat(strengths, 3, axis=1)[:, None, :]).astype(np.float32)
+    out = Waves(np.empty((n, 16, EARLY_STEPS), np.float32), np.empty((n, 16, LATE_STEPS), np.float32))
+    for part in activation_of(bodies, focus):
+        some, tissue = Traits(traits.values[part.rows]), part.fronts.tissue
         waves = ventricular_waves(
-            fronts.sources, fields[rows].astype(np.float32), reached, lasts, plateau_lack(some, fronts.tissue), shape
+            part.fronts.sources,
+            fields[part.rows],
+            part.activation_ms,
+            durations_ms(some, tissue, rest_ms(part.scar)),
+            plateau_lack(some, tissue),
+            RepolarisationShape(np.exp(some["t_rise"]), np.exp(some["t_fall"])),
         )
-        early.append(waves.early)
-        late.append(waves.late)
-        order.append(rows)
-    back = np.argsort(np.concatenate(order))
-    assert len(back) == n
-    return Waves(np.concatenate(early)[back], np.concatenate(late)[back])
+        out.early[part.rows], out.late[part.rows] = waves.early, waves.late
+    return out
 
 
 def atrial_fields(bodies: Bodies) -> F32:

@@ -38,6 +38,10 @@ _FASCICLE_MS = np.array([55.0] * 3 + [12.0] + [14.0] * 3 + [20.0] * 3)
 """How much later a fascicle arrives in a heart of :data:`MAX_FIBROSIS`: the thin anterior one suffers most."""
 
 
+ROUGH_SHARE = 0.08
+"""Standard deviation of arrival in healthy muscle, as a share of the first 25 ms of a front's way: it is not smooth."""
+
+
 @dataclass(frozen=True)
 class Ailments:
     """What n hearts have, apart from fibrosis; shape = (n,) each.
@@ -111,8 +115,10 @@ def activation_ms(fronts: Fronts, onset: F32, slow: F64, fibrosis: F64, own: F64
     mix = own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-9)
     local = np.maximum(where[0] * (1 + 0.35 * (own @ where[1:])), 0.1)
     found = conduct(np.clip(fibrosis, 0, MAX_FIBROSIS))
-    path *= (1 + (found.delay - 1)[:, None] * local + found.dispersion[:, None] * (mix @ fine)).astype(np.float32)
-    return np.asarray(start + path, dtype=np.float32)
+    rough = (mix @ fine).astype(np.float32)
+    scattered = np.minimum(path, 25.0) * np.float32(ROUGH_SHARE) + path * found.dispersion[:, None].astype(np.float32)
+    path *= (1 + (found.delay - 1)[:, None] * local).astype(np.float32)
+    return np.asarray(start + np.maximum(path + scattered * rough, 0), dtype=np.float32)
 
 
 @lru_cache(maxsize=8)

@@ -26,8 +26,8 @@ EARLY_STEPS, LATE_STEPS, LATE_BIN = 160, 450, 4
 """Length of what comes of activation and of repolarisation, in steps; repolarisation is binned four steps wide."""
 LEAD_STEPS = 15
 """Steps before a beat's beginning with which every wave starts."""
-UPSTROKE_MS = 3.2
-"""Standard deviation of the rise of a voxel's potential: the front crosses it in 5 to 10 ms."""
+UPSTROKE_MS = 1.8
+"""Standard deviation of the rise of a voxel's potential: the front crosses it in 5 ms."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,11 @@ I64 = NDArray[np.int64]
 
 ALONG_M_S, ACROSS_M_S, FAST_M_S, ATRIAL_M_S = 0.65, 0.30, 1.0, 0.85
 """Velocity along and across ventricular fibres (Caldwell 2009 has 0.67 and 0.30), beneath the endocardium, in atria."""
+BACKWARD_M_S = 0.55
+"""Beneath the endocardium of a ventricle whose Purkinje fibres did not bring the front: it enters them late."""
+Led = Literal["both", "left", "right", "neither"]
+"""Which ventricles are led by their own Purkinje fibres."""
+LED: tuple[Led, ...] = ("both", "left", "right", "neither")
 
 # Where the fronts start: angle about the left ventricle's axis (degrees), cm along it, and on which surface.
 STARTS: dict[str, tuple[float, float, str]] = {
@@ -66,11 +72,11 @@ class Fronts:
     sources: csr_matrix
 
 
-@lru_cache(maxsize=8)
-def ventricular_fronts(scar: Scar = "none") -> Fronts:
-    """Return the ventricles' fronts from :data:`STARTS`; about a second for each scar, once a process."""
+@lru_cache(maxsize=20)
+def ventricular_fronts(scar: Scar = "none", led: Led = "both") -> Fronts:
+    """Return the ventricles' fronts from :data:`STARTS`; solved in a tenth of a second each, once a process."""
     tissue = scarred(ventricles(), scar)
-    graph = _graph(tissue)
+    graph = _graph(tissue, led)
     starts = [_start(tissue, *STARTS[name]) for name in NAMES]
     delay = dijkstra(graph, directed=False, indices=starts).astype(np.float32)
     # An islet that no front reaches is as dead as the scar about it.
@@ -169,7 +175,7 @@ def _neighbours(tissue: Tissue, steps: list[I64]) -> tuple[I64, I64, F64]:
     return np.concatenate(ones), np.concatenate(others), np.concatenate(ways)
 
 
-def _graph(tissue: Tissue) -> csr_matrix:
+def _graph(tissue: Tissue, led: Led = "both") -> csr_matrix:
     """Return the tissue's neighbours and the time between them, ms."""
     one, other, way = _neighbours(tissue, _steps())
     length = np.linalg.norm(way, axis=1)
@@ -181,6 +187,11 @@ def _graph(tissue: Tissue) -> csr_matrix:
         for end in (one, other):
             along = ((unit * tissue.fibre[end]).sum(axis=1)) ** 2
             slowness += np.sqrt(along / ALONG_M_S**2 + (1 - along) / ACROSS_M_S**2) / 2
-        slowness[tissue.fast[one] & tissue.fast[other]] = 1 / FAST_M_S
+        layer = tissue.fast[one] & tissue.fast[other]
+        # The septum's right face belongs to the right ventricle's fibres.
+        left = tissue.left & (tissue.depth < 0.5)
+        for side, name in ((left[one], "left"), (~left[one], "right")):
+            speed = FAST_M_S if led in ("both", name) else BACKWARD_M_S
+            slowness[layer & side] = np.minimum(slowness, 1 / speed)[layer & side]
     n = len(tissue.cell)
     return coo_matrix((10 * length * slowness, (one, other)), shape=(n, n)).tocsr()

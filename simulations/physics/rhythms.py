@@ -92,8 +92,9 @@ def _sinus(rng: np.random.Generator, pace: Pace, seconds: float) -> tuple[F64, F
     share = float(rng.beta(3, 3))
     change = pace.variability * (np.sqrt(share) * vagal + np.sqrt(1 - share) * slow)
     rr = np.clip(rr0 * np.exp(change + 0.004 * rng.standard_normal(n)), 0.3, 2.4)
-    start = -1.4 - rr0 * float(rng.random())
-    return start + np.cumsum(rr), rr
+    at = -1.4 - rr0 * float(rng.random()) + np.cumsum(rr)
+    shown = at < seconds + 0.3
+    return at[shown], rr[shown]
 
 
 def _with_early_beats(rng: np.random.Generator, p_s: F64, rr: F64, pr: F64, pace: Pace, *, early: bool) -> Rhythm:
