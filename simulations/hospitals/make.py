@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,9 +114,7 @@ def _used(
     return device_of, rng.random(len(cohort.people.age)) < config.population.af_share
 
 
-def _states(
-    seed: int, number: int, cohort: Hospital, config: HospitalConfig, scenario: Scenario
-) -> States | None:
+def _states(seed: int, number: int, cohort: Hospital, config: HospitalConfig, scenario: Scenario) -> States | None:
     """Return what ails each person's heart; None where the scenario's hearts are not made of tissue."""
     if scenario.heart == "gaussians":
         return None
@@ -123,7 +122,7 @@ def _states(
     return draw_states(rng, cohort.people, config.population.ailments, _used(seed, number, cohort, config)[1])
 
 
-def _true_hearts(states: States) -> dict[str, object]:
+def _true_hearts(states: States) -> dict[str, Any]:
     """Return what a truth table says of hearts made of tissue, one value per ECG."""
     return {
         "true_rhythm": states.rhythm_names(),

@@ -96,7 +96,7 @@ def telltales(p_signal: F32, fs: float = 500.0) -> F64:
         np.abs(np.gradient(qrs[7])).max(),
         t[10].max() / max(float(qrs[10].max()), 1e-2),
         ((values - values.mean()) ** 4).mean() / values.var() ** 2,
-        np.log(p_signal[1, :-_END].reshape(-1)[: 4900].reshape(49, 100).mean(axis=1).std() + 1e-4),
+        np.log(p_signal[1, :-_END].reshape(-1)[:4900].reshape(49, 100).mean(axis=1).std() + 1e-4),
         wave[1, max(on - 95, 0) : on - 8].mean(),
     )
     return out

@@ -152,9 +152,7 @@ def _row(waves: Waves, row: int) -> tuple[F32, F32]:
     return np.ascontiguousarray(waves.early[row].T), np.ascontiguousarray(waves.late[row].T)
 
 
-def _lay(
-    out: F32, waves: tuple[F32, F32], at_s: float, gain: float, breath: float, stretch: float, fs: float
-) -> None:
+def _lay(out: F32, waves: tuple[F32, F32], at_s: float, gain: float, breath: float, stretch: float, fs: float) -> None:
     """Add one beat that begins at ``at_s`` to (T, 8); what comes of repolarisation is stretched in time."""
     samples = len(out)
     step = 1000 / STEP_MS

@@ -1,4 +1,4 @@
-"""What hearts have besides fibrosis: blocks, scars, hypertrophy, rhythms, early beats; how common, by age and country."""
+"""What hearts have besides fibrosis: blocks, scars, hypertrophy, rhythms, early beats; how common, by age."""
 
 from __future__ import annotations
 
@@ -71,8 +71,15 @@ class States:
         """Return the states of some persons, in any order and as often as wanted."""
         a = self.ailments
         ailments = Ailments(a.block[index], a.scar[index], a.hypertrophy[index], a.paced[index])
-        rest = (self.rhythm, self.focus, self.ventricular, self.atrial, self.coupling, self.long_pr_ms)
-        return States(ailments, *(part[index] for part in rest))
+        return States(
+            ailments,
+            self.rhythm[index],
+            self.focus[index],
+            self.ventricular[index],
+            self.atrial[index],
+            self.coupling[index],
+            self.long_pr_ms[index],
+        )
 
     def rhythm_names(self) -> NDArray[np.str_]:
         """Return the rhythm of each, as a truth table writes it."""

@@ -84,7 +84,7 @@ def _envelope(rng: np.random.Generator, n: int, hz: F64, samples: int, fs: float
     weight = np.where((hz > 0) & (hz < 6), 1 / np.sqrt(1 + (hz / 1.5) ** 2), 0.0)
     weight *= samples / (2 * np.sqrt((weight**2).sum()))
     slow = _gaussian(rng, weight[None], n, samples)[:, 0]
-    depth = np.clip(0.22 * np.exp(0.45 * rng.standard_normal((n, 1))), 0.0, 0.9).astype(np.float32)
+    depth = np.clip(0.14 * np.exp(0.6 * rng.standard_normal((n, 1))), 0.0, 0.9).astype(np.float32)
     out = np.exp(depth * slow - depth**2 / 2)
     t = np.arange(samples) / fs
     for i in np.flatnonzero(rng.random(n) < 0.05):
@@ -123,7 +123,8 @@ def _mains(rng: np.random.Generator, noise: NoiseConfig, n: int, fs: float, samp
     hum = np.sin(2 * np.pi * noise.mains_hz * t + phase[:, :1])
     if 3 * noise.mains_hz < fs / 2:
         hum += 0.25 * np.sin(6 * np.pi * noise.mains_hz * t + phase[:, 1:])
-    return rng.uniform(0.2, 1.0, (n, 9, 1)).astype(np.float32) * (size * hum)[:, None, :].astype(np.float32)
+    share = rng.uniform(0.2, 1.0, (n, 9, 1)).astype(np.float32)
+    return np.asarray(share * (size * hum)[:, None, :].astype(np.float32))
 
 
 def _pop(rng: np.random.Generator, electrodes: F32, fs: float) -> None:

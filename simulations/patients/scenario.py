@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from ecgshared.config import Config, load
+from ecgshared.config import Config, load_yaml, validate
 from ecgshared.errors import ConfigError
 from ecgshared.study.columns import STANDARD_COLUMNS
 from simulations.patients.ailments import AilmentsConfig
@@ -200,6 +200,9 @@ class Scenario(Config):
 
     format_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    like: str | None = Field(
+        default=None, description="a scenario that comes with the package: its keys hold where this file is silent"
+    )
     purpose: str
     seed: int = 0
     seconds: float = Field(default=10.0, ge=3, le=60)
@@ -244,9 +247,7 @@ def load_scenario(name_or_path: str) -> Scenario:
     ------
     ConfigError : no such scenario, or the file is not valid.
     """
-    if name_or_path in scenario_names():
-        return expanded(load(Scenario, SCENARIOS / f"{name_or_path}.yaml"))
-    path = Path(name_or_path)
+    path = SCENARIOS / f"{name_or_path}.yaml" if name_or_path in scenario_names() else Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(
             "there is no such scenario",
@@ -254,13 +255,38 @@ def load_scenario(name_or_path: str) -> Scenario:
             allowed=", ".join(scenario_names()),
             remedy="give one of these names, or the path of a YAML file",
         )
-    return expanded(load(Scenario, path))
+    return expanded(validate(Scenario, _whole(path), where=path))
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """Return what a scenario file says, on top of the scenario that it is like."""
+    own = load_yaml(path)
+    other = own.get("like")
+    if other is None:
+        return own
+    if other not in scenario_names() or (SCENARIOS / f"{other}.yaml").resolve() == path.resolve():
+        raise ConfigError("is like no other scenario", where=path, value=other, allowed=", ".join(scenario_names()))
+    return _over(_whole(SCENARIOS / f"{other}.yaml"), own)
+
+
+def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with what ``own`` says in its place, key by key down through mappings."""
+    found = dict(base)
+    for key, value in own.items():
+        held = found.get(key)
+        found[key] = _over(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
+    return found
 
 
 def study_of(scenario: str) -> str | None:
-    """Return the text of the study that comes with a scenario; None where none does."""
+    """Return the text of the study that comes with a scenario, or with the one it is like; None where none does."""
+    if scenario not in scenario_names():
+        return None
     path = SCENARIOS / f"{scenario}_study.yaml"
-    return path.read_text(encoding="utf-8") if scenario in scenario_names() and path.exists() else None
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    other = load_yaml(SCENARIOS / f"{scenario}.yaml").get("like")
+    return None if other is None else study_of(other)
 
 
 def expanded(scenario: Scenario) -> Scenario:

@@ -107,8 +107,10 @@ def activation_of(bodies: Bodies, focus: I64 | None = None) -> list[Reached]:
             rows = np.flatnonzero((ailments.scar == scar) & (led == way))
             if len(rows):
                 fronts = ventricular_fronts(scar, way)
-                given = (part[rows] for part in (onset, slow, bodies.fibrosis, bodies.own, ailments.hypertrophy))
-                found.append(Reached(rows, scar, fronts, activation_ms(fronts, *given)))
+                reached = activation_ms(
+                    fronts, onset[rows], slow[rows], bodies.fibrosis[rows], bodies.own[rows], ailments.hypertrophy[rows]
+                )
+                found.append(Reached(rows, scar, fronts, reached))
     return found
 
 

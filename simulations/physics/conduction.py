@@ -32,13 +32,13 @@ F64 = NDArray[np.float64]
 B1 = NDArray[np.bool_]
 
 BLOCKS = ("left_bundle", "right_bundle", "left_anterior", "left_posterior")
-_WITHIN = np.array([0.0, 4.0, 5.0, 0.0, 0.0, 5.0, 6.0, 0.0, 1.5, 4.0])
+_WITHIN = np.array([0.0, 4.0, 5.0, 0.0, 0.0, 5.0, 6.0, 0.0, 1.5, 4.0, 14.0])
 """From a fascicle's or bundle's arrival to each of its places, ms."""
-_FASCICLE_MS = np.array([55.0] * 3 + [12.0] + [14.0] * 3 + [20.0] * 3)
+_FASCICLE_MS = np.array([55.0] * 3 + [12.0] + [14.0] * 3 + [20.0] * 4)
 """How much later a fascicle arrives in a heart of :data:`MAX_FIBROSIS`: the thin anterior one suffers most."""
 
 
-ROUGH_SHARE = 0.08
+ROUGH_SHARE = 0.15
 """Standard deviation of arrival in healthy muscle, as a share of the first 25 ms of a front's way: it is not smooth."""
 
 
@@ -63,7 +63,7 @@ def none_of(n: int) -> Ailments:
 
 
 def onsets_ms(traits: Traits, ailments: Ailments, fibrosis: F64) -> F32:
-    """Return when each Purkinje ending fires, shape = (n, 10), ms from the first of a heart; inf where it is blocked."""
+    """Return when each Purkinje ending fires, shape = (n, 11), ms from a heart's first; inf where it is blocked."""
     arrives = np.empty((len(traits), PURKINJE.stop))
     for group, name in (
         (LEFT_ANTERIOR, "anterior"),
@@ -178,6 +178,7 @@ def region_strengths(traits: Traits, hypertrophy: F64) -> F64:
         log[:, 4 * ring : 4 * ring + 4] = quarters + thick + (traits["w_base"][:, None] if ring == 0 else 0.0)
     log[:, 12] = traits["w_apex"] + thick[:, 0]
     log[:, 13:] = traits["w_right"][:, None]
+    log[:, [13, 15]] += 0.35 * traits["w_base"][:, None]  # the right ventricle's base too
     return np.asarray(np.exp(log + traits["size"][:, None]))
 
 
@@ -185,7 +186,7 @@ def region_strengths(traits: Traits, hypertrophy: F64) -> F64:
 def rest_ms(scar: Scar = "none") -> F32:
     """Return when each voxel left by a scar is reached in a usual heart without ailments, shape = (N,), ms."""
     whole, fronts = ventricular_fronts(), ventricular_fronts(scar)
-    usual = np.array([2.0] * 3 + [0.0] + [2.0] * 3 + [7.0] * 3) + _WITHIN
+    usual = np.array([2.0] * 3 + [0.0] + [2.0] * 3 + [7.0] * 4) + _WITHIN
     arrival = (usual[:, None] + whole.delay_ms[PURKINJE]).min(axis=0)
     if scar == "none":
         return np.asarray(arrival)

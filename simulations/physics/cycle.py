@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,8 @@ EARLY_STEPS, LATE_STEPS, LATE_BIN = 160, 450, 4
 """Length of what comes of activation and of repolarisation, in steps; repolarisation is binned four steps wide."""
 LEAD_STEPS = 15
 """Steps before a beat's beginning with which every wave starts."""
-UPSTROKE_MS = 1.8
-"""Standard deviation of the rise of a voxel's potential: the front crosses it in 5 ms."""
+UPSTROKE_MS = 1.1
+"""Standard deviation of the rise of a voxel's potential: what is left of it beside the spread of arrivals."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def atrial_waves(sources: csr_matrix, fields: F32, activation_ms: F32, duration_
     return Waves(waves.astype(np.float32), (-_fallen(np.matmul(fields, late), slow)).astype(np.float32))
 
 
-def _binned(table: csr_matrix, time: F32, bins: int, weight: F32 | None = None) -> F32:
+def _binned(table: csr_matrix, time: NDArray[np.floating[Any]], bins: int, weight: F32 | None = None) -> F32:
     """Return the currents of n beats by region and time, shape = (n, 3 R, bins); each is shared by two bins."""
     rows, columns, values = table.row, table.col, table.data
     out = np.empty((len(time), table.shape[0], bins), dtype=np.float32)
@@ -160,4 +161,5 @@ def _fallen(lead_bins: F32, shape: RepolarisationShape) -> F32:
     rate = 1 / (1 + np.exp(-np.clip(fine / rise * 2.2, -60, 60))) / (1 + np.exp(np.clip(fine / fall * 2.2, -60, 60)))
     fallen = (np.cumsum(rate, axis=1) / rate.sum(axis=1, keepdims=True)).astype(np.float32)
     since = np.arange(LATE_STEPS)[None] - LEAD_STEPS - np.arange(LATE_STEPS // LATE_BIN)[:, None] * LATE_BIN
-    return np.matmul(lead_bins, fallen[:, np.clip(since + 400, 0, 799)])
+    folded: F32 = np.matmul(lead_bins, fallen[:, np.clip(since + 400, 0, 799)])
+    return folded

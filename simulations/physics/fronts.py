@@ -23,7 +23,7 @@ I64 = NDArray[np.int64]
 
 ALONG_M_S, ACROSS_M_S, FAST_M_S, ATRIAL_M_S = 0.65, 0.30, 1.0, 0.85
 """Velocity along and across ventricular fibres (Caldwell 2009 has 0.67 and 0.30), beneath the endocardium, in atria."""
-BACKWARD_M_S = 0.55
+BACKWARD_M_S = 0.70
 """Beneath the endocardium of a ventricle whose Purkinje fibres did not bring the front: it enters them late."""
 Led = Literal["both", "left", "right", "neither"]
 """Which ventricles are led by their own Purkinje fibres."""
@@ -41,6 +41,7 @@ STARTS: dict[str, tuple[float, float, str]] = {
     "right bundle, septal": (0.0, 4.4, "septum"),
     "right bundle, papillary": (-25.0, 3.4, "right"),
     "right bundle, free wall": (20.0, 2.4, "right"),
+    "right bundle, high free wall": (-10.0, 0.0, "right"),
     "right outflow tract": (-55.0, -2.4, "right"),
     "right apex": (0.0, 5.0, "right"),
     "left outflow tract": (-40.0, -1.6, "left"),
@@ -50,8 +51,8 @@ STARTS: dict[str, tuple[float, float, str]] = {
     "left epicardium, lateral": (170.0, 1.0, "outside"),
 }
 NAMES = tuple(STARTS)
-LEFT_ANTERIOR, LEFT_SEPTAL, LEFT_POSTERIOR, RIGHT_BUNDLE = slice(0, 3), slice(3, 4), slice(4, 7), slice(7, 10)
-PURKINJE, FOCI = slice(0, 10), slice(10, len(NAMES))
+LEFT_ANTERIOR, LEFT_SEPTAL, LEFT_POSTERIOR, RIGHT_BUNDLE = slice(0, 3), slice(3, 4), slice(4, 7), slice(7, 11)
+PURKINJE, FOCI = slice(0, 11), slice(11, len(NAMES))
 """Which starts are a fascicle's, a bundle's, and foci of their own."""
 
 
@@ -187,9 +188,9 @@ def _graph(tissue: Tissue, led: Led = "both") -> csr_matrix:
         for end in (one, other):
             along = ((unit * tissue.fibre[end]).sum(axis=1)) ** 2
             slowness += np.sqrt(along / ALONG_M_S**2 + (1 - along) / ACROSS_M_S**2) / 2
-        layer = tissue.fast[one] & tissue.fast[other]
-        # The septum's right face belongs to the right ventricle's fibres.
+        # The septum's right face belongs to the right ventricle's fibres; none lead from one face to the other.
         left = tissue.left & (tissue.depth < 0.5)
+        layer = tissue.fast[one] & tissue.fast[other] & (left[one] == left[other])
         for side, name in ((left[one], "left"), (~left[one], "right")):
             speed = FAST_M_S if led in ("both", name) else BACKWARD_M_S
             slowness[layer & side] = np.minimum(slowness, 1 / speed)[layer & side]

@@ -1,4 +1,4 @@
-"""When hearts beat: sinus rhythm with its variability, early beats, fibrillation, flutter, blocks of the AV node, pacing.
+"""When hearts beat: sinus rhythm and its variability, early beats, fibrillation, flutter, AV block, pacing.
 
 P waves and QRS complexes are two lists of times: which belongs to which is the AV node's doing.
 """
@@ -103,7 +103,10 @@ def _with_early_beats(rng: np.random.Generator, p_s: F64, rr: F64, pr: F64, pace
         qrs = p_s + pr
         none = np.zeros(len(qrs), np.int64)
         return Rhythm(qrs, none, _adapted(qrs, rr[0]), p_s, none)
-    qrs, source, ps, kinds = [], [], [], []
+    ps: list[float] = []
+    kinds: list[int] = []
+    beats: list[float] = []
+    source: list[int] = []
     shift, blocked, last_early = 0.0, False, True
     for at, interval, delay in zip(p_s, rr, pr, strict=True):
         start = at + shift
@@ -112,7 +115,7 @@ def _with_early_beats(rng: np.random.Generator, p_s: F64, rr: F64, pr: F64, pace
         if blocked:  # the node is still tired from a ventricular beat: the pause compensates
             blocked = False
             continue
-        qrs.append(start + delay)
+        beats.append(start + delay)
         source.append(OWN)
         chance = float(rng.random())
         if last_early or chance > pace.ventricular + pace.atrial:
@@ -121,17 +124,17 @@ def _with_early_beats(rng: np.random.Generator, p_s: F64, rr: F64, pr: F64, pace
         last_early = True
         after = pace.coupling * interval * (1 + 0.03 * float(rng.standard_normal()))
         if chance < pace.ventricular:
-            qrs.append(start + delay + after)
+            beats.append(start + delay + after)
             source.append(FOCUS)
             blocked = True
         else:
             # It resets the sinus node: the next P comes an interval after it.
             ps.append(start + after)
             kinds.append(ATRIAL_P)
-            qrs.append(start + after + delay + 0.01)
+            beats.append(start + after + delay + 0.01)
             source.append(OWN)
             shift += after + 0.05 * interval
-    when = np.array(qrs)
+    when = np.array(beats)
     return Rhythm(when, np.array(source), _adapted(when, rr[0]), np.array(ps), np.array(kinds))
 
 

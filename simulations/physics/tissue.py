@@ -97,7 +97,7 @@ class Tissue:
 def ventricles() -> Tissue:
     """Return both ventricles."""
     grid = np.stack(np.meshgrid(*(np.arange(-14, 25),) * 3, indexing="ij"), -1).reshape(-1, 3)
-    own = grid * SPACING_CM
+    own = np.asarray(grid * SPACING_CM, dtype=np.float64)
     depth = _wall_depth(own)
     base = own[:, 2] >= LV_BASE_CM
     left = (depth >= 0) & (depth <= 1) & base
@@ -107,7 +107,7 @@ def ventricles() -> Tissue:
     cavity = (rv_depth < 0) & ~inside_left & (own[:, 2] >= RV_BASE_CM)
     kept = left | right
     touching = _touches(grid, cavity)[kept]
-    own, cell, left = own[kept], grid[kept], left[kept]
+    own, cell, left = np.asarray(own[kept], dtype=np.float64), grid[kept], left[kept]
     depth = np.where(left, depth[kept], rv_depth[kept])
     # Purkinje fibres spread beneath the endocardium of both ventricles, but not up to the base.
     layered = own[:, 2] > np.where(left, -1.3, -1.8)
@@ -119,7 +119,7 @@ def ventricles() -> Tissue:
 @lru_cache(maxsize=1)
 def atria() -> Tissue:
     """Return both atria: shells about their centres, region 0 right, 1 left; ``own`` is left, posterior, superior."""
-    parts = []
+    parts: list[tuple[I64, F64, I64]] = []
     for number, centre in enumerate((RIGHT_ATRIUM_CM, LEFT_ATRIUM_CM)):
         size = round(ATRIUM_RADIUS_CM / SPACING_CM) + 1
         grid = np.stack(np.meshgrid(*(np.arange(-size, size + 1),) * 3, indexing="ij"), -1).reshape(-1, 3)
@@ -129,11 +129,9 @@ def atria() -> Tissue:
         place = at * SPACING_CM + np.array(centre)
         n = len(at)
         parts.append((at + np.array([100 * number, 0, 0]), place, np.full(n, number)))
-    cell, place, number = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    cell, place, side = (np.concatenate([part[i] for part in parts]) for i in range(3))
     n = len(cell)
-    return Tissue(
-        cell, place, np.zeros((n, 3)), np.full(n, 0.5), np.zeros(n, dtype=bool), number, place, number == 1
-    )  # fmt: skip
+    return Tissue(cell, place, np.zeros((n, 3)), np.full(n, 0.5), np.zeros(n, dtype=bool), side, place, side == 1)
 
 
 def scarred(tissue: Tissue, scar: Scar) -> Tissue:
