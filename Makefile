@@ -11,7 +11,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir
 
-.PHONY: install develop demo demo-network test check bench docs
+.PHONY: install develop demo demo-network demo-omop test check bench docs
 
 # What runs; tests, lint and oracles come with `make develop`, on which test, check and bench lean.
 install: $(VENV)/.installed
@@ -34,6 +34,12 @@ demo: install
 # The same over the real network stack; nginx is the proxy where it is installed (apt install nginx-light).
 demo-network: install
 	$(BIN)/ecgfed demo-network --out runs/demo-network --fresh
+
+# From an empty PostgreSQL (apt install postgresql) to the first federated rounds, out of OMOP CDMs of made hospitals.
+demo-omop: install
+	$(PIP) --editable ".[sql]"
+	rm -rf runs/omop
+	PATH="$(CURDIR)/$(BIN):$$PATH" deploy/examples/omop/run.sh runs/omop
 
 # On all cores, in an order drawn anew each time (its seed is printed); the share of branches that were taken, last.
 test: develop

@@ -50,11 +50,7 @@ def begin(template: str, out: Path, name: str, sites: tuple[str, ...] = ()) -> l
         raise ConfigError("there is a file of this name already", where=out, remedy="choose another --out")
     text = files("ecgfed").joinpath("templates", f"{template}.yaml").read_text(encoding="utf-8")
     places = list(dict.fromkeys(re.findall(r"SITE_[A-Z]", text)))
-    if len(sites) > len(places):
-        raise ConfigError(
-            f"the template has room for {len(places)} sites", value=", ".join(sites), remedy="add the others by hand"
-        )
-    given = dict(zip(places, sites, strict=False))
+    given = _placed(places, sites)
     for place in places:
         text = text.replace(place, given.get(place, place.lower()))
     text = text.replace("name: NAME", f"name: {name}", 1)
@@ -64,6 +60,19 @@ def begin(template: str, out: Path, name: str, sites: tuple[str, ...] = ()) -> l
     write_atomically(out.parent / SCHEMA_FILE, json.dumps(schema("study"), indent=1).encode())
     write_atomically(out, f"# yaml-language-server: $schema={SCHEMA_FILE}\n{text}".encode())
     return [place.lower() for place in places if place not in given]
+
+
+def _placed(places: list[str], sites: tuple[str, ...]) -> dict[str, str]:
+    """Give hospitals the template's places in order; those beyond them train beside the one before the last.
+
+    The last place judges without training, where there are several.
+    """
+    if len(sites) <= len(places):
+        return dict(zip(places, sites, strict=False))
+    if len(places) == 1:
+        return {places[0]: ", ".join(sites)}
+    first = len(places) - 2
+    return dict(zip(places, (*sites[:first], ", ".join(sites[first:-1]), sites[-1]), strict=True))
 
 
 def summary(study: Study) -> list[str]:

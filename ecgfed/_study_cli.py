@@ -21,7 +21,7 @@ def init(
     out: Annotated[Path, typer.Option(help="the file to write")] = Path("study.yaml"),
     name: Annotated[str | None, typer.Option(help="name of the study; the file's where left out")] = None,
     site: Annotated[
-        list[str] | None, typer.Option("--site", help="a hospital's name, in the template's order; repeat it")
+        list[str] | None, typer.Option("--site", help="a hospital's name; repeat it, the one that only judges last")
     ] = None,
 ) -> None:
     """Write a commented study from a template, and the schema that lets an editor complete it."""

@@ -73,6 +73,10 @@ class RunError(EcgFedError):
     """A run cannot start, go on or be resumed."""
 
 
+class TooFewError(RunError):
+    """No hospital may answer a step: its groups are too small. Other steps may go on without it."""
+
+
 class RefusalCode(StrEnum):
     """All a hospital ever says about why it did not answer."""
 

@@ -79,6 +79,27 @@ def attack(
     typer.echo(json.dumps([asdict(one) for one in found], indent=2) if as_json else "\n".join(as_lines(found)))
 
 
+@app.command()
+def omop(
+    site_file: Annotated[Path, typer.Argument(metavar="SITE.yaml", help="of a made hospital")],
+    out: Annotated[Path | None, typer.Option(help="folder for the tables as Parquet")] = None,
+    database: Annotated[str | None, typer.Option(help="or a PostgreSQL: postgresql://user@host/name")] = None,
+    schema: Annotated[str, typer.Option(help="of the database")] = "cdm",
+) -> None:
+    """Lay a made hospital's table out as an OMOP CDM 5.4 with the Waveform Extension, to try a query on."""
+    from ecgshared.errors import ConfigError
+    from simulations.hospitals.omop import make_cdm, write_folder, write_postgres
+
+    if (out is None) == (database is None):
+        raise ConfigError("where to?", allowed="--out FOLDER, or --database postgresql://...")
+    cdm = make_cdm(site_file)
+    if out is not None:
+        write_folder(cdm, out)
+    else:
+        write_postgres(cdm, str(database), schema)
+    typer.echo(f"{out or database}: {cdm.persons:,} persons, {cdm.ecgs:,} ECGs in {len(cdm.tables)} tables")
+
+
 class Backend(StrEnum):
     """Where the sites of a simulated federation run."""
 
@@ -103,6 +124,39 @@ def run(
 
 
 @app.command()
+def pooled(
+    study: Annotated[Path, typer.Argument(help="The study file.")],
+    sites: Annotated[list[Path], typer.Argument(help="One site file for each site of the study.")],
+    out: Annotated[Path, typer.Option(help="The run folder; the twin's study is laid in OUT-twin beside it.")],
+) -> None:
+    """Run a study as if its training hospitals' ECGs lay under one roof: what federation is measured against."""
+    from simulations.federation.pooled import run_pooled
+
+    finish(run_pooled(study, sites, out))
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="The run folder; its study is laid in OUT-study beside it.")],
+    ecgs: Annotated[int, typer.Option(min=200, help="made ECGs, one of each person")] = 20_000,
+    model: Annotated[
+        Path | None, typer.Option(help="Study that will use the weights: its first net, and its input.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="of training, instead of 30")] = None,
+    scenario: Annotated[str, typer.Option(help="whose people and electrocardiographs they have")] = "pretraining",
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train a net on made ECGs, from nobody's data: turn of the heart, intervals, rhythm, failure, age and sex.
+
+    `ecgfed model export OUT made` makes a file of it, which a study imports and starts from.
+    """
+    from simulations.federation.pretrain import pretrain as train
+
+    finish(train(out, ecgs=ecgs, scenario=scenario, model=model, rounds=rounds, device=device, seed=seed))
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier demo in --out first.")] = False,
@@ -121,6 +175,9 @@ def demo(
 def finish(folder: Path) -> None:
     """Write report, results and event files of a finished run, and say where they are."""
     from server.report.cli import rebuild
+    from server.report.results import read_run_info
 
+    for step, why in read_run_info(folder).left_out.items():
+        typer.echo(f"step {step} was left out: {why}")
     for path in rebuild(folder):
         typer.echo(f"wrote {path}")

@@ -81,10 +81,10 @@ def settings(limits: DisclosureLimits) -> SiteSettings:
     )
 
 
-def gated(answer: Answer, asked: Request, limits: DisclosureLimits) -> Any:
+def gated(answer: Answer, asked: Request, limits: DisclosureLimits, stage: str = "evaluate") -> Any:
     """Pass an answer through the gate and read what came out."""
-    made = release(answer, asked, stage="evaluate", settings=settings(limits))
-    declared = payload_type("evaluate", asked.phase)
+    made = release(answer, asked, stage=stage, settings=settings(limits))
+    declared = payload_type(stage, asked.phase)
     assert declared is not None
     return decode_payload(made.body, declared, stamp_of(asked, "a"))
 

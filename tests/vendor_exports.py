@@ -321,12 +321,13 @@ def scp(
     fiducial: int = 100,
     ratio: int = 1,
     starts: tuple[int, ...] = (1,) * 12,
+    measurements: bytes | None = None,
 ) -> bytes:
     """SCP-ECG. ``beat`` (12, n) is taken off with its fiducial at each of ``beats_at`` (samples from 1)."""
     rows = digital.astype(np.int64).copy()
     n = rows.shape[1]
     flags = 0x64
-    sections = {1: scp_tags()}
+    sections = {1: scp_tags()} | ({} if measurements is None else {7: measurements})
     if coding == "default":
         sections[2] = struct.pack("<H", 19999)
     elif coding == "custom":

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.cohort.delimited import read_csv
+from client.cohort.frozen import require_frozen
 from client.cohort.localtable import (
     Coded,
     LocalTable,
@@ -29,8 +30,10 @@ def read_table(config: TableConfig, wanted: Iterable[str]) -> LocalTable:
 
     Raises
     ------
-    CohortError : naming everything that stands in the way: the file, absent columns, lines of a wrong length.
+    CohortError : naming everything that stands in the way: the file, absent columns, lines of a wrong length; or a
+        table that a query makes is not the one that was frozen.
     """
+    require_frozen(config)
     names = sorted(set(wanted))
     kind = kind_of(config.path)
     if kind == "parquet":

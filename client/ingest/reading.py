@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import hmac
 import json
-import multiprocessing
 import os
 import re
-import sys
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC
-from itertools import chain, islice
-from multiprocessing import connection
-from multiprocessing.context import SpawnContext, SpawnProcess
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from signal import SIG_IGN, SIGINT
-from signal import signal as on_signal
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -39,13 +29,15 @@ from ecgshared.ecg.quality import REPAIRED, Decision, decide, examine, repair
 from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
 from ecgshared.service.memory import memory_kept
+from ecgshared.service.processes import in_processes
 
-READING_VERSION = 5
+READING_VERSION = 6
 """Raised whenever a reader or the quality rules read a recording otherwise: older entries are read again."""
 
 LARGEST_UNITS = 32_767
-BATCH, TOGETHER = 64, 8
-"""Recordings stored at once, and of these held at once: more do not stay in the caches of a core."""
+BATCH, TOGETHER = 64, 16
+"""Recordings stored at once, and of these held at once: more leave a processor's caches, with fewer what is done once
+for all of them is done more often."""
 
 PARALLEL_FROM = 500
 """Below so many recordings the start of further processes costs more than they save."""
@@ -120,21 +112,7 @@ def read_in_order(
             for batch in chain(first, waiting):
                 yield batch, read_batch(batch, recipe)
         return
-    waiting = chain(first, waiting)
-    # Spawned, not forked: the parent may hold threads (torch, gRPC) that a fork would copy half-dead.
-    pool = ProcessPoolExecutor(workers, mp_context=_Apart(), initializer=_begin_worker)
-    try:
-        running: deque[tuple[Sequence[Job], Future[list[Entry]]]] = deque()
-        while True:
-            # No more in flight than a few a worker, so that memory does not grow with the cohort.
-            for batch in islice(waiting, 3 * workers - len(running)):
-                running.append((batch, pool.submit(read_batch, batch, recipe)))
-            if not running:
-                return
-            batch, future = running.popleft()
-            yield batch, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    yield from in_processes(partial(read_batch, recipe=recipe), chain(first, waiting), workers)
 
 
 def must_be_read(status: int, findings: str, policy: QualityPolicy) -> bool:
@@ -245,39 +223,6 @@ def _described(entry: Entry, record: EcgRecord, recipe: Recipe) -> tuple[Entry, 
 def _without_values(text: str) -> str:
     """Leave out what stands in quotes: a damaged file's text may be a name."""
     return re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", text)
-
-
-class _Worker(SpawnProcess):
-    """A process that does not run the user's script again: without a ``__main__`` guard it would begin anew in each."""
-
-    def start(self) -> None:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            super().start()
-        finally:
-            sys.modules["__main__"] = main
-
-
-class _Apart(SpawnContext):
-    Process = _Worker
-
-
-_KEPT = ExitStack()
-"""What a process that only reads holds on to until it ends."""
-
-
-def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it, however it ends: a killed one leaves nobody reading on."""
-    on_signal(SIGINT, SIG_IGN)
-    _KEPT.enter_context(memory_kept())
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        connection.wait([parent.sentinel] if parent is not None else [])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def _content(record: EcgRecord, key: bytes) -> bytes:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from client.operator.cohort_cli import cohort
 from client.operator.ingest_cli import ingest
 from client.operator.lists_cli import codes, columns, formats
 from client.operator.morph_cli import morph
@@ -14,7 +15,7 @@ from client.operator.network_cli import COMMANDS
 from client.operator.start_cli import init
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
-for command in (init, columns, codes, formats, ingest, morph, *COMMANDS):
+for command in (init, columns, codes, formats, cohort, ingest, morph, *COMMANDS):
     app.command()(command)
 
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="the site's file")]

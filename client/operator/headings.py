@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from ecgshared.study.columns import STANDARD_COLUMNS
+
 _WORDS: dict[str, str] = {
     "ecg_id": """ecgid ecgno ecgnumber ecg ekg ekgid ekgnr ekgnummer examid examno examnumber exam recordid recordingid
         studyid undersökning undersökningsid undersökningsnummer untersuchung untersuchungsnummer untersuchungsid
@@ -102,7 +104,12 @@ _SMALL = frozenset(_SMALL_WORDS.split())
 
 
 def meaning_of(name: str) -> tuple[str, int] | None:
-    """Return the standard column a name stands for, and how sure that is: 2 for the very word, 1 for a part of it."""
+    """Return the standard column a name stands for, and how sure that is.
+
+    3 for the standard column's own name, 2 for a word hospitals call it by, 1 for a part of one.
+    """
+    if name in STANDARD_COLUMNS:
+        return name, 3
     key = plain(name)
     words = [plain(word) for word in re.split(r"[\W_]+", name) if word]
     for whole in (key, "".join(word for word in words if word not in _SMALL)):

@@ -16,6 +16,7 @@ from ecgshared.errors import ConfigError
 if TYPE_CHECKING:
     from client.operator.guess_folder import FolderGuess
     from client.operator.guess_table import TableGuess
+    from client.site.settings import QueryConfig
 
 
 @dataclass
@@ -32,29 +33,102 @@ def init(
     kit: Annotated[Path | None, typer.Option(help="the kit the coordinator sent", metavar="KIT.yaml")] = None,
     folder: Annotated[Path | None, typer.Option(help="the folder of the recordings")] = None,
     table: Annotated[Path | None, typer.Option(help="the table of the ECGs: CSV, .xlsx or Parquet")] = None,
+    database: Annotated[
+        str | None, typer.Option(help="in place of a table: PostgreSQL's URL, or a folder of CSV or Parquet files")
+    ] = None,
+    sql: Annotated[str, typer.Option(help="the query of the database: a file, or a shipped one")] = "omop-scd",
+    parameter: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="what ${NAME} stands for in the SQL")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="a public database as it is published, in --folder; `list` names them")
+    ] = None,
     exclude: Annotated[Path | None, typer.Option(help="the list of patient ids that opted out")] = None,
     site: Annotated[str | None, typer.Option(help="the site's name, where no kit gives it")] = None,
     out: Annotated[Path, typer.Option(help="the site's file", metavar="SITE.yaml")] = Path("site.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="what was found and guessed, as JSON")] = False,
 ) -> None:
     """Write a site file: look at folder and table and guess what they are, join a federation by its kit, or both."""
-    if (folder is None) != (table is None):
-        raise ConfigError("folder and table go together", allowed="--folder FOLDER --table TABLE")
+    if recipe is not None:
+        if kit is not None or table is not None or database is not None or exclude is not None:
+            raise ConfigError(
+                "a recipe knows its table", allowed="--recipe NAME --folder FOLDER --site SITE --out FILE"
+            )
+        _from_recipe(recipe, folder, site, out)
+        return
+    if table is not None and database is not None:
+        raise ConfigError("the ECGs' table is a file or comes from a database", allowed="--table or --database")
+    if (folder is None) != (table is None and database is None):
+        raise ConfigError("folder and table go together", allowed="--folder FOLDER --table TABLE (or --database URL)")
     if kit is None and folder is None:
         raise ConfigError(
             "there is nothing to start from", allowed="--kit KIT.yaml, or --folder FOLDER --table TABLE, or all three"
         )
     if out.exists() and folder is not None:
         raise ConfigError("there is a site file already", where=out, remedy="give another --out, or move it away")
+    query = None if database is None else _query(database, sql, parameter or [])
+    if query is not None:
+        table = _drawn(query, out)
     filled = Filled()
     if folder is not None and table is not None:
         filled = _looked_at(folder, table, exclude, out)
+        if query is not None:
+            filled.given |= {f"table.query.{key}": value for key, value in query.model_dump().items()}
     if kit is None:
         name = _name(site, folder or Path())
         _write(out, name, filled)
         _tell(out, name, filled, as_json)
         return
     _enrol(kit, out, filled, as_json)
+
+
+def _from_recipe(recipe: str, folder: Path | None, site: str | None, out: Path) -> None:
+    from client.operator.recipes import recipes, site_file
+    from client.site.settings import load_site
+    from ecgshared.service.files import write_atomically
+
+    if recipe == "list":
+        for name, words in recipes().items():
+            typer.echo(f"{name:<14} {words}")
+        return
+    if folder is None or not folder.is_dir():
+        raise ConfigError("a recipe needs the folder of its database", value=folder and str(folder), allowed="--folder")
+    if out.exists():
+        raise ConfigError("there is a site file already", where=out, remedy="give another --out, or move it away")
+    text = site_file(recipe, _name(site or recipe.replace("_", "-"), folder), _relative(folder, out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, text.encode())
+    typer.echo(f"written: {out}; its first lines say what to know about these data")
+    first = "" if load_site(out).table.query is None else f"ecgfed site cohort {out}, then "
+    typer.echo(f"next: {first}ecgfed site check {out}")
+
+
+def _query(database: str, sql: str, parameters: list[str]) -> QueryConfig:
+    from client.site.settings import SHIPPED_SQL, QueryConfig
+    from ecgshared.config import validate
+
+    faults = [text for text in parameters if "=" not in text]
+    if faults:
+        raise ConfigError("is no NAME=VALUE", where="--set", value=faults)
+    # Files as seen from the site file are named once it is written; here, from where the operator stands.
+    data = {
+        "database": database if "://" in database else str(Path(database).resolve()),
+        "sql": sql if sql in SHIPPED_SQL else str(Path(sql).resolve()),
+        "parameters": dict(text.split("=", 1) for text in parameters),
+    }
+    return validate(QueryConfig, data, where="--database")
+
+
+def _drawn(query: QueryConfig, out: Path) -> Path:
+    """Draw the cohort and freeze it beside the site file."""
+    from client.cohort.frozen import draw, freeze
+    from client.site.settings import TableConfig
+
+    path = out.with_suffix(".cohort.parquet")
+    if path.exists():
+        raise ConfigError("there is a frozen cohort already", where=path, remedy="give another --out, or move it away")
+    freeze(TableConfig(path=path, query=query, columns={}), draw(query))
+    return path
 
 
 def _looked_at(folder: Path, table: Path, exclude: Path | None, out: Path) -> Filled:

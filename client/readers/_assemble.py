@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.readers._calibration import signal_samples
+from client.readers._machine import possible
 from ecgshared.ecg.leads import LEADS, derive_limb_leads, standard_name
 from ecgshared.ecg.record import EcgRecord, Finding, Sex
 from ecgshared.errors import EcgReadError
@@ -144,7 +145,7 @@ def assemble(
     device: str | None = None,
     manufacturer: str | None = None,
     filters: str | None = None,
-    machine: Mapping[str, float] | None = None,
+    machine: Mapping[str, float | None] | None = None,
     findings: Sequence[Finding] = (),
 ) -> EcgRecord:
     """Make the record: standard order, mV, without a calibration pulse at its end.
@@ -153,7 +154,7 @@ def assemble(
     ----------
     names, rows : the leads as the file has them, each array in mV.
     mv_per_step : one quantisation step.
-    machine : what the recording machine measured, see :class:`EcgRecord`.
+    machine : what the recording machine measured, see :class:`EcgRecord`; values no heart has are left out.
 
     Raises
     ------
@@ -183,7 +184,7 @@ def assemble(
         device=device,
         manufacturer=manufacturer,
         filters=filters,
-        machine=machine or {},
+        machine=possible(machine or {}),
         adc_units_per_mv=None if mv_per_step is None else 1 / mv_per_step,
         findings=(*findings, *noticed),
     )

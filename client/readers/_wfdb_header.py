@@ -29,7 +29,7 @@ _AGE = re.compile(r"\bage\b>?\s*[:=]\s*(.*)", re.IGNORECASE)
 _NEXT_FIELD = re.compile(r"[<;|]|[,\s]\s*[a-z]+\s*[:=]", re.IGNORECASE)
 _SEX = re.compile(r"\b(?:sex|gender)\b>?\s*[:=]\s*(\w+)", re.IGNORECASE)
 _MIT_BIH = re.compile(r"#\s*(\d{1,3}\s+[MF])\b")
-_PLAIN = re.compile(r"-?[0-9]{1,9}").fullmatch
+_PLAIN = re.compile(r"(-?[0-9]{1,9} ?)*").fullmatch
 _TIME = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\d+))?)?")
 _DATE = re.compile(r"(\d{1,2})[/-](\d{1,2}|[A-Za-z]{3})[/-](\d{4})")
 
@@ -108,7 +108,8 @@ def parse_header(text: str, path: Path) -> Header:
             len(lines) - 1,
             f"{n_sig} signal lines",
         )
-    signals = tuple(_signal(i, number, part, path) for i, (number, part) in enumerate(lines[1 : n_sig + 1]))
+    file = str(path)
+    signals = tuple(_signal(i, number, part, file) for i, (number, part) in enumerate(lines[1 : n_sig + 1]))
     assumed = [signal.description for signal, (_, part) in zip(signals, lines[1:], strict=False) if _no_gain(part)]
     if assumed:
         findings.append(
@@ -180,8 +181,8 @@ def _no_gain(fields: list[str]) -> bool:
     return scale is None or scale[0] == 0
 
 
-def _signal(number: int, line: int, fields: list[str], path: Path) -> Signal:
-    where = f"{path}:{line}"
+def _signal(number: int, line: int, fields: list[str], file: str) -> Signal:
+    where = f"{file}:{line}"
     if len(fields) < 2:
         _fault("the signal line is not complete", where, " ".join(fields), "FILE FORMAT GAIN ...")
     file_name = fields[0]
@@ -212,7 +213,7 @@ def _signal(number: int, line: int, fields: list[str], path: Path) -> Signal:
 def _numbers(texts: list[str], where: str) -> list[int | None]:
     """Return resolution, ADC zero, initial value, checksum and block size; None for each that is not there."""
     absent: list[int | None] = [None] * (5 - len(texts))
-    if all(_PLAIN(text) for text in texts):
+    if _PLAIN(" ".join(texts)):
         return [*map(int, texts), *absent]
     names = ("resolution", "ADC zero", "initial value", "checksum", "block size")
     return [*(_integer(text, name, where, -(2**31), 2**32) for text, name in zip(texts, names, strict=False)), *absent]

@@ -21,6 +21,13 @@ from client.readers._xml import fail, number, numbers, optional_number, parse, r
 from ecgshared.ecg import person
 from ecgshared.ecg.record import EcgRecord, Finding
 
+_MEASURED = {
+    "rate_bpm": "VentricularRate",
+    "rr_ms": "RRInterval",
+    "pr_ms": "PQInterval",
+    "qrs_ms": "QRSDuration",
+    "qt_ms": "QTInterval",
+}
 _MV_PER_STEP = {"uvperlsb": 1e-3, "mvperlsb": 1.0, "nvperlsb": 1e-6}
 
 
@@ -63,6 +70,10 @@ def read(path: Path) -> EcgRecord:
         filters=filter_label(
             optional_number(text_of(settings, "HighPass")), optional_number(text_of(settings, "LowPass")), notch
         ),
+        machine={
+            name: optional_number(text_of(root, f"RestingECGMeasurements/{theirs}"))
+            for name, theirs in _MEASURED.items()
+        },
         findings=(*findings, *about_age),
     )
 

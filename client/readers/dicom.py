@@ -13,6 +13,7 @@ import io
 import math
 import re
 import warnings
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.readers._assemble import assemble, check_length, check_rate, mv_per_unit
+from client.readers._machine import with_units
 from client.readers._source import filter_label, label, read_bytes
 from ecgshared.ecg import person
 from ecgshared.ecg.leads import LEADS, standard_name
 from ecgshared.ecg.record import EcgRecord
 from ecgshared.errors import EcgReadError
 
-MAX_CHANNELS, MAX_GROUPS, MAX_TEXT = 64, 32, 200
+MAX_CHANNELS, MAX_GROUPS, MAX_TEXT, MAX_ANNOTATIONS = 64, 32, 200, 500
 
 _PREFIX = 128
 _DTYPES = {"SB": "i1", "UB": "u1", "SS": "<i2", "US": "<u2", "SL": "<i4", "UL": "<u4"}
@@ -35,6 +37,15 @@ _LEAD_BY_NUMBER = dict(zip((1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8), LEADS, stri
 """Lead numbers of ISO/IEEE 11073-10101, the same in MDC (``2:61``) and SCPECG (``5.6.3-9-61``) codes."""
 
 _MDC_CODE, _SCP_CODE = re.compile(r"2:(\d{1,3})"), re.compile(r"5\.6\.3-9-(\d{1,3})")
+_MEASURED = {
+    **{("MDC", "2:16770"): "rate_bpm", ("MDC", "2:16778"): "rate_bpm", ("LN", "8867-4"): "rate_bpm"},
+    **dict.fromkeys((("MDC", "2:16000"), ("SCPECG", "5.10.2.1-3"), ("LN", "8637-1")), "rr_ms"),
+    **dict.fromkeys((("MDC", "2:15872"), ("SCPECG", "5.13.5-7"), ("LN", "8625-6")), "pr_ms"),
+    **dict.fromkeys((("MDC", "2:16156"), ("SCPECG", "5.13.5-9"), ("LN", "8633-0")), "qrs_ms"),
+    **dict.fromkeys((("MDC", "2:16160"), ("SCPECG", "5.13.5-11"), ("LN", "8634-8")), "qt_ms"),
+}
+"""Codes of global measurements: ISO/IEEE 11073-10101 (DICOM CID 3689), the SCP-ECG scheme, and LOINC."""
+
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _KEYWORDS = [
     "WaveformSequence",
@@ -44,6 +55,7 @@ _KEYWORDS = [
     "PatientBirthDate",
     "PatientAge",
     "PatientSex",
+    "WaveformAnnotationSequence",
     "Manufacturer",
     "ManufacturerModelName",
     "SoftwareVersions",
@@ -129,6 +141,7 @@ def _read(path: Path) -> EcgRecord:
         device=label(_text(dataset, "ManufacturerModelName"), _text(dataset, "SoftwareVersions")),
         manufacturer=label(_text(dataset, "Manufacturer")),
         filters="; ".join(filters[:3]) or None,
+        machine=_measured(dataset),
         findings=findings,
     )
 
@@ -263,6 +276,29 @@ def _millivolts(raw: NDArray[np.integer], channel: Any, where: str) -> tuple[NDA
     step = sensitivity * (_float(channel, "ChannelSensitivityCorrectionFactor") or 1.0)
     values = raw.astype(np.float64) * (step * factor) + (_float(channel, "ChannelBaseline") or 0.0) * factor
     return values, abs(step * factor)
+
+
+def _measured(dataset: Any) -> dict[str, float]:
+    """Return the machine's measurements among the annotations; texts among them are not looked at."""
+
+    def found() -> Iterator[tuple[str, float | None, str | None]]:
+        for item in _sequence(dataset, "WaveformAnnotationSequence")[:MAX_ANNOTATIONS]:
+            for code in _sequence(item, "ConceptNameCodeSequence")[:1]:
+                key = (_text(code, "CodingSchemeDesignator") or "").upper(), _text(code, "CodeValue") or ""
+                if key in _MEASURED and "NumericValue" in item:
+                    units = _sequence(item, "MeasurementUnitsCodeSequence")
+                    yield _MEASURED[key], _number(item), _text(units[0], "CodeValue") if units else None
+
+    return with_units(found())
+
+
+def _number(item: Any) -> float | None:
+    """Return the first number of an annotation; there may be several, or none that can be read."""
+    value = item.get("NumericValue")
+    try:
+        return float(value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value)
+    except (TypeError, ValueError, IndexError):
+        return None
 
 
 def _recorded_at(dataset: Any) -> datetime | None:

@@ -82,8 +82,20 @@ def read(path: Path) -> EcgRecord:
         filters=filter_label(low_pass=optional_number(said.get("LOW_PASS_FILTER"))),
         age_years=age,
         sex=sex,
+        machine=_measured(root),
         findings=(*findings, *about_age),
     )
+
+
+def _measured(root: Element) -> dict[str, float | None]:
+    """Return rate and RR of the recording, and the intervals of the typical cycle."""
+    whole = {"rate_bpm": "VENT_RATE", "rr_ms": "AVERAGE_RR"}
+    of_cycle = {"pr_ms": "PR_DURATION", "qrs_ms": "QRS_DURATION", "qt_ms": "QT"}
+    cycle = root.find("TYPICAL_CYCLE")
+    found = {name: optional_number(root.get(theirs)) for name, theirs in whole.items()}
+    return found | {
+        name: None if cycle is None else optional_number(cycle.get(theirs)) for name, theirs in of_cycle.items()
+    }
 
 
 def _samples(channel: Element, where: str) -> Floats:

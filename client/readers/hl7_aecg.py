@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.readers._assemble import MAX_SAMPLES, assemble, check_rate, mv_per_unit
+from client.readers._machine import with_units
 from client.readers._source import filter_label, label
 from client.readers._xml import fail, number, numbers, optional_number, parse, root_name, text_of
 from ecgshared.ecg import person
@@ -25,6 +26,14 @@ from ecgshared.ecg.record import EcgRecord, Finding
 from ecgshared.errors import EcgReadError
 
 _SECONDS_PER = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+_MEASURED = {
+    "MDC_ECG_HEART_RATE": "rate_bpm",
+    "MDC_ECG_HEART_RATE_VENTRICULAR": "rate_bpm",
+    "MDC_ECG_TIME_PD_RR": "rr_ms",
+    "MDC_ECG_TIME_PD_PR": "pr_ms",
+    "MDC_ECG_TIME_PD_QRS": "qrs_ms",
+    "MDC_ECG_TIME_PD_QT": "qt_ms",
+}
 _FILTER = "MDC_ECG_CTL_VBL_ATTR_FILTER_"
 
 
@@ -84,6 +93,7 @@ def read(path: Path) -> EcgRecord:
         ),
         manufacturer=label(text_of(series, "author/seriesAuthor/manufacturerOrganization/name")),
         filters=_filters(series),
+        machine=_measured(series),
         findings=(
             *findings,
             *(
@@ -205,6 +215,18 @@ def _stated_age(root: Element) -> float | None:
             value = observation.find("value")
             return None if value is None else person.years(value.get("value"), value.get("unit"))
     return None
+
+
+def _measured(series: Element) -> dict[str, float]:
+    """Return the measurements among the annotations of the rhythm, or of the beats derived from it: the first of each.
+
+    Per lead and per beat there may be more; writers put the global ones first.
+    """
+    annotations = (a for a in series.iter("annotation") if _code(a) in _MEASURED)
+    values = ((_MEASURED[_code(a) or ""], a.find("value")) for a in annotations)
+    return with_units(
+        (name, optional_number(value.get("value")), value.get("unit")) for name, value in values if value is not None
+    )
 
 
 def _filters(series: Element) -> str | None:

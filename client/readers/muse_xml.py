@@ -133,12 +133,11 @@ def measurements(path: Path) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _machine(root: Element) -> dict[str, float]:
-    """Return rate and intervals as every reader names them; what the cart left out or set to 0 is absent."""
+def _machine(root: Element) -> dict[str, float | None]:
+    """Return rate and intervals as every reader names them."""
     block = root.find("RestingECGMeasurements")
     names = {"rate_bpm": "VentricularRate", "pr_ms": "PRInterval", "qrs_ms": "QRSDuration", "qt_ms": "QTInterval"}
-    found = {name: optional_number(text_of(block, theirs)) for name, theirs in names.items()}
-    return {name: value for name, value in found.items() if value}
+    return {name: optional_number(text_of(block, theirs)) for name, theirs in names.items()}
 
 
 def _waveform(root: Element, kind: str, path: Path) -> Element:

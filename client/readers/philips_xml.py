@@ -100,8 +100,16 @@ def read(path: Path) -> EcgRecord:
             optional_number(text_of(signal, "lowpass") or (band[1] if len(band) == 2 else None)),
             optional_number(notch),
         ),
+        machine=_measured(root),
         findings=(*findings, *about_age),
     )
+
+
+def _measured(root: Element) -> dict[str, float | None]:
+    """Return what the cart measured; words such as "Invalid" stand where it could not."""
+    block = root.find("interpretations/interpretation/globalmeasurements")
+    names = {"rate_bpm": "heartrate", "rr_ms": "rrint", "pr_ms": "print", "qrs_ms": "qrsdur", "qt_ms": "qtint"}
+    return {name: optional_number(text_of(block, theirs)) for name, theirs in names.items()}
 
 
 def _need(root: Element, name: str, path: Path) -> Element:

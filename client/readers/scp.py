@@ -25,6 +25,7 @@ from ecgshared.errors import EcgReadError
 MAX_BYTES = 8 << 20
 """Twelve leads of the longest form a section can hold take under 1 MB."""
 
+_MEASUREMENTS = 7
 _MAGIC_AT, _MAGIC = 16, b"SCPECG"
 _HEADER = struct.Struct("<HHIBB6s")
 _POINTER = struct.Struct("<HII")
@@ -52,6 +53,9 @@ _MAKERS = (
     "Zwönitz",
 )
 _AGE_UNITS = {1: "y", 2: "m", 3: "w", 4: "d", 5: "h"}
+_NOT_MEASURED = 29_999
+"""From here on a number of section 7 says why there is none."""
+
 _REMEDY = "export it again; the file is damaged or cut"
 
 
@@ -115,6 +119,7 @@ def read(path: Path) -> EcgRecord:
         device=header.device,
         manufacturer=header.manufacturer,
         filters=header.filters,
+        machine=_measured(sections.get(_MEASUREMENTS, b"")),
         findings=(*findings, *more, *about_age),
     )
 
@@ -147,9 +152,11 @@ def _sections(raw: bytes, path: Path, findings: list[Finding]) -> dict[int, byte
     _check_section(0, raw[6 : 6 + length], path, findings)
     for i in range(count):
         number, length, index = _POINTER.unpack_from(raw, 22 + i * _POINTER.size)
-        if not length or number not in (1, 2, 3, 4, 5, 6):
+        if not length or number not in (1, 2, 3, 4, 5, 6, _MEASUREMENTS):
             continue
         start = index - 1
+        if number == _MEASUREMENTS and not _sound(raw[max(0, start) : start + length], number, length):
+            continue  # evidence about the rate, no more: an ECG can do without
         where = f"{path}: section {number}"
         if length < 16 or start < 22 or start + length > len(raw):
             raise EcgReadError(
@@ -170,6 +177,14 @@ def _sections(raw: bytes, path: Path, findings: list[Finding]) -> dict[int, byte
         _check_section(number, section, path, findings)
         found[number] = section[16:]
     return found
+
+
+def _sound(section: bytes, number: int, length: int) -> bool:
+    """Tell whether a section lies within the file, is the one pointed at, and has no wrong CRC."""
+    if length < 16 or len(section) < length:
+        return False
+    stated, found = _HEADER.unpack_from(section)[:2]
+    return found == number and stated in (0, binascii.crc_hqx(section[2:], 0xFFFF))
 
 
 def _check_section(number: int, section: bytes, path: Path, findings: list[Finding]) -> None:
@@ -230,6 +245,23 @@ def _u16(value: bytes) -> int | None:
 
 def _date(value: bytes) -> date | None:
     return person.day(*struct.unpack_from("<HBB", value)) if len(value) >= 4 else None
+
+
+def _measured(body: bytes) -> dict[str, float | None]:
+    """Return RR and the intervals of the first reference beat from section 7: onsets and ends in ms of that beat."""
+    if len(body) < 16:
+        return {}
+    rr, _, p_onset, _, qrs_onset, qrs_end, t_end = struct.unpack_from("<7H", body, 2)
+
+    def between(start: int, stop: int) -> float | None:
+        return float(stop - start) if max(start, stop) < _NOT_MEASURED else None
+
+    return {
+        "rr_ms": float(rr),
+        "pr_ms": between(p_onset, qrs_onset),
+        "qrs_ms": between(qrs_onset, qrs_end),
+        "qt_ms": between(qrs_onset, t_end),
+    }
 
 
 def _machine(value: bytes) -> tuple[str | None, str | None, int | None]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -65,24 +67,37 @@ class Identity:
         return _fingerprint(self._key.public_key())
 
 
-def require_signed(settings: SiteSettings, peer: str, proof: bytes, signature: bytes, message: bytes) -> None:
-    """Check that ``peer`` signed ``message``, by a key that this site knows for its; remember a key seen first.
+@dataclass(frozen=True)
+class Signed:
+    """What a peer is said to have signed: by which key or certificate, the signature, and the message."""
+
+    peer: str
+    proof: bytes
+    signature: bytes
+    message: bytes
+
+
+def require_signed(settings: SiteSettings, statements: Sequence[Signed]) -> None:
+    """Check that each peer signed its message, by a key that this site knows for its; remember keys seen first.
 
     Raises
     ------
-    Refused : SECURE_SUM_REFUSED: not signed so, another key than before, or a certificate that does not hold.
+    Refused : SECURE_SUM_REFUSED: not signed so, another key than before, or a certificate that does not hold. Then
+        nothing is remembered.
     """
-    try:
-        if settings.network is None:
-            Ed25519PublicKey.from_public_bytes(proof).verify(signature, message)
-            fingerprint = hashlib.sha256(proof).hexdigest()
-        else:
-            key = _certified(settings, peer, proof)
-            key.verify(signature, message, ec.ECDSA(hashes.SHA384()))
-            fingerprint = _fingerprint(key)
-    except (InvalidSignature, ValueError, TypeError, OSError):
-        raise _refused(f"the keys said to be of {peer!r} are not signed by it") from None
-    _require_known(settings, peer, fingerprint)
+    found = {}
+    for one in statements:
+        try:
+            if settings.network is None:
+                Ed25519PublicKey.from_public_bytes(one.proof).verify(one.signature, one.message)
+                found[one.peer] = hashlib.sha256(one.proof).hexdigest()
+            else:
+                key = _certified(settings, one.peer, one.proof)
+                key.verify(one.signature, one.message, ec.ECDSA(hashes.SHA384()))
+                found[one.peer] = _fingerprint(key)
+        except (InvalidSignature, ValueError, TypeError, OSError):
+            raise _refused(f"the keys said to be of {one.peer!r} are not signed by it") from None
+    _require_known(settings, found)
 
 
 def _certified(settings: SiteSettings, peer: str, proof: bytes) -> ec.EllipticCurvePublicKey:
@@ -100,29 +115,30 @@ def _certified(settings: SiteSettings, peer: str, proof: bytes) -> ec.EllipticCu
     return key
 
 
-def _require_known(settings: SiteSettings, peer: str, fingerprint: str) -> None:
-    named = settings.secure_sums.peers
-    if peer in named or peer == settings.site:
-        known = named.get(peer, Identity(settings).fingerprint)
-    else:
-        path = settings.state / PEERS
-        try:
-            seen: dict[str, str] = json.loads(path.read_text(encoding="ascii")) if path.exists() else {}
-        except (OSError, ValueError):
-            raise _refused("the fingerprints of other sites cannot be read") from None
-        if peer not in seen:
-            private_folder(path.parent)
-            write_atomically(path, json.dumps(seen | {peer: fingerprint}, sort_keys=True).encode(), private=True)
-        known = seen.get(peer, fingerprint)
-    if known != fingerprint:
-        raise Refused(
-            RefusalCode.SECURE_SUM_REFUSED,
-            f"the key said to be of {peer!r} is not the one this site knows it by",
-            value=fingerprint,
-            allowed=known,
-            remedy=f"ask {peer} for its fingerprint (ecgfed site identity); if it has a new key, name that under "
-            "secure_sums.peers in the site file",
-        )
+def _require_known(settings: SiteSettings, found: Mapping[str, str]) -> None:
+    """Hold fingerprints by peer against those named in the site file, this site's own, and those seen first."""
+    path = settings.state / PEERS
+    try:
+        seen: dict[str, str] = json.loads(path.read_text(encoding="ascii")) if path.exists() else {}
+    except (OSError, ValueError):
+        raise _refused("the fingerprints of other sites cannot be read") from None
+    known = {**found, **seen, **settings.secure_sums.peers}
+    known[settings.site] = settings.secure_sums.peers.get(settings.site, Identity(settings).fingerprint)
+    for peer, fingerprint in found.items():
+        if known[peer] != fingerprint:
+            raise Refused(
+                RefusalCode.SECURE_SUM_REFUSED,
+                f"the key said to be of {peer!r} is not the one this site knows it by",
+                value=fingerprint,
+                allowed=known[peer],
+                remedy=f"ask {peer} for its fingerprint (ecgfed site identity); if it has a new key, name that under "
+                "secure_sums.peers in the site file",
+            )
+    new = set(found) - set(seen) - set(settings.secure_sums.peers) - {settings.site}
+    if new:
+        private_folder(path.parent)
+        kept = seen | {peer: found[peer] for peer in new}
+        write_atomically(path, json.dumps(kept, sort_keys=True).encode(), private=True)
 
 
 def _fingerprint(key: ec.EllipticCurvePublicKey) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +20,9 @@ from ecgshared.study.endpoints import BUILT_IN_LABELS
 Action = Literal["keep", "flag", "refuse"]
 RepairableAction = Literal["keep", "flag", "repair", "refuse"]
 
+
+SHIPPED_SQL = ("omop-scd", "mimic-iv-ecg")
+"""Queries that come with ecgfed, in client/cohort/sql."""
 
 REPAIRABLE_CODES = ("reversed-ra-la", "reversed-ra-ll", "reversed-la-ll")
 """Findings whose cause can be undone exactly; named here, as the rules themselves are heavy to load."""
@@ -69,10 +73,36 @@ class InUnit(Config):
     times: float = Field(default=1.0, gt=0, lt=1e12, description="factor from the local values to that unit")
 
 
+class QueryConfig(Config):
+    """A query that makes the cohort table. `ecgfed site cohort` runs it and freezes what it gives at `table.path`."""
+
+    database: str = Field(
+        description="postgresql://user@host/name (password in PGPASSWORD or ~/.pgpass), a .duckdb file, or a folder of "
+        "CSV and Parquet files, each a table"
+    )
+    sql: str = Field(
+        default="omop-scd",
+        description="a file of SQL, one row per ECG, or a shipped one: omop-scd for OMOP CDM 5.4, mimic-iv-ecg",
+    )
+    parameters: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$")]] = Field(
+        default={}, description="what ${name} stands for in the SQL: {schema: cdm}"
+    )
+
+    @model_validator(mode="after")
+    def _without_password(self) -> QueryConfig:
+        # Of the whole section, as the message of a key would show its value.
+        if re.match(r"^\w+://[^/@]*:[^/@]*@", self.database) or "password=" in self.database.lower():
+            raise ValueError("database holds a password; give it in PGPASSWORD or ~/.pgpass")
+        return self
+
+
 class TableConfig(Config):
     """The cohort table, one row per ECG, and how a row finds its file."""
 
     path: Path = Field(description="CSV, Excel (.xlsx) or Parquet")
+    query: QueryConfig | None = Field(
+        default=None, description="the query that `ecgfed site cohort` freezes at `path`, a Parquet file then"
+    )
     sheet: str | None = Field(default=None, description="of a workbook; null takes the one that has the columns")
     header: int | None = Field(
         default=None, ge=1, description="line of the column names; null finds it, below title lines where there are any"
@@ -217,9 +247,19 @@ class ComputeConfig(Config):
     threads: int | None = Field(default=None, ge=1, description="of the processor; null takes all")
 
 
+FEDERATION = "ecgfed"
+"""A federation's name where its coordinator gave it none."""
+
+
 class NetworkConfig(Config):
     """How this site joins a federation of hospitals. Where it is given, only what was approved is run."""
 
+    federation: str = Field(
+        default=FEDERATION,
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
+        description="its name, from the kit; a site in two has a site file for each and one `state`: what each may run "
+        "is kept apart, what patients have paid is kept together",
+    )
     coordinator: str = Field(
         pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$",
         description="host:port of the coordinator, from the kit; the site connects to nothing else",
@@ -238,6 +278,14 @@ class NetworkConfig(Config):
     )
     heartbeat_seconds: float = Field(
         default=10, ge=10, le=1800, description="the coordinator counts the site as gone after two missed heartbeats"
+    )
+    renew: Literal["by_itself", "ask"] = Field(
+        default="by_itself",
+        description="whether the daemon may ask for its next certificate, of the same key, and take it up; ask: it "
+        "only warns, and `ecgfed site certificate` installs what the coordinator sent",
+    )
+    renew_days: float = Field(
+        default=30, ge=0, le=365, description="how long before the certificate's end it asks, or warns"
     )
     max_message_mb: int = Field(
         default=1024, ge=1, le=1024, description="a larger request is refused, a larger answer is never sent (MiB)"
@@ -292,6 +340,16 @@ class SiteSettings(Config):
     )
 
     @property
+    def federation(self) -> str:
+        """The federation that this file joins."""
+        return FEDERATION if self.network is None else self.network.federation
+
+    @property
+    def link_state(self) -> Path:
+        """Where what belongs to this federation's connection lies: status, inbox, session, logs of the daemon."""
+        return self.state if self.federation == FEDERATION else self.state / "federations" / self.federation
+
+    @property
     def weights_policy(self) -> WeightsPolicy:
         """What training may send."""
         return self.privacy.weights or ("plain" if self.network is None else "secure_sum")
@@ -329,6 +387,12 @@ class SiteSettings(Config):
         return self
 
     @model_validator(mode="after")
+    def _freezes_parquet(self) -> SiteSettings:
+        if self.table.query is not None and self.table.path.suffix.lower() != ".parquet":
+            raise ValueError("table.path must end in .parquet where table.query makes the table")
+        return self
+
+    @model_validator(mode="after")
     def _needs_a_join(self) -> SiteSettings:
         if self.table.join == "{file}" and "file" not in self.table.columns:
             raise ValueError("table.columns must map `file`, or table.join must say how a row finds its recording")
@@ -347,7 +411,9 @@ def load_site(path: Path) -> SiteSettings:
     return settings.model_copy(
         update={
             "records": settings.records.model_copy(update={"folder": absolute(settings.records.folder)}),
-            "table": settings.table.model_copy(update={"path": absolute(settings.table.path)}),
+            "table": settings.table.model_copy(
+                update={"path": absolute(settings.table.path), "query": _absolute_query(settings.table.query, absolute)}
+            ),
             "state": absolute(settings.state),
             "exclude": None if settings.exclude is None else absolute(settings.exclude),
             "studies": tuple(absolute(p) for p in settings.studies),
@@ -359,6 +425,15 @@ def load_site(path: Path) -> SiteSettings:
             ),
         }
     )
+
+
+def _absolute_query(query: QueryConfig | None, absolute: Callable[[Path], Path]) -> QueryConfig | None:
+    """Return a query whose files are named absolutely."""
+    if query is None:
+        return None
+    database = query.database if "://" in query.database else str(absolute(Path(query.database)))
+    sql = query.sql if query.sql in SHIPPED_SQL else str(absolute(Path(query.sql)))
+    return query.model_copy(update={"database": database, "sql": sql})
 
 
 def named_paths(path: Path) -> list[tuple[str, Path]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from ecgshared.stages.age_sex import (
     in_groups,
     merged_errors,
     models,
+    without_ecg,
 )
 from ecgshared.stats.influence import UNDEFINED, clustered_auc
 from ecgshared.wire.protocol import Answer, Evidence, Request
@@ -94,9 +96,15 @@ def judge(site: SiteContext, request: Request) -> Answer:
         patients[g] = len(np.unique(rows.patient[mine])), len(np.unique(rows.patient[mine_sex]))
     enough = np.where(told >= _least(site, 2 * SUMS_SENT), told, 0)
     whole = groups[0]
-    difference, of_difference = _differences(rows, whole)
+    mean_age, men_share = without_ecg(_config(site), request.arrays)
+    guessed = np.abs(mean_age - rows.age), np.where(np.isnan(rows.male), np.nan, (men_share >= 0.5) == (rows.male == 1))
+    if math.isnan(men_share):
+        guessed = guessed[0], np.full(len(rows.age), np.nan)
+    other = np.abs(rows.predicted[1] - rows.age), rows.right[1]
+    difference, of_difference = _differences(rows, other, whole)
+    chance, of_chance = _differences(rows, guessed, whole)
     return Answer(
-        Figures(age, age_clusters, sex, sex_clusters, men, auc, difference, patients),
+        Figures(age, age_clusters, sex, sex_clusters, men, auc, difference, chance, patients),
         {
             "age_sums": Evidence(enough[:, 0]),
             "age_clusters": Evidence(enough[:, 0]),
@@ -105,6 +113,7 @@ def judge(site: SiteContext, request: Request) -> Answer:
             "predicted_men": Evidence(told[:, 1]),
             "auc": Evidence(told[:, 1]),
             "difference": Evidence(np.where(of_difference >= _least(site, 10), of_difference, 0)),
+            "chance": Evidence(np.where(enough[0] > 0, of_chance, 0)),
             "patients": Evidence(told),
         },
     )
@@ -113,13 +122,10 @@ def judge(site: SiteContext, request: Request) -> Answer:
 PHASES = {"calibrate": calibrate, "judge": judge}
 
 
-def _differences(rows: _Rows, whole: Bools) -> tuple[Floats, Ints]:
-    """Paired sums of absolute errors and of right answers, this model less the other, over ECGs that have both."""
+def _differences(rows: _Rows, other: tuple[Floats, Floats], whole: Bools) -> tuple[Floats, Ints]:
+    """Paired sums of absolute errors and of right answers, this model's less others', over ECGs that have both."""
     found, patients = np.full((2, 5), np.nan), np.zeros(2, dtype=np.int64)
-    pairs = (
-        np.abs(rows.predicted[0] - rows.age) - np.abs(rows.predicted[1] - rows.age),
-        rows.right[0] - rows.right[1],
-    )
+    pairs = np.abs(rows.predicted[0] - rows.age) - other[0], rows.right[0] - other[1]
     for i, value in enumerate(pairs):
         both = whole & np.isfinite(value)
         if both.any():
@@ -175,10 +181,14 @@ def _enough(patients: int, numbers: int, site: SiteContext) -> int:
     return patients if patients >= _least(site, numbers) else 0
 
 
+def _config(site: SiteContext) -> Config:
+    if not isinstance(site.step, Config):
+        raise Refused(RefusalCode.BAD_REQUEST, "this step judges neither age nor sex", value=site.step.stage)
+    return site.step
+
+
 def _rows(site: SiteContext, request: Request, at: Ints) -> _Rows:
-    step = site.step
-    if not isinstance(step, Config):
-        raise Refused(RefusalCode.BAD_REQUEST, "this step judges neither age nor sex", value=step.stage)
+    step = _config(site)
 
     def told(name: str | None) -> Floats:
         if name is None or not len(at):

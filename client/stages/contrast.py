@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,10 @@ from client.rows.risk import Scored, label_column, received, rows_under
 from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
+from ecgshared.privacy.dominance import carried
 from ecgshared.privacy.groups import close_groups
-from ecgshared.stages.contrast import Compared, Config, Placebo, scores_of
+from ecgshared.stages.contrast import Compared, Config, Placebo, Risks, risks_of, scores_of
+from ecgshared.stats.calibration import brier, brier_difference, calibration_line
 from ecgshared.stats.discrimination import placebo_difference
 from ecgshared.stats.influence import UNDEFINED, Estimate, clustered_auc
 from ecgshared.study.score import risk_of
@@ -57,7 +60,14 @@ def placebo(site: SiteContext, request: Request) -> Answer:
     return placebo_answer(rows, site.settings.limits, patients_known=site.data.patients_known)
 
 
-PHASES = {"compare": compare, "placebo": placebo}
+def risks(site: SiteContext, request: Request) -> Answer:
+    """Answer the phase ``risks``."""
+    site.require_cohort()
+    step, rows = _rows(site, request)
+    return risks_answer(rows, len(step.outcomes), risks_of(step, site.study), site.settings.limits)
+
+
+PHASES = {"compare": compare, "risks": risks, "placebo": placebo}
 
 
 def compare_answer(rows: ContrastRows, n_outcomes: int, limits: DisclosureLimits, *, patients_known: bool) -> Answer:
@@ -69,18 +79,7 @@ def compare_answer(rows: ContrastRows, n_outcomes: int, limits: DisclosureLimits
     counts, difference = np.full((*shape, 4), np.nan), np.full((*shape, 4), np.nan)
     aucs = np.full((*shape, 2, 4), np.nan)
     patients, events = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    known = np.isfinite(rows.scores)
-    groups = {
-        f"{h} {v}": known[:, 0] & known[:, v + 1] & np.isfinite(rows.outcomes[:, h])
-        for h in range(shape[0])
-        for v in range(shape[1])
-    }
-    whole = {f"whole {h}": known[:, 0] & np.isfinite(rows.outcomes[:, h]) for h in range(shape[0])}
-    closed = close_groups({**whole, **groups}, rows.patient, limits.min_patients)
-    for h, v in np.ndindex(*shape):
-        if f"{h} {v}" in closed:
-            continue
-        first, second = (rows.under(score, h, groups[f"{h} {v}"]) for score in (0, v + 1))
+    for h, v, first, second in _pairs(rows, shape, limits):
         size = group_size(first.patient, first.y)
         patients[h, v], events[h, v] = size.patients, size.events
         counts[h, v] = pair_counts(first, patients_known=patients_known)
@@ -88,6 +87,27 @@ def compare_answer(rows: ContrastRows, n_outcomes: int, limits: DisclosureLimits
         difference[h, v] = paired_difference(first, second) if 0 < first.y.sum() < len(first.y) else np.nan
     evidence = Evidence(patients, events)
     return Answer(Compared(counts, aucs, difference), dict.fromkeys(("counts", "auc", "difference"), evidence))
+
+
+def risks_answer(rows: ContrastRows, n_outcomes: int, risks: Sequence[bool], limits: DisclosureLimits) -> Answer:
+    """Compare the first risk with every other, for each outcome, on the same ECGs as :func:`compare_answer`.
+
+    Not a risk by which a few stand out: its sums would be theirs.
+    """
+    shape = (n_outcomes, rows.scores.shape[1] - 1)
+    briers, slopes = np.full((*shape, 3, 4), np.nan), np.full((*shape, 2, 4), np.nan)
+    patients, events = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    for h, v, first, second in _pairs(rows, shape, limits):
+        both = (first, second)
+        if not (risks[0] and risks[v + 1] and all(carried(one.risk, one.patient, limits) for one in both)):
+            continue
+        size = group_size(first.patient, first.y)
+        patients[h, v], events[h, v] = size.patients, size.events
+        briers[h, v, :2] = [_risk(brier, one).as_array() for one in both]
+        briers[h, v, 2] = brier_difference(first.risk, second.risk, first.y, first.patient).as_array()
+        slopes[h, v] = [_risk(lambda *of: calibration_line(*of)[1], one).as_array() for one in both]
+    evidence = Evidence(patients, events)
+    return Answer(Risks(briers, slopes), dict.fromkeys(("brier", "slope"), evidence))
 
 
 def placebo_answer(rows: ContrastRows, limits: DisclosureLimits, *, patients_known: bool) -> Answer:
@@ -122,9 +142,34 @@ def placebo_answer(rows: ContrastRows, limits: DisclosureLimits, *, patients_kno
     return Answer(Placebo(counts, aucs, difference), dict.fromkeys(("counts", "auc", "difference"), evidence))
 
 
+def _pairs(
+    rows: ContrastRows, shape: tuple[int, int], limits: DisclosureLimits
+) -> Iterator[tuple[int, int, Scored, Scored]]:
+    """Give the ECGs that have both scores and the outcome, by outcome and other score, where they may be told of."""
+    known = np.isfinite(rows.scores)
+    groups = {
+        f"{h} {v}": known[:, 0] & known[:, v + 1] & np.isfinite(rows.outcomes[:, h])
+        for h in range(shape[0])
+        for v in range(shape[1])
+    }
+    whole = {f"whole {h}": known[:, 0] & np.isfinite(rows.outcomes[:, h]) for h in range(shape[0])}
+    closed = close_groups({**whole, **groups}, rows.patient, limits.min_patients)
+    for h, v in np.ndindex(*shape):
+        if (group := f"{h} {v}") not in closed:
+            yield h, v, rows.under(0, h, groups[group]), rows.under(v + 1, h, groups[group])
+
+
 def _auc(head: Scored) -> Estimate:
+    return _risk(clustered_auc, head)
+
+
+def _risk(figure: Callable[[Floats, Ints, Ints], Estimate], head: Scored) -> Estimate:
+    return _defined(lambda: figure(head.risk, head.y, head.patient))
+
+
+def _defined(figure: Callable[[], Estimate]) -> Estimate:
     try:
-        return clustered_auc(head.risk, head.y, head.patient)
+        return figure()
     except StatisticsError:
         return UNDEFINED
 

@@ -36,6 +36,7 @@ from ecgshared.stages.evaluate import (
     subgroup_names,
 )
 from ecgshared.stats.calibration import logistic_sums, logit, score_meat
+from ecgshared.stats.control_bins import ROOM
 from ecgshared.stats.influence import ratio_square_sum
 from ecgshared.stats.performance import Performance, performance, rates_at_cuts
 from ecgshared.stats.placement import ControlCurve, isolates, place
@@ -82,7 +83,7 @@ def histogram(site: SiteContext, request: Request) -> Answer:
     site.require_cohort()
     heads = _heads(site, request)
     spend(site, request, "histogram", cap=1)
-    return histogram_answer(heads, site.settings.limits, read_cuts(request, len(heads), _cut(site, request)))
+    return histogram_answer(heads, site.settings.limits, _questions(site, request, len(heads)))
 
 
 def placement(site: SiteContext, request: Request) -> Answer:
@@ -91,7 +92,7 @@ def placement(site: SiteContext, request: Request) -> Answer:
     heads = _heads(site, request)
     head = _head(request, heads)
     spend(site, request, f"placement {head}", cap=1)
-    question = read_cuts(request, len(heads), _cut(site, request))[head]
+    question = _questions(site, request, len(heads))[head]
     return placement_answer(heads[head], request, question, site.settings.limits)
 
 
@@ -392,6 +393,14 @@ def _head(request: Request, heads: Sequence[Scored]) -> int:
     if not 0 <= head < len(heads):
         raise Refused(RefusalCode.BAD_REQUEST, "no such head", value=head)
     return head
+
+
+def _questions(site: SiteContext, request: Request, n_heads: int) -> list[CutQuestion]:
+    """Read the cuts asked for. A hospital alone in its group tells its own AUC, whose precision no bins carry: there a
+    cut needs but one bin of controls on either side, and a curve has points at 100 ECGs too."""
+    group_of, own = site.study.sites.group_of, site.settings.site
+    alone = sum(group_of(s) == group_of(own) for s in site.study.members(site.step)) == 1
+    return read_cuts(request, n_heads, _cut(site, request), room=1 if alone else ROOM)
 
 
 def _cut(site: SiteContext, request: Request) -> float | None:

@@ -119,13 +119,22 @@ def errors(site: SiteContext, request: Request) -> Answer:
     if other < HIGHEST:
         spend(site, request, "matched", cap=1, of=["other"])
     spend(site, request, "errors", cap=1, of=["other", "rates", "pair_rates", "pair_ecgs"])
-    rows = _rows(site, request, other)
+    return errors_answer(_rows(site, request), _rows(site, request, other), rates, pairs)
+
+
+def errors_answer(fixed: OverlapRows, matched: OverlapRows, rates: Floats, pairs: tuple[Floats, Floats]) -> Answer:
+    """Sum squared influences on the pooled rates and on their differences.
+
+    Parameters
+    ----------
+    matched : the same ECGs with the other cut too; HIGHEST where there is none.
+    rates : shape = (2, G), at the fixed cut and at the other. pairs : pooled rates and ECGs, shape = (2, D, 2) each.
+    """
     squares, pair_squares, pair_fourths = np.zeros((2, _G)), np.zeros((2, _D)), np.zeros((2, _D))
     of_groups, of_pairs = np.zeros((2, _G), dtype=np.int64), np.zeros((2, _D), dtype=np.int64)
-    for i, cut in enumerate((rows.cut, other)):
+    for i, (at, cut) in enumerate(((fixed, fixed.cut), (matched, matched.other))):
         if cut >= HIGHEST:
             continue
-        at = rows if i else _rows(site, request)
         inside, (_, told) = at.inside(cut), at.told(cut)
         for g in range(_G):
             flags = inside[g].astype(np.float64)

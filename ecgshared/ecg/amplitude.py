@@ -22,8 +22,8 @@ MIN_GAIN_RATIO = 4.0
 CONFUSED = (10.0, 100.0, 1000.0, 4.88, 5.0, 2.0)
 """Factors by which units are mistaken: 0.1 mV or 10 uV for 1 mV, uV for mV, steps of 4.88 or 5 uV for 1 uV."""
 
-STEP_SAMPLES = 400
-"""Of each lead, from which the step of its values is told."""
+STEP_SAMPLES, FEW_SAMPLES = 400, 41
+"""Of each lead, from which the step of its values is told; where the fewer tell of the smallest, no more are needed."""
 
 
 def extremes(x: NDArray[np.float32], fs: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -86,10 +86,13 @@ def step_mv(record: EcgRecord) -> float | None:
     units = record.adc_units_per_mv
     if units is None:
         return None
-    raw = record.p_signal[[0, 1, *range(6, 12)], :STEP_SAMPLES] * units
-    raw = raw[np.isfinite(raw).all(axis=1)]
-    whole = np.rint(np.diff(raw, axis=1)).astype(np.int64)
-    step = int(np.gcd.reduce(whole[:, :40], axis=None))
+    step = _common_step(record.p_signal[:, :FEW_SAMPLES], units)
     if step != 1:
-        step = int(np.gcd.reduce(whole, axis=None))
+        step = _common_step(record.p_signal[:, :STEP_SAMPLES], units)
     return step / units if step else None
+
+
+def _common_step(p_signal: NDArray[np.float32], units: float) -> int:
+    raw = np.concatenate([p_signal[:2], p_signal[6:]]) * units
+    raw = raw[np.isfinite(raw).all(axis=1)]
+    return int(np.gcd.reduce(np.rint(raw[:, 1:] - raw[:, :-1]).astype(np.int64), axis=None))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ecgshared.ecg.beats import MedianBeat, median_beat
 from ecgshared.ecg.pacing import MIN_BEATS, pacing_spikes
-from ecgshared.ecg.rate import LONG_QRS_MS, SHORT_QRS_MS, by_intervals
+from ecgshared.ecg.rate import LONG_QRS_MS, SHORT_QRS_MS, by_intervals, by_machine_intervals
 from ecgshared.ecg.record import Finding
 from ecgshared.ecg.reversals import reversals
 from ecgshared.ecg.rows import median_of
@@ -30,6 +32,7 @@ def assess_beats(
     thin: NDArray[np.float32] | None = None,
     swing: NDArray[np.float32] | None = None,
     centres: NDArray[np.int64] | None = None,
+    machine: Mapping[str, float] | None = None,
 ) -> list[Finding]:
     """Return what the beats betray; nothing where too few show to tell.
 
@@ -38,6 +41,7 @@ def assess_beats(
     p_signal : array, shape = (12, T), finite, mV.
     thin, swing, centres : the same :func:`thinned`, each lead's usual swing in 2 s (mV), and the middles of the QRS
         complexes in ``thin``, where known already.
+    machine : what the machine measured, see :class:`ecgshared.ecg.record.EcgRecord`.
     """
     # Half of it is enough to compare beats and leads, at half the cost; a spike needs every sample.
     step = thinning(fs)
@@ -54,17 +58,25 @@ def assess_beats(
     return (
         reversals(beat)
         + pacing_spikes(p_signal, fs, step * beat.qrs[beat.alike])
-        + _durations(fs, p_signal.shape[1], beat)
+        + _durations(fs, p_signal.shape[1], beat, machine or {})
     )
 
 
-def _durations(fs: float, samples: int, beat: MedianBeat) -> list[Finding]:
-    """Doubt the sampling rate where all durations are wrong by one factor; they are only measured where QRS is odd."""
+def _durations(fs: float, samples: int, beat: MedianBeat, machine: Mapping[str, float]) -> list[Finding]:
+    """Doubt the sampling rate where all durations are wrong by one factor.
+
+    They are only measured where QRS is odd, or where the machine's own are all there is to compare with.
+    """
     from ecgshared.ecg.features import measure, qrs_ms
 
-    if SHORT_QRS_MS <= qrs_ms(beat) <= LONG_QRS_MS:
+    usual = SHORT_QRS_MS <= qrs_ms(beat) <= LONG_QRS_MS
+    if usual and ("qt_ms" not in machine or "rate_bpm" in machine or "rr_ms" in machine):
         return []
     found = measure(beat)
+    measured = {"pr_ms": found.pr_ms, "qrs_ms": found.qrs_ms, "qt_ms": found.qt_ms}
+    told = by_machine_intervals(fs, samples, machine, measured)
+    if told is not None or usual:
+        return told or []
     return by_intervals(fs, samples, 60 / found.rate_bpm, found.pr_ms, found.qrs_ms, found.qt_ms)
 
 

@@ -180,7 +180,8 @@ def _aligned(x: F32, scale: F32, centres: NDArray[np.int64], fs: float) -> NDArr
     by_beat = np.ascontiguousarray(slopes.transpose(1, 0, 2)).reshape(len(middle), -1)
     lined = slopes[:, :, shift : shift + 2 * half + 1]
     for last in (False, True):
-        fit = by_beat @ _shifted(lined.mean(axis=1), 2 * shift + 1).T  # (beats, shifts)
+        template = np.add.reduce(lined, axis=1) / np.float32(lined.shape[1])
+        fit = by_beat @ _shifted(template, 2 * shift + 1).T  # (beats, shifts)
         moved, best = fit.argmax(axis=1) - shift, fit.max(axis=1)
         # An ectopic beat fits badly, or is larger: it has no say in the second round.
         usual = median_of(best)

@@ -15,7 +15,7 @@ INDEPENDENT: tuple[int, ...] = (0, 1, 6, 7, 8, 9, 10, 11)
 
 _UPPER = np.triu_indices(8)
 
-_SMALLEST_MV2 = (0.00025, 0.00004, 0.00025)
+_SMALLEST_MV2: F64 = np.array([0.00025, 0.00004, 0.00025])
 """Added to the mean square of QRS, P and T: a window without a wave must not become a loud one."""
 
 
@@ -27,20 +27,25 @@ def moments(beat: MedianBeat) -> F64:
     eight = beat.signal[list(INDEPENDENT)].astype(np.float64)
     rr_s = median_of(beat.rr_s) if len(beat.rr_s) else 0.8
     spans = ((-0.06, 0.08), (-min(0.26, 0.5 * rr_s), -0.07), (0.12, min(0.42, 0.62 * rr_s)))
-    out = np.empty((3, 44))
+    second, mean = np.empty((3, 8, 8)), np.empty((3, 8))
     for number, (start, stop) in enumerate(spans):
         first = max(0, beat.centre + round(start * beat.fs))
         last = max(first + 2, beat.centre + round(stop * beat.fs))
         x = eight[:, first:last]
         if number == 1:
             x = _levelled(x)
-        second, mean = x @ x.T / x.shape[1], means(x)
-        third_limb = second[0, 0] + second[1, 1] - 2 * second[0, 1]
-        limb = (second[0, 0] + second[1, 1] + third_limb) / 3 + _SMALLEST_MV2[number]
-        chest = second[2:, 2:].trace() / 6 + _SMALLEST_MV2[number]
-        scale = np.full(8, 1 / np.sqrt(chest))
-        scale[:2] = 1 / np.sqrt(limb)
-        out[number, :36], out[number, 36:] = (second * (scale[:, None] * scale))[_UPPER], 2 * mean * scale
+        np.matmul(x, x.T, out=second[number])
+        second[number] /= x.shape[1]
+        mean[number] = means(x)
+    power = second.diagonal(axis1=1, axis2=2)
+    both = power[:, 0] + power[:, 1]
+    scale = np.empty((3, 8))
+    scale[:, :2] = ((both + (both - 2 * second[:, 0, 1])) / 3 + _SMALLEST_MV2)[:, None]
+    scale[:, 2:] = (power[:, 2:].sum(axis=1) / 6 + _SMALLEST_MV2)[:, None]
+    scale = 1 / np.sqrt(scale)
+    out = np.empty((3, 44))
+    out[:, :36] = (second * (scale[:, :, None] * scale[:, None, :]))[:, *_UPPER]
+    out[:, 36:] = 2 * mean * scale
     return out.reshape(132)
 
 

@@ -24,7 +24,7 @@ from ecgshared.errors import EcgReadError
 if TYPE_CHECKING:
     from ecgshared.ecg.input import InputConfig
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 """Raised with every change of the numbers returned: caches made by another version are not read."""
 
 FILTER_ORDER = 2
@@ -33,8 +33,8 @@ FILTER_ORDER = 2
 MAINS_QUALITY = 30.0
 """Centre frequency over width of the mains notch."""
 
-_BLOCK_VALUES = 12 * 5000 * 4
-"""Values filtered at once: a block and its spectrum stay in the cache of one core."""
+_BLOCK_VALUES = 12 * 5000 * 8
+"""Values filtered at once: a block and its spectrum stay in the cache."""
 
 _DENOMINATORS = (1000, 10_000, 100_000)
 DRIFT_SAMPLES = 0.05
@@ -45,6 +45,9 @@ TAPS = 10
 
 FORESEEN_S = 0.2
 """How far beyond an end the filter's input is predicted."""
+
+_NOTHING_LEFT = 1e-10
+"""Share of the power that no prediction has to explain: rounding would make it grow."""
 
 _ORDER, _FROM_SAMPLES = 12, 200
 """Of the prediction: how many samples it looks back on, and from how many at that end it is learnt."""
@@ -90,34 +93,34 @@ def preprocess(p_signal: NDArray[np.float32], fs: float, config: InputConfig) ->
     out = np.empty((n, leads, config.samples), dtype=np.float32)
     per_block = max(1, _BLOCK_VALUES // (leads * length))
     for start in range(0, n, per_block):
-        block = np.array(p_signal[start : start + per_block], dtype=np.float32)
-        absent = close_gaps(block)
+        block, absent = without_gaps(np.asarray(p_signal[start : start + per_block], dtype=np.float32))
         x = resample(block, fs, config.fs_hz, method=config.resample)
         if config.band_hz is not None or config.mains_hz is not None:
             x = zero_phase(x, config.fs_hz, band_hz=config.band_hz, mains_hz=config.mains_hz)
         if config.baseline != "none":
-            x -= baseline(x, config.baseline)
+            x = np.subtract(x, baseline(x, config.baseline), out=None if x is block else x)
         _fit(x, out[start : start + per_block], config.pad)
-        if absent.any():
+        if absent is not None:
             out[start : start + per_block][absent] = 0
     return out
 
 
-def close_gaps(x: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Interpolate samples that are no numbers, in place; return which leads are absent, shape = (n, leads).
+def without_gaps(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """Return signals with what is no number interpolated, and which leads are absent, shape = (n, leads).
 
-    Absent leads are set to 0.
+    Absent leads become 0. Where every sample is a number, ``x`` itself and None.
     """
     finite = np.isfinite(x)
     if finite.all():
-        return np.zeros(x.shape[:2], dtype=bool)
+        return x, None
+    x = x.copy()
     absent = np.asarray(~finite.any(axis=2))
     x[absent] = 0
     for i, j in np.argwhere(~finite.all(axis=2) & ~absent):
         known = np.flatnonzero(finite[i, j])
         gaps = np.flatnonzero(~finite[i, j])
         x[i, j, gaps] = np.interp(gaps, known, x[i, j, known])
-    return absent
+    return x, absent
 
 
 def resample(x: NDArray[np.float32], fs: float, fs_hz: float, *, method: str = "polyphase") -> NDArray[np.float32]:
@@ -206,14 +209,19 @@ def _foreseen(x: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], 
 def _burg(known: Floats, order: int) -> Floats:
     """Return the prediction error filter of each column, shape = (order + 1, columns), its first row 1."""
     forward, backward = known[1:].copy(), known[:-1].copy()
+    power = np.einsum("tc,tc->c", forward, forward) + np.einsum("tc,tc->c", backward, backward)
+    least = _NOTHING_LEFT * power + 1e-20
     a = np.zeros((order + 1, known.shape[1]))
     a[0] = 1
     for done in range(1, order + 1):
-        power = np.einsum("tc,tc->c", forward, forward) + np.einsum("tc,tc->c", backward, backward)
-        k = -2 * np.einsum("tc,tc->c", forward, backward) / np.maximum(power, 1e-20)
+        k = -2 * np.einsum("tc,tc->c", forward, backward) / np.maximum(power, least)
+        np.clip(k, -1, 1, out=k)
         further = k * backward
         backward += k * forward
         forward += further
+        # What is left of the power, and less the two ends that the next step no longer has (Andersen 1978).
+        power *= 1 - k * k
+        power -= forward[0] ** 2 + backward[-1] ** 2
         forward, backward = forward[1:], backward[:-1]
         a[: done + 1] += k * a[done::-1]
     return a
@@ -241,10 +249,12 @@ def zero_phase(
     pad = int(min(length - 1, max(reach, fs_hz)))
     mean = x.mean(axis=-1, keepdims=True)
     size = fft.next_fast_len(length + 2 * pad, real=True)
-    extended = np.zeros((*x.shape[:-1], size), dtype=np.float32)
+    extended = np.empty((*x.shape[:-1], size), dtype=np.float32)
     centred = extended[..., pad : pad + length]
     np.subtract(x, mean, out=centred)
     count = min(pad, round(FORESEEN_S * fs_hz))
+    extended[..., : pad - count] = 0
+    extended[..., pad + length + count :] = 0
     before, after = _foreseen(centred.reshape(-1, length), count)
     fade = (0.5 + 0.5 * np.cos(np.pi * (np.arange(count) + 0.5) / count)).astype(np.float32)
     extended[..., pad - count : pad] = (before * fade[::-1]).reshape(*x.shape[:-1], count)

@@ -14,7 +14,7 @@ PLAUSIBLE_BPM = (22.0, 280.0)
 """Beats per minute outside which no resting ECG lies."""
 
 MAX_SCATTER, MIN_QUIET = 0.2, 0.1
-REFRACTORY_S = 0.25
+REFRACTORY_S, QUICK_S = 0.25, 0.1
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,11 @@ def pulse_and_centres(x: NDArray[np.float32], fs: float) -> tuple[Pulse | None, 
     if found is None:
         return None, np.empty(0, dtype=np.int64)
     envelope, level = found
-    peaks = _peaks(envelope, level, fs, refractory_s=REFRACTORY_S)
+    tops = _tops(envelope, level)
+    peaks = _apart(tops, envelope[tops], fs, refractory_s=REFRACTORY_S)
     # The slope over `reach` samples belongs to the middle of its span.
     centres = np.asarray(peaks + _reach(fs) // 2, dtype=np.int64)
-    quick = _peaks(envelope, level, fs, refractory_s=0.1)
+    quick = _apart(tops, envelope[tops], fs, refractory_s=QUICK_S)
     if len(quick) >= 4 and 60 * fs * (len(quick) - 1) > PLAUSIBLE_BPM[1] * (quick[-1] - quick[0]):
         fast = _regular(quick, envelope, level, fs)
         if fast.bpm > PLAUSIBLE_BPM[1] and fast.rhythmic:
@@ -94,9 +95,38 @@ def _envelope(x: NDArray[np.float32], fs: float) -> tuple[NDArray[np.float32], f
     return envelope, level
 
 
-def _peaks(envelope: NDArray[np.float32], level: float, fs: float, *, refractory_s: float) -> NDArray[np.int64]:
-    peaks, _ = signal.find_peaks(envelope, height=0.5 * level, distance=max(1, round(refractory_s * fs)))
-    return np.asarray(peaks, dtype=np.int64)
+def _tops(envelope: NDArray[np.float32], level: float) -> NDArray[np.int64]:
+    """Return where the envelope is highest among its neighbours and at least half as high as usual, shape = (tops,)."""
+    high = np.flatnonzero(envelope[1:-1] >= 0.5 * level) + 1
+    here, before, after = envelope[high], envelope[high - 1], envelope[high + 1]
+    if (here == after).any() or (here == before).any():  # a plateau
+        return np.asarray(signal.find_peaks(envelope, height=0.5 * level)[0], dtype=np.int64)
+    return np.asarray(high[(here > before) & (here > after)])
+
+
+def _apart(
+    tops: NDArray[np.int64], heights: NDArray[np.float32], fs: float, *, refractory_s: float
+) -> NDArray[np.int64]:
+    """Return those of the ``tops`` beside which none is higher: as ``distance`` of :func:`scipy.signal.find_peaks`.
+
+    That takes 60 us however few there are.
+    """
+    distance = max(1, round(refractory_s * fs))
+    if not len(tops) or int((tops[1:] - tops[:-1]).min(initial=distance)) >= distance:
+        return tops
+    places, last = tops.tolist(), len(tops) - 1
+    kept = [True] * len(places)
+    for i in np.argsort(heights)[::-1].tolist():
+        if kept[i]:
+            at, j = places[i], i
+            while j > 0 and at - places[j - 1] < distance:
+                j -= 1
+                kept[j] = False
+            j = i
+            while j < last and places[j + 1] - at < distance:
+                j += 1
+                kept[j] = False
+    return tops[kept]
 
 
 def _regular(peaks: NDArray[np.int64], envelope: NDArray[np.float32], level: float, fs: float) -> Pulse:

@@ -167,7 +167,9 @@ def examine(record: EcgRecord) -> tuple[tuple[Finding, ...], float | None]:
     power, hz_step = (np.zeros(0), 1.0) if spectrum is None else (spectrum.together(live), spectrum.hz_step)
     doubts = rate_doubts(record, beats, power, hz_step)
     if not wrong and not doubts and record.seconds >= SECONDS[0]:
-        findings += assess_beats(centred, record.fs, thin=thin, swing=amplitude, centres=centres)
+        findings += assess_beats(
+            centred, record.fs, thin=thin, swing=amplitude, centres=centres, machine=record.machine
+        )
     return (*findings, *doubts), float(amplitude[live].mean())
 
 

@@ -8,6 +8,8 @@ same factor, which no disease does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ecgshared.arrays import Floats
@@ -29,6 +31,13 @@ AGREES, DISAGREES = 0.012, 0.02
 for a less steady one both are four times as wide."""
 
 STEADY = 0.05
+
+INTERVALS_AGREE, INTERVALS_DISAGREE, INTERVALS_APART = 0.1, 0.18, 0.25
+"""In logs: PR, QRS and QT as measured here and by a machine. Two methods differ by up to a tenth; a rate wrong by 1.25
+makes 0.22 of every one of them."""
+
+OWN_SHIFT = -0.04
+"""By how much those measured here are usually shorter."""
 
 MAINS_HZ = (50.0, 60.0)
 LINE_FROM_HZ, LINE_RATIO, LINE_ALONE = 35.0, 60.0, 6.0
@@ -164,6 +173,35 @@ def by_intervals(fs: float, samples: int, rr_s: float, pr_ms: float, qrs_ms: flo
         return []
     evidence = f"QRS of {qrs_ms:.0f} ms and QT of {qt_ms:.0f} ms at {60 / rr_s:.0f} beats per minute are no heart's"
     return _doubt(fs, best, evidence)
+
+
+def by_machine_intervals(
+    fs: float, samples: int, machine: Mapping[str, float], measured: Mapping[str, float]
+) -> list[Finding] | None:
+    """Compare PR, QRS and QT with what the machine wrote; None where that cannot tell, empty where they agree.
+
+    At a wrong rate all are off by one factor, which nothing else does. Of several rates that agree one that makes the
+    recording's ``samples`` a standard length is more likely, if they are none at the stated rate.
+    """
+    both = {name for name, value in measured.items() if name in machine and np.isfinite(value) and value > 0}
+    if "qt_ms" not in both or len(both) < 2:
+        return None
+    off = np.array([np.log(measured[name] / machine[name]) for name in sorted(both)])
+    shift = float(np.median(off)) - OWN_SHIFT
+    if np.ptp(off) > INTERVALS_APART:
+        return None
+    if abs(shift) <= INTERVALS_AGREE:
+        return []
+
+    def left(other: float) -> float:
+        return float(abs(shift + np.log(fs / other)))
+
+    near = [other for other in USUAL_FS_HZ if left(other) <= 1.5 * INTERVALS_AGREE and _standard(samples, other)]
+    others = near if near and not _standard(samples, fs) else [o for o in USUAL_FS_HZ if left(o) <= INTERVALS_AGREE]
+    if abs(shift) < INTERVALS_DISAGREE or not others:
+        return None
+    evidence = f"the machine measured a QT of {machine['qt_ms']:g} ms, and it is {measured['qt_ms']:.0f}"
+    return _doubt(fs, min(others, key=left), evidence)
 
 
 def _standard(samples: int, fs: float) -> bool:

@@ -1,13 +1,14 @@
 """The net of :mod:`ecgshared.models.crnn`: blocks of convolutions, then a gated recurrent unit in both directions.
 
-The GRU is torch's own kernel. Under per-sample hooks (private training) it is stepped through two linear layers a
-direction, to which Opacus' rules apply; both give the same numbers from the same weights.
+The GRU is torch's own kernel. In private training it is stepped through two linear layers a direction, whose gradients
+can be told apart by patient; both give the same numbers from the same weights.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -52,7 +53,7 @@ class Direction(nn.Module):
     def stepped(self, x: torch.Tensor, *, backwards: bool) -> torch.Tensor:
         """(B, T, C) -> states (B, T, units), step by step (Cho et al. 2014, in torch's form)."""
         gates = self.input(x)
-        # A leaf that takes part in the gradient, which nobody reads: a private step's hooks warn where none does.
+        # A leaf that takes part in the gradient, which nobody reads: Opacus' hooks warn where none does.
         h = x.new_zeros(len(x), self.units).requires_grad_(torch.is_grad_enabled())
         states: list[torch.Tensor] = []
         times = range(x.shape[1])
@@ -73,14 +74,19 @@ class BiGru(nn.Module):
         super().__init__()
         self.units = units
         self.there, self.back = Direction(channels, units), Direction(channels, units)
+        self.stepwise = False
+        """Set by a private step, which must see the layers called."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, C) -> (B, T, 2 units)."""
-        if self.there.state._forward_hooks or not len(x):
+        if self.stepwise or not len(x):
             return torch.cat([self.there.stepped(x, backwards=False), self.back.stepped(x, backwards=True)], 2)
         h = x.new_zeros(2, len(x), self.units)
         weights = [*self.there.weights, *self.back.weights]
-        states: torch.Tensor = torch._VF.gru(x, h, weights, True, 1, 0.0, self.training, True, True)[0]
+        with warnings.catch_warnings():
+            # A card's kernel says that it copies the weights to one place at every call: some 20 kB.
+            warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+            states: torch.Tensor = torch._VF.gru(x, h, weights, True, 1, 0.0, self.training, True, True)[0]
         return states
 
 

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 from scipy.optimize import brentq
 
 from ecgshared.errors import PrivacyError
-from ecgshared.privacy.config import Accountant, PrivacyConfig
+from ecgshared.privacy.config import Accountant, PrivacyConfig, StatisticsPrivacy
 
 ALPHAS: list[float] = [1 + x / 100 for x in range(1, 10)] + [1 + x / 10 for x in range(1, 100)]
 ALPHAS += [*range(12, 64), 72, 80, 96, 128, 192, 256, 384, 512, 1024]
@@ -153,6 +154,25 @@ def plan_privacy(
     )
 
 
+def plan_statistics(
+    config: StatisticsPrivacy, *, patients: int, max_epsilon: float | None = None, max_delta: float | None = None
+) -> PrivacyPlan:
+    """Solve the noise of one message, in which every patient of a site takes part and moves what is sent by 1 in L2.
+
+    Raises
+    ------
+    PrivacyError : as :func:`plan_privacy`.
+    """
+    asked = PrivacyConfig(
+        epsilon=config.epsilon,
+        delta=config.delta,
+        max_grad_norm=1.0,
+        expected_batch_size=max(patients, 1),
+        accountant=config.accountant,
+    )
+    return plan_privacy(asked, patients=patients, steps_total=1, max_epsilon=max_epsilon, max_delta=max_delta)
+
+
 def _merged(history: Sequence[Spent]) -> list[Spent]:
     """Add up the steps of equal mechanisms: composition does not ask in how many rounds they came."""
     steps: dict[tuple[float, float], int] = {}
@@ -169,7 +189,9 @@ def _epsilon(entries: list[Spent], delta: float, accountant: Accountant) -> floa
     held.history = [(entry.noise_multiplier, entry.sample_rate, entry.steps) for entry in entries]
     if accountant == "rdp":
         return max(0.0, float(held.get_epsilon(delta=delta, alphas=ALPHAS)))
-    return max(0.0, float(held.get_epsilon(delta=delta)))
+    with np.errstate(divide="ignore"):
+        # Its curve of a mechanism without sampling takes the logarithm of 1 - rate, which has no weight there.
+        return max(0.0, float(held.get_epsilon(delta=delta)))
 
 
 def _bracket(cost: Callable[[float], float], epsilon: float, start: float) -> tuple[float, float]:

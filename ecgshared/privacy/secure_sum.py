@@ -14,7 +14,6 @@ Nothing here knows of messages, files or names: members are numbered 0, 1, ... i
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -40,7 +39,8 @@ _CHUNK = 1 << 18
 
 def context(*parts: object) -> bytes:
     """Return what binds keys and seals to one use, 32 bytes: the digest of the parts, told apart."""
-    return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).digest()
+    texts = [str(part).encode() for part in parts]
+    return hashlib.sha256(b"".join(len(text).to_bytes(8, "big") + text for text in texts)).digest()
 
 
 def new_key() -> bytes:
@@ -53,7 +53,12 @@ def public_key(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def agreed(private: bytes, public: bytes, use: bytes) -> bytes:
+def loaded(private: bytes) -> X25519PrivateKey:
+    """Return a private key to agree by; worth keeping where many are to be agreed with: it is half of the work."""
+    return X25519PrivateKey.from_private_bytes(private)
+
+
+def agreed(private: X25519PrivateKey, public: bytes, use: bytes) -> bytes:
     """Return the secret that two keys agree on for one use, 32 bytes.
 
     Raises
@@ -61,7 +66,7 @@ def agreed(private: bytes, public: bytes, use: bytes) -> bytes:
     PrivacyError : the public key is none (of low order, so that anybody could know the secret).
     """
     try:
-        shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+        shared = private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
         raise PrivacyError("a public key with which no secret can be agreed") from None
     return HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=None, info=use).derive(shared)
@@ -119,11 +124,11 @@ class PublicKeys:
 
 def hide(words: Words, member: int, private: bytes, seed: bytes, published: PublicKeys) -> Words:
     """Return a member's words under its own mask and those of its pairs; ``words`` stay as they are."""
-    hidden = words.copy()
+    hidden, mine = words.copy(), loaded(private)
     add_mask(hidden, seed)
     for other in published.members:
         if other != member:
-            pair = agreed(private, published.keys[other], published.use)
+            pair = agreed(mine, published.keys[other], published.use)
             add_mask(hidden, pair, subtract=other < member)
     return hidden
 
@@ -160,9 +165,10 @@ def open_sum(
         key = _joined({v: r.keys[gone] for v, r in reveals.items() if gone in r.keys}, threshold)
         if public_key(key) != published.keys[gone]:
             raise PrivacyError("shares do not give back the key that a site published", value=gone)
+        theirs = loaded(key)
         for member in hidden:
             # What `member` added for the pair stands in the sum; `gone` would have taken it off.
-            pair = agreed(key, published.keys[member], published.use)
+            pair = agreed(theirs, published.keys[member], published.use)
             add_mask(total, pair, subtract=gone > member)
     return total
 

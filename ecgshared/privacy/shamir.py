@@ -33,7 +33,8 @@ def split(secret: int, threshold: int, holders: int) -> list[int]:
     for x in range(1, holders + 1):
         value = 0
         for coefficient in coefficients:
-            value = (value + coefficient) * x % PRIME
+            # Reduced once, at the end: a holder's number is small, and so the value grows by a few bits a step.
+            value = (value + coefficient) * x
         shares.append((value + secret) % PRIME)
     return shares
 

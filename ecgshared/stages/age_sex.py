@@ -12,6 +12,7 @@ conformal prediction: errors of people the net did not train on, the smallest bo
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -102,7 +103,8 @@ class Figures:
     ``age_sums``: shape = (G, 9), :data:`AGE_SUMS`; ``age_clusters``: (G, 3), of absolute errors. ``sex_sums``: (G, 3):
     n, right answers, men; ``sex_clusters``: (G, 3), of right answers; ``predicted_men``: (G,), mean probability.
     ``auc``: (G, 4), estimates. ``difference``: (2, 5): absolute error and right answers, this model less the other: n,
-    sum, and the clusters of its sum. ``patients``: (G, 2), of age and of sex.
+    sum, and the clusters of its sum. ``chance``: (2, 5), the same less an answer without an ECG: the training patients'
+    mean age and more frequent sex (:func:`without_ecg`). ``patients``: (G, 2), of age and of sex.
     """
 
     age_sums: Annotated[Floats, Sums()]
@@ -112,6 +114,7 @@ class Figures:
     predicted_men: Annotated[Floats, Statistic()]
     auc: Annotated[Floats, Statistic()]
     difference: Annotated[Floats, Sums()]
+    chance: Annotated[Floats, Sums()]
     patients: Annotated[Floats, Statistic()]
 
 
@@ -145,10 +148,22 @@ def mean_error(total: float, n: float, of: Floats, patients: float) -> float:
     return math.sqrt(max(square, 0.0) * patients / (patients - 1)) / n
 
 
+def without_ecg(step: Config, arrays: Mapping[str, Floats]) -> tuple[float, float]:
+    """Return what is told of everybody who has no ECG: mean age (years) and share of men of the training patients.
+
+    NaN where the step's model is a column of the table, whose training nobody described.
+    """
+    told = []
+    for row, head in enumerate((step.age, step.sex)):
+        known = arrays.get(f"{(head or '').partition('.')[0]}.standardise")
+        told.append(math.nan if known is None else float(known[row, 0]))
+    return told[0], told[1]
+
+
 @dataclass(frozen=True)
 class AgeFigures:
     """What sums of errors come to; years. ``limits`` of agreement: mean error -/+ 1.96 SD (Bland and Altman 1986);
-    ``slope`` of the error on the mean of both."""
+    ``slope`` of the error on the mean of both; ``r``: Pearson's, of predicted and true age."""
 
     n: float
     bias: float
@@ -157,6 +172,7 @@ class AgeFigures:
     r2: float
     limits: tuple[float, float]
     slope: float
+    r: float
 
     @classmethod
     def of(cls, s: Floats) -> AgeFigures:
@@ -164,14 +180,18 @@ class AgeFigures:
         n = float(s[0])
         if not n > 2:
             nan = math.nan
-            return cls(n, nan, nan, nan, nan, (nan, nan), nan)
+            return cls(n, nan, nan, nan, nan, (nan, nan), nan, nan)
         bias, mae = s[1] / n, s[2] / n
         sd = math.sqrt(max((s[3] - n * bias**2) / (n - 1), 0.0))
         spread = s[5] - s[4] ** 2 / n
         r2 = 1 - s[3] / spread if spread > 0 else math.nan
         across = s[7] - s[6] ** 2 / n
         slope = (s[8] - s[1] * s[6] / n) / across if across > 0 else math.nan
-        return cls(n, bias, mae, sd, r2, (bias - 1.96 * sd, bias + 1.96 * sd), slope)
+        # Predicted and true age are the mean of both plus and less half the error.
+        error, together = s[3] - n * bias**2, s[8] - s[1] * s[6] / n
+        predicted, true = across + error / 4 + together, across + error / 4 - together
+        r = (across - error / 4) / math.sqrt(predicted * true) if min(predicted, true) > 1e-9 * n else math.nan
+        return cls(n, bias, mae, sd, r2, (bias - 1.96 * sd, bias + 1.96 * sd), slope, r)
 
 
 def gap_line(sums: Floats) -> tuple[float, float, float]:

@@ -6,8 +6,11 @@ published score). Placebo: with ``placebo`` named, each score's AUC for the firs
 outcome, which has the same controls (arrests of a heart's rhythm, and other arrests); a score that knows of rhythm
 alone tells the second from controls by chance.
 
-Phases: ``compare`` (AUCs and paired differences), ``placebo`` (AUCs of both outcomes, and their difference). Counts are
-of ECGs unless they say patients.
+Two scores that are risks (calibrated ones, trained heads) are compared as such too, where a hospital's table is no
+case-control series: Brier scores with their paired difference, and calibration slopes.
+
+Phases: ``compare`` (AUCs and paired differences), ``risks`` (Brier scores and slopes), ``placebo`` (AUCs of both
+outcomes, and their difference). Counts are of ECGs unless they say patients.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 LEAVES = {
     "compare": "the AUC of a score and of others on the same ECGs, and the paired differences",
+    "risks": "the Brier score and the calibration slope of a risk and of others on the same ECGs, and the paired "
+    "differences of the Brier scores",
     "placebo": "the AUC of each score for two outcomes with the same controls, and the difference",
 }
 """What leaves a hospital in each phase, in words."""
@@ -81,6 +86,16 @@ class Compared:
     difference: Annotated[Floats, Statistic()]
 
 
+@payload("contrast", "risks")
+@dataclass(frozen=True)
+class Risks:
+    """The first risk against V others on the ECGs that have both, of H outcomes; NaN where either score is no risk.
+    ``brier``: (H, V, 3, 4), estimates of the first, of the other and of their difference. ``slope``: (H, V, 2, 4)."""
+
+    brier: Annotated[Floats, Statistic()]
+    slope: Annotated[Floats, Statistic()]
+
+
 @payload("contrast", "placebo")
 @dataclass(frozen=True)
 class Placebo:
@@ -95,6 +110,11 @@ class Placebo:
 def scores_of(step: Config, study: Study) -> tuple[RiskScore, ...]:
     """Return the step's scores, the first one first."""
     return named_scores(step.scores, step, study, "scores")
+
+
+def risks_of(step: Config, study: Study) -> tuple[bool, ...]:
+    """Say of each score whether it is a risk: a calibrated one or a trained head, not a column's share of its range."""
+    return tuple(score.within is None for score in scores_of(step, study))
 
 
 def check(step: StepConfig, study: Study) -> None:

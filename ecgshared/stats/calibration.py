@@ -223,6 +223,18 @@ def brier(risk: NDArray[Any], y: NDArray[Any], patient: NDArray[np.int64]) -> Es
     return clustered_ratio((score - case) ** 2, np.ones(len(score)), patient, "log", event_df(y, patient))
 
 
+def brier_difference(
+    first: NDArray[Any], second: NDArray[Any], y: NDArray[Any], patient: NDArray[np.int64]
+) -> Estimate:
+    """Return the Brier score of ``first`` less that of ``second`` on the same ECGs, patient-clustered; shape = (n,)
+    each. Two equal risks differ by 0 without an error."""
+    a, case = require_binary(first, y, both_classes=False)
+    b, _ = require_binary(second, y, both_classes=False)
+    return clustered_ratio(
+        (a - case) ** 2 - (b - case) ** 2, np.ones(len(a)), patient, "identity", event_df(y, patient)
+    )
+
+
 def expected_over_observed(risk: NDArray[Any], y: NDArray[Any], patient: NDArray[np.int64]) -> Estimate:
     """Return predicted over observed events, patient-clustered, interval on the log scale; shape = (n,)
     each."""

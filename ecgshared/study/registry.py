@@ -20,6 +20,7 @@ STAGES: tuple[str, ...] = (
     "overlap",
     "summed_evaluate",
     "summed_survival",
+    "private_survival",
     "arrhythmia",
     "contrast",
     "age_sex",

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from ecgshared.config import Config, load_yaml, validate
+from ecgshared.config import Config, parse_yaml, read_text, validate
 from ecgshared.ecg.input import InputConfig
 from ecgshared.errors import ConfigError
 from ecgshared.study.blocks import CompareBlock, LeaveOneOutBlock, expand
@@ -408,5 +409,10 @@ class Study(Config):
 
 
 def load_study(path: Path) -> Study:
-    """Read and validate a study file."""
-    return validate(Study, load_yaml(path), where=path)
+    """Read and validate a study file; what was read before, word for word, is not parsed again."""
+    return _study_of(path, read_text(path))
+
+
+@lru_cache(maxsize=64)
+def _study_of(path: Path, text: str) -> Study:
+    return validate(Study, parse_yaml(text, path, aliases=True), where=path)

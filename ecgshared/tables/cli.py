@@ -292,14 +292,46 @@ def logrank(
     as_json: AsJson = False,
 ) -> None:
     """Test whether groups differ in survival, within each site; with --cause in the cause-specific hazard."""
-    from ecgshared.tables.curve_facts import log_rank_facts
-    from ecgshared.tables.show import show_log_rank
+    _compare_groups(site, time, event, by, strata, cause, missing, pooled=pooled, incidence=False, as_json=as_json)
+
+
+@app.command()
+def gray(
+    site: Sites,
+    time: Time,
+    event: EventColumn,
+    by: Annotated[str, typer.Option(help="Column: the groups that are compared.")],
+    cause: Annotated[int, typer.Option(help="Code of the event of interest; other codes but 0 forestall it.")],
+    pooled: Annotated[bool, typer.Option("--pooled", help="Compare across sites too, not only within each.")] = False,
+    strata: Annotated[str | None, typer.Option(help="Column: compare within each of its values.")] = None,
+    missing: Gaps = Missing.refuse,
+    as_json: AsJson = False,
+) -> None:
+    """Test whether groups differ in cumulative incidence (Gray), where another event forestalls the one of interest."""
+    _compare_groups(site, time, event, by, strata, cause, missing, pooled=pooled, incidence=True, as_json=as_json)
+
+
+def _compare_groups(
+    site: list[Path],
+    time: str,
+    event: str,
+    by: str,
+    strata: str | None,
+    cause: int | None,
+    missing: Missing,
+    *,
+    pooled: bool,
+    incidence: bool,
+    as_json: bool,
+) -> None:
+    from ecgshared.tables.curve_facts import comparison_facts
+    from ecgshared.tables.show import show_comparison
     from ecgshared.tables.tables import Columns, read_tables
 
     covariates = (by,) if strata is None else (by, strata)
     columns = Columns(time, event, covariates, categorical=covariates, cause=cause)
     tables = read_tables(site, columns, missing.value)
-    _print(log_rank_facts(tables, by, strata, by_site=not pooled), as_json, show_log_rank)
+    _print(comparison_facts(tables, by, strata, by_site=not pooled, incidence=incidence), as_json, show_comparison)
 
 
 def _print(facts: dict[str, Any], as_json: bool, show: Any) -> None:

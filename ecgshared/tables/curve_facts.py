@@ -9,7 +9,7 @@ import numpy as np
 
 from ecgshared.arrays import Floats
 from ecgshared.stats.influence import Estimate
-from ecgshared.tables.curves import Followed, GroupCurve, followed, log_rank_over_sites, restricted_means
+from ecgshared.tables.curves import Followed, GroupCurve, compare_over_sites, followed, restricted_means
 from ecgshared.tables.facts import counts, levels, number
 from ecgshared.tables.tables import Tables
 
@@ -89,8 +89,10 @@ def _estimate(found: Estimate) -> dict[str, float | None]:
     return dict(zip(("value", "standard_error", "low", "high"), map(number, found.as_array()), strict=True))
 
 
-def log_rank_facts(tables: Tables, by: str, strata: str | None, *, by_site: bool) -> dict[str, Any]:
-    """Return the log-rank test of the levels of ``by``, within those of ``strata`` and within sites."""
+def comparison_facts(
+    tables: Tables, by: str, strata: str | None, *, by_site: bool, incidence: bool = False
+) -> dict[str, Any]:
+    """Return the log-rank (or Gray's) test of the levels of ``by``, within those of ``strata`` and within sites."""
     found = {one.name: one for one in tables.levels}
     names = list(tables.names)
     codes = {}
@@ -100,9 +102,10 @@ def log_rank_facts(tables: Tables, by: str, strata: str | None, *, by_site: bool
             x = np.concatenate([site.x[:, wanted] for site in tables.sites])
             codes[name] = (x @ np.arange(1, len(wanted) + 1)).astype(np.int64)
     rows = followed(tables, codes[by], found[by].labels)
-    test = log_rank_over_sites(rows, None if strata is None else codes[strata], by_site=by_site)
+    test = compare_over_sites(rows, None if strata is None else codes[strata], by_site=by_site, incidence=incidence)
     sizes = np.bincount(rows.group, minlength=len(rows.labels))
     return {
+        "test": "gray" if incidence else "log_rank",
         "sites": [counts(site) for site in tables.sites],
         "levels": levels(tables.levels),
         "within": [*(["site"] if by_site else []), *([strata] if strata else [])],

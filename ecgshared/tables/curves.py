@@ -10,6 +10,7 @@ from scipy.stats import norm
 from ecgshared.arrays import Floats, Ints
 from ecgshared.errors import ConfigError, StatisticsError
 from ecgshared.stats.competing import Incidence, cumulative_incidence, restricted_mean
+from ecgshared.stats.gray import gray_test
 from ecgshared.stats.influence import CONFIDENCE, Estimate, by_patient
 from ecgshared.stats.kaplan_meier import LogRank, log_rank
 from ecgshared.tables.after import column, patients
@@ -155,8 +156,10 @@ def _plain(value: float, se: float) -> Estimate:
     return Estimate(value, se, value - half, value + half)
 
 
-def log_rank_over_sites(rows: Followed, strata: Ints | None, *, by_site: bool) -> LogRank:
+def compare_over_sites(rows: Followed, strata: Ints | None, *, by_site: bool, incidence: bool = False) -> LogRank:
     """Return the log-rank test of the groups, within each stratum (and each site, where ``by_site``).
+
+    ``incidence`` : Gray's test, of cumulative incidences, instead.
 
     Raises
     ------
@@ -164,7 +167,7 @@ def log_rank_over_sites(rows: Followed, strata: Ints | None, *, by_site: bool) -
     """
     if rows.entry is not None or rows.weight is not None:
         raise ConfigError(
-            "the log-rank test takes no entry times or weights", remedy="survival fit: its score test takes both"
+            "a test of groups takes no entry times or weights", remedy="survival fit: its score test takes both"
         )
     if len(rows.labels) < 2:
         raise ConfigError("there is one group only", value=rows.labels[0], remedy="another column for --by")
@@ -174,4 +177,7 @@ def log_rank_over_sites(rows: Followed, strata: Ints | None, *, by_site: bool) -
     if by_site:
         level = level * (int(rows.site.max()) + 1) + rows.site
     inside = [level == key for key in np.unique(level)]
-    return LogRank.total(log_rank(rows.time[i], rows.event[i], rows.group[i], len(rows.labels)) for i in inside)
+    groups = len(rows.labels)
+    if incidence:
+        return LogRank.total(gray_test(rows.time[i], rows.cause[i], rows.group[i], groups) for i in inside)
+    return LogRank.total(log_rank(rows.time[i], rows.event[i], rows.group[i], groups) for i in inside)

@@ -105,9 +105,16 @@ def _as_declared(name: str, value: Any, kind: Any) -> Any:
         return value
     if get_origin(kind) is tuple and isinstance(value, list) and all(type(v) is str for v in value):
         return tuple(value)
-    if isinstance(value, np.ndarray) and (get_origin(kind) is np.ndarray or kind is np.ndarray):
+    if isinstance(value, np.ndarray) and _is_array(kind):
         return value
     raise WireError(f"field {name} is not of its declared type")
+
+
+def _is_array(kind: Any) -> bool:
+    """Tell whether a declared type is an array: ``NDArray`` is an alias of ndarray, from NumPy 2.5 on a type alias."""
+    origin = get_origin(kind) or kind
+    meant = getattr(origin, "__value__", origin)
+    return (get_origin(meant) or meant) is np.ndarray
 
 
 def has_infinity(payload: Any) -> bool:

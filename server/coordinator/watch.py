@@ -115,6 +115,8 @@ def _last_words(info: dict[str, Any], folder: Path, console: Console) -> None:
     console.print(f"run {info.get('run')}: {info.get('status')}", highlight=False)
     if info.get("stopped_by"):
         console.print(str(info["stopped_by"]), highlight=False, soft_wrap=True)
+    for step, why in (info.get("left_out") or {}).items():
+        console.print(f"step {step} was left out: {why}", highlight=False, soft_wrap=True)
     if info.get("status") == "done":
         report = folder / "report.html"
         end = time.monotonic() + _REPORT_SECONDS

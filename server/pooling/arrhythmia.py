@@ -14,7 +14,7 @@ from ecgshared.stages.results.base import EstimateResult
 from ecgshared.stats.influence import ratio_estimate
 from ecgshared.stats.score_scale import HIGHEST, LOWEST, risk_of
 from server.pooling.combine import bare, est, number
-from server.pooling.head import BY_LUCK
+from server.pooling.head import by_luck
 
 _MIN_ANSWERED = 0.8
 """A point stands where sites with this share of the group's ECGs answered it."""
@@ -27,6 +27,7 @@ class Curves:
     Attributes
     ----------
     cuts : asked for, the most wanted first.
+    asked : sites of the group, those that told nothing among them; 0: those of ``by_site``.
     cut, like : the absolute cut-off, and the one of its share; HIGHEST where there is none.
     """
 
@@ -35,6 +36,7 @@ class Curves:
     errors: Mapping[str, Errors]
     cut: float
     like: float
+    asked: int = 0
 
     def telling(self, outcome: str) -> tuple[str, ...]:
         """Return the sites that tell of an outcome."""
@@ -116,7 +118,7 @@ def _point(curves: Curves, cut: float, outcome: str, together: bool) -> Point | 
         return None
     total = sum(float(n[0]) for s in found if (n := curves.at(s, LOWEST, outcome)) is not None)
     rate = _rate(curves, cut, outcome, found) if together else _own_rate(curves, cut, outcome, found)
-    if together and len(found) < len(curves.by_site) and events < BY_LUCK * len(found):
+    if together and by_luck(events, len(found), max(curves.asked, len(curves.by_site))):
         rate = bare(rate)
     return Point(
         cutoff=number(risk_of(cut)) if cut > LOWEST else 0.0,

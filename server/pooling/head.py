@@ -22,6 +22,19 @@ That is where some withheld. Where all told, they may all have had their five by
 _ALL_BY_LUCK = 10
 
 
+def by_luck(events: float, telling: int, asked: int) -> bool:
+    """Say whether hospitals are put together for the events they happened to have.
+
+    Parameters
+    ----------
+    events : patients with the event at those that tell (ECGs where patients are not known).
+    telling, asked : hospitals that tell, and those that were asked. One hospital by itself is not put together.
+    """
+    if asked < 2:
+        return False
+    return events < (BY_LUCK if telling < asked else _ALL_BY_LUCK) * telling
+
+
 @dataclass(frozen=True)
 class PooledHead:
     """One outcome over the sites of one group that released counts of it.
@@ -67,8 +80,8 @@ class PooledHead:
         and 95% intervals hold it 90 times in 100. From some 20 events a hospital on, none is there by luck. Where all
         three have five it is 0.85, and they hold it 86 times in 100 (``tests/benchmarks/test_pooled_auc.py``).
         """
-        enough = BY_LUCK if self.withheld else _ALL_BY_LUCK
-        return len(self.sites) > 1 and self.patients_with_event < enough * len(self.sites)
+        sites = len(self.sites)
+        return sites > 1 and by_luck(self.patients_with_event, sites, sites + len(self.withheld))
 
     @property
     def threshold_sites(self) -> tuple[str, ...]:

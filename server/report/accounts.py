@@ -77,11 +77,17 @@ def graph_rows(run: Run) -> list[StepRow]:
                 duration(sum(line.seconds for line in lines)) if lines else "",
                 byte_count(sum(sum(line.bytes_in.values()) for line in lines)) if lines else "",
                 byte_count(sum(sum(line.bytes_out.values()) for line in lines)) if lines else "",
-                "done" if result is not None else "begun" if lines else "not begun",
+                _state(run, step.id, begun=bool(lines)),
                 (result.arrays_sha256 or "")[:12] if result is not None else "",
             )
         )
     return rows
+
+
+def _state(run: Run, step: str, *, begun: bool) -> str:
+    if step in run.results.steps:
+        return "done"
+    return "left out" if step in run.results.run.left_out else "begun" if begun else "not begun"
 
 
 @dataclass(frozen=True)

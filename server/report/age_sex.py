@@ -18,6 +18,7 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
         blocks.append(_ages(lines))
     if r.sex is not None:
         blocks.append(_sexes(lines))
+    blocks.append(_chance(lines))
     if r.against:
         blocks.append(_against(r, lines))
     if r.withheld:
@@ -44,7 +45,7 @@ def _gap(r: Result) -> str:
 def _ages(lines: list[tuple[str, Judged]]) -> Table:
     rows: list[list[Cell]] = [
         [
-            *(where, group, f.ecgs, f.patients, _span(f.mae), f.bias, f.sd, f.r2),
+            *(where, group, f.ecgs, f.patients, _span(f.mae), f.bias, f.sd, f.r2, _span(f.r)),
             "" if f.agreement_low is None else f"{f.agreement_low:.1f} to {f.agreement_high:.1f}",
         ]
         for where, judged in lines
@@ -59,6 +60,7 @@ def _ages(lines: list[tuple[str, Judged]]) -> Table:
         "bias",
         "SD",
         "R2",
+        "r (95%)",
         "limits of agreement",
     ]
     note = "Years; intervals clustered by patient. Groups that are not listed are too small, or would give one away."
@@ -74,6 +76,15 @@ def _sexes(lines: list[tuple[str, Judged]]) -> Table:
     head = ["where", "group", "ECGs", "patients", "accuracy (95%)", "AUC (95%)", "share of men", "predicted share"]
     note = "Accuracy at a probability of one half. An AUC is a hospital's own: scores of several are not pooled."
     return Table("Sex", head, rows, note=note)
+
+
+def _chance(lines: list[tuple[str, Judged]]) -> Table:
+    rows: list[list[Cell]] = [
+        [where, _span(judged.age_chance, 2), _span(judged.sex_chance, 3)] for where, judged in lines
+    ]
+    head = ["where", "mean absolute error, years", "accuracy"]
+    note = "Without an ECG everybody is told the training patients' mean age and more frequent sex."
+    return Table("This model less an answer without an ECG", head, rows, note=note)
 
 
 def _against(r: Result, lines: list[tuple[str, Judged]]) -> Table:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from ecgshared.stages.results.base import StageResult
 from ecgshared.stages.results.contrast import Pair, Result
 from ecgshared.study.study import Study
-from server.report.evaluation import span
+from server.report.contrast import RISK_COLUMNS, risk_figures
+from server.report.evaluation_tables import span
 from server.report.forest import ForestRow, forest
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Section, Table
@@ -42,6 +43,14 @@ def block_sections(step: str, study: Study | None, results: Mapping[str, StageRe
             note="Each line is of the ECGs of one hospital that have both scores; AUC less its AUC, by patient.",
         )
     ]
+    as_risks: list[list[Cell]] = [
+        [hospital, labels.endpoint(outcome), labels.score(score), labels.score(other), *risk_figures(pair)]
+        for outcome, hospital, score, other, pair in lines
+        if pair.risks is not None
+    ]
+    if as_risks:
+        note = "On the same ECGs; Brier less its Brier: below zero where the first is closer."
+        blocks.append(Table("In pairs, as risks", [*columns[:4], *RISK_COLUMNS], as_risks, note=note))
     for outcome in dict.fromkeys(line[0] for line in lines):
         drawn = [
             ForestRow(f"{hospital}: {labels.score(other)}", p.difference.value, p.difference.low, p.difference.high)

@@ -11,6 +11,7 @@ from server.report.sections import Cell
 
 WITHHELD = "withheld"
 UNDEFINED = "–"
+_MINUS = re.compile(r"(?<![\w.)])-(?=\d)")
 _NUMERIC_TEXT = re.compile(r"^[<>≤≥~±]?\s*[-−]?\d")
 
 
@@ -32,7 +33,9 @@ def show(value: Cell, decimals: int | None = None) -> Shown:
         return Shown(_signed(f"{value:,}"), "number")
     if isinstance(value, float):
         return Shown(number(value, decimals), "number")
-    return Shown(str(value), "number" if _NUMERIC_TEXT.match(str(value)) else "")
+    if _NUMERIC_TEXT.match(str(value)):
+        return Shown(_MINUS.sub("−", str(value)), "number")
+    return Shown(str(value))
 
 
 def number(value: float, decimals: int | None = None) -> str:

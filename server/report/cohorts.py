@@ -84,9 +84,15 @@ def cohort_size(s: SiteDescription) -> tuple[Number, Number]:
 
 def _numbers(r: Result, labels: Labels) -> Table:
     rows: list[list[Cell]] = []
+    # A study of labels alone follows nobody: that is no withholding.
+    followed = any(s.follow_up_years.mean is not None for s in r.sites.values())
     for site, s in r.sites.items():
         median = s.follow_up_quartiles[1] if len(s.follow_up_quartiles) == 3 else None
-        described: list[Cell] = [total(s.patients), total(s.ecgs), s.follow_up_years.mean, median]
+        described: list[Cell] = [
+            total(s.patients),
+            total(s.ecgs),
+            *([s.follow_up_years.mean, median] if followed else []),
+        ]
         row: list[Cell] = [labels.site(site), *cohort_size(s), *described]
         for head in r.heads:
             row += [total(s.events[head]), total(s.labelled[head])] if head in s.heads_offered else ["not offered", "-"]
@@ -96,7 +102,7 @@ def _numbers(r: Result, labels: Labels) -> Table:
         [
             "hospital",
             *("patients", "ECGs"),
-            *("patients", "ECGs", "follow-up, mean years", "median"),
+            *("patients", "ECGs", *(("follow-up, mean years", "median") if followed else ())),
             *["with the event", "labelled"] * len(r.heads),
         ],
         rows,
@@ -107,7 +113,12 @@ def _numbers(r: Result, labels: Labels) -> Table:
             "and not among those described. "
         )
         + "Events and labels are of ECGs.",
-        groups=[("", 1), ("cohort", 2), ("described here", 4), *((labels.endpoint(head), 2) for head in r.heads)],
+        groups=[
+            ("", 1),
+            ("cohort", 2),
+            ("described here", 4 if followed else 2),
+            *((labels.endpoint(head), 2) for head in r.heads),
+        ],
     )
 
 

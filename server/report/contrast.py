@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ecgshared.stages.results.contrast import Contrasted, Result
-from server.report.evaluation import span
+from ecgshared.stages.results.contrast import Contrasted, Pair, Result
+from server.report.evaluation_tables import span
 from server.report.forest import Forest, ForestRow, forest
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Key, Section, Table, Text
@@ -33,6 +33,7 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
         if r.others:
             blocks.append(_table(lines, outcome, labels))
             blocks += _forests(lines, outcome, r, labels)
+            blocks += _as_risks(lines, outcome, labels)
     if gone := {s: why for s, why in r.absent.items() if s not in r.sites}:
         words = (f"{labels.site(s)} ({'; '.join(why.values())})" for s, why in gone.items())
         blocks.append(Text(f"No answer: {', '.join(words)}."))
@@ -102,6 +103,37 @@ def _table(lines: Sequence[tuple[str, Contrasted, bool]], outcome: str, labels: 
         rows,
         note="Each line is of the ECGs that have both scores.",
     )
+
+
+def _as_risks(lines: Sequence[tuple[str, Contrasted, bool]], outcome: str, labels: Labels) -> list[Table]:
+    rows: list[list[Cell]] = [
+        [name, labels.score(other), *risk_figures(pair)]
+        for name, found, _ in lines
+        for other, pair in found.pairs.get(outcome, {}).items()
+        if pair.risks is not None
+    ]
+    if not rows:
+        return []
+    return [
+        Table(
+            f"As risks: {labels.endpoint(outcome)}",
+            ["", "other score", *RISK_COLUMNS],
+            rows,
+            note="Of risks alone, on the ECGs that have both; Brier less its Brier, by patient: below zero where the "
+            "first is closer. Over several hospitals means over ECGs; a slope is a hospital's own.",
+        )
+    ]
+
+
+RISK_COLUMNS = ["Brier", "its Brier", "difference (95% CI)", "p", "calibration slope", "its slope"]
+
+
+def risk_figures(pair: Pair) -> list[Cell]:
+    """Return the cells of :data:`RISK_COLUMNS`; empty ones where there are no risks."""
+    if (r := pair.risks) is None:
+        return [None] * len(RISK_COLUMNS)
+    slopes = ["" if slope is None else span(slope) for slope in (r.slope, r.other_slope)]
+    return [*(span(b, 4) for b in (r.brier, r.other_brier, r.brier_difference)), r.brier_p, *slopes]
 
 
 def _forests(lines: Sequence[tuple[str, Contrasted, bool]], outcome: str, r: Result, labels: Labels) -> list[Forest]:

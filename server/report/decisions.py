@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ecgshared.stages.results.base import Number
-from server.report.sections import Panels, Series
+from server.report.sections import Panels, Series, told
 
 _LEAST = -0.02
 """Acting on everybody is drawn down to here: below it the curves that matter would be flat."""
@@ -34,8 +34,8 @@ class DecisionCurve:
 
 def decision_panels(curves: Sequence[DecisionCurve]) -> Panels | None:
     """Return a panel a curve; None where no curve has a point."""
-    panels = [(curve.label, _series(curve)) for curve in curves]
-    if not any(series[0].x for _, series in panels):
+    panels, silent = told([(curve.label, _series(curve)) for curve in curves])
+    if not panels:
         return None
     return Panels(
         "Decision curve",
@@ -44,8 +44,7 @@ def decision_panels(curves: Sequence[DecisionCurve]) -> Panels | None:
         "net benefit per ECG",
         reference=0.0,
         caption="Net benefit of acting on the ECGs at or above a risk (coloured or black), on every ECG (grey) "
-        "and on none "
-        "(dashes, 0). Bands over several hospitals: the bound that withheld counts leave.",
+        f"and on none (dashes, 0). Bands over several hospitals: the bound that withheld counts leave.{silent}",
         panels=panels,
     )
 
@@ -56,7 +55,7 @@ def _series(curve: DecisionCurve) -> list[Series]:
         key=lambda point: point[0],
     )
     x = [t for t, *_ in known]
-    told = [
+    drawn = [
         Series(
             "the score",
             x,
@@ -72,8 +71,8 @@ def _series(curve: DecisionCurve) -> list[Series]:
         grid = [0.99 * max(x) * i / 60 for i in range(61)] if max(x) >= 1 else [max(x) * i / 60 for i in range(61)]
         everybody = [(t, act_on_everybody(curve.rate, t)) for t in grid]
         shown = [(t, benefit) for t, benefit in everybody if benefit >= _LEAST]
-        told.append(Series("everybody", [t for t, _ in shown], [b for _, b in shown], muted=True))
-    return told
+        drawn.append(Series("everybody", [t for t, _ in shown], [b for _, b in shown], muted=True))
+    return drawn
 
 
 def act_on_everybody(rate: float, threshold: float) -> float:

@@ -204,7 +204,8 @@ def _draw_series(axes: Axes, series: Series, colour: str, dashes: Any, width: fl
         moved = axes.transData + move
         if banded:
             axes.vlines(x, low, high, color=colour, linewidth=1.1, zorder=order, transform=moved)
-        axes.plot(x, y, linestyle="none", marker="o", markersize=4.2, transform=moved, **common)
+        # A point on the border is whole all the same.
+        axes.plot(x, y, linestyle="none", marker="o", markersize=4.2, transform=moved, clip_on=False, **common)
         return Line2D([], [], linestyle="none", marker="o", markersize=4.2, **common)
     style: dict[str, Any] = {"linestyle": dashes, "linewidth": width, "solid_capstyle": "round"}
     step = series.style == "step"

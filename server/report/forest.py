@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,25 +19,26 @@ from server.report.figures import _STYLE, GRID, INK, MUTED, _inline, site_colour
 from server.report.sections import Figure
 
 _WIDTH, _ROW, _BOTTOM, _TOP = 5.6, 0.25, 0.5, 0.12
-_LABELS, _NUMBERS, _EDGE = 1.55, 1.45, 0.12
+_LABELS, _MOST_LABELS, _LETTER, _NUMBERS = 1.55, 2.5, 0.068, 1.45
 
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One estimate. None is withheld.
+    """One estimate, or with ``heading`` the name of the group of rows below. None is withheld.
 
     ``pooled`` rows are drawn as diamonds; ``weight`` scales a site's square; ``site`` gives its colour where the label
     is another. ``interval_only``: a prediction interval, which has no estimate of its own.
     """
 
     label: str
-    value: float | None
-    low: float | None
-    high: float | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
     weight: float | None = None
     pooled: bool = False
     site: str = ""
     interval_only: bool = False
+    heading: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,14 @@ def forest_svg(figure: Forest, *, sites: Sequence[str] = (), prefix: str = "f") 
     """Draw a forest plot as one ``<svg>`` element; see :func:`server.report.figures.figure_svg`."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": prefix}):
         height = _TOP + _ROW * max(len(figure.rows), 1) + _BOTTOM
-        canvas = Canvas(figsize=(_WIDTH, height), facecolor="none")
+        # Long names widen the drawing: the axis keeps its width.
+        longest = max((len(row.label) for row in figure.rows if not row.heading), default=0)
+        labels = min(max(_LABELS, _LETTER * longest + 0.15), _MOST_LABELS)
+        width = _WIDTH + labels - _LABELS
+        canvas = Canvas(figsize=(width, height), facecolor="none")
         FigureCanvasSVG(canvas)
-        width = _WIDTH - _LABELS - _NUMBERS
-        axes = canvas.add_axes((_LABELS / _WIDTH, _BOTTOM / height, width / _WIDTH, 1 - (_BOTTOM + _TOP) / height))
+        box = (labels / width, _BOTTOM / height, (width - labels - _NUMBERS) / width, 1 - (_BOTTOM + _TOP) / height)
+        axes = canvas.add_axes(box)
         _draw(axes, figure, sites)
         drawing = io.StringIO()
         canvas.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
@@ -77,8 +83,20 @@ def _draw(axes: Axes, figure: Forest, sites: Sequence[str]) -> None:
     axes.axvline(float(figure.reference), color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=2)
     heaviest = max((row.weight or 0.0 for row in known), default=0.0) or 1.0
     for y, row in enumerate(figure.rows):
+        if row.heading:
+            # From the drawing's left edge over the whole width: no number stands in its row.
+            axes.annotate(
+                row.label,
+                (0.01, y),
+                xycoords=("figure fraction", "data"),
+                va="center",
+                fontsize=8.5,
+                color=MUTED,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+            )
+            continue
         axes.annotate(
-            row.label[:30],
+            textwrap.shorten(row.label, width=int((_MOST_LABELS - 0.15) / _LETTER), placeholder=" …"),
             (0, y),
             xycoords=("axes fraction", "data"),
             xytext=(-8, 0),

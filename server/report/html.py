@@ -21,6 +21,7 @@ from ecgshared.study.registry import STAGES, room
 from server.report import cells
 from server.report.accounts import departures, facts, graph_rows, happenings, presence
 from server.report.blocks import block_sections
+from server.report.bookkeeping import bookkeeping
 from server.report.consort import consort_svg
 from server.report.curves import learning_curves
 from server.report.figures import figure_svg
@@ -135,17 +136,25 @@ def compose(run: Run, lay_out: LayOut | None = None) -> Page:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(bytes=cells.byte_count, duration=cells.duration, show=cells.show)
+    items = checklist(run.study, results, {s.id: s.stage for s in run.plan if s.id in run.results.steps})
+    present, happened, left = presence(run), happenings(run), departures(run)
+    painter.step = "run"
+    tables = bookkeeping(run, present, happened, left, items)
+    books = {name: painter.save(table.title, "csv", table_csv(table)) for name, table in tables.items()}
     html = environment.get_template("report.html").render(
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         run=run,
         info=run.results.run,
+        pending=[step for step in run.results.missing if step not in run.results.run.left_out],
+        left_out=[labels.step(step) for step in run.results.missing if step in run.results.run.left_out],
         about=run.about,
         facts=facts(run),
         summary=summary,
         hospitals=hospitals,
         keys=[(key, cells.show(key.value)) for key in (*judged, *others)],
         methods=methods(run.study, run.results.run, labels) if run.study is not None else [],
-        checklist=checklist(run.study, results, {s.id: s.stage for s in run.plan if s.id in run.results.steps}),
+        checklist=items,
+        books=books,
         privacy=statement(run.plan, results, labels),
         stage_of={step.id: step.stage for step in run.plan},
         phase_words=phase_words,
@@ -154,9 +163,9 @@ def compose(run: Run, lay_out: LayOut | None = None) -> Page:
         node=(NODE_WIDTH, NODE_HEIGHT),
         step_rows=graph_rows(run),
         steps=steps,
-        presence=presence(run),
-        happenings=happenings(run),
-        departures=departures(run),
+        presence=present,
+        happenings=happened,
+        departures=left,
         reasons=REASONS,
         glossary=GLOSSARY,
         files=FOLDER if painter.attachments.files else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,9 @@ def panels_svg(figure: Panels, *, sites: Sequence[str] = (), prefix: str = "f") 
                     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             if figure.reference == "diagonal":
                 axes.axline((0, 0), slope=1, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=2)
-            axes.set_title(heading[:34], fontsize=9, loc="left", color=INK, pad=4)
+            axes.set_title(
+                textwrap.shorten(heading, width=34, placeholder=" …"), fontsize=9, loc="left", color=INK, pad=4
+            )
             axes.set_xlabel("")
             axes.set_ylabel("")
             axes.tick_params(labelsize=7.5)
@@ -97,4 +100,11 @@ def _limits(figure: Panels, sites: Sequence[str]) -> _Limits | None:
     FigureCanvasSVG(canvas)
     axes = canvas.add_subplot()
     _draw(axes, _alone(figure, every), tuple(sites))
-    return _Limits(axes.get_xlim(), axes.get_ylim(), axes.get_xscale() == "log")
+    x, y, x_log = axes.get_xlim(), axes.get_ylim(), axes.get_xscale() == "log"
+    if figure.reference == "diagonal" and figure.x_range is None:
+        # What is read against the diagonal has one scale both ways, from zero on.
+        most = max(x[1], y[1])
+        x = y = (-0.03 * most, most)
+    elif x_log and "share" in figure.x_label:
+        x = (x[0], min(x[1], 1.1))
+    return _Limits(x, y, x_log)

@@ -43,6 +43,10 @@ class RunInfo(Record):
     ended: str | None = Field(default=None, description="ISO 8601 time; null while it runs")
     versions: dict[str, str | None] = Field(default={}, description="versions of the software that ran")
     sites: tuple[str, ...] = Field(default=(), description="sites of the study, those that train first")
+    left_out: dict[str, str] = Field(
+        default={},
+        description="steps that no hospital was large enough for, and those that needed one, with the reason",
+    )
     backend: str | None = Field(default=None, description="the grid: inprocess, ray or flower")
 
 

@@ -120,6 +120,24 @@ class Panels(Figure):
     panels: Sequence[tuple[str, Sequence[Series]]] = ()
 
 
+Panel = tuple[str, Sequence[Series]]
+"""A heading and what is drawn below it."""
+
+
+def told(panels: Sequence[Panel], least: int = 2) -> tuple[list[Panel], str]:
+    """Return the panels with ``least`` points or more, and a sentence that names the others; none where none has.
+
+    A point alone says what the tables say: everybody's rate.
+    """
+    shown = [panel for panel in panels if any(_points(series) >= least for series in panel[1] if not series.muted)]
+    silent = [heading for heading, series in panels if (heading, series) not in shown]
+    return shown, f" Not told: {'; '.join(silent)}." if shown and silent else ""
+
+
+def _points(series: Series) -> int:
+    return sum(x is not None and y is not None for x, y in zip(series.x, series.y, strict=True))
+
+
 @dataclass(frozen=True)
 class ConsortBox:
     """One step down a CONSORT diagram: what is left, and at the side what was taken away before it.

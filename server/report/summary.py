@@ -13,7 +13,8 @@ from ecgshared.stages.results.evaluate import Result as Evaluated
 from ecgshared.stages.results.survival_evaluate import Result as SurvivalEvaluated
 from ecgshared.study.study import EligibilityConfig, Study
 from server.report.cohorts import cohort_size
-from server.report.evaluation import group_auc, span
+from server.report.evaluation import group_auc
+from server.report.evaluation_tables import span
 from server.report.labels import Labels, counted
 from server.report.sections import Cell, Table
 
@@ -120,7 +121,7 @@ def _how_good(results: Typed, labels: Labels) -> list[str]:
     sentences = []
     for step, r in results.items():
         if isinstance(r, Evaluated):
-            sentences += _evaluated(r, labels)
+            sentences += _evaluated(step, r, labels)
         elif isinstance(r, SurvivalEvaluated):
             for group, pooled in r.pooled.items():
                 for name, m in pooled.models.items():
@@ -132,8 +133,9 @@ def _how_good(results: Typed, labels: Labels) -> list[str]:
     return sentences
 
 
-def _evaluated(r: Evaluated, labels: Labels) -> list[str]:
+def _evaluated(step: str, r: Evaluated, labels: Labels) -> list[str]:
     sentences = []
+    whom = f", {labels.whom(step)}" if labels.whom(step) else ""
     for group, heads in r.pooled.items():
         for head, p in heads.items():
             found = group_auc(r, head, p)
@@ -147,7 +149,7 @@ def _evaluated(r: Evaluated, labels: Labels) -> list[str]:
             whose = (
                 f"{labels.group(group)} ({labels.site(p.sites[0])} alone)" if len(p.sites) == 1 else labels.group(group)
             )
-            text = f"AUC for {labels.endpoint(head)}, {whose}: {auc}{words}."
+            text = f"AUC for {labels.endpoint(head)}, {whose}{whom}: {auc}{words}."
             at = p.threshold
             if at is not None and at.share is not None and (ppv := span(at.ppv)) is not None:
                 text += f" Above the fixed cut-off, {100 * at.share:.1f}% of ECGs, the event rate was {ppv}."
@@ -157,7 +159,9 @@ def _evaluated(r: Evaluated, labels: Labels) -> list[str]:
 
 def _hospitals(study: Study | None, described: Described | None, results: Typed, labels: Labels) -> Table | None:
     judged = [(step, r) for step, r in results.items() if isinstance(r, Evaluated) and r.heads]
-    evaluated = judged[-1] if judged else None
+    # Of everybody rather than of a part of them; of several, the last.
+    whole = [one for one in judged if not labels.whom(one[0])]
+    evaluated = (whole or judged)[-1] if judged else None
     if described is None and evaluated is None:
         return None
     names: dict[str, Any] = dict.fromkeys(

@@ -12,7 +12,7 @@ from ecgshared.stages.results.survival_evaluate import (
     Result,
     SiteSurvival,
 )
-from server.report.evaluation import span
+from server.report.evaluation_tables import span
 from server.report.forest import Forest, ForestRow, forest
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Figure, Key, Section, Series, Table, Text

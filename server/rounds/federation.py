@@ -23,7 +23,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from ecgshared.errors import RefusalCode, RunError
+from ecgshared.errors import RefusalCode, RunError, TooFewError
 from ecgshared.service.files import now
 from ecgshared.study.study import Study
 from ecgshared.wire.bytes import MESSAGE_TYPE_ASK, MESSAGE_TYPE_HELLO, encode_request, refusal_of, to_records
@@ -176,7 +176,9 @@ class Federation:
         )
         needed = self._needed(states, quorum)
         if len(answered) < needed:
-            raise RunError(
+            # Whoever is too small stays so; of any other absence the operators hear, and may mend it.
+            only_small = all(state.answered or state.why == RefusalCode.TOO_FEW for state in states)
+            raise (TooFewError if only_small else RunError)(
                 f"step {step!r}, {phase} {round_number}: {len(answered)} of {needed} needed sites answered",
                 value=reasons(absent),
                 remedy="the run is kept: mend the sites and go on with it (resume)",

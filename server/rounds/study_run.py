@@ -11,7 +11,7 @@ import numpy as np
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from ecgshared.errors import EcgFedError, RunError
+from ecgshared.errors import EcgFedError, RunError, TooFewError
 from ecgshared.service.files import now
 from ecgshared.study.registry import room, shared_room
 from ecgshared.study.secure import secure_sum_in_use, summed_phases
@@ -34,22 +34,18 @@ Progress = Callable[[str, int, int, str], None]
 def run_study(grid: Grid, folder: RunFolder, progress: Progress, policy: WaitingPolicy | None = None) -> None:
     """Run every unfinished step of the folder's study; raise what stops it after noting it in run.json.
 
+    A step that no hospital is large enough for is left out with the reason (``left_out``), and so are those that use
+    it; a run that is resumed tries them again.
+
     ``status`` becomes "done"; "stopped" by the coordinator; "paused" by an error that somebody can mend, a full disk
     among them; "interrupted" where the process was told to end or its SuperLink went away; "failed" by a fault of the
     software.
     """
     study = folder.study
-    folder.update(status="running", stopped_by=None, waiting_for=None)
+    folder.update(status="running", stopped_by=None, waiting_for=None, left_out={})
     federation = Federation(grid, study, folder, policy)
     try:
-        for step in study.steps:
-            if folder.artefact(step.id) is None:
-                if step.frozen is None:
-                    artefact = _run_step(step, study, federation, folder, progress)
-                else:
-                    artefact = take_up(step, study, folder.imported(step))
-                folder.save_artefact(artefact)
-            progress(step.id, 1, 1, "done")
+        _run_steps(study, federation, folder, progress)
     except Stopped as error:
         folder.update(status="stopped", stopped_by=str(error), ended=now())
         raise
@@ -71,6 +67,38 @@ def run_study(grid: Grid, folder: RunFolder, progress: Progress, policy: Waiting
         folder.update(status="failed", stopped_by=type(error).__name__, ended=now())
         raise
     folder.update(status="done", ended=now())
+
+
+def _run_steps(study: Study, federation: Federation, folder: RunFolder, progress: Progress) -> None:
+    """Run every unfinished step; one that no hospital is large enough for is left out, and those that need it.
+
+    Raises
+    ------
+    TooFewError : so many are left out that nothing but descriptions would be done.
+    """
+    left_out: dict[str, str] = {}
+    refusal: TooFewError | None = None
+    for step in study.steps:
+        if folder.artefact(step.id) is not None:
+            progress(step.id, 1, 1, "done")
+            continue
+        if lacking := [name for name in step.uses if name in left_out]:
+            left_out[step.id] = f"needs {', '.join(lacking)}, left out"
+        else:
+            try:
+                if step.frozen is None:
+                    folder.save_artefact(_run_step(step, study, federation, folder, progress))
+                else:
+                    folder.save_artefact(take_up(step, study, folder.imported(step)))
+            except TooFewError as error:
+                refusal = error
+                left_out[step.id] = error.what + ("" if error.value is None else f" ({error.value})")
+                folder.note(f"step {step.id} left out", left_out[step.id])
+        if step.id in left_out:
+            folder.update(left_out=left_out)
+        progress(step.id, 1, 1, "left out" if step.id in left_out else "done")
+    if refusal is not None and all(step.stage == "describe" or step.id in left_out for step in study.steps):
+        raise refusal
 
 
 def _run_step(

@@ -102,7 +102,7 @@ def _fits(reply: Any) -> bool:
         "sex_sums": (_G, 3),
         "sex_clusters": (_G, 3),
     }
-    shapes |= {"predicted_men": (_G,), "auc": (_G, 4), "difference": (2, 5), "patients": (_G, 2)}
+    shapes |= {"predicted_men": (_G,), "auc": (_G, 4), "difference": (2, 5), "chance": (2, 5), "patients": (_G, 2)}
     return all(np.shape(getattr(reply, name)) == shape for name, shape in shapes.items())
 
 
@@ -116,7 +116,15 @@ def _judged(replies: Sequence[Figures]) -> Judged:
         mine = [r for r in replies if np.isfinite(r.sex_sums[g]).all()]
         if mine:
             sex[name] = _sex(mine, g)
-    return Judged(age=age, sex=sex, age_difference=_difference(replies, 0), sex_difference=_difference(replies, 1))
+    beside = [_difference(replies, name, i) for name in ("difference", "chance") for i in (0, 1)]
+    return Judged(
+        age=age,
+        sex=sex,
+        age_difference=beside[0],
+        sex_difference=beside[1],
+        age_chance=beside[2],
+        sex_chance=beside[3],
+    )
 
 
 def _age(replies: Sequence[Figures], g: int) -> AgeGroup:
@@ -133,6 +141,7 @@ def _age(replies: Sequence[Figures], g: int) -> AgeGroup:
         agreement_low=number(figures.limits[0]),
         agreement_high=number(figures.limits[1]),
         slope=number(figures.slope),
+        r=_correlation(figures.r, patients),
     )
 
 
@@ -150,11 +159,11 @@ def _sex(replies: Sequence[Figures], g: int) -> SexGroup:
     )
 
 
-def _difference(replies: Sequence[Figures], i: int) -> EstimateResult | None:
-    mine = [r for r in replies if np.isfinite(r.difference[i]).all()]
+def _difference(replies: Sequence[Figures], name: str, i: int) -> EstimateResult | None:
+    mine = [r for r in replies if np.isfinite(getattr(r, name)[i]).all()]
     if not mine:
         return None
-    sums = np.sum([r.difference[i] for r in mine], axis=0)
+    sums = np.sum([getattr(r, name)[i] for r in mine], axis=0)
     # Patients with both: at most those of age or of sex; the pairs' own number is not told, ECGs stand for it.
     patients = min(float(np.sum([r.patients[0, i] for r in mine])), sums[0])
     return _mean(sums[1], sums[0], sums[2:], patients)
@@ -170,6 +179,15 @@ def _mean(total: float, n: float, of: Floats, patients: float, *, share: bool = 
     if share:
         low, high = _wilson(mean, se)
     return EstimateResult(value=number(mean), se=number(se), low=number(low), high=number(high))
+
+
+def _correlation(r: float, patients: float) -> EstimateResult:
+    """Return Pearson's r with its 95% interval by Fisher's z, of so many independent patients."""
+    if not abs(r) < 1 or not patients > 3:
+        return EstimateResult(value=number(r), se=None, low=None, high=None)
+    half = 1.959963984540054 / np.sqrt(patients - 3)
+    low, high = (float(np.tanh(np.arctanh(r) + sign * half)) for sign in (-1, 1))
+    return EstimateResult(value=number(r), se=None, low=number(low), high=number(high))
 
 
 def _wilson(p: float, se: float) -> tuple[float, float]:

@@ -94,7 +94,7 @@ def _curves(
             by_site[site] = reply
         else:
             absent.setdefault(site, {})["curve"] = "too-few"
-    curves = Curves(cuts, by_site, {}, cut, like)
+    curves = Curves(cuts, by_site, {}, cut, like, len(asked))
     if not by_site:
         return curves
     asked = tuple(by_site)
@@ -103,7 +103,7 @@ def _curves(
     )
     absences(errors, absent, "errors")
     good = {s: e for s, e in errors.by_site.items() if np.shape(e.squares) == (len(e.cut), len(OUTCOMES))}
-    return Curves(cuts, by_site, good, cut, like)
+    return Curves(cuts, by_site, good, cut, like, curves.asked)
 
 
 def _whole(reply: Curve, cuts: tuple[float, ...]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ecgshared.arrays import Floats
-from ecgshared.errors import RunError, StatisticsError
+from ecgshared.errors import StatisticsError, TooFewError
 from ecgshared.stages.calibrate import Config, Moments, Result
 from ecgshared.stages.results.base import Absences
 from ecgshared.stages.results.calibrate import SiteCalibration
@@ -37,7 +37,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         if released(m.total, (p - 1,)) and released(m.squares, (p - 1,)) and np.isfinite(m.counts[0])
     )
     if not active:
-        raise RunError(
+        raise TooFewError(
             "no site may release the sums that calibration needs",
             where=step.id,
             value=", ".join(context.sites),

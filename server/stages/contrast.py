@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+from scipy.stats import t
 
 from ecgshared.arrays import Floats
-from ecgshared.stages.contrast import Compared, Config, Placebo, Result
+from ecgshared.stages.contrast import Compared, Config, Placebo, Result, Risks, risks_of
 from ecgshared.stages.results.base import Absences, EstimateResult, Group
-from ecgshared.stages.results.contrast import Contrasted, Pair, PlaceboContrast, SiteContrasted
-from ecgshared.stats.influence import Estimate
+from ecgshared.stages.results.contrast import Contrasted, Pair, PlaceboContrast, RiskPair, SiteContrasted
+from ecgshared.stats.influence import CONFIDENCE, Estimate
 from ecgshared.stats.small_samples import few_events, satterthwaite, t_interval
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, number, quorum
@@ -28,26 +29,35 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         raise TypeError("a contrast step's configuration was expected")
     absent: Absences = {}
     h, v, s = len(step.outcomes), len(step.scores) - 1, len(step.scores)
-    context.progress(0, 2, "scores beside each other")
-    compared: dict[str, Compared] = _ask(context, "compare", ((h, v, 4), (h, v, 2, 4), (h, v, 4)), absent) if v else {}
-    context.progress(1, 2, "placebo")
-    shapes = ((s, 2, 4), (s, 2, 4), (s, 4))
-    placebos: dict[str, Placebo] = _ask(context, "placebo", shapes, absent) if step.placebo else {}
+    context.progress(0, 3, "scores beside each other")
+    shapes = {"counts": (h, v, 4), "auc": (h, v, 2, 4), "difference": (h, v, 4)}
+    compared: dict[str, Compared] = _ask(context, "compare", shapes, absent) if v else {}
     study = context.study
+    are = risks_of(step, study)
+    cohorts = tuple(site for site in compared if site not in study.sites.case_control)
+    risks: dict[str, Risks] = {}
+    if are[0] and any(are[1:]) and cohorts:
+        context.progress(1, 3, "as risks")
+        risks = _ask(context, "risks", {"brier": (h, v, 3, 4), "slope": (h, v, 2, 4)}, absent, cohorts)
+    context.progress(2, 3, "placebo")
+    shapes = {"counts": (s, 2, 4), "auc": (s, 2, 4), "difference": (s, 4)}
+    placebos: dict[str, Placebo] = _ask(context, "placebo", shapes, absent) if step.placebo else {}
     groups: dict[Group, tuple[str, ...]] = {
         "training": study.sites.train,
         "zero_shot": study.sites.zero_shot,
         "case_control": study.sites.case_control,
     }
+
+    def contrasted(of: Sequence[str]) -> dict[str, Any]:
+        return _contrasted(step, _of(compared, of), _of(risks, of), _of(placebos, of))
+
     sites, pooled = {}, {}
     for group, names in groups.items():
         members = [name for name in names if name in compared or name in placebos]
         for name in members:
-            own = _contrasted(step, {name: compared[name]} if name in compared else {}, _one(placebos, name))
-            sites[name] = SiteContrasted(group=group, **own)
+            sites[name] = SiteContrasted(group=group, **contrasted([name]))
         if members:
-            mine = {name: compared[name] for name in members if name in compared}
-            pooled[group] = Contrasted(**_contrasted(step, mine, {n: placebos[n] for n in members if n in placebos}))
+            pooled[group] = Contrasted(**contrasted(members))
     result = Result(
         score=step.scores[0],
         others=step.scores[1:],
@@ -65,28 +75,43 @@ def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Secti
     return sections(artefact.step, artefact.result, labels)
 
 
-def _ask(context: StepContext, phase: str, shapes: tuple[tuple[int, ...], ...], absent: Absences) -> dict[str, Any]:
-    replies = context.ask(phase, sites=context.sites, quorum=quorum(context, context.sites))
+def _ask(
+    context: StepContext,
+    phase: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    absent: Absences,
+    sites: tuple[str, ...] | None = None,
+) -> dict[str, Any]:
+    asked = sites or context.sites
+    replies = context.ask(phase, sites=asked, quorum=quorum(context, asked))
     absences(replies, absent, phase)
     found = {}
     for site, reply in replies.by_site.items():
-        if (np.shape(reply.counts), np.shape(reply.auc), np.shape(reply.difference)) == shapes:
+        if all(np.shape(getattr(reply, name)) == shape for name, shape in shapes.items()):
             found[site] = reply
         else:
             absent.setdefault(site, {})[phase] = "wrong-shape"
     return found
 
 
-def _one(replies: Mapping[str, Placebo], name: str) -> dict[str, Placebo]:
-    return {name: replies[name]} if name in replies else {}
+Reply = TypeVar("Reply", Compared, Risks, Placebo)
 
 
-def _contrasted(step: Config, compared: Mapping[str, Compared], placebos: Mapping[str, Placebo]) -> dict[str, Any]:
+def _of(replies: Mapping[str, Reply], sites: Sequence[str]) -> dict[str, Reply]:
+    return {site: replies[site] for site in sites if site in replies}
+
+
+def _contrasted(
+    step: Config, compared: Mapping[str, Compared], risks: Mapping[str, Risks], placebos: Mapping[str, Placebo]
+) -> dict[str, Any]:
     """Return what some sites (one, or those of a group) say."""
     return {
         "pairs": {
             outcome: {
-                name: _pair({s: (r.counts[h, v], r.auc[h, v], r.difference[h, v]) for s, r in compared.items()})
+                name: _pair(
+                    {s: (r.counts[h, v], r.auc[h, v], r.difference[h, v]) for s, r in compared.items()},
+                    {s: (compared[s].counts[h, v], r.brier[h, v], r.slope[h, v]) for s, r in risks.items()},
+                )
                 for v, name in enumerate(step.scores[1:])
             }
             for h, outcome in enumerate(step.outcomes)
@@ -138,7 +163,33 @@ def _told(rows: Mapping[str, Row]) -> dict[str, Row]:
 _NONE = est(np.full(4, np.nan))
 
 
-def _pair(rows: Mapping[str, Row]) -> Pair:
+def _risks(rows: Mapping[str, Row]) -> RiskPair | None:
+    """Return Brier scores and slopes: over several sites means over their ECGs, and no slope.
+
+    ``rows`` : by site counts, Brier scores with their difference (3, 4), slopes (2, 4).
+    """
+    told = [row for row in rows.values() if np.isfinite([row[0][0], *row[1][:, 0]]).all()]
+    if not told:
+        return None
+    if len(told) == 1:
+        ((_, briers, slopes),) = told
+    else:
+        counts, found, _ = (np.array(part) for part in zip(*told, strict=True))
+        share = counts[:, 0] / counts[:, 0].sum()
+        value = np.einsum("s,sk->k", share, found[..., 0])
+        error = np.sqrt((np.nan_to_num(share[:, None] * found[..., 1]) ** 2).sum(axis=0))
+        df = float(np.where(np.isfinite(counts[:, 3]), counts[:, 3], counts[:, 2]).sum()) - len(told)
+        half = error * (np.nan if few_events(df + len(told)) else float(t.ppf(0.5 + CONFIDENCE / 2, df)))
+        briers, slopes = np.stack([value, np.where(error > 0, error, np.nan), value - half, value + half], axis=1), None
+    first, other, difference = (est(one) for one in briers)
+    slope, other_slope = (None, None) if slopes is None else (est(one) for one in slopes)
+    return RiskPair(
+        brier=first, other_brier=other, brier_difference=difference, brier_p=number(p_value(Estimate(*briers[2]))),
+        slope=slope, other_slope=other_slope, sites=tuple(s for s, r in rows.items() if any(r is one for one in told)),
+    )  # fmt: skip
+
+
+def _pair(rows: Mapping[str, Row], risks: Mapping[str, Row]) -> Pair:
     told = _told(rows)
     if not told:
         return Pair(
@@ -150,7 +201,7 @@ def _pair(rows: Mapping[str, Row]) -> Pair:
     ecgs, patients, events, ill = (number(n) for n in np.sum(list(counts.values()), axis=0))
     return Pair(
         ecgs=ecgs, patients=patients, events=events, event_patients=ill, auc=auc, other_auc=other,
-        difference=est(difference), p=number(p), sites=tuple(told),
+        difference=est(difference), p=number(p), sites=tuple(told), risks=_risks(risks),
     )  # fmt: skip
 
 

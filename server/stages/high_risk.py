@@ -15,9 +15,10 @@ from ecgshared.stages.results.high_risk import Band, Captured, Distribution, Inc
 from ecgshared.stats.influence import rate_estimate
 from ecgshared.stats.kaplan_meier import log_log_interval
 from ecgshared.stats.score_scale import HIGHEST, risk_of
+from ecgshared.stats.small_samples import few_events
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, bare, est, number, numbers, quorum
-from server.pooling.head import BY_LUCK
+from server.pooling.head import by_luck
 from server.report.high_risk import sections
 from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
@@ -172,7 +173,7 @@ def _captured(rows: Mapping[str, tuple[Floats, Floats]]) -> Captured:
         return Captured(sites=(), flagged_share=None, events=None, captured=est(np.full(4, np.nan)))
     ecgs, flagged, events, both = np.sum([counts for counts, _ in told.values()], axis=0)
     own = [(counts[2], estimate[1]) for counts, estimate in told.values()]
-    if len(told) == 1:
+    if len(rows) == 1:
         found = est(next(iter(told.values()))[1])
     else:
         variance = sum((n * np.nan_to_num(se)) ** 2 for n, se in own) / max(events, 1.0) ** 2
@@ -180,7 +181,7 @@ def _captured(rows: Mapping[str, tuple[Floats, Floats]]) -> Captured:
             est(rate_estimate(both / events, float(variance), float(events))) if events > 0 else est(np.full(4, np.nan))
         )
         # Who has enough events on either side of a cut is there by luck where events are few.
-        if len(told) < len(rows) and events < BY_LUCK * len(told):
+        if by_luck(float(min(both, events - both)), len(told), len(rows)):
             found = bare(found)
     return Captured(sites=tuple(told), flagged_share=number(flagged / ecgs), events=number(events), captured=found)
 
@@ -206,6 +207,10 @@ def _incidence(parts: Sequence[Told], g: int) -> Incidence:
         error = float(np.sqrt(((weight * np.nan_to_num(rows[told, 1]) * rows[told, 0]) ** 2).sum()))
         log_se = error / free if free > 0 else np.nan
         low, high = (float(x[0]) for x in log_log_interval(np.array([free]), np.array([log_se])))
+        # One hospital, too, tells of a group where five happened to have the event: there and together, ten on average.
+        seen = float(sum(t.events[g, 1] for t in counted))
+        if few_events(seen) or by_luck(seen, int(told.sum()), len(parts)):
+            low = high = np.nan
         columns["risk"].append(1 - free)
         columns["low"].append(1 - high)
         columns["high"].append(1 - low)

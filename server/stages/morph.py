@@ -10,7 +10,7 @@ import numpy as np
 from ecgshared.arrays import Floats
 from ecgshared.ecg.leads import LEADS
 from ecgshared.ecg.windows import BEAT_S
-from ecgshared.errors import RunError
+from ecgshared.errors import RunError, TooFewError
 from ecgshared.stages.morph import BY_LEAD, DIRECTIONS, MEASURED, Config, Moved, Result, measured, nets
 from ecgshared.stages.results.base import Absences, Group, MeanSd
 from ecgshared.stages.results.morph import Change, Leads, MeanBeat, PooledMoved, SiteMoved
@@ -93,7 +93,7 @@ def _cuts(step: Config, context: StepContext, absent: Absences) -> tuple[float, 
     ]
     mean, ecgs = pooled_sketch(sketches)
     if len(mean) < 2:
-        raise RunError(
+        raise TooFewError(
             "no hospital may tell how its predicted risks lie",
             where=step.id,
             remedy="more held-out patients: a larger share of validation, or larger hospitals",

@@ -28,7 +28,7 @@ from ecgshared.stats.score_scale import HIGHEST, pooled_sketch, quantile_cut, ri
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, bare, est, number, quorum
 from server.pooling.cuts import released_sketches
-from server.pooling.head import BY_LUCK
+from server.pooling.head import by_luck
 from server.report.labels import NO_LABELS, Labels
 from server.report.overlap import sections
 from server.report.sections import Section
@@ -230,8 +230,8 @@ def _group(counted: Mapping[str, Counted], errors: Mapping[str, Errors], i: int,
 
 
 def _by_luck(counted: Mapping[str, Counted], told: tuple[str, ...], events: float) -> bool:
-    """Say whether sites are put together for the events they happened to have, beside one that had too few."""
-    return len(told) < len(counted) and events < BY_LUCK * len(told)
+    """Say whether sites are put together for the events they happened to have, whether or not another had too few."""
+    return by_luck(events, len(told), len(counted))
 
 
 def _difference(counted: Mapping[str, Counted], errors: Mapping[str, Errors], i: int, d: int) -> Difference:

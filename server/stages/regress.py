@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ecgshared.arrays import Floats
-from ecgshared.errors import RunError, StatisticsError
+from ecgshared.errors import StatisticsError, TooFewError
 from ecgshared.privacy.cross_tables import LEVELS, REASONS
 from ecgshared.stages.regress import Cohort, Config, Method, ModelConfig, OwnFit, ProductSums, Result
 from ecgshared.stages.results.base import Absences, Heterogeneity
@@ -38,7 +38,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     cohorts: dict[str, Cohort] = dict(replies.by_site)
     active = tuple(s for s, c in cohorts.items() if not c.reason and released(c.counts, (2,)))
     if not active:
-        raise RunError(
+        raise TooFewError(
             "no site can take part in this regression",
             where=step.id,
             value="; ".join(f"{site}: {c.reason or 'withheld its counts'}" for site, c in cohorts.items()) or "nobody",

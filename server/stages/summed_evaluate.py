@@ -80,7 +80,7 @@ def _area(step: Config, context: StepContext, totals: Totals, h: int, absent: Ab
         return BoundedArea(**est(UNDEFINED).model_dump(), bound_low=None, bound_high=None), 0
     _, _, events, with_event, without = totals.counts[h]
     low, high = sums.share / events
-    found = _area_estimate((low + high) / 2, sums.squares, events, with_event, without)
+    found = _area_estimate((low, high), sums.squares, events, with_event, without)
     return BoundedArea(**est(found).model_dump(), bound_low=number(low), bound_high=number(high)), bins
 
 
@@ -96,8 +96,11 @@ def _round(h: int, bins: int) -> int:
     return 1000 * h + bins
 
 
-def _area_estimate(auc: float, squares: Floats, events: float, with_event: float, without: float) -> Estimate:
+def _area_estimate(
+    bounds: tuple[float, float], squares: Floats, events: float, with_event: float, without: float
+) -> Estimate:
     """See :mod:`ecgshared.stages.summed_evaluate`."""
+    auc = sum(bounds) / 2
     summed, cross, ecgs = squares
     of_cases = (summed - 2 * auc * cross + auc**2 * ecgs) / events**2 * with_event / max(with_event - 1, 1)
     of_controls = max(2 * auc**2 / (1 + auc) - auc**2, 0.0) / without

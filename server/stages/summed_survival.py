@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from ecgshared.arrays import Floats
-from ecgshared.errors import RunError, StatisticsError
+from ecgshared.errors import StatisticsError, TooFewError
 from ecgshared.stages.results.base import Absences, MeanSd
 from ecgshared.stages.results.summed_survival import SummedModel, SurvivalAt
 from ecgshared.stages.results.survival import ChiSquared, Coefficient
@@ -41,7 +41,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     context.progress(1, 2 + len(step.models), "life table")
     grid, table = _life_table(step, context)
     if grid is None and step.mode == "exact":
-        raise RunError(
+        raise TooFewError(
             "no time grid leaves enough people of all hospitals together in each interval",
             where=step.id,
             remedy="mode: stratified, or a longer grid_years",

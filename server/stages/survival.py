@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from ecgshared.arrays import Floats
-from ecgshared.errors import RunError, StatisticsError
+from ecgshared.errors import StatisticsError, TooFewError
 from ecgshared.stages.results.base import Absences, MeanSd
 from ecgshared.stages.results.survival import (
     Baseline,
@@ -50,7 +50,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     reasons = {site: _reason(c, len(names)) for site, c in cohorts.items()}
     active = tuple(site for site, reason in reasons.items() if not reason)
     if not active:
-        raise RunError(
+        raise TooFewError(
             "no site can take part in this survival model",
             where=step.id,
             value="; ".join(f"{site}: {reason}" for site, reason in reasons.items()),

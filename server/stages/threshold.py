@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ecgshared.arrays import Floats
-from ecgshared.errors import RunError, StatisticsError
+from ecgshared.errors import StatisticsError, TooFewError
 from ecgshared.stages.results.base import EstimateResult
 from ecgshared.stages.threshold import (
     Candidates,
@@ -46,7 +46,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     counts: dict[str, Histogram] = dict(replies.by_site)
     known = _released(counts, absent)
     if not known:
-        raise RunError(
+        raise TooFewError(
             "no site may release a histogram of validation scores",
             where=step.id,
             value=", ".join(context.sites),

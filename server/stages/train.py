@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ecgshared.errors import ModelError, RunError
+from ecgshared.errors import ModelError, RefusalCode, RunError, TooFewError
 from ecgshared.learning.plan import EarlyStopping, learning_rate
 from ecgshared.stages.results.train import PrivacyAccount, PrivacyResult, TrainingRound, ValidationRound
 from ecgshared.stages.train import Config, Result, StartingPoint, describe_step, starting_point
@@ -72,7 +72,8 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
             metrics=lambda by_site: _round_metrics(step, by_site, weights),
         )
         if not replies.by_site:
-            raise RunError(
+            only_small = set(replies.absent.values()) == {RefusalCode.TOO_FEW}
+            raise (TooFewError if only_small else RunError)(
                 f"step {step.id!r}, round {number}: no hospital trained",
                 value="; ".join(f"{site}: {why}" for site, why in sorted(replies.absent.items())),
                 remedy="larger batches or more steps a round, or larger hospitals; their own logs say which",
@@ -163,7 +164,7 @@ def _aggregation_weights(
 ) -> dict[str, float]:
     shares = dict(zip(study.sites.train, described.arrays[step.totals[1]].tolist(), strict=True))
     if not any(shares[site] > 0 for site in sites):
-        raise RunError(
+        raise TooFewError(
             "no training site may release how many ECGs it trains on",
             remedy="lower the sites' limits, or join larger sites",
         )

@@ -1,4 +1,4 @@
-"""Make a scenario's hospitals on disk: streamed in chunks, one hospital after another, memory flat.
+"""Make a scenario's hospitals on disk: streamed in chunks over all cores, one hospital after another, memory flat.
 
 Layout: ``sites/<name>/{site.yaml, cohort.csv, records/}`` is all a hospital holds; ``truth/<name>.csv`` lies
 apart.
@@ -6,9 +6,9 @@ apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ecgshared.errors import ConfigError, RunError, StatisticsError
+from ecgshared.service.processes import in_processes
 from simulations.hospitals.exports import RECORDS_FOLDER, quantise, write_record, write_site, write_table
 from simulations.hospitals.formats.header import Header
 from simulations.patients.activation import record_activation
@@ -28,9 +29,14 @@ from simulations.patients.imaging import measured_anatomy
 from simulations.patients.recording import place_electrodes, record_ecgs
 from simulations.patients.scenario import DeviceConfig, HospitalConfig, Scenario
 from simulations.patients.series import make_series
+from simulations.physics.body import Physique
+from simulations.physics.disease import People, WaveformEffects
 
 CHUNK = 64
 """ECGs rendered at once: a few dozen MB."""
+
+PARALLEL_FROM = 1000
+"""Below so many ECGs of a hospital the start of further processes costs more than they save."""
 
 Progress = Callable[[str, int, int], None]
 """Called with hospital, ECGs done, ECGs in all."""
@@ -52,6 +58,7 @@ def make_hospitals(
     seed: int | None = None,
     patients_scale: float | None = None,
     progress: Progress | None = None,
+    processes: int | None = None,
 ) -> Made:
     """Write every hospital of a scenario below ``out``. The same scenario and seed give the same bytes.
 
@@ -59,6 +66,7 @@ def make_hospitals(
     ----------
     seed : overrides the scenario's.
     patients_scale : multiplies every hospital's number of patients.
+    processes : that render and write ECGs; None takes as many as there are cores. The bytes are the same.
 
     Raises
     ------
@@ -78,8 +86,9 @@ def make_hospitals(
         patients = max(round(config.population.patients * scale), 1)
         cohort = make_patients(np.random.default_rng([seed, number, 0]), name, config, scenario, log_baseline, patients)
         folder = out / "sites" / name
+        records = folder / RECORDS_FOLDER
         states = _states(seed, number, cohort, config, scenario)
-        table = _write_records(seed, number, name, cohort, states, config, scenario, folder / RECORDS_FOLDER, progress)
+        table = _write_records(seed, number, name, cohort, states, config, scenario, records, progress, processes)
         write_table(folder, table, config.table)
         series = config.series is not None
         write_site(folder, name, table.columns, config.table, config.suffix, case_control=series)
@@ -133,6 +142,29 @@ def _true_hearts(states: States) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """ECGs of one device, as a process needs them to render and write them.
+
+    ``draw`` seeds a generator of their own: what one chunk draws never shifts another. ``headers`` are in the order of
+    ``people``, ``af`` and ``states`` (None where hearts are no tissue).
+    """
+
+    draw: tuple[int, ...]
+    people: People
+    af: NDArray[np.bool_]
+    states: States | None
+    headers: tuple[Header, ...]
+    electrodes_cm: NDArray[np.float64] | None
+    device: DeviceConfig
+    hospital: HospitalConfig
+    waveform: WaveformEffects
+    physique: Physique
+    scatter: float
+    seconds: float
+    folder: Path
+
+
 def _write_records(
     seed: int,
     number: int,
@@ -143,6 +175,7 @@ def _write_records(
     scenario: Scenario,
     folder: Path,
     progress: Progress | None,
+    processes: int | None,
 ) -> pd.DataFrame:
     """Record and write every ECG; return the table with the devices that were used."""
     n = len(cohort.person)
@@ -159,65 +192,63 @@ def _write_records(
     if wanted:
         notes = np.random.default_rng([seed, number, 2000])
         table = pd.concat([table, clinical_columns(notes, cohort.people, cohort.person, table, wanted, states)], axis=1)
+
+    def chunks() -> Iterator[_Chunk]:
+        for which, device in enumerate(config.devices):
+            mine = np.flatnonzero(device_of == which)
+            for start in range(0, len(mine), CHUNK):
+                rows = mine[start : start + CHUNK]
+                person = cohort.person[rows]
+                yield _Chunk(
+                    draw=(seed, number, 2 + which, start),
+                    people=cohort.people.rows(person, cohort.people.age[person] + cohort.at_years[rows]),
+                    af=af_person[person],
+                    states=None if states is None else states.rows(person),
+                    headers=_headers(cohort.table.iloc[rows], device),
+                    electrodes_cm=None if electrodes is None else electrodes[rows],
+                    device=device,
+                    hospital=config,
+                    waveform=scenario.waveform,
+                    physique=scenario.physique,
+                    scatter=scenario.heart_scatter,
+                    seconds=scenario.seconds,
+                    folder=folder,
+                )
+
+    workers = processes or os.cpu_count() or 1
+    counts: Iterator[int]
+    if workers < 2 or n < PARALLEL_FROM:
+        counts = map(write_chunk, chunks())
+    else:
+        counts = (count for _, count in in_processes(write_chunk, chunks(), workers))
     done = 0
-    for which, device in enumerate(config.devices):
-        mine = np.flatnonzero(device_of == which)
-        for start in range(0, len(mine), CHUNK):
-            rows = mine[start : start + CHUNK]
-            # A generator of its own for each chunk: what one chunk draws never shifts another.
-            chunk_rng = np.random.default_rng([seed, number, 2 + which, start])
-            place = None if electrodes is None else electrodes[rows]
-            _write_chunk(chunk_rng, rows, cohort, af_person, states, config, device, scenario, folder, place)
-            done += len(rows)
-            if progress is not None:
-                progress(name, done, n)
+    for count in counts:
+        done += count
+        if progress is not None:
+            progress(name, done, n)
     return table.assign(device=[config.devices[i].name for i in device_of])
 
 
-def _write_chunk(
-    rng: np.random.Generator,
-    rows: NDArray[np.int64],
-    cohort: Hospital,
-    af_person: NDArray[np.bool_],
-    states: States | None,
-    config: HospitalConfig,
-    device: DeviceConfig,
-    scenario: Scenario,
-    folder: Path,
-    electrodes_cm: NDArray[np.float64] | None,
-) -> None:
-    person = cohort.person[rows]
-    people = cohort.people.rows(person, cohort.people.age[person] + cohort.at_years[rows])
-    if states is None:
-        signals = record_ecgs(
-            rng,
-            people,
-            af_person[person],
-            config,
-            device,
-            scenario.waveform,
-            scenario.seconds,
-            electrodes_cm,
-            scenario.physique,
-        )
-    else:
-        signals = record_activation(
-            rng,
-            people,
-            states.rows(person),
-            config,
-            device,
-            scenario.waveform,
-            scenario.seconds,
-            electrodes_cm,
-            scenario.heart_scatter,
-        )
-    units = quantise(signals, device.adc_units_per_mv)
-    table = cohort.table.iloc[rows]
+def _headers(table: pd.DataFrame, device: DeviceConfig) -> tuple[Header, ...]:
     columns = (table[c] for c in ("file", "recorded_at", "age", "sex", "patient_id"))
-    for record, (file, at, age, sex, patient) in zip(units, zip(*columns, strict=True), strict=True):
-        when: datetime = at.to_pydatetime()
-        write_record(folder, Header(file, when, int(age), sex, device, patient), record)
+    rows: Iterator[tuple[str, pd.Timestamp, int, str, str]] = zip(*columns, strict=True)
+    return tuple(Header(file, at.to_pydatetime(), int(age), sex, device, who) for file, at, age, sex, who in rows)
+
+
+def write_chunk(chunk: _Chunk) -> int:
+    """Render and write the ECGs of one chunk; return how many."""
+    units = quantise(_recorded(chunk), chunk.device.adc_units_per_mv)
+    for record, header in zip(units, chunk.headers, strict=True):
+        write_record(chunk.folder, header, record)
+    return len(chunk.headers)
+
+
+def _recorded(chunk: _Chunk) -> NDArray[np.float32]:
+    rng = np.random.default_rng(chunk.draw)
+    where = (chunk.hospital, chunk.device, chunk.waveform, chunk.seconds, chunk.electrodes_cm)
+    if chunk.states is None:
+        return record_ecgs(rng, chunk.people, chunk.af, *where, chunk.physique)
+    return record_activation(rng, chunk.people, chunk.states, *where, chunk.scatter)
 
 
 def truth_table(out: Path) -> pd.DataFrame:

@@ -22,6 +22,7 @@ def make(
         float | None, typer.Option(help="of the scenario's size: 0.1 for a laptop, 6 for the paper's")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="instead of the scenario's own")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="that make ECGs; all cores unless told")] = None,
 ) -> None:
     """Make the hospitals of a scenario: recordings, cohort tables, site files and its study; the truth lies apart."""
     from rich.console import Console
@@ -55,7 +56,7 @@ def make(
                 tasks[name] = bars.add_task(name, total=total)
             bars.update(tasks[name], completed=done)  # type: ignore[arg-type]
 
-        made = make_hospitals(chosen, out, seed, scale, advance)
+        made = make_hospitals(chosen, out, seed, scale, advance, processes)
     truth = truth_table(out)
     for name, ecgs in made.ecgs.items():
         events = made.events[name]

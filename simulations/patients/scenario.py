@@ -260,7 +260,7 @@ def load_scenario(name_or_path: str) -> Scenario:
 
 def _whole(path: Path) -> dict[str, Any]:
     """Return what a scenario file says, on top of the scenario that it is like."""
-    own = load_yaml(path)
+    own = load_yaml(path, aliases=True)
     other = own.get("like")
     if other is None:
         return own
@@ -285,7 +285,7 @@ def study_of(scenario: str) -> str | None:
     path = SCENARIOS / f"{scenario}_study.yaml"
     if path.exists():
         return path.read_text(encoding="utf-8")
-    other = load_yaml(SCENARIOS / f"{scenario}.yaml").get("like")
+    other = load_yaml(SCENARIOS / f"{scenario}.yaml", aliases=True).get("like")
     return None if other is None else study_of(other)
 
 

@@ -49,20 +49,20 @@ def told(row: Row) -> str:
     return f"{100 * row.judged:5.0f}% {row.bias:+9.4f} {100 * row.coverage:9.1f}% {width:>9}"
 
 
-def test_bias_coverage_and_bounds_of_the_pooled_auc():
-    print(f"\n{DRAWS} draws a row, true AUC {TRUE_AUC:.4f}; intervals at: share of draws that have one")
-    print(f"{'':22}{'pooled: at, bias, coverage, width':>40}   {'within sites':>40}")
+@pytest.mark.parametrize("design", DESIGNS, ids=str)
+def test_bias_coverage_and_bounds_of_the_pooled_auc(design: Design) -> None:
     # Three standard errors of a coverage of 95% over so many draws, about the range promised.
     slack = 3 * np.sqrt(0.95 * 0.05 / DRAWS) - 0.02
-    for design in DESIGNS:
-        pooled, within = table_row(design, DRAWS)
-        print(f"{design!s:22}{told(pooled)}   {told(within)}", flush=True)
-        for row in (pooled, within):
-            if row.shown > 0.05:
-                assert abs(row.bias) <= 0.005
-                assert 0.93 - slack <= row.coverage <= 0.97 + slack
-        if pooled.shown > 0.05:
-            assert pooled.width <= 0.02
+    pooled, within = table_row(design, DRAWS)
+    print(f"\n{DRAWS} draws, true AUC {TRUE_AUC:.4f}; at: share of draws that have an interval")
+    print(f"{'':22}{'pooled: at, bias, coverage, width':>40}   {'within sites':>40}")
+    print(f"{design!s:22}{told(pooled)}   {told(within)}", flush=True)
+    for row in (pooled, within):
+        if row.shown > 0.05:
+            assert abs(row.bias) <= 0.005
+            assert 0.93 - slack <= row.coverage <= 0.97 + slack
+    if pooled.shown > 0.05:
+        assert pooled.width <= 0.02
 
 
 @pytest.mark.parametrize(("events", "patients"), [(5, 45), (7, 45), (9, 60), (12, 60), (20, 100)])

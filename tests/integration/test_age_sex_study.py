@@ -84,6 +84,12 @@ def test_figures_are_those_of_the_pooled_ecgs(judged):
         worse = np.abs(told["old.years"] - age)
         assert pooled.age_difference.value == pytest.approx((error - worse).mean(), abs=1e-9)
         assert pooled.age_difference.low < pooled.age_difference.value < pooled.age_difference.high
+        mean_age, men = folder(judged[2]).artefact("net").arrays["standardise"][:2, 0]
+        assert pooled.age_chance.value == pytest.approx((error - np.abs(mean_age - age)).mean(), abs=1e-9)
+        right = (told["net.male"] >= 0) == male
+        assert pooled.sex_chance.value == pytest.approx((right - (male == (men >= 0.5)) * 1.0).mean(), abs=1e-9)
+        assert pooled.sex_chance.low < pooled.sex_chance.value < pooled.sex_chance.high
+        assert pooled.age["all"].r.value == pytest.approx(np.corrcoef(told["net.years"], age)[0, 1], abs=1e-9)
         decades = sum(pooled.age[name].ecgs for name in pooled.age if name[0] in "u4567 8")
         assert decades == pooled.age["all"].ecgs
 

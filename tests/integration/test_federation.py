@@ -16,8 +16,9 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from client.app import app
-from ecgshared.errors import ConfigError, RunError
+from ecgshared.errors import ConfigError, RunError, TooFewError
 from ecgshared.wire.bytes import body_of, pack, to_records, unpack
+from server.report.html import render
 from server.rounds.run_folder import RunFolder
 from server.rounds.study_run import run_study
 from simulations.federation.grid import InProcessGrid
@@ -250,3 +251,41 @@ def test_no_identifier_of_a_patient_or_a_file_is_in_a_run_folder_or_a_log(federa
     for path in outside + logs:
         content = path.read_bytes()
         assert not [word for word in words if word.encode() in content], path
+
+
+def test_a_step_that_no_hospital_is_large_enough_for_is_left_out_and_the_others_are_done(federation):
+    study = federation.study(
+        steps=[
+            {"id": "cohorts", "stage": "describe"},
+            federation.train(),
+            # Deaths of people younger than forty: nobody has enough of them.
+            {
+                "id": "young",
+                "stage": "calibrate",
+                "uses": ["risk"],
+                "target": "death_2y",
+                "inputs": ["risk.death_2y", "age"],
+                "max_age": 30,
+            },
+            {"id": "judged_young", "stage": "evaluate", "uses": ["young"]},
+            {"id": "judged", "stage": "evaluate", "uses": ["risk"], "score": "risk.death_2y"},
+        ]
+    )
+    sites = federation.sites(limits={"min_patients": 10, "min_events": 5})
+    run = simulate(study, sites, federation.folder / "run")
+    info = _reopened(run).info
+    assert info["status"] == "done"
+    assert sorted(info["left_out"]) == ["judged_young", "young"]
+    assert info["left_out"]["judged_young"] == "needs young, left out"
+    assert sorted(path.stem for path in (run / "artefacts").glob("*.json")) == ["cohorts", "judged", "risk"]
+    page = render(run).read_text()
+    assert "Left out:</b> young, judged_young" in page
+    assert "No result yet" not in page
+
+
+def test_a_run_of_which_only_descriptions_would_be_left_is_no_run(federation):
+    calibrate = {"id": "young", "stage": "calibrate", "uses": ["cohorts"], "target": "death_2y", "inputs": ["age"]}
+    study = federation.study(steps=[{"id": "cohorts", "stage": "describe"}, calibrate | {"max_age": 30}])
+    with pytest.raises(TooFewError, match="young"):
+        simulate(study, federation.sites(limits={"min_patients": 10, "min_events": 5}), federation.folder / "run")
+    assert _reopened(federation.folder / "run").info["status"] == "paused"

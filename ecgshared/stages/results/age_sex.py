@@ -19,6 +19,7 @@ class AgeGroup(ResultPart):
     agreement_low: Number = Field(description="limits of agreement: mean error - 1.96 SD")
     agreement_high: Number
     slope: Number = Field(description="of the error on the mean of predicted and true age")
+    r: EstimateResult = Field(description="Pearson's, of predicted and true age; interval by Fisher's z, of patients")
 
 
 class SexGroup(ResultPart):
@@ -39,6 +40,12 @@ class Judged(ResultPart):
     sex: dict[str, SexGroup]
     age_difference: EstimateResult | None = Field(description="mean absolute error, this model less the other's")
     sex_difference: EstimateResult | None = Field(description="accuracy, this model less the other's")
+    age_chance: EstimateResult | None = Field(
+        description="mean absolute error, less that of telling everybody the training patients' mean age"
+    )
+    sex_chance: EstimateResult | None = Field(
+        description="accuracy, less that of telling everybody the training patients' more frequent sex"
+    )
 
 
 class Gap(ResultPart):

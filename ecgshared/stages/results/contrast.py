@@ -7,6 +7,18 @@ from pydantic import Field
 from ecgshared.stages.results.base import Absences, EstimateResult, Group, Number, ResultPart, StageResult
 
 
+class RiskPair(ResultPart):
+    """Two risks on the same ECGs."""
+
+    brier: EstimateResult
+    other_brier: EstimateResult
+    brier_difference: EstimateResult = Field(description="Brier less other Brier: below zero where the first is closer")
+    brier_p: Number
+    slope: EstimateResult | None = Field(description="of calibration: one hospital's own; null over several")
+    other_slope: EstimateResult | None
+    sites: tuple[str, ...]
+
+
 class Pair(ResultPart):
     """The first score and another on the same ECGs; AUC less other AUC, paired, clustered by patient."""
 
@@ -19,6 +31,7 @@ class Pair(ResultPart):
     difference: EstimateResult
     p: Number
     sites: tuple[str, ...]
+    risks: RiskPair | None = Field(default=None, description="null where either is no risk, or no hospital may tell")
 
 
 class PlaceboContrast(ResultPart):

@@ -102,8 +102,12 @@ def test_sites_are_written_where_they_are_given_and_named_where_not(tmp_path: Pa
         begin("risks", tmp_path / "b.yaml", "first")
     with pytest.raises(ConfigError, match="lower case"):
         begin("risk", tmp_path / "b.yaml", "First Study")
-    with pytest.raises(ConfigError, match="room for 3"):
-        begin("risk", tmp_path / "b.yaml", "first", ("a", "b", "c", "d"))
+    # Of more hospitals than the template names, the last one is the unseen one.
+    assert begin("risk", tmp_path / "b.yaml", "first", ("a", "b", "c", "d")) == []
+    study = load_study(tmp_path / "b.yaml")
+    assert (study.sites.train, study.sites.zero_shot) == (("a", "b", "c"), ("d",))
+    begin("zero_shot", tmp_path / "c.yaml", "second", ("a", "b"))
+    assert "zero_shot: [a, b]" in (tmp_path / "c.yaml").read_text()
 
 
 def test_the_command_lists_begins_and_checks(tmp_path: Path) -> None:

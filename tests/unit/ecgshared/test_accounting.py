@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+import tomllib
+from pathlib import Path
 
+import dp_accounting
 import pytest
+from dp_accounting import pld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.accountants import RDPAccountant
+from typer.testing import CliRunner
 
+from ecgfed._privacy_cli import app
 from ecgshared.errors import PrivacyError
 from ecgshared.privacy.accounting import Spent, epsilon_spent, noise_multiplier, plan_privacy
 from ecgshared.privacy.config import PrivacyConfig
@@ -99,3 +106,50 @@ def test_an_epsilon_out_of_reach_is_refused():
         noise_multiplier(epsilon=1e-6, delta=1e-9, sample_rate=1.0, steps_total=10_000)
     with pytest.raises(PrivacyError, match="sampling rate"):
         noise_multiplier(epsilon=1, delta=1e-5, sample_rate=1.2, steps_total=10)
+
+
+def pld_epsilon(history, delta):
+    """By Google's dp-accounting: privacy loss distributions, pessimistic, which shares no code with Opacus."""
+    accountant = pld.PLDAccountant(neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    for sigma, rate, steps in history:
+        step = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(sigma))
+        accountant.compose(dp_accounting.SelfComposedDpEvent(step, steps))
+    return accountant.get_epsilon(delta)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [(1.0, 0.01, 3000)],
+        [(1.3, 0.05, 200)],
+        [(8.0, 1.0, 60)],
+        [(0.8, 0.002, 2000)],
+        [(1.0, 0.02, 100), (2.0, 0.05, 300)],
+        [(20.0, 1.0, 15)],
+    ],
+    ids=str,
+)
+def test_ours_is_never_below_a_second_accountant(history):
+    """RDP above PLD always; PRV within its own stated error of it."""
+    delta = 1e-5
+    exact = pld_epsilon(history, delta)
+    ours = {a: epsilon_spent([Spent(*one) for one in history], delta=delta, accountant=a) for a in ("rdp", "prv")}
+    print(history, f"PLD {exact:.4f}, RDP {ours['rdp']:.4f}, PRV {ours['prv']:.4f}")
+    assert ours["rdp"] >= exact
+    assert ours["prv"] >= exact
+    assert ours["prv"] <= 1.05 * exact + 0.02
+
+
+def test_the_command_prints_epsilon_by_either_accountant():
+    asked = ["--noise-multiplier", "1", "--sample-rate", "0.01", "--steps", "3000", "--delta", "1e-5"]
+    for accountant, expected in (("rdp", 3.511), ("prv", 3.203)):
+        told = CliRunner().invoke(app, ["epsilon", *asked, "--accountant", accountant, "--json"])
+        assert json.loads(told.output)["epsilon"] == pytest.approx(expected, abs=2e-3)
+        plain = CliRunner().invoke(app, ["epsilon", *asked, "--accountant", accountant])
+        assert f"epsilon {expected:.2f}" in plain.output
+    told = CliRunner().invoke(app, ["noise", "--epsilon", "3.511", *asked[2:], "--json"])
+    assert json.loads(told.output)["noise_multiplier"] == pytest.approx(1.0, abs=1e-3)
+    with pytest.raises(PrivacyError, match="not a possible value"):
+        CliRunner().invoke(app, ["epsilon", *asked[:3], "1.5", *asked[4:]], catch_exceptions=False)
+    metadata = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert metadata["project"]["entry-points"]["ecgfed.commands"]["privacy"] == "ecgfed._privacy_cli:app"

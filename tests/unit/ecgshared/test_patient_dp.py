@@ -24,7 +24,7 @@ from ecgshared.models.resnet1d import Resnet1dConfig
 from ecgshared.models.s4 import S4Config
 from ecgshared.models.waves import WavesConfig
 from ecgshared.privacy.accounting import PrivacyPlan
-from ecgshared.privacy.grad_sample import conv1d_grad_sample
+from ecgshared.privacy.layer_rules import conv1d_samples
 from ecgshared.privacy.noise import secure_gaussian
 from ecgshared.privacy.patient_sgd import PrivateStep
 from ecgshared.privacy.sampling import PatientSampler, secure_below, secure_bernoulli
@@ -116,10 +116,9 @@ def test_the_convolution_rule_equals_opacus(stride, padding):
     x = torch.randn(5, 3, 41, dtype=torch.float64)
     backprops = torch.randn_like(layer(x))
     with torch.no_grad():
-        ours = conv1d_grad_sample(layer, [x], backprops)
+        ours = conv1d_samples(layer, x, backprops)
         opacus = compute_conv_grad_sample(layer, [x], backprops)
-    for p in (layer.weight, layer.bias):
-        torch.testing.assert_close(ours[p], opacus[p], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(ours, opacus[layer.weight], rtol=1e-10, atol=1e-12)
 
 
 def test_the_oracle_clips_some_patients_and_not_others():
@@ -174,6 +173,22 @@ def test_noise_is_added_once_whatever_the_physical_batch(physical):
     noisy = update_of(data, dataclasses.replace(PLAN, noise_multiplier=1.5), physical=physical)
     std = 1.5 * PLAN.max_grad_norm / PLAN.expected_batch_size
     assert stats.kstest((noisy - quiet) / std, "norm").pvalue > 1e-9
+
+
+@pytest.mark.parametrize("patients", [1, 6, 60])
+def test_the_noise_of_an_update_does_not_tell_how_many_were_drawn(patients):
+    """The average-after-noise flaw (arXiv:2605.15648): divided by the draw, noise of one were 60 times as large."""
+    data, plan = Arrays(np.arange(patients)), dataclasses.replace(PLAN, noise_multiplier=1.5, max_grad_norm=1e-3)
+    data.labels[:] = np.nan
+    start = build(TINY, HEADS, 64, 3, torch.float64)
+    update = update_of(data, plan, start=start)
+    expected = plan.noise_multiplier * plan.max_grad_norm / plan.expected_batch_size
+    assert len(update) > 1000
+    assert update.std() == pytest.approx(expected, rel=6 / np.sqrt(2 * len(update)))
+    # What everybody draws at a given rate, over many steps: one spread, whatever the draws were.
+    rare = dataclasses.replace(plan, sample_rate=0.3)
+    spreads = [update_of(data, rare, start=start).std() / expected for _ in range(12)]
+    np.testing.assert_allclose(spreads, 1.0, atol=6 / np.sqrt(2 * len(update)))
 
 
 def test_several_steps_leave_a_plain_model_and_tell_no_private_number():

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, signal
 
-from ecgshared.ecg import pacing
+from ecgshared.ecg import pacing, pulse
 from ecgshared.ecg.beats import _median
 from ecgshared.ecg.preprocess import _foreseen
 from ecgshared.ecg.rows import cut, means, median_of, medians, percentiles
 
 
-@pytest.mark.parametrize("shape", [(1,), (2,), (3, 4), (12, 1250), (5, 12, 77)])
+@pytest.mark.parametrize("shape", [(1,), (2,), (3, 4), (12, 1250), (5, 12, 77), (3, 4, 5000), (7, 2001)])
 def test_medians_and_means_are_numpys(shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(1).normal(size=shape).round(1).astype(np.float32)
     np.testing.assert_array_equal(medians(x), np.median(x, axis=-1))
@@ -26,6 +26,29 @@ def test_percentiles_are_numpys(count: int) -> None:
     for values in (rng.normal(size=count), rng.integers(0, 900, count)):
         places = (0, 15, 20, 25, 50, 75, 80, 98, 100)
         assert percentiles(values, places) == np.percentile(values, places).tolist()
+
+
+def test_medians_of_long_rows_that_a_sample_misleads_on() -> None:
+    steps = np.zeros((5, 4000), dtype=np.float32)
+    steps[0, 1::16] = 9  # never seen by the sample
+    steps[1, ::16] = 5  # nothing else is
+    steps[2] = np.arange(4000) % 16
+    steps[3, 2000:] = 1  # two values, half of each
+    steps[4] = np.random.default_rng(2).integers(-1, 2, 4000)
+    np.testing.assert_array_equal(medians(steps), np.median(steps, axis=-1))
+
+
+@pytest.mark.parametrize("apart_s", [0.25, 0.1, 0.01])
+def test_tops_apart_are_scipys_peaks(apart_s: float) -> None:
+    rng = np.random.default_rng(3)
+    for number in range(200):
+        x = np.abs(rng.normal(size=rng.integers(5, 2500))).astype(np.float32)
+        x = np.round(4 * x) / 4 if number % 3 == 0 else ndimage.uniform_filter1d(x, 5)  # with plateaus, and without
+        level = float(x.max() * rng.uniform())
+        tops = pulse._tops(x, level)
+        found = pulse._apart(tops, x[tops], 250.0, refractory_s=apart_s)
+        wanted, _ = signal.find_peaks(x, height=0.5 * level, distance=max(1, round(apart_s * 250)))
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_windows_are_the_samples_from_their_start_on() -> None:

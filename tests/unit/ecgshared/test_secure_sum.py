@@ -19,6 +19,7 @@ from ecgshared.privacy.secure_sum import (
     context,
     hide,
     joined_counts,
+    loaded,
     new_key,
     open_sum,
     public_key,
@@ -209,11 +210,12 @@ class TestSum:
 
     def test_a_swapped_key_of_low_order_is_refused(self):
         with pytest.raises(PrivacyError, match="no secret"):
-            agreed(new_key(), bytes(32), b"use")
+            agreed(loaded(new_key()), bytes(32), b"use")
 
     def test_masks_of_another_use_are_other_masks(self):
         private, other = new_key(), public_key(new_key())
-        assert agreed(private, other, context("a", 1)) != agreed(private, other, context("a", 2))
+        mine = loaded(private)
+        assert agreed(mine, other, context("a", 1)) != agreed(mine, other, context("a", 2))
         assert context("a", "bc") != context("ab", "c")
 
     def test_adding_and_taking_off_a_mask(self):

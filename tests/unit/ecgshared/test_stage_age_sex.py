@@ -9,6 +9,7 @@ import pytest
 import statsmodels.api as sm
 from lifelines import CoxPHFitter
 from pydantic import ValidationError
+from scipy.stats import pearsonr
 from sklearn.metrics import mean_absolute_error, r2_score
 
 from ecgshared.stages.age_sex import (
@@ -52,6 +53,18 @@ def test_figures_from_sums_over_sites_are_the_pooled_ones():
     assert found.limits[1] == pytest.approx(error.mean() + 1.96 * error.std(ddof=1), abs=1e-9)
     fit = sm.OLS(error, sm.add_constant((predicted + age) / 2)).fit()
     assert found.slope == pytest.approx(fit.params[1], abs=1e-9)
+    assert found.r == pytest.approx(pearsonr(predicted, age).statistic, abs=1e-9)
+
+
+def test_the_interval_of_a_correlation_is_scipys():
+    from server.stages.age_sex import _correlation
+
+    predicted, age, _ = made(40, 1)
+    r = pearsonr(predicted, age)
+    ours, theirs = _correlation(r.statistic, 40), r.confidence_interval(0.95)
+    assert (ours.low, ours.high) == (pytest.approx(theirs.low, abs=1e-9), pytest.approx(theirs.high, abs=1e-9))
+    assert _correlation(float("nan"), 40).low is None
+    assert np.isnan(AgeFigures.of(age_sums(np.full(40, 60.0), age)).r)
 
 
 def test_the_gaps_line_is_the_pooled_least_squares_and_what_is_left_does_not_go_with_age():

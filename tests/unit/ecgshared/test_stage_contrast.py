@@ -232,3 +232,80 @@ def test_the_report_has_the_placebo_first_and_a_forest_of_scores():
 def test_a_step_that_cannot_be_is_refused(step, words):
     with pytest.raises(ValueError, match=words):
         study([CALIBRATE, STEP | step], endpoints=ENDPOINTS)
+
+
+SECOND = np.array([-4.0, 0.05, 0.2])
+
+
+def two_risks(data, limits=UNGATED, **step):
+    """Two calibrated scores of the same target beside each other, and a column."""
+    steps = [
+        CALIBRATE | {"inputs": ["age", "male", "bmi"]},
+        CALIBRATE | {"id": "short", "inputs": ["age", "male"]},
+        STEP | {"uses": ["score", "short"], "scores": ["score", "short", "bmi"]} | step,
+    ]
+    made = Federation(study(steps, endpoints=ENDPOINTS), data, limits)
+    made.artefacts = {
+        "score": Artefact("score", "calibrate", None, {"coef": COEF}),
+        "short": Artefact("short", "calibrate", None, {"coef": SECOND}),
+    }
+    return made
+
+
+def chances(d):
+    x = np.column_stack([d.age, d.male, d.covariates["bmi"]]).astype(np.float64)
+    return [1 / (1 + np.exp(-z)) for z in (COEF[0] + x @ COEF[1:], SECOND[0] + x[:, :2] @ SECOND[1:])]
+
+
+def known_both(d):
+    """Both risks and the event, of ECGs that have all three."""
+    first, second = chances(d)
+    y = d.labels[:, 0]
+    keep = np.isfinite(first) & np.isfinite(second) & np.isfinite(y)
+    return first[keep], second[keep], y[keep]
+
+
+def test_brier_scores_slopes_and_their_errors_are_those_of_plain_means_and_statsmodels():
+    import statsmodels.api as sm
+
+    data = hospitals()
+    result = two_risks(data).run()["k"].result
+    for site in "abc":
+        first, second, y = known_both(data[site])
+        got = result["sites"][site]["pairs"]["event"]["short"]["risks"]
+        apart = (first - y) ** 2 - (second - y) ** 2
+        assert got["brier"]["value"] == pytest.approx(np.mean((first - y) ** 2), abs=1e-9)
+        assert got["other_brier"]["value"] == pytest.approx(np.mean((second - y) ** 2), abs=1e-9)
+        assert got["brier_difference"]["value"] == pytest.approx(apart.mean(), abs=1e-9)
+        assert got["brier_difference"]["se"] == pytest.approx(apart.std(ddof=1) / np.sqrt(len(y)), rel=1e-6)
+        for name, p in (("slope", first), ("other_slope", second)):
+            fit = sm.Logit(y, sm.add_constant(np.log(p / (1 - p)))).fit(disp=0, cov_type="HC0")
+            assert got[name]["value"] == pytest.approx(fit.params[1], abs=1e-6)
+            assert got[name]["se"] == pytest.approx(fit.bse[1], rel=0.01)
+        assert result["sites"][site]["pairs"]["event"]["bmi"]["risks"] is None
+    pooled = result["pooled"]["training"]["pairs"]["event"]["short"]["risks"]
+    first, second, y = (np.concatenate(part) for part in zip(*(known_both(data[s]) for s in "ab"), strict=True))
+    apart = (first - y) ** 2 - (second - y) ** 2
+    assert pooled["brier_difference"]["value"] == pytest.approx(apart.mean(), abs=1e-9)
+    assert pooled["brier_difference"]["se"] == pytest.approx(apart.std() / np.sqrt(len(apart)), rel=0.02)
+    assert pooled["slope"] is None
+    assert pooled["sites"] == ["a", "b"]
+
+
+def test_a_case_control_series_tells_no_brier_score_and_is_not_asked():
+    data = hospitals()
+    whole = two_risks(data).study
+    sites = whole.sites.model_copy(update={"case_control": ("c",), "zero_shot": ()})
+    made = Federation(whole.model_copy(update={"sites": sites}), data, UNGATED)
+    made.artefacts = two_risks(data).artefacts
+    found = made.run()["k"].result["sites"]
+    assert found["c"]["pairs"]["event"]["short"]["auc"]["value"] is not None
+    assert found["c"]["pairs"]["event"]["short"]["risks"] is None
+    assert found["a"]["pairs"]["event"]["short"]["risks"] is not None
+
+
+def test_the_report_shows_risks_beside_each_other():
+    (section,) = report(typed(two_risks(hospitals()).run()["k"]))
+    (table,) = [b for b in section.blocks if isinstance(b, Table) and b.title.startswith("As risks")]
+    assert {row[1] for row in table.rows} == {"risk of short"}
+    assert len(table.rows) == 4

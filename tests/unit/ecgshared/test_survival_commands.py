@@ -349,6 +349,23 @@ def test_the_log_rank_test_pooled_and_within_sites_equals_r(ecgfed, dead):
     assert not [note for note in within["notes"] if "reference level" in note]
 
 
+def test_grays_test_pooled_and_within_sites_equals_cmprsk(ecgfed, files):
+    given = {"time": "time", "event": "status", "json": True}
+    for number, cause in enumerate((1, 2)):
+        pooled = told(ecgfed(*words_of("gray", files, **given, by="sex", cause=cause, pooled=True)))
+        assert pooled["chi_squared"] == pytest.approx(R["gray"][number], rel=1e-9)
+        assert (pooled["test"], pooled["degrees"], pooled["within"]) == ("gray", 1, [])
+        within = told(ecgfed(*words_of("gray", files, **given, by="stage", cause=cause)))
+        assert within["chi_squared"] == pytest.approx(R["gray.strata"][number], rel=1e-9)
+        assert (within["degrees"], within["within"]) == (2, ["site"])
+    code, out, _ = ecgfed(*words_of("gray", files, time="time", event="status", by="sex", cause=1))
+    assert code == 0
+    assert "Gray's test of cumulative incidence" in out
+    code, _, err = ecgfed(*words_of("gray", files, time="time", event="status", by="sex"))
+    assert code == 2
+    assert "cause" in err
+
+
 def test_fine_and_gray_equals_cmprsk(ecgfed, files):
     facts = cox(ecgfed, files, fine_gray=True)
     np.testing.assert_allclose(column(facts, "log_hazard_ratio"), R["finegray.coef"], rtol=1e-6)

@@ -26,10 +26,11 @@ from ecgshared.stages.results.evaluate import Result as Evaluated
 from ecgshared.study.registry import STAGES, shared_room
 from ecgshared.study.study import load_study
 from ecgshared.wire.protocol import phases
+from server.report.auc_forest import together
 from server.report.cohorts import consort, table_one
 from server.report.consort import consort_svg
 from server.report.decisions import DecisionCurve, decision_panels
-from server.report.evaluation import _together, group_auc, sections
+from server.report.evaluation import group_auc, sections
 from server.report.figures import figure_svg
 from server.report.files import Attachments, flow_csv, standalone_svg, table_csv
 from server.report.folder import read_run
@@ -265,20 +266,18 @@ def test_cards_name_step_and_model_and_speak_in_the_studys_words(gated: Any) -> 
         assert key.about == "step Judged abroad · risk of score"
 
 
-def test_a_hospital_that_withheld_has_a_panel_that_says_so_and_no_curve(gated: Any) -> None:
+def test_a_hospital_that_withheld_is_named_below_the_panels_and_has_no_curve(gated: Any) -> None:
     result, labels = gated["abroad"].result, Labels(gated["study"])
     assert result.sites["b"].heads["event"].auc.value is None
     parts = sections("abroad", result, labels)
     panels = blocks(parts, Panels)
     assert panels
     for figure in panels:
-        if "b" not in [heading for heading, _ in figure.panels]:
-            # Made of the rates that were told, for hospitals that told some.
-            assert figure.title not in ("Event rate among the ECGs at highest risk", "Calibration")
-            continue
-        (empty,) = [series for heading, series in figure.panels if heading == "b"]
-        assert not [v for s in empty for v in s.y if v is not None]
-        assert panels_svg(figure, sites=("a", "b", "c")).count("every value is withheld") == 1
+        assert "b" not in [heading for heading, _ in figure.panels]
+        # Those made of the rates that were told are of hospitals that told some.
+        if figure.title in ("Event rate among the ECGs at highest risk", "Calibration", "Decision curve"):
+            assert re.search(r"Not told: (.*; )?b[;.]", figure.caption)
+        assert "every value is withheld" not in panels_svg(figure, sites=("a", "b", "c"))
     roc = next(f for f in blocks(parts, Figure) if f.title == "ROC")
     assert "b" not in [s.site for s in roc.series]
     (plot,) = blocks(parts, Forest)
@@ -321,7 +320,7 @@ def test_hospitals_are_put_together_from_two_on_and_another_is_predicted_from_th
     aucs = [
         EstimateResult(value=v, se=se, low=None, high=None) for v, se in zip((0.7, 0.8, 0.85), errors, strict=False)
     ]
-    rows, _ = _together({f"s{i}": head.model_copy(update={"auc": auc}) for i, auc in enumerate(aucs)}, NO_LABELS)
+    rows, _ = together({f"s{i}": head.model_copy(update={"auc": auc}) for i, auc in enumerate(aucs)}, NO_LABELS)
     assert [row.label for row in rows] == told
     for row in rows:
         assert row.low is not None
@@ -390,8 +389,8 @@ def test_a_decision_curve_is_net_benefit_beside_acting_on_everybody() -> None:
     drawn = dict(zip(everybody.x, everybody.y, strict=True))
     assert drawn[0.6 * 10 / 60] == pytest.approx(event.mean() - (~event).mean() * 0.1 / 0.9)
     assert min(y for y in everybody.y if y is not None) >= -0.02
-    assert [len(series[0].x) for _, series in figure.panels] == [3, 0]
-    assert panels_svg(figure, sites=("a", "b")).count("every value is withheld") == 1
+    assert [(heading, len(series[0].x)) for heading, series in figure.panels] == [("a", 3)]
+    assert figure.caption.endswith("Not told: b.")
     assert decision_panels([DecisionCurve("b", "b", 0.1, [(0.1, None, None, None)])]) is None
 
 
@@ -595,3 +594,15 @@ def test_a_withheld_count_of_what_is_missing_is_not_said_to_be_none():
     assert missing({"age": 0.0}) == "-"
     assert missing({"age": None, "lvef": None}) == "withheld"
     assert missing({"age": None, "lvef": 12.0}) == "lvef 12; others withheld"
+
+
+def test_the_tables_of_book_keeping_can_be_taken_too(run: Path) -> None:
+    render(run)
+    steps = list(csv.DictReader((run / "report_files" / "run-steps.csv").read_text().splitlines()))
+    assert [row["step"] for row in steps] == ["cohorts", "score", "abroad"]
+    assert all(row["state"] == "done" and row["requests"].isdigit() for row in steps)
+    items = list(csv.DictReader((run / "report_files" / "run-tripod.csv").read_text().splitlines()))
+    assert len(items) > 20
+    assert {row["status"] for row in items} <= {"here", "partly", "missing"}
+    # Nothing left in this run's record, so there is no table of it to take.
+    assert not (run / "report_files" / "run-messages.csv").exists()

@@ -232,13 +232,17 @@ class TestWritten:
             assert record.fs in {d.fs_hz for d in config.devices}
 
 
-def test_vendor_formats_too_are_the_same_bytes_from_the_same_seed(tmp_path, three):
-    def digests(name):
-        make_hospitals(three, tmp_path / name, seed=5, patients_scale=0.0008)
+def test_vendor_formats_too_are_the_same_bytes_from_the_same_seed_and_from_several_processes(
+    tmp_path, three, monkeypatch
+):
+    def digests(name, processes):
+        make_hospitals(three, tmp_path / name, seed=5, patients_scale=0.0008, processes=processes)
         files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
         return {str(p.relative_to(tmp_path / name)): hashlib.sha256(p.read_bytes()).digest() for p in files}
 
-    assert digests("a") == digests("b")
+    alone = digests("a", 1)
+    monkeypatch.setattr("simulations.hospitals.make.PARALLEL_FROM", 1)
+    assert alone == digests("b", 2)
 
 
 def test_a_series_that_cannot_be_filled_is_refused(three, monkeypatch):

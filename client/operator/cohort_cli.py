@@ -1,0 +1,65 @@
+"""``ecgfed site cohort``: the cohort table drawn from a database, and frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.approval.register import in_force, record
+from client.site.settings import SHIPPED_SQL, SiteSettings, load_site
+from ecgshared.errors import ConfigError
+
+
+def cohort(
+    site_file: Annotated[Path | None, typer.Argument(metavar="SITE.yaml", help="the site's file")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="ask nothing")] = False,
+    show: Annotated[
+        str | None, typer.Option("--show-sql", metavar="NAME", help=f"print a shipped query: {', '.join(SHIPPED_SQL)}")
+    ] = None,
+) -> None:
+    """Run the site file's query and freeze the cohort it gives; nothing else ever reads the database.
+
+    A cohort that differs from the one before is another question: the studies approved for that one must be approved
+    again.
+    """
+    from client.cohort.frozen import compare, draw, freeze
+    from client.cohort.query import shipped
+
+    if show is not None:
+        if show not in SHIPPED_SQL:
+            raise ConfigError("no query of this name is shipped", value=show, allowed=", ".join(SHIPPED_SQL))
+        typer.echo(shipped(show), nl=False)
+        return
+    if site_file is None:
+        raise ConfigError("which site's cohort?", allowed="ecgfed site cohort SITE.yaml, or --show-sql NAME")
+    settings = load_site(site_file)
+    config = settings.table
+    if config.query is None:
+        raise ConfigError("the site file has no table.query: its table is read as it lies there", where=site_file)
+    content = draw(config.query)
+    change = compare(config.path, content)
+    ending = [] if change is None or change.same else _studies(settings)
+    if change is not None:
+        told = (
+            "as it was" if change.same else f"{change.added:,} row(s) new or changed, {change.gone:,} gone or changed"
+        )
+        typer.echo(f"against the cohort frozen before: {told}")
+    for _, name in ending:
+        typer.echo(f"approved for that cohort, and to be approved again: {name}")
+    if ending and not yes:
+        typer.confirm("freeze the new cohort?", abort=True)
+    # First the approvals: where the machine stops between, a study is asked for again, and not run on other people.
+    for sha256, name in ending:
+        record(settings.state, "study", sha256, name, withdrawn=True)
+    frozen = freeze(config, content)
+    typer.echo(
+        f"frozen: {config.path}, {frozen.rows:,} rows, {len(frozen.columns)} columns, sha256 {frozen.sha256[:16]}"
+    )
+    typer.echo(f"next: ecgfed site check {site_file}")
+
+
+def _studies(settings: SiteSettings) -> list[tuple[str, str]]:
+    """Return hash and name of the studies approved here."""
+    return [(sha, approval.what) for (kind, sha), approval in in_force(settings.state).items() if kind == "study"]
