@@ -18,7 +18,6 @@ STAGES: tuple[str, ...] = (
     "survival_evaluate",
     "regress",
     "overlap",
-    "summed_evaluate",
     "summed_survival",
     "private_survival",
     "arrhythmia",
