@@ -414,6 +414,8 @@ def _require_way(settings: SiteSettings, study: Study, step: StepConfig, phase: 
     if "+" in phase:
         if not in_use:
             raise Refused(RefusalCode.BAD_REQUEST, "the study adds nothing under masks in this step", value=phase)
+    elif in_use and summed_phases(step.stage) and phase not in summed_phases(step.stage):
+        raise Refused(RefusalCode.SECURE_SUM_REQUIRED, "the study tells this of all hospitals together", value=phase)
     elif phase in summed_phases(step.stage) and (in_use or settings.secure_sums.policy == "required"):
         why = "the study adds this under masks" if in_use else "this site adds this under masks only"
         raise Refused(RefusalCode.SECURE_SUM_REQUIRED, f"{why}: it does not leave by itself", value=phase)

@@ -35,7 +35,11 @@ DEADLINE = 15.0
 
 
 class Trial:
-    """Three hospitals and a coordinator on loopback, and files to ask and to hit them by.
+    """Hospitals and a coordinator on loopback, and files to ask and to hit them by.
+
+    Parameters
+    ----------
+    sites : three of them, unless said otherwise.
 
     Attributes
     ----------
@@ -43,14 +47,15 @@ class Trial:
     federation : writes the studies; every site's state is the trial's own.
     """
 
-    def __init__(self, hospitals: Path, folder: Path, **site_changes: Any) -> None:
+    def __init__(self, hospitals: Path, folder: Path, *, sites: tuple[str, ...] = TRAIN, **site_changes: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.federation = folder, SmallFederation(hospitals, folder)
+        self.folder, self.federation, self.sites = folder, SmallFederation(hospitals, folder), sites
+        self._site_changes = site_changes
         (folder / "twin").mkdir()
         self._studies: list[Path] = []
         self.study("first")
         files = dict(
-            zip(TRAIN, self.federation.sites(TRAIN, studies=[str(self._studies[0])], **site_changes), strict=True)
+            zip(sites, self.federation.sites(sites, studies=[str(self._studies[0])], **site_changes), strict=True)
         )
         self.network = LocalNetwork(folder, files)
 
@@ -76,12 +81,15 @@ class Trial:
             local={"epochs": epochs, "batch_size": 32},
             optimiser={"name": "adam", "lr": 0.003, "between_rounds": "keep"},
         )
-        written = self.federation.study(
-            name=name,
-            sites={"train": list(TRAIN)},
+        return self.asks(
+            name,
             steps=[{"id": "cohorts", "stage": "describe"}, train],
             federation={"quorum": quorum, "deadline_seconds": 120, "retries": 2, **federation},
         )
+
+    def asks(self, name: str, **content: Any) -> Path:
+        """Write a study of all sites; return its file."""
+        written = self.federation.study(name=name, sites={"train": list(self.sites)}, **content)
         path = self.folder / f"{name}.yaml"
         written.replace(path)
         self._studies.append(path)
@@ -117,7 +125,7 @@ class Trial:
 
     def words(self, run: Path | None) -> str:
         """Return what a person would look at where something takes too long."""
-        said = [f"{site}:\n{self.network.last_words(site)}" for site in TRAIN if site in self.network.daemons]
+        said = [f"{site}:\n{self.network.last_words(site)}" for site in self.sites if site in self.network.daemons]
         for log in sorted((self.network.home.path / "logs").glob("*.log")):
             said.append(f"{log.name}:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-8:]))
         if run is not None:
@@ -205,8 +213,10 @@ class Trial:
 
         folder = self.folder / f"alone-{study.stem}"
         (folder / "twin").mkdir(parents=True)
-        files = SmallFederation(self.federation.hospitals, folder).sites(TRAIN, studies=[str(study)])
-        for site in TRAIN:
+        files = SmallFederation(self.federation.hospitals, folder).sites(
+            self.sites, studies=[str(study)], **self._site_changes
+        )
+        for site in self.sites:
             # Not the anchors of the logs: a log that its anchor knows and that is gone closes the gate.
             twin = folder / "state" / site / "keys"
             shutil.copytree(self.state(site) / "keys", twin, ignore=shutil.ignore_patterns("*.anchor"))

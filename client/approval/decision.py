@@ -38,7 +38,7 @@ def approve(
         lines = [f"envelope {sha256}", "It holds no code: the names of the two apps that every party has installed."]
         if not confirmed(lines, sha256[:8]):
             return "not approved"
-        record(settings.state, "envelope", sha256, "the kit's")
+        record(settings.state, "envelope", sha256, "the kit's", federation=settings.federation)
         return f"approved: envelope {sha256}"
     path = Path(what)
     study = load_study(path)
@@ -50,17 +50,17 @@ def approve(
 
     if not confirmed([*show_study(settings, study), *groups(study)], study.name):
         return "not approved"
-    approved = approve_study(settings.state, path)
+    approved = approve_study(settings.state, path, federation=settings.federation)
     return f"approved: study {approved.name}, {approved.sha256}; the site's own copy is its configuration"
 
 
 def withdraw(settings: SiteSettings, what: str) -> str:
     """Record that an approval is taken back; return what was done."""
-    held = in_force(settings.state)
+    held = in_force(settings.state, settings.federation)
     kind, sha256 = _named(settings, what)
     for key, approval in held.items():
         if key[1] == sha256 and kind in (None, key[0]):
-            record(settings.state, approval.kind, sha256, approval.what, withdrawn=True)
+            record(settings.state, approval.kind, sha256, approval.what, withdrawn=True, federation=settings.federation)
             return f"withdrawn: {approval.kind} {sha256}"
     raise ConfigError("nothing of that kind is approved", value=what, remedy="see state/approvals.jsonl")
 
@@ -86,5 +86,5 @@ def _approve_code(settings: SiteSettings, what: str, confirmed: Confirmed) -> st
         [f"code {installed}", f"{name} as installed here: all its files, not the libraries it uses."], installed[:8]
     ):
         return "not approved"
-    record(settings.state, "code", installed, name)
+    record(settings.state, "code", installed, name, federation=settings.federation)
     return f"approved: code {installed}"

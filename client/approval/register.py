@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from client.site.lived import retired_studies
 from client.site.logs import from_its_start
+from client.site.settings import FEDERATION
 from ecgshared.errors import ConfigError, PrivacyError
 from ecgshared.service.files import private_folder, write_atomically
 from ecgshared.study.study import Study, load_study
@@ -38,14 +40,19 @@ class Approval:
     what: str
 
 
-def in_force(state: Path) -> dict[tuple[str, str], Approval]:
+def approvals_file(state: Path, federation: str = FEDERATION) -> Path:
+    """Return where a federation's approvals lie: what one may run, another may not."""
+    return state / (FILE if federation == FEDERATION else f"approvals-{federation}.jsonl")
+
+
+def in_force(state: Path, federation: str = FEDERATION) -> dict[tuple[str, str], Approval]:
     """Return the approvals in force by (kind, sha256).
 
     Raises
     ------
     ConfigError : the file is damaged. It may be a withdrawal that cannot be read, so nothing counts as approved.
     """
-    path = state / FILE
+    path = approvals_file(state, federation)
     if not path.exists() and not (state / "keys").exists():
         return {}
     try:
@@ -55,6 +62,7 @@ def in_force(state: Path) -> dict[tuple[str, str], Approval]:
     except OSError as error:
         raise ConfigError(f"the approvals cannot be read ({type(error).__name__})", where=path) from None
     found: dict[tuple[str, str], Approval] = {}
+    over = retired_studies(state)
     for number, entry in enumerate(lines, start=1):
         try:
             approval = Approval(*(str(entry[key]) for key in ("kind", "sha256", "at", "by", "what")))  # type: ignore[arg-type]
@@ -68,14 +76,16 @@ def in_force(state: Path) -> dict[tuple[str, str], Approval]:
                 remedy="restore the file, or remove it and approve again",
             ) from None
         key = (approval.kind, approval.sha256)
-        if withdrawn:
+        if withdrawn or (approval.kind == "study" and approval.sha256 in over):
             found.pop(key, None)
         else:
             found[key] = approval
     return found
 
 
-def record(state: Path, kind: Kind, sha256: str, what: str, *, withdrawn: bool = False) -> None:
+def record(
+    state: Path, kind: Kind, sha256: str, what: str, *, withdrawn: bool = False, federation: str = FEDERATION
+) -> None:
     """Write down an approval, or its withdrawal, and wait until it is on the disk."""
     line: dict[str, Any] = {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -85,7 +95,7 @@ def record(state: Path, kind: Kind, sha256: str, what: str, *, withdrawn: bool =
         "what": what,
     }
     try:
-        from_its_start(state / FILE).append([line | ({"withdrawn": True} if withdrawn else {})])
+        from_its_start(approvals_file(state, federation)).append([line | ({"withdrawn": True} if withdrawn else {})])
     except PrivacyError as error:
         raise ConfigError(error.what, where=error.where, remedy=error.remedy) from error
 
@@ -95,13 +105,20 @@ def study_path(state: Path, sha256: str) -> Path:
     return state / "studies" / f"{sha256}.yaml"
 
 
-def approve_study(state: Path, path: Path) -> Study:
+def approve_study(state: Path, path: Path, *, federation: str = FEDERATION) -> Study:
     """Keep the site's own copy of a study, then record its approval; return the study of that copy."""
     study = load_study(path)
+    if study.sha256 in retired_studies(state):
+        raise ConfigError(
+            "this study was answered here before the site's key was lost; under the new split, former lockbox patients "
+            "would go into its training",
+            where=path,
+            remedy="a new study may be asked; this one is over at this site",
+        )
     kept = study_path(state, study.sha256)
     private_folder(kept.parent)
     write_atomically(kept, path.read_bytes(), private=True)
-    record(state, "study", load_copy(state, study.sha256).sha256, study.name)
+    record(state, "study", load_copy(state, study.sha256).sha256, study.name, federation=federation)
     return study
 
 

@@ -53,7 +53,7 @@ class Gate:
         """Refuse a question while the site is paused, or whose study is not approved; ``asked`` is what it says."""
         if head.kind != MESSAGE_TYPE_ASK:
             raise Refused(RefusalCode.BAD_REQUEST, "a message of another type")
-        if is_paused(self._settings.state):
+        if is_paused(self._settings.link_state):
             raise Refused(RefusalCode.PAUSED, "the operator has paused the site")
         require_approved(self._settings, "code", self.code)
         require_approved(self._settings, "study", str(asked["study_hash"]))

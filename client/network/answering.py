@@ -57,7 +57,7 @@ class Answering:
     ) -> None:
         self._settings, self._code, self._watch, self._link = settings, code, watch, link
         self._inbox, self._status, self._journal, self._stop = inbox, status, journal, stop
-        self._worker = Worker(site_file, settings.state, settings.compute.threads)
+        self._worker = Worker(site_file, settings.link_state, settings.compute.threads)
         self._max_bytes = network_of(settings).max_message_mb * 2**20
         self._queue: queue.SimpleQueue[Parcel | None] = queue.SimpleQueue()
         self._made_again: set[Path] = set()

@@ -14,22 +14,32 @@ import signal
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from client.network.admission import Gate
 from client.network.answering import Answering
-from client.network.enrol import not_after
+from client.network.enrol import in_use, not_after
 from client.network.fleet import FleetLink
-from client.network.fleet_failures import CertificateRefused, LinkError, NotAdmitted, RunOver
+from client.network.fleet_failures import (
+    CertificateRefused,
+    LinkError,
+    NotAdmitted,
+    RunOver,
+    StateForked,
+    Unreachable,
+)
 from client.network.fleet_messages import Head, peek
 from client.network.inbox import Inbox, Parcel, answer_of
 from client.network.journal import Journal
+from client.network.renewal import Renewal
+from client.network.session import Session, next_session, note_shown, place_of
 from client.network.site_watch import SiteWatch
 from client.network.status import StatusFile, is_paused, remember_node, remembered_node
 from client.site.current import SiteFile
-from client.site.settings import SiteSettings, network_of
-from ecgshared.errors import RefusalCode, Refused
+from client.site.settings import SiteSettings
+from ecgshared.errors import EcgFedError, RefusalCode, Refused
 from ecgshared.service.files import now
 from ecgshared.wire.bytes import MESSAGE_TYPE_HELLO, WireError
 
@@ -51,9 +61,10 @@ class Daemon:
     """
 
     def __init__(self, site_file: Path, settings: SiteSettings, journal: Journal, version: str) -> None:
-        self._settings, self._state, self._journal = settings, settings.state, journal
-        self._network = network_of(settings)
+        self._settings, self._state, self._journal = settings, settings.link_state, journal
+        self._network = in_use(settings)
         self._link = FleetLink(self._network)
+        self._session: Session | None = None
         self._inbox = Inbox(self._state / "inbox")
         self._gate = Gate(settings, version)
         self._stop = threading.Event()
@@ -61,6 +72,7 @@ class Daemon:
         self._last_message = 0.0
         self._status = StatusFile(self._state)
         self._watch = SiteWatch(SiteFile(site_file, settings), journal, self._status)
+        self._renewal = Renewal(self._link, journal, self._status)
         self._answering = Answering(
             site_file,
             settings,
@@ -80,7 +92,7 @@ class Daemon:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._end)
         self._open_ports()
-        self._status.set(certificate_not_after=not_after(self._network.certificate), code_sha256=self._gate.code)
+        self._status.set(code_sha256=self._gate.code)
         self._journal.tell("started", f"site {self._settings.site}: connecting to {self._network.coordinator}")
         computing = threading.Thread(target=self._answering.run, name="compute", daemon=True)
         beating = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -117,9 +129,13 @@ class Daemon:
             from client.network.metrics import SiteMetrics
 
             self._metrics = self._answering.metrics = SiteMetrics(self._network.metrics_port)
-            expires = not_after(self._network.certificate)
-            if expires is not None:
-                self._metrics.certificate(expires)
+        self._tell_certificate()
+
+    def _tell_certificate(self) -> None:
+        expires = not_after(self._network.certificate)
+        self._status.set(certificate_not_after=expires)
+        if self._metrics is not None and expires is not None:
+            self._metrics.certificate(expires)
 
     # Fetching -------------------------------------------------------------------------------------------------
 
@@ -149,16 +165,35 @@ class Daemon:
             self._stop.wait(seconds)
 
     def _connect(self) -> None:
+        self._open_session()
         node_id = self._link.activate(remembered_node(self._state))
         remember_node(self._state, node_id)
         self._gate.forget_runs()
         self._status.set(connected_since=now(), node_id=node_id, last_error=None)
         self._journal.tell("connected", "connected to the coordinator", node_id=node_id)
 
+    def _open_session(self) -> None:
+        """Show the coordinator that this is the site's one state, and not a copy of it."""
+        if self._session is not None and self._session.shown:
+            return
+        try:
+            self._session = self._session or next_session(self._state)
+            told = {key: getattr(self._session, key) for key in ("number", "token", "before")}
+            self._link.open_session({**told, "place": place_of(self._state)})
+            self._session = note_shown(self._state, self._session)
+            self._status.set(session=self._session.number)
+        except OSError as error:
+            raise Unreachable(
+                f"the state cannot be written ({error.strerror}); nothing is answered until it can"
+            ) from None
+
     def _well(self) -> None:
         """The coordinator answered."""
         self._troubles = 0
+        self._take_up_certificate()
         self._watch.look()
+        with suppress(Refused):  # a site file that cannot be used is told by the watch
+            self._renewal.look(self._watch.require())
         if self._status.get("connected_since") is None:
             self._status.set(connected_since=now())
             self._journal.tell("connected", "the coordinator answers again")
@@ -176,10 +211,26 @@ class Daemon:
             self._metrics.connected(True)
             self._metrics.paused(paused)
 
+    def _take_up_certificate(self) -> None:
+        """Go on with a certificate that was put in the place of this one's, by whomever."""
+        if not self._watch.certificate_changed():
+            return
+        try:
+            self._network = in_use(self._settings)
+            self._link.use_certificate(self._network)
+        except EcgFedError as error:
+            self._journal.tell("certificate-unusable", f"the new certificate cannot be used: {error}", warn=True)
+            return
+        self._tell_certificate()
+        self._journal.tell("certificate-in-use", "a new certificate is in use")
+
     def _trouble(self, error: LinkError) -> float:
         """Tell a failure once, and return how long to wait."""
-        if isinstance(error, NotAdmitted):
+        self._take_up_certificate()  # it may be what mends this
+        if isinstance(error, NotAdmitted | StateForked):
             self._link.node_id = None
+        if isinstance(error, StateForked):
+            self._session = None  # as it is on the disk: a backup may have been put there
         if self._status.get("last_error") != error.what:
             self._journal.tell("connection-lost", str(error), warn=True, error=type(error).__name__)
         self._status.set(connected_since=None, last_error=error.what)
@@ -189,7 +240,9 @@ class Daemon:
             self._metrics.connected(False)
         self._troubles += 1
         # What passes by itself is over within a minute; what people must mend need not be asked often.
-        lasting = isinstance(error, CertificateRefused) or (isinstance(error, NotAdmitted) and self._troubles > 20)
+        lasting = isinstance(error, CertificateRefused | StateForked) or (
+            isinstance(error, NotAdmitted) and self._troubles > 20
+        )
         longest = 60.0 if lasting else 5.0
         return float(min(longest, 0.25 * 2 ** min(self._troubles, 10)) * random.uniform(0.8, 1.2))
 
@@ -268,7 +321,7 @@ class Daemon:
                 continue
             try:
                 self._link.heartbeat()
-            except NotAdmitted:
+            except (NotAdmitted, StateForked):
                 self._link.node_id = None
             except LinkError:
                 seconds = 1.0

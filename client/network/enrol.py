@@ -26,14 +26,16 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from pydantic import Field
 
-from client.site.settings import NetworkConfig, SiteSettings, load_site, network_of
+from client.site.settings import FEDERATION, NetworkConfig, SiteSettings, load_site, network_of
 from client.site.sitefile import network_lines, site_template
 from ecgshared.config import Config, load
 from ecgshared.errors import ConfigError
 from ecgshared.service.files import private_folder, write_atomically, write_once
 
 FOLDER = "network"
-"""Beside the site file: key, request, certificate, and the authority's certificate."""
+"""Beside the site file: a folder for each federation, of key, request, certificate, and the authority's certificate."""
+RENEWED, RENEWED_AUTHORITY = "renewed.crt", "renewed-authority.crt"
+"""In the state's folder of the network: what the daemon fetched by itself."""
 
 
 class Kit(Config):
@@ -41,6 +43,7 @@ class Kit(Config):
 
     format_version: int = Field(ge=1, le=1)
     site: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")
+    federation: str = Field(default=FEDERATION, pattern=NetworkConfig.model_fields["federation"].metadata[0].pattern)
     coordinator: str = Field(pattern=NetworkConfig.model_fields["coordinator"].metadata[0].pattern)
     ca: str
     envelope_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -75,13 +78,16 @@ def start(
         authority = x509.load_pem_x509_certificate(kit.ca.encode())
     except ValueError:
         raise ConfigError("the kit's `ca` is no certificate", where=kit_file) from None
-    folder = private_folder(site_file.resolve().parent / FOLDER)
+    private_folder(site_file.resolve().parent / FOLDER)
+    folder = private_folder(site_file.resolve().parent / FOLDER / kit.federation)
     key_file, request_file = folder / f"{kit.site}.key", folder / f"{kit.site}.csr"
+    _require_same_authority(folder / "ca.crt", authority, kit, kit_file)
     network = {
+        "federation": kit.federation,
         "coordinator": kit.coordinator,
-        "ca": f"{FOLDER}/ca.crt",
-        "certificate": f"{FOLDER}/{kit.site}.crt",
-        "key": f"{FOLDER}/{kit.site}.key",
+        "ca": f"{FOLDER}/{kit.federation}/ca.crt",
+        "certificate": f"{FOLDER}/{kit.federation}/{kit.site}.crt",
+        "key": f"{FOLDER}/{kit.federation}/{kit.site}.key",
         "envelope": kit.envelope_sha256,
     }
     new_file = not site_file.exists()
@@ -92,13 +98,18 @@ def start(
         _join(site_file, kit, network)
     new_key = not key_file.exists() and _write_key(key_file)
     write_atomically(folder / "ca.crt", authority.public_bytes(Encoding.PEM), private=True)
+    write_atomically(request_file, request_bytes(key_file, kit.site), private=True)
+    return Enrolled(kit, request_file, site_file, new_file, new_key)
+
+
+def request_bytes(key_file: Path, site: str) -> bytes:
+    """Return a signed request for a certificate over a site's key, PEM."""
     request = (
         x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, kit.site)]))
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, site)]))
         .sign(read_key(key_file), hashes.SHA384())
     )
-    write_atomically(request_file, request.public_bytes(Encoding.PEM), private=True)
-    return Enrolled(kit, request_file, site_file, new_file, new_key)
+    return request.public_bytes(Encoding.PEM)
 
 
 def install_certificate(settings: SiteSettings, file: Path) -> x509.Certificate:
@@ -119,12 +130,58 @@ def install_certificate(settings: SiteSettings, file: Path) -> x509.Certificate:
         )
     private_folder(network.certificate.parent)
     write_atomically(network.certificate, certificate.public_bytes(Encoding.PEM), private=True)
+    take_authority(settings, file.read_bytes())
     return certificate
+
+
+def in_use(settings: SiteSettings) -> NetworkConfig:
+    """Return the network with the files of the certificates that count: those of the site file, or renewed ones.
+
+    What a daemon fetches by itself lies in its state, the one place it may write to; it counts while it is of the same
+    key and name as the file that the site file names, and ends later.
+    """
+    network, kept = network_of(settings), settings.link_state / "network"
+    return network.model_copy(
+        update={
+            "certificate": _later(network.certificate, kept / RENEWED),
+            "ca": _later(network.ca, kept / RENEWED_AUTHORITY),
+        }
+    )
+
+
+def _later(given: Path, renewed: Path) -> Path:
+    try:
+        old, new = read_certificate(given), read_certificate(renewed)
+    except ConfigError:
+        return given
+    same = _public(old) == _public(new) and old.subject == new.subject
+    return renewed if same and new.not_valid_after_utc > old.not_valid_after_utc else given
+
+
+def take_renewed(settings: SiteSettings, certificate: x509.Certificate) -> None:
+    """Keep a certificate that the daemon fetched, and that has no faults."""
+    path = private_folder(settings.link_state / "network") / RENEWED
+    write_atomically(path, certificate.public_bytes(Encoding.PEM), private=True)
+
+
+def take_authority(settings: SiteSettings, content: bytes) -> bool:
+    """Take the authority's renewed certificate up, where one stands in ``content`` (PEM); return whether it was.
+
+    It is taken where it is of the key and the name that are trusted already, signed by that key, and ends later.
+    """
+    trusted = read_certificate(in_use(settings).ca)
+    for candidate in x509.load_pem_x509_certificates(content):
+        same = _public(candidate) == _public(trusted) and candidate.subject == trusted.subject
+        if same and _signed_by_itself(candidate) and candidate.not_valid_after_utc > trusted.not_valid_after_utc:
+            path = private_folder(settings.link_state / "network") / RENEWED_AUTHORITY
+            write_atomically(path, candidate.public_bytes(Encoding.PEM), private=True)
+            return True
+    return False
 
 
 def certificate_faults(settings: SiteSettings, certificate: x509.Certificate) -> list[str]:
     """Return what is wrong with a certificate for this site, in plain words; empty where nothing is."""
-    network, faults = network_of(settings), []
+    network, faults = in_use(settings), []
     authority = read_certificate(network.ca)
     if _public(certificate) != _public(read_key(network.key)):
         faults.append(f"it is not that of this site's key ({network.key})")
@@ -192,12 +249,38 @@ def _join(site_file: Path, kit: Kit, network: dict[str, str]) -> None:
         section = f"\n{network_lines(network)}".encode()
         # The file itself, where a link stands in the folder.
         write_atomically(site_file.resolve(), site_file.read_bytes() + section)
+    elif settings.network.federation != kit.federation:
+        raise ConfigError(
+            f"the file joins federation {settings.network.federation!r}, the kit is of {kit.federation!r}",
+            where=site_file,
+            remedy="give a second file by --out, and write the same `state`, records and table into it",
+        )
     elif settings.network.coordinator != kit.coordinator or settings.network.envelope != kit.envelope_sha256:
         raise ConfigError(
             "the file names another coordinator or envelope than the kit",
             where=site_file,
             remedy="edit its `network:` section if that is intended",
         )
+
+
+def _require_same_authority(file: Path, given: x509.Certificate, kit: Kit, kit_file: Path) -> None:
+    """Refuse a kit of another authority under a name that is known: a trust anchor is never overwritten."""
+    if file.exists() and _public(read_certificate(file)) != _public(given):
+        raise ConfigError(
+            f"another federation is called {kit.federation!r} here: its authority has another key",
+            where=kit_file,
+            value=str(file),
+            remedy="ask the coordinator for the fingerprint of its authority by telephone; if it began anew, move the "
+            "folder of the old one away; if it is another federation, it needs another name",
+        )
+
+
+def _signed_by_itself(certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(certificate)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
 
 
 def _write_key(path: Path) -> bool:

@@ -8,6 +8,7 @@ Flower's internals; a contract test holds them to what is expected.
 
 from __future__ import annotations
 
+import base64
 import ssl
 import threading
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from client.network.fleet_failures import (
     Unreachable,
     answer_failure,
     clock_skew,
+    session_failure,
     transport_failure,
 )
 from client.network.fleet_messages import Head, Objects
@@ -59,6 +61,7 @@ _TIMEOUT = httpx.Timeout(15.0, write=60.0)
 """Seconds without a byte. A partition that swallows packets is noticed after the first of them."""
 _PULL_SECONDS = 600.0
 _MOVERS = 2
+_KEY_HEADER, _SESSION_HEADER = "flwr-public-key", "ecgfed-session"
 ResultT = TypeVar("ResultT")
 
 
@@ -69,27 +72,88 @@ class FleetLink:
     ----------
     node_id : the number Flower gave this site, or None before :meth:`activate`.
     skew_seconds : this machine's clock minus the coordinator's at the last answer, or None.
+    session : the token that calls are sent under; "" before :meth:`open_session`.
     """
 
     def __init__(self, network: NetworkConfig) -> None:
         key = read_key(network.key)
+        self.session = ""
         self.node_id: int | None = None
         self.skew_seconds: float | None = None
         self._heartbeat_seconds = network.heartbeat_seconds
         self._public_key = public_key_to_bytes(key.public_key())
+        self._own_calls = f"https://{network.coordinator}/v1/ecgfed/"
         tls = tls_context(network)
         self._client = FleetHttpClient(
             f"https://{network.coordinator}", interceptors=[NodeAuthHttpInterceptor(key, key.public_key())], verify=tls
         )
         self._client._client.close()
         # Flower's own client takes no client certificate and would follow a redirect to anywhere.
-        self._client._client = _Client(
+        self._client._client = self._made(tls)
+
+    def _made(self, tls: ssl.SSLContext) -> _Client:
+        return _Client(
             verify=tls,
             timeout=_TIMEOUT,
             follow_redirects=False,
             headers=dict(RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata()),
-            event_hooks={"response": [self._note_clock]},
+            event_hooks={"request": [self._sign_in], "response": [self._note_clock]},
         )
+
+    def use_certificate(self, network: NetworkConfig) -> None:
+        """Go on with the certificates that the files hold now: new calls take them, those under way end as they began.
+
+        Raises
+        ------
+        ConfigError : they cannot be used; the link goes on with the old ones.
+        """
+        made = self._made(tls_context(network))
+        old, self._client._client = self._client._client, made
+        if isinstance(old, _Client):
+            old.retire()
+
+    def open_session(self, opening: dict[str, Any]) -> None:
+        """Show the session of this daemon, see :mod:`client.network.session`; later calls are of it.
+
+        Raises
+        ------
+        StateForked : the coordinator knows a later session, or one beside it: this state is a copy, or an old one.
+        SessionWaits : an earlier session was heard a moment ago; it is asked again whether that one is silent.
+        """
+        answer = self._own("session", opening)
+        if answer is None or answer.status_code == 200:
+            # A coordinator that knows no sessions lets everybody in, as it always did.
+            self.session = opening["token"] if answer is not None else ""
+            return
+        raise session_failure(answer)
+
+    def renew(self, request: str) -> dict[str, str] | None:
+        """Send a request for the next certificate, or none; return ``certificate`` and ``authority``, "" where none.
+
+        None where the coordinator does not renew over the connection.
+        """
+        answer = self._own("renew", {"request": request})
+        if answer is None:
+            return None
+        if answer.status_code != 200:
+            raise answer_failure(answer)
+        content = answer.json()
+        return {key: str(content[key]) for key in ("certificate", "authority") if isinstance(content.get(key), str)}
+
+    def _own(self, call: str, content: dict[str, Any]) -> httpx.Response | None:
+        """Ask the coordinator itself; None where it knows no such call."""
+        key = base64.b64encode(self._public_key).decode()
+        try:
+            answer = self._client._client.post(self._own_calls + call, json=content, headers={_KEY_HEADER: key})
+        except httpx.TransportError as error:
+            raise transport_failure(error) from None
+        except RuntimeError as error:
+            raise Unreachable(f"the coordinator was not asked ({type(error).__name__})") from None
+        return None if answer.status_code == 404 else answer
+
+    def _sign_in(self, request: httpx.Request) -> None:
+        if self.session:
+            request.headers[_SESSION_HEADER] = self.session
 
     def activate(self, remembered: int | None) -> int:
         """Tell the coordinator that this site is there; return the node's id.
@@ -242,7 +306,7 @@ class _Client(httpx.Client):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._busy, self._counting = 0, threading.Lock()
+        self._busy, self._counting, self._retired = 0, threading.Lock(), False
 
     def send(self, *arguments: Any, **options: Any) -> httpx.Response:
         with self._counting:
@@ -253,10 +317,19 @@ class _Client(httpx.Client):
             with self._counting:
                 self._busy -= 1
                 last = self._busy == 0
-            if last and self.is_closed:
+            if last and (self.is_closed or self._retired):
+                self.close()
                 self._close_transports()
         response.stream = httpx.ByteStream(b"")
         return response
+
+    def retire(self) -> None:
+        """Close once nobody is within a request."""
+        with self._counting:
+            self._retired = True
+            idle = self._busy == 0
+        if idle:
+            self.close()
 
     def _close_transports(self) -> None:
         for transport in (self._transport, *self._mounts.values()):

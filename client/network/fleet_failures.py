@@ -1,4 +1,4 @@
-"""Why a call to the coordinator failed: one of four kinds a daemon can act on, in plain words for the operator."""
+"""Why a call to the coordinator failed: one of six kinds a daemon can act on, in plain words for the operator."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ class NotAdmitted(LinkError):
 
 class CertificateRefused(LinkError):
     """One side refused the other's certificate: only people can mend that."""
+
+
+class SessionWaits(LinkError):
+    """An earlier session of this site was heard a moment ago: asked again, it comes in once that one is silent."""
+
+
+class StateForked(LinkError):
+    """The coordinator knows a later session than this state does: a copy, or an old backup. People must decide."""
 
 
 class RunOver(LinkError):
@@ -66,6 +74,22 @@ def transport_failure(error: httpx.TransportError) -> LinkError:
     return Unreachable(f"the coordinator cannot be reached ({type(error).__name__})")
 
 
+def session_failure(response: httpx.Response) -> LinkError:
+    """Say in plain words why a session was not let in."""
+    if response.status_code != 409:
+        return answer_failure(response)
+    if "wait" in response.text:
+        return SessionWaits(
+            "another daemon of this site was connected a moment ago, elsewhere; this one waits for its silence",
+            remedy="one daemon to a site: end the other one",
+        )
+    return StateForked(
+        "this folder of state is a copy, or older than what the coordinator has seen of this site: it is not let in",
+        remedy="end this daemon if the original runs elsewhere; where this is a restored backup, see 'Two copies of a "
+        "site' in the runbook, then have the coordinator say: ecgfed coordinator accept SITE",
+    )
+
+
 def answer_failure(response: httpx.Response) -> LinkError:
     """Say in plain words what an answer with an error's status means, the coordinator's own or its proxy's."""
     known = FlowerError.from_json(response.text)
@@ -76,6 +100,10 @@ def answer_failure(response: httpx.Response) -> LinkError:
             "the coordinator does not let this site in: its key is not registered, or it counts it as connected still",
             remedy="a site that was just killed waits some seconds; else ask whether it was admitted or revoked",
         )
+    if response.status_code == 409 and known is None:
+        return session_failure(response)
+    if response.status_code == 429:
+        return Unreachable("the coordinator's proxy holds this site back: it asks too much at once")
     if response.status_code == 401:
         return NotAdmitted(
             "the coordinator does not know this site's key, or the clocks differ by minutes",

@@ -31,7 +31,8 @@ from client.network.flower_insides import (
 )
 from ecgshared.wire.bytes import WireError
 
-_WORD = re.compile(r"[A-Za-z0-9_.-]{0,80}")
+_WORD = re.compile(r"[A-Za-z0-9_.-]{0,80}(\+[a-z]{1,16})?")
+"""The parts of a secure sum follow a phase after a plus."""
 
 
 class Objects(Protocol):

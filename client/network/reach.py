@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from client.approval.register import in_force
-from client.network.enrol import certificate_faults, read_certificate
+from client.network.enrol import certificate_faults, in_use, read_certificate
 from client.network.fleet import FleetLink
 from client.network.fleet_failures import CertificateRefused, LinkError, NotAdmitted, RunOver
 from client.network.status import remembered_node
@@ -18,7 +18,6 @@ from ecgshared.errors import EcgFedError
 from ecgshared.service.fingerprint import code_sha256
 
 _SKEW_SECONDS, _SKEW_FATAL = 30.0, 300.0
-_DAYS_LEFT = 30
 _LEAST_FREE_MB = 512
 
 
@@ -39,16 +38,21 @@ def check_network(settings: SiteSettings, *, offline: bool) -> tuple[list[str], 
 
 
 def _certificate(settings: SiteSettings, faults: list[str], notes: list[str]) -> None:
-    network = network_of(settings)
+    network = in_use(settings)
     certificate = read_certificate(network.certificate)
     faults += [f"{network.certificate}: {fault}" for fault in certificate_faults(settings, certificate)]
     days = (certificate.not_valid_after_utc - datetime.now(UTC)).days
-    soon = "; ask the coordinator for the next one" if 0 <= days < _DAYS_LEFT else ""
+    soon = (
+        "; the daemon asks for the next one"
+        if network.renew == "by_itself"
+        else "; ask the coordinator for the next one"
+    )
+    soon = soon if 0 <= days < network.renew_days else ""
     notes.append(f"certificate: valid until {certificate.not_valid_after_utc:%Y-%m-%d}, {days} days{soon}")
 
 
 def _policy(settings: SiteSettings, faults: list[str], notes: list[str]) -> None:
-    held, code = in_force(settings.state), code_sha256()
+    held, code = in_force(settings.state, settings.federation), code_sha256()
     for kind, sha256 in (("code", code), ("envelope", network_of(settings).envelope)):
         if (kind, sha256) in held:
             notes.append(f"approved {kind}: {sha256[:12]}")
@@ -72,7 +76,7 @@ def _room(settings: SiteSettings, faults: list[str], notes: list[str]) -> None:
 
 def _way(settings: SiteSettings, faults: list[str], notes: list[str]) -> None:
     """Go stage by stage, and stop at the first that fails."""
-    network = network_of(settings)
+    network = in_use(settings)
     host, port = _host_port(network.coordinator)
     proxy = None if proxy_bypass(host) else getproxies().get("https")
     if proxy:
@@ -91,7 +95,7 @@ def _way(settings: SiteSettings, faults: list[str], notes: list[str]) -> None:
         faults.append(str(error))
         return
     # A question about a run that never was: it changes nothing, and tells how far this site gets.
-    link.node_id = remembered_node(settings.state) or 1
+    link.node_id = remembered_node(settings.link_state) or 1
     try:
         link.run(0)
     except RunOver:

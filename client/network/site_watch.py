@@ -1,7 +1,11 @@
-"""The site file beside a running daemon: what of it counts at once, what waits for a restart, and saying both."""
+"""The site file beside a running daemon: what of it counts at once, what waits for a restart, and saying both.
+
+The files of certificate and authority may be put in the place of others while it runs; the key may not.
+"""
 
 from __future__ import annotations
 
+from client.network.enrol import RENEWED, RENEWED_AUTHORITY
 from client.network.journal import Journal
 from client.network.status import StatusFile
 from client.site.current import FileMark, SiteFile
@@ -10,7 +14,7 @@ from ecgshared.errors import EcgFedError, RefusalCode, Refused
 
 
 class SiteWatch:
-    """Looks at the site file, and at key and certificates of the connection, which are read when a daemon starts.
+    """Looks at the site file, and at key and certificates of the connection.
 
     :meth:`look` is for one thread; any may call :meth:`require`.
     """
@@ -19,8 +23,17 @@ class SiteWatch:
         self._file, self._journal, self._status = file, journal, status
         self._seen = file.now()
         network = network_of(self._seen)
-        self._marks = {key: FileMark(getattr(network, key)) for key in ("ca", "certificate", "key")}
+        self._key = FileMark(network.key)
+        kept = self._seen.link_state / "network"
+        files = (network.ca, network.certificate, kept / RENEWED, kept / RENEWED_AUTHORITY)
+        self._certificates = {path: FileMark(path) for path in files}
         self._told: tuple[str | None, tuple[str, ...]] = (None, ())
+
+    def certificate_changed(self) -> bool:
+        """Tell, once, whether the file of the certificate or of the authority holds another one."""
+        changed = [path for path, mark in self._certificates.items() if mark.changed()]
+        self._certificates |= {path: FileMark(path) for path in changed}
+        return bool(changed)
 
     def require(self) -> SiteSettings:
         """Return the settings of this moment.
@@ -43,7 +56,7 @@ class SiteWatch:
         except EcgFedError as error:
             fault = error.what
         waiting = self._file.waiting_for_restart()
-        waiting += tuple(f"the file of network.{key}" for key, mark in self._marks.items() if mark.changed())
+        waiting += ("the file of network.key",) if self._key.changed() else ()
         before, self._told = self._told, (fault, waiting)
         if self._told != before:
             self._status.set(site_file_fault=fault, restart_for=list(waiting))

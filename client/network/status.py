@@ -126,6 +126,8 @@ def describe(pid: int | None, found: dict[str, Any]) -> list[str]:
     if found.get("certificate_not_after"):
         until = datetime.fromtimestamp(found["certificate_not_after"], UTC)
         lines.append(f"certificate valid until {until:%Y-%m-%d %H:%M} UTC")
+        if found.get("certificate_ends"):
+            lines.append(f"CERTIFICATE: {found['certificate_ends']}")
     skew = found.get("clock_skew_seconds")
     if skew is not None and abs(skew) > 30:
         lines.append(f"CLOCK: {skew:+d} s from the coordinator's")

@@ -28,13 +28,15 @@ def start(
     from client.network.daemon import Daemon
     from client.network.journal import Journal
     from client.network.status import DaemonLock
+    from client.site.keys import load_keys
     from client.site.settings import load_site
 
     settings = load_site(site_file)
+    load_keys(settings)  # a lost key ends the start here, before anything is answered
     for line in look_over(settings):
         typer.echo(f"LOOK {line}", err=True)
-    with DaemonLock(settings.state):
-        journal = Journal(settings.state, as_json=json_logs)
+    with DaemonLock(settings.link_state):
+        journal = Journal(settings.link_state, as_json=json_logs)
         try:
             Daemon(site_file, settings, journal, version("ecgfed")).run()
         finally:
@@ -49,7 +51,7 @@ def stop(
     from client.network.status import stop_daemon
     from client.site.settings import load_site
 
-    typer.echo("stopped" if stop_daemon(load_site(site_file).state, seconds) else "no daemon is running")
+    typer.echo("stopped" if stop_daemon(load_site(site_file).link_state, seconds) else "no daemon is running")
 
 
 def pause(site_file: SiteFile) -> None:
@@ -58,7 +60,7 @@ def pause(site_file: SiteFile) -> None:
     from client.site.settings import load_site
 
     settings = load_site(site_file)
-    set_paused(settings.state, True)
+    set_paused(settings.link_state, True)
     typer.echo(f"{settings.site} is paused; `ecgfed site resume` lets it go on")
 
 
@@ -68,7 +70,7 @@ def resume(site_file: SiteFile) -> None:
     from client.site.settings import load_site
 
     settings = load_site(site_file)
-    set_paused(settings.state, False)
+    set_paused(settings.link_state, False)
     typer.echo(f"{settings.site} goes on")
 
 
@@ -131,6 +133,32 @@ def certificate(
     )
 
 
+def rekey(
+    site_file: SiteFile,
+    yes: Annotated[bool, typer.Option("--yes", help="ask nothing")] = False,
+) -> None:
+    """Begin again where the site's key is lost and no backup has it: the old state is set aside, not deleted."""
+    from client.network.status import running_pid
+    from client.site.keys import SITE_KEY, load_keys
+    from client.site.lived import COST, set_aside
+    from client.site.settings import load_site
+    from ecgshared.errors import RunError
+
+    settings = load_site(site_file)
+    if running_pid(settings.link_state) is not None:
+        raise RunError("the daemon is running", remedy="ecgfed site stop SITE.yaml")
+    if not (settings.state / SITE_KEY).exists():
+        for line in COST:
+            typer.echo(f"- {line}")
+        if not yes and typer.prompt(f"type {settings.site} to begin again with another key") != settings.site:
+            typer.echo("nothing was done")
+            raise SystemExit(1)
+    aside, over = set_aside(settings.state, settings.state / SITE_KEY)
+    load_keys(settings)
+    typer.echo(f"a new key was made; the old state is {aside}, and {len(over)} study version(s) are over at this site")
+    typer.echo("next: approve code, envelope and new studies; the coordinator: ecgfed coordinator accept SITE")
+
+
 def identity(site_file: SiteFile) -> None:
     """Print the fingerprint by which other sites know this one in secure sums (their `secure_sums.peers`)."""
     from client.site.identity import Identity
@@ -149,7 +177,7 @@ def status(
     from client.site.settings import load_site
 
     settings = load_site(site_file)
-    pid, found = running_pid(settings.state), read_status(settings.state)
+    pid, found = running_pid(settings.link_state), read_status(settings.link_state)
     typer.echo(json.dumps({"running": pid is not None, **found}) if as_json else "\n".join(describe(pid, found)))
     raise SystemExit(0 if pid is not None else 1)
 
@@ -203,5 +231,6 @@ def page(
 
 
 COMMANDS = (
-    certificate, identity, show, approve, withdraw, start, status, pause, resume, stop, releases, lockbox, budget, page,
+    certificate, identity, rekey, show, approve, withdraw, start, status, pause, resume, stop, releases, lockbox,
+    budget, page,
 )  # fmt: skip

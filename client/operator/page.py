@@ -62,13 +62,13 @@ class SitePage:
     def now(self, visit: Visit) -> Response:
         """Show whether the daemon runs, what it does, and what waits for the operator."""
         settings = self._settings()
-        pid, status = running_pid(settings.state), read_status(settings.state)
-        held = in_force(settings.state)
+        pid, status = running_pid(settings.link_state), read_status(settings.link_state)
+        held = in_force(settings.state, settings.federation)
         waiting = [study for study in self._offered(settings) if ("study", study.sha256) not in held]
         software = code_sha256()
         return visit.show(
             "now.html", networked=settings.network is not None, running=pid is not None, lines=describe(pid, status),
-            paused=is_paused(settings.state), waiting=waiting, software=software,
+            paused=is_paused(settings.link_state), waiting=waiting, software=software,
             software_approved=settings.network is None or ("code", software) in held,
             envelope_approved=settings.network is None or ("envelope", settings.network.envelope) in held,
             recent=read_releases(settings.state)[-5:][::-1],
@@ -77,14 +77,14 @@ class SitePage:
     def pause(self, visit: Visit) -> Response:
         """Stop answering, or go on."""
         settings, paused = self._settings(), visit.text("paused") == "yes"
-        set_paused(settings.state, paused)
+        set_paused(settings.link_state, paused)
         said = "Paused: every question is refused until you go on." if paused else "The site answers again."
         return visit.done(said, "/")
 
     def studies(self, visit: Visit) -> Response:
         """List studies: those that wait for a decision, and those in force."""
         settings = self._settings()
-        held = in_force(settings.state)
+        held = in_force(settings.state, settings.federation)
         offered = [study for study in self._offered(settings) if ("study", study.sha256) not in held]
         return visit.show("studies.html", offered=offered, held=sorted(held.values(), key=lambda a: a.at, reverse=True))
 
@@ -92,7 +92,7 @@ class SitePage:
         """Show one study in plain words, and how to approve it or take it back."""
         settings, sha256 = self._settings(), visit.text("hash")
         study = self._find(settings, sha256)
-        approved = in_force(settings.state).get(("study", sha256))
+        approved = in_force(settings.state, settings.federation).get(("study", sha256))
         member = settings.site in study.sites.all
         return visit.show(
             "study.html", study=study, approved=approved, member=member, lines=show_study(settings, study),
@@ -220,7 +220,7 @@ class SitePage:
         return path
 
     def _find(self, settings: SiteSettings, sha256: str) -> Study:
-        if ("study", sha256) in in_force(settings.state):
+        if ("study", sha256) in in_force(settings.state, settings.federation):
             return load_copy(settings.state, sha256)
         return load_study(self._offered_path(settings, sha256))
 

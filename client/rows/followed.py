@@ -78,7 +78,7 @@ def followed_rows(
     elif not complete.any():
         reason = "no ECG has all inputs"
     patient = data.patient[rows]
-    keep = _last_of_each(data, rows, complete) if step.one_ecg_per_patient else complete
+    keep = last_of_each(data, rows, complete) if step.one_ecg_per_patient else complete
     years, observed, cause = times.years[keep], times.observed[keep], times.cause[keep]
     if step.follow_up_years is not None:
         observed = observed & (years <= step.follow_up_years)
@@ -99,7 +99,7 @@ def followed_rows(
     )
 
 
-def _last_of_each(data: SiteData, rows: NDArray[np.int64], usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def last_of_each(data: SiteData, rows: NDArray[np.int64], usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Mark each patient's most recent usable ECG."""
     when = rows if data.chronology is None else data.chronology[rows]
     order = np.lexsort((when, data.patient[rows], ~usable))[: int(usable.sum())]

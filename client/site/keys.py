@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from client.site.lived import marks_of_life
 from client.site.settings import SiteSettings
 from ecgshared.errors import PrivacyError
 from ecgshared.service.files import private_folder, write_once
@@ -64,7 +65,8 @@ def load_keys(settings: SiteSettings) -> SiteKeys:
 
     Raises
     ------
-    PrivacyError : a key is damaged, too short, or open to other users of the machine.
+    PrivacyError : the site's key is lost, see :mod:`client.site.lived`; or a key is damaged, too short, or open to
+        other users of the machine.
     """
     if settings.seed is not None and settings.network is None and not (settings.state / SITE_KEY).exists():
         # A seed fixes the split too, so that an example's figures print again; on a network it never does.
@@ -91,6 +93,15 @@ def log_key(state: Path, log: str) -> bytes:
 def _own_key(state: Path) -> bytes:
     path = state / SITE_KEY
     if not path.exists():
+        found = marks_of_life(state)
+        # Not where another process has made the key, and these marks after it, meanwhile.
+        if found and not path.exists():
+            raise PrivacyError(
+                "the site's key is lost, and this site has lived: another key would draw another split of its patients",
+                where=path,
+                value=", ".join(found[:4]) + (", ..." if len(found) > 4 else ""),
+                remedy="restore it from your backup; without one, `ecgfed site rekey SITE.yaml` says what it costs",
+            )
         _create(path, secrets.token_bytes(_KEY_BYTES))
     return _read(path)
 

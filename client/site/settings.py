@@ -163,6 +163,7 @@ class QualityPolicy(Config):
             "leads-permuted": "refuse",
             "same-trace": "refuse",
             "limb-leads-contradict": "refuse",
+            "gains-differ": "refuse",
         },
         description="finding: keep, flag, repair or refuse",
     )
@@ -247,9 +248,19 @@ class ComputeConfig(Config):
     threads: int | None = Field(default=None, ge=1, description="of the processor; null takes all")
 
 
+FEDERATION = "ecgfed"
+"""A federation's name where its coordinator gave it none."""
+
+
 class NetworkConfig(Config):
     """How this site joins a federation of hospitals. Where it is given, only what was approved is run."""
 
+    federation: str = Field(
+        default=FEDERATION,
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
+        description="its name, from the kit; a site in two has a site file for each and one `state`: what each may run "
+        "is kept apart, what patients have paid is kept together",
+    )
     coordinator: str = Field(
         pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$",
         description="host:port of the coordinator, from the kit; the site connects to nothing else",
@@ -268,6 +279,14 @@ class NetworkConfig(Config):
     )
     heartbeat_seconds: float = Field(
         default=10, ge=10, le=1800, description="the coordinator counts the site as gone after two missed heartbeats"
+    )
+    renew: Literal["by_itself", "ask"] = Field(
+        default="by_itself",
+        description="whether the daemon may ask for its next certificate, of the same key, and take it up; ask: it "
+        "only warns, and `ecgfed site certificate` installs what the coordinator sent",
+    )
+    renew_days: float = Field(
+        default=30, ge=0, le=365, description="how long before the certificate's end it asks, or warns"
     )
     max_message_mb: int = Field(
         default=1024, ge=1, le=1024, description="a larger request is refused, a larger answer is never sent (MiB)"
@@ -320,6 +339,16 @@ class SiteSettings(Config):
     seed: int | None = Field(
         default=None, ge=0, lt=2**63, description="fixes what happens inside the site, and its split; for tests only"
     )
+
+    @property
+    def federation(self) -> str:
+        """The federation that this file joins."""
+        return FEDERATION if self.network is None else self.network.federation
+
+    @property
+    def link_state(self) -> Path:
+        """Where what belongs to this federation's connection lies: status, inbox, session, logs of the daemon."""
+        return self.state if self.federation == FEDERATION else self.state / "federations" / self.federation
 
     @property
     def weights_policy(self) -> WeightsPolicy:

@@ -14,6 +14,7 @@ from client.rows.binned import Binned, CutQuestion, read_curve, read_cuts, sketc
 from client.rows.compared import compare_answer
 from client.rows.context import SiteContext
 from client.rows.heads import admitted_heads
+from client.rows.judged import SUMMED_PHASES
 from client.rows.logits import feature_matrix
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
 from client.rows.weighted import followed, weighted_answer
@@ -156,6 +157,7 @@ PHASES = {
     "slope": slope,
     "compare": compare,
     "weighted": weighted,
+    **SUMMED_PHASES,
 }
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from ecgshared.errors import PrivacyError
-from ecgshared.privacy.config import Accountant, PrivacyConfig
+from ecgshared.privacy.config import Accountant, PrivacyConfig, StatisticsPrivacy
 
 ALPHAS: list[float] = [1 + x / 100 for x in range(1, 10)] + [1 + x / 10 for x in range(1, 100)]
 ALPHAS += [*range(12, 64), 72, 80, 96, 128, 192, 256, 384, 512, 1024]
@@ -152,6 +152,25 @@ def plan_privacy(
         delta=delta,
         accountant=config.accountant,
     )
+
+
+def plan_statistics(
+    config: StatisticsPrivacy, *, patients: int, max_epsilon: float | None = None, max_delta: float | None = None
+) -> PrivacyPlan:
+    """Solve the noise of one message, in which every patient of a site takes part and moves what is sent by 1 in L2.
+
+    Raises
+    ------
+    PrivacyError : as :func:`plan_privacy`.
+    """
+    asked = PrivacyConfig(
+        epsilon=config.epsilon,
+        delta=config.delta,
+        max_grad_norm=1.0,
+        expected_batch_size=max(patients, 1),
+        accountant=config.accountant,
+    )
+    return plan_privacy(asked, patients=patients, steps_total=1, max_epsilon=max_epsilon, max_delta=max_delta)
 
 
 def _merged(history: Sequence[Spent]) -> list[Spent]:

@@ -23,3 +23,11 @@ class PrivacyConfig(Config):
     max_grad_norm: float = Field(default=1.0, gt=0, description="bound on one patient's gradient, L2")
     expected_batch_size: int = Field(default=64, ge=1, description="patients per step, on average")
     accountant: Accountant = Field(default="rdp", description="which accountant adds up the rounds")
+
+
+class StatisticsPrivacy(Config):
+    """Noise on statistics that leave once, in one message, with the PATIENT as the unit."""
+
+    epsilon: float = Field(gt=0, le=100, description="most that the step may spend for any patient")
+    delta: float = Field(gt=0, lt=0.01, description="chance that is left outside of epsilon")
+    accountant: Accountant = Field(default="prv", description="which accountant solves and adds up the noise")

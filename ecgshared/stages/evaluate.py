@@ -7,6 +7,11 @@ line), ``compare`` (paired differences of AUC), ``weighted`` (own figures weight
 disclose together is argued in :mod:`ecgshared.stats.control_bins`. Every point of a curve stands at a cut that sites
 answered; nothing lies between.
 
+Where the study says ``secure_sum``, nothing of one hospital is told to anybody, and all of this is over the sites of
+the step together: ``totals`` (counts, summed risk and squared error, where the scores lie), ``controls`` (ECGs without
+the event between shared cuts), ``placed`` (the pooled control curve summed over cases), ``line`` (Newton sums of the
+calibration line), added under masks, the limits being those of all sites together.
+
 null: withheld by the site, or undefined for so few. Bounds contain the value that the scores of all sites, put
 together, would give; ``low`` and ``high`` are the 95% interval, absent below ten patients with the event. Counts are of
 ECGs unless they say patients. A group of one site shows that site's own figures.
@@ -57,14 +62,25 @@ LEAVES = {
     "compare": "the AUC of this score and of others on the same ECGs, and the difference",
     "weighted": "AUC, event rate, expected over observed, Brier score and precision at the threshold of everybody who "
     "is followed, weighted by the chance to be (studies with censoring: ipcw)",
+    "totals": "only added to other hospitals': counts, summed risk and squared error, sums of scores and their squares",
+    "controls": "only added to other hospitals': how many ECGs without the event lie between shared cuts of the score",
+    "placed": "only added to other hospitals': of ECGs with the event, how many of all hospitals' without it lie below",
+    "line": "only added to other hospitals': sums that one step of the fit of the calibration line takes",
 }
 """What leaves a hospital in each phase, in words."""
 PROTECTED = (
     "Each figure stands for a group of at least the hospital's own least size and least number of events, or is "
     "withheld. Intervals hold at least the hospital's own least size; cuts divide cases "
-    "into groups that meet its limits; one score a step, and of it one set of cuts and one curve, is answered."
+    "into groups that meet its limits; one score a step, and of it one set of cuts and one curve, is answered. Under "
+    "secure_sum only the last four leave, under masks: the sum over all hospitals alone can be read, and only where "
+    "all of them together meet the strictest limits among them, and no few patients carry it."
 )
 """What stands between these numbers and one patient."""
+SUMMED = dict.fromkeys(("totals", "controls", "placed", "line"), "pooled")
+"""What is added under masks, the limits then being those of all sites together; nothing else leaves then."""
+CURVES = 12
+"""Different sets of cuts a site counts at for one outcome under masks."""
+SUMMED_COUNTS = (*COUNTS, "free_patients")
 
 
 class Config(StepConfig):
@@ -242,6 +258,40 @@ class SlopeSums:
     meat: Annotated[Floats, Sums()]
 
 
+@payload("evaluate", "totals")
+@dataclass(frozen=True)
+class Totals:
+    """Of each head: ``counts`` (H, 5), see SUMMED_COUNTS; ``predicted``, ``squared``: (H,), summed risk and squared
+    error; ``scores``: (H, 3), number, sum and sum of squares of the logit of the risk of those without the event."""
+
+    counts: Annotated[Floats, Count()]
+    predicted: Annotated[Floats, Sums()]
+    squared: Annotated[Floats, Sums()]
+    scores: Annotated[Floats, Sums()]
+
+
+@payload("evaluate", "controls")
+@dataclass(frozen=True)
+class Controls:
+    """``counts``: (k + 1,), ECGs without the event below the first cut, between neighbours, and from the last on."""
+
+    counts: Annotated[Floats, Count()]
+
+
+@payload("evaluate", "placed")
+@dataclass(frozen=True)
+class Placed:
+    """Over ECGs with the event. ``share``: (2,), sums of the share of controls below, at least and at most.
+    ``squares``: (3,), over patients: of the summed middle share's square, of it times their ECGs, of their ECGs'
+    square."""
+
+    share: Annotated[Floats, Sums()]
+    squares: Annotated[Floats, Sums()]
+
+
+payload("evaluate", "line")(SlopeSums)
+
+
 def heads_of(step: Config, study: Study) -> tuple[str, ...]:
     """Return the endpoints the score is judged against."""
     return step.heads or (risk_score(step, study).target,)
@@ -286,3 +336,18 @@ def check(step: StepConfig, study: Study) -> None:
     judged = study.used(step, "threshold")
     if judged is not None and risk_score(judged, study) != risk_score(step, study):
         raise ValueError(f"step {step.id!r}: the threshold {judged.id!r} was fixed on another score")
+    if study.secure_sum is not None and step.frozen is None:
+        _check_summed(step, study)
+
+
+def _check_summed(step: Config, study: Study) -> None:
+    """Raise ValueError where sums over the sites of a step together are of no group, or cannot tell what is asked."""
+    groups = {study.sites.group_of(site) for site in study.members(step)}
+    if len(groups) > 1 or "case_control" in groups:
+        raise ValueError(
+            f"step {step.id!r}: under secure_sum an evaluation is of all its hospitals together, and training "
+            "hospitals, hospitals that never trained and case-control series are never pooled together; give each a "
+            "step of its own, `sites: train` and `sites: zero_shot`"
+        )
+    if step.compare:
+        raise ValueError(f"step {step.id!r}: compare needs each hospital's own figures, which secure_sum hides")

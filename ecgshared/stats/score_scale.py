@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
+from scipy.stats import norm
 
 from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.errors import StatisticsError
@@ -40,6 +41,13 @@ def score_of(risk: NDArray[Any]) -> Floats:
 def risk_of(score: NDArray[Any] | float) -> Floats:
     """Return the risk at a score; ECGs at or above it have at least this risk."""
     return np.asarray(expit(np.asarray(score, dtype=np.float64)), dtype=np.float64)
+
+
+def normal_cuts(moments: Floats, bins: int) -> Floats:
+    """Return ``bins - 1`` quantiles of the normal distribution with the moments (number, sum, sum of squares)."""
+    mean = moments[1] / moments[0]
+    sd = max(moments[2] / moments[0] - mean**2, 1e-12) ** 0.5
+    return np.asarray(mean + sd * norm.ppf(np.arange(1, bins) / bins), dtype=np.float64)
 
 
 def cells(score: Floats, level: int) -> Ints:

@@ -415,4 +415,4 @@ def load_study(path: Path) -> Study:
 
 @lru_cache(maxsize=64)
 def _study_of(path: Path, text: str) -> Study:
-    return validate(Study, parse_yaml(text, path), where=path)
+    return validate(Study, parse_yaml(text, path, aliases=True), where=path)

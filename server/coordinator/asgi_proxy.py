@@ -15,28 +15,67 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import h11
 import httpx
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from server.coordinator.proxy import FLEET_PATHS, LARGEST_REQUEST_MB, NODE_KEY_HEADER
+from server.coordinator.proxy import (
+    CERTIFICATE_HEADER,
+    FLEET_PATHS,
+    LARGEST_REQUEST_MB,
+    NODE_KEY_HEADER,
+    OWN_PATHS,
+)
 
 _CERTIFICATE = "client_certificate"
 _OF_THE_HOP = {
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
     "upgrade", "host",
 }  # fmt: skip
-_PATHS = {f"/v1/fleet/{name}" for name in FLEET_PATHS}
+_PATHS = {*(f"/v1/fleet/{name}" for name in FLEET_PATHS), *(f"/v1/ecgfed/{name}" for name in OWN_PATHS)}
+_HEADER_SECONDS, _BODY_SECONDS = 15.0, 60.0
+"""How long a request's head may take in all, and how long its body may pause."""
 
 
 class CertificateProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, which tells the application the certificate of its client."""
+    """uvicorn's HTTP/1.1, which tells the application the certificate of its client, and waits for no slow request.
+
+    uvicorn itself would wait for ever: a client that sends a byte a minute holds a connection as long as it likes.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+    _reading_head = False
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what came, and give the rest of it its time."""
+        super().data_received(data)
+        state = self.conn.their_state
+        if state is h11.SEND_BODY:
+            self._give(_BODY_SECONDS, head=False)
+        elif state is h11.IDLE and self.conn.trailing_data[0]:
+            if not self._reading_head:
+                self._give(_HEADER_SECONDS, head=True)
+        else:
+            self._give(None, head=False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._give(None, head=False)
+        super().connection_lost(exc)
+
+    def _give(self, seconds: float | None, *, head: bool) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._reading_head = head
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Note the certificate of a new connection."""
+        """Note the certificate of a new connection, which has to ask something soon."""
         super().connection_made(transport)
+        self._give(_HEADER_SECONDS, head=True)
         tls, app = transport.get_extra_info("ssl_object"), self.app
         certificate = None if tls is None else tls.getpeercert(binary_form=True)
 
@@ -87,7 +126,8 @@ class Front:
             return PlainTextResponse("a request needs its length\n", 411)
         if int(length) > LARGEST_REQUEST_MB << 20:
             return PlainTextResponse("too large\n", 413)
-        headers = [(k, v) for k, v in request.headers.items() if k not in _OF_THE_HOP]
+        headers = [(k, v) for k, v in request.headers.items() if k not in {*_OF_THE_HOP, CERTIFICATE_HEADER}]
+        headers.append((CERTIFICATE_HEADER, _mark(request.scope[_CERTIFICATE])))
         try:
             # The path is one of ours, not what was written; a query has no place in the fleet API.
             passed = self._client.build_request("POST", path, headers=headers, content=request.stream())
@@ -103,7 +143,7 @@ class Front:
         certificate = request.scope.get(_CERTIFICATE)
         if not certificate:
             return False
-        mark = hashlib.sha1(certificate, usedforsecurity=False).hexdigest()
+        mark = _mark(certificate)
         claimed = request.headers.getlist(NODE_KEY_HEADER)
         return len(claimed) == 1 and (mark, claimed[0]) in self._let_in()
 
@@ -118,6 +158,11 @@ class Front:
             # What cannot be read lets nobody in.
             return frozenset()
         return self._known
+
+
+def _mark(certificate: bytes) -> str:
+    """Return the fingerprint by which nginx knows a certificate."""
+    return hashlib.sha1(certificate, usedforsecurity=False).hexdigest()
 
 
 async def _stream(answer: httpx.Response) -> AsyncIterator[bytes]:

@@ -2,20 +2,27 @@
 
 All keys are ECDSA P-384. A hospital's key is made at the hospital and only its signed request comes here. That key is
 also Flower's node key, so that the proxy can hold a certificate to the node that speaks under it.
+
+The authority's own key may lie encrypted, or off the coordinator altogether: it is read when something is signed, and
+at no other time.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
@@ -27,7 +34,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from ecgshared.errors import ConfigError
 from ecgshared.service.files import write_atomically
 
+PASSPHRASE_VARIABLE = "ECGFED_AUTHORITY_PASSPHRASE"
 _CLOCKS_DIFFER_BY = timedelta(minutes=10)
+_LEAST_PASSPHRASE = 12
 _CURVE = ec.SECP384R1
 
 
@@ -45,10 +54,19 @@ class SiteRequest:
 
 
 class Authority:
-    """The authority in a folder: ``ca.key`` and ``ca.crt``."""
+    """The authority in a folder: ``ca.key`` and ``ca.crt``.
 
-    def __init__(self, folder: Path) -> None:
-        self.key_file, self.certificate_file = folder / "ca.key", folder / "ca.crt"
+    Parameters
+    ----------
+    key_file : where the key lies instead, on a medium that is kept elsewhere, say.
+    passphrase : asked for where the key is encrypted and the environment (``ECGFED_AUTHORITY_PASSPHRASE``) has none.
+    """
+
+    def __init__(
+        self, folder: Path, *, key_file: Path | None = None, passphrase: Callable[[], str] | None = None
+    ) -> None:
+        self.key_file, self.certificate_file = key_file or folder / "ca.key", folder / "ca.crt"
+        self._passphrase = passphrase
 
     @classmethod
     def create(cls, folder: Path, name: str, *, days: float = 3650) -> Authority:
@@ -66,18 +84,7 @@ class Authority:
                 remedy="choose another folder; remove this one only if no site was ever admitted",
             )
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        subject = _named(f"{name} authority")
-        usage = x509.KeyUsage(
-            digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
-            key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
-        )  # fmt: skip
-        certificate = (
-            _builder(subject, subject, key.public_key(), days)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
-            .add_extension(usage, critical=True)
-            .sign(key, hashes.SHA384())
-        )
+        certificate = _own_certificate(_named(f"{name} authority"), key, days)
         _write_key(made.key_file, key)
         write_atomically(made.certificate_file, certificate.public_bytes(Encoding.PEM))
         return made
@@ -108,14 +115,73 @@ class Authority:
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         )
 
-    def _signed(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+    def check(self, request: SiteRequest, file: Path) -> x509.Certificate:
+        """Return the certificate that was signed elsewhere for a request.
+
+        Raises
+        ------
+        ConfigError : it is another key's or site's, not of this authority, or not valid now.
+        """
+        certificate = read_certificate(file)
         try:
-            key = load_pem_private_key(self.key_file.read_bytes(), password=None)
+            certificate.verify_directly_issued_by(self.certificate)
+        except (InvalidSignature, ValueError, TypeError):
+            raise ConfigError(
+                "this certificate was not issued by the authority of this coordinator", where=file
+            ) from None
+        names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        if certificate.public_key() != request.key or names != [request.site]:
+            raise ConfigError("this certificate is not that of the request", where=file, value=names)
+        if days_left(certificate) < 0:
+            raise ConfigError("this certificate has expired", where=file)
+        return certificate
+
+    def renew(self, *, days: float = 3650) -> x509.Certificate:
+        """Make the authority's own certificate anew, of the same key and name: all it ever signed stays valid.
+
+        A site takes it up in place of the old one because it is of the key that it trusts already.
+        """
+        certificate = _own_certificate(self.certificate.subject, self._key(), days)
+        write_atomically(self.certificate_file, certificate.public_bytes(Encoding.PEM))
+        return certificate
+
+    @property
+    def can_sign(self) -> bool:
+        """Whether the key is here and needs nobody to type a passphrase."""
+        try:
+            load_pem_private_key(self.key_file.read_bytes(), password=None)
+        except (OSError, ValueError, TypeError):
+            return False
+        return True
+
+    def lock(self, passphrase: str) -> None:
+        """Encrypt the key, or encrypt it anew; raise :class:`ConfigError` where the passphrase is too short."""
+        if len(passphrase) < _LEAST_PASSPHRASE:
+            raise ConfigError("this passphrase is too short", allowed=f"at least {_LEAST_PASSPHRASE} characters")
+        _write_key(self.key_file, self._key(), passphrase.encode())
+
+    def unlock(self) -> None:
+        """Keep the key in the clear again, readable by its owner only."""
+        _write_key(self.key_file, self._key())
+
+    def _key(self) -> ec.EllipticCurvePrivateKey:
+        try:
+            content = self.key_file.read_bytes()
+            try:
+                key = load_pem_private_key(content, password=None)
+            except TypeError:
+                key = load_pem_private_key(content, password=self._given_passphrase())
+        except FileNotFoundError:
+            raise ConfigError(
+                "the authority's key cannot be read: it is not here",
+                where=self.key_file,
+                remedy="give it by --authority-key, or sign where it is: ecgfed coordinator sign, then admit --signed",
+            ) from None
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"the authority's key cannot be read ({type(error).__name__})",
                 where=self.key_file,
-                remedy="restore it from your backup; without it no certificate can be made",
+                remedy="is the passphrase right? else restore it from your backup; without it nothing can be signed",
             ) from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ConfigError("the authority's key is of another kind", where=self.key_file, allowed="ECDSA P-384")
@@ -125,19 +191,33 @@ class Authority:
                 where=self.key_file,
                 remedy="restore both from the same backup",
             )
+        return key
+
+    def _given_passphrase(self) -> bytes:
+        given = os.environ.get(PASSPHRASE_VARIABLE) or (self._passphrase() if self._passphrase is not None else "")
+        if not given:
+            raise ConfigError(
+                "the authority's key is encrypted",
+                where=self.key_file,
+                remedy=f"use the command line, which asks for the passphrase, or set {PASSPHRASE_VARIABLE} for it",
+            )
+        return given.encode()
+
+    def _signed(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        key = self._key()
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
         return builder.add_extension(issuer, critical=False).sign(key, hashes.SHA384())
 
 
-def read_request(file: Path) -> SiteRequest:
-    """Read a hospital's certificate request and check its signature, curve and name.
+def read_request(file: Path, content: bytes | None = None) -> SiteRequest:
+    """Read a hospital's certificate request, from ``content`` where it is given, and check signature, curve and name.
 
     Raises
     ------
     ConfigError : it is no such request.
     """
     try:
-        csr = x509.load_pem_x509_csr(file.read_bytes())
+        csr = x509.load_pem_x509_csr(file.read_bytes() if content is None else content)
     except FileNotFoundError:
         raise ConfigError("there is no such request", where=file) from None
     except (OSError, ValueError) as error:
@@ -178,6 +258,12 @@ def days_left(certificate: x509.Certificate) -> float:
     return (certificate.not_valid_after_utc - datetime.now(UTC)).total_seconds() / 86_400
 
 
+def is_due(certificate: x509.Certificate, days: float = 30.0) -> bool:
+    """Whether a certificate should be renewed: in its last ``days``, or in its last third where it is short."""
+    lifetime = (certificate.not_valid_after_utc - certificate.not_valid_before_utc).total_seconds() / 86_400
+    return days_left(certificate) < min(days, lifetime / 3)
+
+
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: CertificatePublicKeyTypes, days: float
 ) -> x509.CertificateBuilder:
@@ -206,8 +292,23 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+def _own_certificate(subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: float) -> x509.Certificate:
+    usage = x509.KeyUsage(
+        digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
+        key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+    return (
+        _builder(subject, subject, key.public_key(), days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+        .add_extension(usage, critical=True)
+        .sign(key, hashes.SHA384())
+    )
+
+
+def _write_key(path: Path, key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Flower's SuperLink reads keys of the traditional form only where OpenSSL is old; PKCS8 is read by all.
-    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    encryption = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
+    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
     write_atomically(path, data, private=True)

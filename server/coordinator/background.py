@@ -18,6 +18,7 @@ from ecgshared.errors import ConfigError, RunError
 from ecgshared.study.study import load_study
 from server.coordinator.authority import days_left, read_certificate
 from server.coordinator.home import HOME_VARIABLE, Home
+from server.coordinator.sessions import Sessions
 from server.coordinator.submission import GOING, RESUMED, reason_of
 from server.rounds.run_folder import RunFolder, is_held
 
@@ -197,12 +198,13 @@ def describe(home: Home) -> tuple[dict[str, Any], list[str]]:
         "server": days_left(read_certificate(home.path / "tls" / "server.crt")),
         "loopback": days_left(read_certificate(home.path / "tls" / "loopback.crt")),
     }
+    asking, forks = [path.stem for path in home.asking()], Sessions(home.path).forks()
     folders = [path.parent for path in sorted((home.path / "runs").glob("*/run.json"))]
     runs = {folder.name: _status(folder) for folder in folders}
     why = {folder.name: reason_of(folder).removeprefix(": ") for folder in folders}
     content = {
         "up": up, "address": home.config.address, "processes": found.get("processes", {}) if up else {},
-        "sites": sites, "runs": runs, "why": why,
+        "sites": sites, "runs": runs, "why": why, "asking_for_certificates": asking, "copies_refused": forks,
         "certificate_days_left": {k: round(v, 1) for k, v in certificates.items()},
     }  # fmt: skip
     lines = [f"coordinator {home.config.name}, {home.config.address}: {'up' if up else 'DOWN'}"]
@@ -210,11 +212,19 @@ def describe(home: Home) -> tuple[dict[str, Any], list[str]]:
         again = f", started again {process['restarts']} times" if process["restarts"] else ""
         lines.append(f"  {name:<10} {'pid ' + str(process['pid']) if process['pid'] else 'NOT RUNNING'}{again}")
     lines += [f"site {s:<12} {e['status']:<9} {e['connection']:<11} {e['certificate_until']}" for s, e in sites.items()]
+    lines += [
+        f"site {s} asks for its next certificate: ecgfed coordinator admit {home.path}/renewals/{s}.csr" for s in asking
+    ]
+    lines += [
+        f"site {s}: A COPY OF ITS STATE was refused, {e['times']} time(s), last {e['at']} (session {e['number']} "
+        f"beside {e['beside']}); see 'Two copies of a site' in the runbook"
+        for s, e in forks.items()
+    ]
     lines += [f"run  {run:<30} {state}{': ' + why[run] if why[run] else ''}" for run, state in runs.items()]
     for name, days in certificates.items():
         if days < _SOON_DAYS:
             ends = f"ends in {days:.0f} days" if days > 0 else "HAS EXPIRED"
-            remedy = "" if name == "authority" else "; ecgfed coordinator renew"
+            remedy = "; ecgfed coordinator renew" + (" --authority" if name == "authority" else "")
             lines.append(f"the certificate of the {name} {ends}{remedy}")
     return content, lines
 

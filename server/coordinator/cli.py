@@ -35,6 +35,9 @@ HomeOption = Annotated[
     Path, typer.Option("--home", envvar="ECGFED_COORDINATOR", help="the coordinator's folder", metavar="DIR")
 ]
 DEFAULT_HOME = Path("coordinator")
+AuthorityKey = Annotated[
+    Path | None, typer.Option("--authority-key", help="the authority's key, where it is kept elsewhere", metavar="FILE")
+]
 Run = Annotated[str | None, typer.Argument(metavar="RUN", help="name of the run; default: the newest")]
 
 
@@ -71,13 +74,54 @@ def admit(
     request: Annotated[Path, typer.Argument(metavar="SITE.csr", help="the request that the site sent")],
     home: HomeOption = DEFAULT_HOME,
     days: Annotated[float | None, typer.Option(min=0.01, help="validity of the certificate")] = None,
+    authority_key: AuthorityKey = None,
+    signed: Annotated[
+        Path | None, typer.Option(help="the certificate that `sign` made elsewhere", metavar="SITE.crt")
+    ] = None,
 ) -> None:
     """Let a site in: sign its request, and write the certificate to send back. Again with the same key renews it."""
-    from server.coordinator.home import Home
-
-    entry, path = Home(home).admit(request, days=days)
+    entry, path = _signing(home, authority_key).admit(request, days=days, signed=signed)
     typer.echo(f"admitted {entry.site} until {entry.not_after}")
+    if entry.older:
+        typer.echo("its old certificate is let in until its end, or until the new one was seen")
     typer.echo(f"send {path} to the site; there: ecgfed site certificate SITE.yaml {path.name}")
+    typer.echo("(a daemon that renews by itself fetches it)")
+
+
+@app.command()
+def sign(
+    request: Annotated[Path, typer.Argument(metavar="SITE.csr", help="the request that the site sent")],
+    authority: Annotated[Path, typer.Option(help="folder of ca.key and ca.crt", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="the certificate", metavar="SITE.crt")],
+    days: Annotated[float, typer.Option(min=0.01, help="validity of the certificate")] = 365,
+) -> None:
+    """Sign a request on a machine without network that keeps the authority; take it in by `admit --signed`."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from ecgshared.service.files import write_atomically
+    from server.coordinator.authority import Authority, read_request
+
+    asked = read_request(request)
+    certificate = Authority(authority, passphrase=_passphrase).admit(asked, days=days)
+    write_atomically(out, certificate.public_bytes(Encoding.PEM))
+    typer.echo(f"signed for {asked.site} until {certificate.not_valid_after_utc:%Y-%m-%d}: {out}")
+
+
+@app.command()
+def lock(home: HomeOption = DEFAULT_HOME, authority_key: AuthorityKey = None) -> None:
+    """Encrypt the authority's key; what signs asks for the passphrase from then on, and nothing signs by itself."""
+    authority = _signing(home, authority_key).authority
+    given = typer.prompt("new passphrase", hide_input=True, confirmation_prompt=True)
+    authority.lock(given)
+    typer.echo(f"{authority.key_file} is encrypted; without the passphrase nothing can be signed")
+
+
+@app.command()
+def unlock(home: HomeOption = DEFAULT_HOME, authority_key: AuthorityKey = None) -> None:
+    """Keep the authority's key in the clear again, so that renewals are signed by themselves."""
+    authority = _signing(home, authority_key).authority
+    authority.unlock()
+    typer.echo(f"{authority.key_file} is no longer encrypted; its owner alone can read it")
 
 
 @app.command()
@@ -90,12 +134,30 @@ def revoke(site: Annotated[str, typer.Argument(metavar="SITE")], home: HomeOptio
 
 
 @app.command()
-def renew(home: HomeOption = DEFAULT_HOME) -> None:
-    """Make new certificates for the coordinator's own servers; take effect at the next `up`."""
+def accept(site: Annotated[str, typer.Argument(metavar="SITE")], home: HomeOption = DEFAULT_HOME) -> None:
+    """Take whichever daemon of a site comes next for the site: after it restored a backup, or a copy was ended."""
     from server.coordinator.home import Home
+    from server.coordinator.sessions import Sessions
 
-    Home(home).renew()
-    typer.echo("renewed; now: ecgfed coordinator down; ecgfed coordinator up --detach")
+    Sessions(Home(home).path).accept(site)
+    typer.echo(f"the next daemon of {site} that comes is taken for the site; make sure that only one runs")
+
+
+@app.command()
+def renew(
+    home: HomeOption = DEFAULT_HOME,
+    authority: Annotated[
+        bool, typer.Option("--authority", help="the authority's own certificate too, of the same key, for ten years")
+    ] = False,
+    authority_key: AuthorityKey = None,
+) -> None:
+    """Make new certificates for the coordinator's own servers; a coordinator that is up takes them up in a second."""
+    found = _signing(home, authority_key)
+    if authority:
+        made = found.authority.renew()
+        typer.echo(f"the authority is valid until {made.not_valid_after_utc:%Y-%m-%d}; sites take it up with a renewal")
+    found.renew()
+    typer.echo("renewed: a coordinator that is up takes it up by itself")
 
 
 @app.command()
@@ -219,6 +281,16 @@ def page(
         typer.echo(f"open {address}\nthe token in it opens everything here: give it to nobody. Ctrl-C ends the page")
 
     serve_page(home, port, said)
+
+
+def _passphrase() -> str:
+    return str(typer.prompt("passphrase of the authority's key", hide_input=True))
+
+
+def _signing(home: Path, authority_key: Path | None) -> Any:
+    from server.coordinator.home import Home
+
+    return Home(home, authority_key=authority_key, passphrase=_passphrase)
 
 
 def _watch(home, run_name: str) -> None:  # type: ignore[no-untyped-def]

@@ -6,6 +6,9 @@ superexec.secret   what lets our executor, and nobody else, take a run from the 
 control.secret     what lets the coordinator, and no other user of the machine, let sites in and start runs there
 sites.json         who was invited, admitted, revoked, with node keys and certificates' fingerprints
 kits/ admitted/    what was made for sites: invitations and certificates
+renewals/          requests of admitted sites for their next certificates, as they came over the connection
+sessions.json      which session of a site's daemon was the last: a copy of its state is not let in beside it
+seen.json          which certificate a site last came with
 studies/           a place for study files
 runs/NAME/         run folders
 flower-runs/       which run folder a run of Flower's works on
@@ -21,9 +24,9 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,12 +38,12 @@ from ecgshared.config import Config, load, validate
 from ecgshared.errors import ConfigError
 from ecgshared.service.files import write_atomically
 from ecgshared.service.fingerprint import code_sha256
-from server.coordinator.authority import Authority, fingerprint, read_request
+from server.coordinator.authority import Authority, fingerprint, is_due, read_certificate, read_request
 from server.coordinator.envelope import envelope_sha256
 
 HOME_VARIABLE = "ECGFED_COORDINATOR"
 ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
-_FOLDERS = ("kits", "admitted", "studies", "runs", "flower-runs", "logs", "flower", "proxy")
+_FOLDERS = ("kits", "admitted", "studies", "runs", "flower-runs", "logs", "flower", "proxy", "renewals")
 _SITE = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 
@@ -59,6 +62,11 @@ class CoordinatorConfig(Config):
     )
     nginx: Path | None = Field(default=None, description="null looks for it in PATH and /usr/sbin")
     certificate_days: float = Field(default=365, gt=0, description="validity of a site's or the server's certificate")
+    renewals: Literal["by_itself", "ask"] = Field(
+        default="by_itself",
+        description="whether an admitted site's request for its next certificate, of the same key and in the last "
+        "month of the old one, is signed as it comes; ask: `ecgfed coordinator status` tells, `admit` signs",
+    )
     max_reply_mb: int = Field(default=1024, ge=1, le=1024, description="a larger answer of a site is not fetched (MiB)")
 
     @field_validator("address", "listen")
@@ -77,7 +85,10 @@ class CoordinatorConfig(Config):
 
 @dataclass(frozen=True)
 class SiteEntry:
-    """One site in the registry. ``public_key`` is base64 of the bytes Flower registers a node by."""
+    """One site in the registry. ``public_key`` is base64 of the bytes Flower registers a node by.
+
+    ``older`` : fingerprints of certificates that were renewed but may be in use yet, with their ends.
+    """
 
     site: str
     status: Literal["invited", "admitted", "revoked"]
@@ -86,17 +97,25 @@ class SiteEntry:
     fingerprint: str = ""
     serial: str = ""
     not_after: str = ""
+    older: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def node_key(self) -> bytes:
         """The key as bytes."""
         return base64.b64decode(self.public_key)
 
+    @property
+    def marks(self) -> list[str]:
+        """The fingerprints that are let in now: the newest, and older ones until their own end."""
+        return [self.fingerprint, *(mark for mark, until in self.older.items() if until > _now())]
+
 
 class Home:
     """A coordinator's folder that was made by :meth:`create`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, authority_key: Path | None = None, passphrase: Callable[[], str] | None = None
+    ) -> None:
         self.path = path.resolve()
         if not _there(self.path / "coordinator.yaml"):
             raise ConfigError(
@@ -105,7 +124,7 @@ class Home:
                 remedy="ecgfed coordinator init --home DIR --address HOST:PORT, or name the folder by --home",
             )
         self.config = load(CoordinatorConfig, self.path / "coordinator.yaml")
-        self.authority = Authority(self.path / "authority")
+        self.authority = Authority(self.path / "authority", key_file=authority_key, passphrase=passphrase)
 
     @classmethod
     def create(cls, path: Path, *, address: str, listen: str | None, name: str, superlink_port: int) -> Home:
@@ -128,20 +147,36 @@ class Home:
         for folder in (path, *(path / name for name in _FOLDERS)):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # An authority that sites trust is not made anew where only coordinator.yaml was lost.
-        if not Authority(path / "authority").key_file.exists():
+        # Nor where its key is kept elsewhere.
+        if not Authority(path / "authority").certificate_file.exists():
             Authority.create(path / "authority", name)
         if not (path / "sites.json").exists():
             write_atomically(path / "sites.json", b"{}\n")
-        _write_secret(path / "superexec.secret")
-        _write_secret(path / "control.secret")
-        _serve(Authority(path / "authority"), path / "tls", values)
+        _write_secrets(path)
+        if Authority(path / "authority").key_file.exists() or not (path / "tls" / "loopback.crt").exists():
+            _serve(Authority(path / "authority"), path / "tls", values)
         # Last: what ended half-way is begun again.
         write_atomically(path / "coordinator.yaml", _commented(values).encode())
         return cls(path)
 
+    def make_whole(self) -> None:
+        """Make again what a backup need not hold: folders, and the secrets between processes of this machine."""
+        for name in _FOLDERS:
+            (self.path / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_secrets(self.path)
+
     def renew(self) -> None:
         """Make new server certificates, for the proxy and for the loopback."""
         _serve(self.authority, self.path / "tls", self.config)
+
+    def renew_if_due(self) -> bool:
+        """Make new server certificates where they end soon and nobody need be asked; return whether it was done."""
+        files = [self.path / "tls" / f"{name}.crt" for name in ("server", "loopback")]
+        due = any(not file.exists() or is_due(read_certificate(file)) for file in files)
+        if due and self.authority.can_sign:
+            self.renew()
+            return True
+        return False
 
     def invite(self, site: str) -> Path:
         """Write the kit of a site and return its path.
@@ -165,6 +200,7 @@ class Home:
         kit = {
             "format_version": 1,
             "site": site,
+            "federation": federation_slug(self.config.name),
             "coordinator": self.config.address,
             "ca": self.authority.certificate_file.read_text(encoding="ascii"),
             "envelope_sha256": envelope_sha256(),
@@ -175,10 +211,17 @@ class Home:
         write_atomically(path, yaml.safe_dump(kit, sort_keys=False).encode())
         return path
 
-    def admit(self, request_file: Path, *, days: float | None = None) -> tuple[SiteEntry, Path]:
+    def admit(
+        self, request_file: Path, *, days: float | None = None, signed: Path | None = None
+    ) -> tuple[SiteEntry, Path]:
         """Sign an invited site's request; return its entry and the certificate to send back.
 
-        A site that is admitted may be admitted again with the same key, which renews its certificate.
+        A site that is admitted may be admitted again with the same key, which renews its certificate; the old one is
+        let in until its end, or until the new one was seen.
+
+        Parameters
+        ----------
+        signed : the certificate, where it was made elsewhere (:func:`sign`).
         """
         request = read_request(request_file)
         with self._registry() as sites:
@@ -200,15 +243,33 @@ class Home:
             others = [e.site for e in sites.values() if e.public_key == key and e.site != request.site]
             if others:
                 raise ConfigError("this key is that of another site", where=request_file, value=others[0])
-            certificate = self.authority.admit(request, days=days or self.config.certificate_days)
+            if signed is None:
+                certificate = self.authority.admit(request, days=days or self.config.certificate_days)
+            else:
+                certificate = self.authority.check(request, signed)
+            older = {**known.older, known.fingerprint: known.not_after} if known.status == "admitted" else {}
+            mark = fingerprint(certificate)
             entry = SiteEntry(
-                request.site, "admitted", _now(), key, fingerprint(certificate),
-                f"{certificate.serial_number:x}", certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                request.site, "admitted", _now(), key, mark, f"{certificate.serial_number:x}",
+                certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                {m: until for m, until in older.items() if until > _now() and m != mark},
             )  # fmt: skip
             sites[request.site] = entry
         path = self.path / "admitted" / f"{request.site}.crt"
-        write_atomically(path, certificate.public_bytes(Encoding.PEM))
+        # With the authority's own behind it, so that a site learns of its renewal too.
+        write_atomically(path, certificate.public_bytes(Encoding.PEM) + self.authority.certificate_file.read_bytes())
+        (self.path / "renewals" / f"{request.site}.csr").unlink(missing_ok=True)
         return entry, path
+
+    def settle(self, site: str, mark: str) -> None:
+        """Let a site's older certificates in no more, if ``mark`` is that of its newest."""
+        with self._registry() as sites:
+            if site in sites and sites[site].fingerprint == mark and sites[site].older:
+                sites[site] = replace(sites[site], older={})
+
+    def asking(self) -> list[Path]:
+        """Return the requests for renewal that wait to be signed."""
+        return sorted((self.path / "renewals").glob("*.csr"))
 
     def revoke(self, site: str) -> SiteEntry:
         """Let a site in no more; return its last entry."""
@@ -219,7 +280,8 @@ class Home:
                     allowed=", ".join(s for s, e in sorted(sites.items()) if e.status != "revoked") or "there is none",
                 )
             entry = sites[site]
-            sites[site] = replace(entry, status="revoked", since=_now())
+            sites[site] = replace(entry, status="revoked", since=_now(), older={})
+        (self.path / "renewals" / f"{site}.csr").unlink(missing_ok=True)
         return entry
 
     @property
@@ -291,11 +353,16 @@ class Home:
 
 def _commented(config: CoordinatorConfig) -> str:
     lines = ["# A coordinator of ecgfed. After a change: ecgfed coordinator down; ecgfed coordinator up --detach", ""]
-    for name, field in CoordinatorConfig.model_fields.items():
-        if field.description:
-            lines.append(f"# {field.description}")
+    for name, info in CoordinatorConfig.model_fields.items():
+        if info.description:
+            lines.append(f"# {info.description}")
         lines.append(yaml.safe_dump({name: config.model_dump(mode="json")[name]}).strip())
     return "\n".join(lines) + "\n"
+
+
+def federation_slug(name: str) -> str:
+    """Return a federation's name as files are named by it: small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "federation"
 
 
 def port_of(address: str) -> int:
@@ -318,8 +385,10 @@ def _there(file: Path) -> bool:
         ) from None
 
 
-def _write_secret(path: Path) -> None:
-    write_atomically(path, secrets.token_hex(32).encode(), private=True)
+def _write_secrets(home: Path) -> None:
+    for name in ("superexec.secret", "control.secret"):
+        if not (home / name).exists():
+            write_atomically(home / name, secrets.token_hex(32).encode(), private=True)
 
 
 def _now() -> str:

@@ -1,7 +1,8 @@
 """The proxy before the SuperLink: nginx, the only part of the coordinator that the network can reach.
 
 It demands a certificate of our authority, holds it to the node key that the request claims, and passes POST on ten
-paths of the fleet API. Everything else, Flower's control and runtime APIs among it, does not exist from outside.
+paths of the fleet API and on two of our own. Everything else, Flower's control and runtime APIs among it, does not
+exist from outside.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ FLEET_PATHS = (
     "activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages", "get-run", "get-fab",
     "push-object", "pull-object", "confirm-message-received",
 )  # fmt: skip
+OWN_PATHS = ("session", "renew")
+"""What the coordinator itself answers sites, beside Flower's fleet API."""
 NODE_KEY_HEADER = "flwr-public-key"
+CERTIFICATE_HEADER = "ecgfed-certificate"
+"""Which certificate a request came with; the proxy's word, whatever the request says."""
 _PORT_SECONDS = 3.0
 """How long whoever was ended a moment ago may hold its port."""
 LARGEST_REQUEST_MB = 8
@@ -47,6 +52,11 @@ http {{
     client_body_temp_path temp; proxy_temp_path temp; fastcgi_temp_path temp; uwsgi_temp_path temp;
     scgi_temp_path temp;
     server_tokens off;
+    # Far above what a daemon asks; a site that is out of its mind must not take the others' share.
+    limit_req_zone $ssl_client_fingerprint zone=calls:10m rate=100r/s;
+    limit_conn_zone $ssl_client_fingerprint zone=sites:10m;
+    limit_req_status 429; limit_conn_status 429;
+    large_client_header_buffers 4 8k;
     # A certificate speaks for one node key alone; a revoked site has no line.
     map "$ssl_client_fingerprint $http_{header}" $known_site {{
         default 0;
@@ -65,13 +75,16 @@ http {{
         ssl_verify_client on;
         ssl_verify_depth 1;
         client_max_body_size {largest}m;
-        client_body_timeout 60s; client_header_timeout 60s; send_timeout 60s;
+        client_body_timeout 60s; client_header_timeout 15s; send_timeout 60s;
+        reset_timedout_connection on;
         location / {{ return 404; }}
-        location ~ ^/v1/fleet/(?<call>{paths})$ {{
+        location ~ ^/v1/(?<call>fleet/({paths})|ecgfed/({own_paths}))$ {{
+            limit_req zone=calls burst=400 nodelay;
+            limit_conn sites 32;
             if ($request_method != POST) {{ return 404; }}
             if ($known_site = 0) {{ return 403; }}
             # Not the path as it was written: what was checked is what is asked.
-            proxy_pass https://superlink/v1/fleet/$call;
+            proxy_pass https://superlink/v1/$call;
             proxy_ssl_verify on;
             proxy_ssl_trusted_certificate "{ca}";
             proxy_ssl_name localhost;
@@ -79,6 +92,7 @@ http {{
             proxy_set_header Connection "";
             # One key, the one that was held to the certificate, however many a request names.
             proxy_set_header {header_name} $http_{header};
+            proxy_set_header {certificate_header} $ssl_client_fingerprint;
             proxy_request_buffering off; proxy_buffering off;
             proxy_connect_timeout 5s; proxy_read_timeout 60s; proxy_send_timeout 60s;
             proxy_next_upstream off;
@@ -109,7 +123,9 @@ def write_config(
         certificate=certificate,
         key=key,
         ca=ca,
+        certificate_header=CERTIFICATE_HEADER,
         paths="|".join(FLEET_PATHS),
+        own_paths="|".join(OWN_PATHS),
         largest=LARGEST_REQUEST_MB,
     )
     write_atomically(folder / "nginx.conf", text.encode())

@@ -19,8 +19,8 @@ from starlette.responses import PlainTextResponse
 from server.rounds.flower_insides import ProtobufCall, ProtobufRequestContext, add_headers, run_superlink
 
 HEADER = "ecgfed-control"
-_OPEN = ("/v1/fleet/", "/v1/runtime/", "/health")
-"""What Flower guards by itself, and what tells nothing."""
+_OPEN = ("/v1/fleet/", "/v1/ecgfed/", "/v1/runtime/", "/health")
+"""What Flower or :class:`SiteCalls` guards by itself, and what tells nothing."""
 
 
 class AsksForSecret:
@@ -54,10 +54,13 @@ class GivesSecret:
 def main() -> None:
     """Run Flower's command, its application wrapped."""
     from server.coordinator.home import HOME_VARIABLE, Home
+    from server.coordinator.site_calls import SiteCalls
 
-    secret = Home(Path(os.environ.get(HOME_VARIABLE, ""))).control_secret
+    home = Home(Path(os.environ.get(HOME_VARIABLE, "")))
+    secret = home.control_secret
 
     def guarded(app: Any) -> Any:
+        app.add_middleware(SiteCalls, home=home)
         app.add_middleware(AsksForSecret, secret=secret)
         return app
 

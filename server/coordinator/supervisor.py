@@ -26,6 +26,7 @@ from ecgshared.health import HealthServer, serve_health
 from ecgshared.service.files import now, write_atomically
 from ecgshared.service.logs import JsonLog, json_log
 from server.coordinator import proxy
+from server.coordinator.certificates import CertificateCare
 from server.coordinator.flower import Control, environment, superexec_command, superlink_command
 from server.coordinator.home import HOME_VARIABLE, Home
 from server.coordinator.submission import Submissions
@@ -84,10 +85,11 @@ class Supervisor:
         self._noted: dict[int, str] | None = None
         self._nodes: dict[str, str] = {}
         self._nodes_due = self._logs_due = 0.0
-        self._sites_seen = 0
         self._known_status = ""
         self._trouble: dict[str, str] = {}
         self._submissions = Submissions(home, say)
+        self._known_sites: dict[str, bytes] = {}
+        self._certificates: CertificateCare
 
     def run(self) -> None:
         """Work until told to end.
@@ -107,6 +109,9 @@ class Supervisor:
                 signal.signal(number, self._ask_to_stop)
             self._log = json_log(self._home.path / "logs" / "supervisor.jsonl")
             end_orphans(self._home)
+            self._home.make_whole()
+            self._home.renew_if_due()
+            self._certificates = CertificateCare(self._home, self._say, self._take_up)
             if self._home.config.health_port is not None:
                 self._health = serve_health(self._home.config.health_port)
             self._children = self._planned()
@@ -121,6 +126,7 @@ class Supervisor:
     def _planned(self) -> dict[str, Child]:
         home, config = self._home, self._home.config
         proxy.require_free("127.0.0.1", config.superlink_port, "coordinator.yaml: superlink_port")
+        self._known_sites = self._let_in()
         nginx = proxy.find_nginx(config.nginx)
         proxy.write_config(
             home.path / "proxy",
@@ -129,7 +135,7 @@ class Supervisor:
             certificate=home.path / "tls" / "server.crt",
             key=home.path / "tls" / "server.key",
             ca=home.authority.certificate_file,
-            sites=self._let_in(),
+            sites=self._known_sites,
         )
         if nginx is not None:
             proxy.check(nginx, home.path / "proxy")
@@ -146,6 +152,7 @@ class Supervisor:
                 if not child.alive:
                     self._restart(child)
             self._try(self._look_after)
+            self._try(self._certificates.look)
             self._try(self._write_status)
             if time.monotonic() > self._logs_due:
                 self._logs_due = time.monotonic() + _LOGS_SECONDS
@@ -221,15 +228,25 @@ class Supervisor:
         return self._answers
 
     def _let_in(self) -> dict[str, bytes]:
-        return {entry.fingerprint: entry.node_key for entry in self._home.admitted}
+        return {mark: entry.node_key for entry in self._home.admitted for mark in entry.marks}
+
+    def _take_up(self, renewed: set[str]) -> None:
+        """Have the servers use their new certificates."""
+        if "server" in renewed and not proxy.reload(self._home.path / "proxy"):
+            self._children["proxy"].discard()
+        if "loopback" in renewed:
+            superlink = self._children["superlink"].process
+            if superlink is not None:
+                superlink.terminate()  # it is started again, and told of sites and runs
 
     def _keep_sites(self) -> None:
-        changed = (self._home.path / "sites.json").stat().st_mtime_ns
         admitted = {entry.site: entry for entry in self._home.admitted}
-        if changed != self._sites_seen:
-            proxy.write_sites(self._home.path / "proxy", self._let_in())
+        let_in = self._let_in()
+        if let_in != self._known_sites:
+            # Before anything else, and whatever the SuperLink does: who is revoked is out.
+            proxy.write_sites(self._home.path / "proxy", let_in)
             proxy.reload(self._home.path / "proxy")
-            self._sites_seen = changed
+            self._known_sites = let_in
         control = self._control_api()
         for site, (key, node_id) in list(self._registered.items()):
             if site not in admitted or admitted[site].node_key != key:

@@ -29,6 +29,7 @@ from ecgshared.stats.influence import UNDEFINED, estimate
 from ecgshared.stats.score_scale import HIGHEST, Sketch
 from ecgshared.stats.small_samples import few_events
 from ecgshared.study.score import risk_score
+from ecgshared.study.secure import secure_sum_in_use
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, bare, est, federated_newton, number, quorum, released
 from server.pooling.compared import pooled_difference
@@ -36,6 +37,7 @@ from server.pooling.cuts import SiteCuts, evaluation_cuts, padded, released_sket
 from server.pooling.evaluation import pooled_json, site_json
 from server.pooling.head import PooledHead, request_arrays
 from server.pooling.points import SiteRates
+from server.pooling.summed_evaluation import summed
 from server.pooling.weighted import pooled_weighted, site_weighted, well_formed
 from server.report.evaluation import sections
 from server.report.labels import NO_LABELS, Labels
@@ -48,6 +50,8 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     if not isinstance(step, Config):
         raise TypeError("an evaluate step's configuration was expected")
     study = context.study
+    if secure_sum_in_use(study, step):
+        return Artefact(step.id, "evaluate", summed(step, context))
     heads = heads_of(step, study)
     fixed = study.used(step, "threshold")
     cut = float(context.inputs[fixed.id].arrays["cut"][0]) if fixed is not None else HIGHEST

@@ -44,7 +44,7 @@ class LocalNetwork:
             folder / "coordinator",
             address=f"127.0.0.1:{self.port}",
             listen=f"127.0.0.1:{self.port}",
-            name="local",
+            name="ecgfed",
             superlink_port=free_port(),
         )
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}

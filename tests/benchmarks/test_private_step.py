@@ -101,6 +101,7 @@ def measured(way: str, samples: int, batch: int, repeats: int) -> dict[str, floa
     return found
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("samples", "batch"), SHAPES)
 def test_private_step_of_the_papers_net(samples, batch):
     ways, turns = ("plain", "clipping", "private", "opacus hooks", "opacus ghost"), 2

@@ -27,16 +27,15 @@ from ecgshared.arrays import Floats
 from ecgshared.stages.high_risk import Config as HighRisk
 from ecgshared.stages.high_risk import Told
 from ecgshared.stages.overlap import GROUPS, PAIRS, CellCounts, groups_of_cells
-from ecgshared.stages.summed_evaluate import normal_cuts
 from ecgshared.stats.influence import by_patient
-from ecgshared.stats.score_scale import HIGHEST, score_of
+from ecgshared.stats.score_scale import HIGHEST, normal_cuts, score_of
 from ecgshared.study.endpoints import EventTimes
 from ecgshared.wire.protocol import Answer
 from server.pooling.arrhythmia import Curves, own, pooled
 from server.pooling.cuts import evaluation_cuts, released_sketches
+from server.pooling.summed_evaluation import _area_estimate
 from server.stages.high_risk import _profile
 from server.stages.overlap import Counted, _at_cut, _own, _rate, _with_both, _with_events
-from server.stages.summed_evaluate import _area_estimate
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
 

@@ -64,7 +64,7 @@ def clinic(number: int) -> SiteData:
 
 STEPS = [
     {"id": "score", "stage": "calibrate", "target": "death_2y", "inputs": ["age", "male", "lvef"], "split": "train"},
-    {"id": "judged", "stage": "summed_evaluate", "uses": ["score"]},
+    {"id": "judged", "stage": "evaluate", "uses": ["score"]},
     {
         "id": "cox",
         "stage": "summed_survival",
@@ -183,7 +183,7 @@ def test_calibration_is_that_of_all_patients(clinics, together):
 
 
 def test_auc_and_calibration_line_are_those_of_all_patients(clinics, together):
-    found = together.artefact("judged").result.heads["death_2y"]
+    found = together.artefact("judged").result.pooled["training"]["death_2y"]
     table = score(clinics, together, 2)
     exact = roc_auc_score(table["y"], table["logit"])
     assert found.auc.bound_low <= exact <= found.auc.bound_high
@@ -195,8 +195,9 @@ def test_auc_and_calibration_line_are_those_of_all_patients(clinics, together):
     assert found.calibration_slope.value == pytest.approx(line.params["logit"], abs=1e-6)
     risk = 1 / (1 + np.exp(-table["logit"]))
     assert found.brier == pytest.approx(((risk - table["y"]) ** 2).mean(), abs=1e-9)
-    assert found.expected_over_observed == pytest.approx(risk.sum() / table["y"].sum(), abs=1e-9)
+    assert found.expected_over_observed.value == pytest.approx(risk.sum() / table["y"].sum(), abs=1e-9)
     assert (found.ecgs, found.events) == (len(table), table["y"].sum())
+    assert (len(found.sites), together.artefact("judged").result.sites) == (SITES, {})
 
 
 def test_survival_is_that_of_all_patients(clinics, followed):

@@ -63,6 +63,21 @@ def fetch(link: FleetLink) -> tuple[Head, dict[str, bytes]]:
     return head, parts
 
 
+@pytest.mark.parametrize(("phase", "may"), [
+    ("+keys", True), ("moments+evidence", True), ("fit+", False), ("fit+a b", False), ("fit\x1b[2J", False)
+])  # fmt: skip
+def test_parts_of_secure_sums_are_phases_and_nothing_that_a_terminal_obeys(coordinator, settings, link, phase, may):
+    node = coordinator.register(settings.network.key)
+    link.activate(None)
+    coordinator.ask(coordinator.run(), node, STUDY, step="risk", phase=phase, round=7)
+    head, parts = fetch(link)
+    if may:
+        assert peek(head, parts)["phase"] == phase
+    else:
+        with pytest.raises(WireError):
+            peek(head, parts)
+
+
 def test_a_question_comes_and_its_answer_goes_as_flower_moves_them(coordinator, settings, link):
     node = coordinator.register(settings.network.key)
     assert link.activate(None) == node

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from client.approval.register import in_force
 from client.network.status import is_paused
 from client.operator.page import SitePage
+from client.site.keys import load_keys
 from client.site.settings import load_site
 from ecgshared.service.pages import COOKIE, LARGEST_FORM, kept_token
 
@@ -138,7 +139,7 @@ def test_what_left_is_listed_and_names_are_not_markup(operator: TestClient, site
         "at": "2026-11-28T10:00:00Z", "run": "<script>x</script>", "study": "0" * 64, "step": "cohorts",
         "phase": "counts", "round": 0, "kind": "answer", "bytes": 1200, "fields": {"a": {"withheld": 3}},
     }  # fmt: skip
-    state.mkdir(exist_ok=True)
+    load_keys(load_site(site_file))
     (state / "releases.jsonl").write_text(json.dumps(line) + "\nnot json\n", encoding="utf-8")
     page = operator.get("/left").text
     assert "2 answer(s), 1,200 bytes" in page

@@ -1,4 +1,11 @@
-"""summed_evaluate, at the coordinator: sums over all hospitals, and the figures they give; nobody's own."""
+"""A score judged over all hospitals together, from sums that hide each hospital's part; nothing of one is known.
+
+The cuts are quantiles of a normal distribution of the scores of those without the event; where they leave too few
+people between two of them the sites refuse, and a quarter fewer are asked for. Where a score lies between two cuts is
+not known: the bounds of the AUC hold whatever it is, its value stands in their middle. Its error has the cases' part
+exactly, clustered by patient, and the controls' part from Hanley and McNeil 1982 (doi
+10.1148/radiology.143.1.7063747) with patients for ECGs.
+"""
 
 from __future__ import annotations
 
@@ -9,65 +16,88 @@ import numpy as np
 
 from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError
+from ecgshared.stages.evaluate import Config, Result, SlopeSums, Totals, heads_of
 from ecgshared.stages.results.base import Absences, EstimateResult
-from ecgshared.stages.results.summed_evaluate import BoundedArea, SummedHead
-from ecgshared.stages.summed_evaluate import Config, LineSums, Result, Totals, heads_of, normal_cuts
+from ecgshared.stages.results.evaluate import BoundedEstimate, PooledHead
 from ecgshared.stats.calibration import LogisticSums, sandwich
 from ecgshared.stats.influence import UNDEFINED, Estimate, estimate
+from ecgshared.stats.score_scale import normal_cuts
 from ecgshared.stats.small_samples import few_events
 from ecgshared.study.score import risk_score
 from ecgshared.study.secure import TOGETHER
-from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, federated_newton, number
-from server.report.labels import NO_LABELS, Labels, counted
-from server.report.sections import Cell, Section, Table, Text
 from server.rounds.secure_sums import TooFewTogether
-from server.rounds.step_context import Artefact, StepContext
+from server.rounds.step_context import StepContext
 
-_FEWEST_BINS = 4
+_FEWEST_BINS, _MOST_BINS = 4, 128
+_PEOPLE_A_BIN = 15
+"""Without the event, on average, where cuts begin."""
 
 
-def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
-    """Judge every head over all hospitals together."""
-    if not isinstance(step, Config):
-        raise TypeError("a summed_evaluate step's configuration was expected")
-    heads, absent = heads_of(step, context.study), Absences()
+def summed(step: Config, context: StepContext) -> Result:
+    """Judge every head over all hospitals of the step together."""
+    study, heads, absent = context.study, heads_of(step, context.study), Absences()
     context.progress(0, 1 + len(heads), "counts")
     replies = context.ask("totals")
     absences(replies, absent, "totals")
     totals: Totals = replies.by_site[TOGETHER]
+    for what, asked in (
+        ("threshold", study.used(step, "threshold") is not None),
+        ("subgroups", bool(step.subgroups)),
+        ("weighted", study.censoring == "ipcw"),
+        ("curves", True),
+    ):
+        if asked:
+            absent.setdefault("pooled", {})[what] = "not told under secure_sum"
     found = {}
     for h, head in enumerate(heads):
         context.progress(1 + h, 1 + len(heads), head)
-        found[head] = _head(step, context, totals, h, absent)
-    score = risk_score(step, context.study)
-    result = Result(score=score.calibrate or score.inputs[0], heads=found, absent=absent)
-    return Artefact(step.id, "summed_evaluate", result)
-
-
-def _head(step: Config, context: StepContext, totals: Totals, h: int, absent: Absences) -> SummedHead:
-    ecgs, patients, events, with_event, without = totals.counts[h]
-    area, groups = _area(step, context, totals, h, absent)
-    intercept, slope = _line(context, totals, h, absent)
-    return SummedHead(
-        ecgs=number(ecgs),
-        patients=number(patients),
-        events=number(events),
-        event_patients=number(with_event),
-        few_events=few_events(with_event, without),
-        base_rate=number(events / ecgs),
-        expected_over_observed=number(totals.predicted[h] / events if events else np.nan),
-        brier=number(totals.squared[h] / ecgs),
-        auc=area,
-        groups=groups,
-        calibration_intercept=intercept,
-        calibration_slope=slope,
+        found[head] = _head(context, totals, h, replies.summed, absent)
+    score = risk_score(step, study)
+    fixed = study.used(step, "threshold")
+    return Result(
+        score=score.calibrate or score.inputs[0],
+        heads=heads,
+        threshold=None if fixed is None else number(context.inputs[fixed.id].arrays["cutoff"][0]),
+        top_shares=step.top_shares,
+        sites={},
+        pooled={study.sites.group_of(context.sites[0]): found},
+        absent=absent,
     )
 
 
-def _area(step: Config, context: StepContext, totals: Totals, h: int, absent: Absences) -> tuple[BoundedArea, int]:
+def _head(context: StepContext, totals: Totals, h: int, sites: tuple[str, ...], absent: Absences) -> PooledHead:
+    ecgs, _, events, with_event, without = totals.counts[h]
+    intercept, slope = _line(context, totals, h, absent)
+    rate, brier = events / ecgs, totals.squared[h] / ecgs
+    ratio = totals.predicted[h] / events if events else np.nan
+    return PooledHead(
+        sites=sites,
+        ecgs=number(ecgs),
+        events=number(events),
+        event_patients=number(with_event),
+        few_events=few_events(with_event, without),
+        base_rate=number(rate),
+        auc=_area(context, totals, h, absent),
+        expected_over_observed=est(UNDEFINED).model_copy(update={"value": number(ratio)}),
+        brier=number(brier),
+        scaled_brier=number(1 - brier / (rate * (1 - rate)) if 0 < rate < 1 else np.nan),
+        ppv=(),
+        threshold=None,
+        roc=None,
+        calibration_curve=(),
+        subgroups={},
+        calibration_intercept=intercept,
+        calibration_slope=slope,
+        withheld=(),
+        interval_unit="patient",
+    )
+
+
+def _area(context: StepContext, totals: Totals, h: int, absent: Absences) -> BoundedEstimate:
     """The AUC from the control curve at as many cuts as the sites answer, placed over the cases."""
-    bins, head = step.bins, np.array([float(h)])
+    _, _, events, with_event, without = totals.counts[h]
+    bins, head = int(np.clip(without / _PEOPLE_A_BIN, _FEWEST_BINS, _MOST_BINS)), np.array([float(h)])
     cuts, curve = normal_cuts(totals.scores[h], bins), None
     while curve is None and bins >= _FEWEST_BINS:
         cuts = normal_cuts(totals.scores[h], bins)
@@ -77,11 +107,10 @@ def _area(step: Config, context: StepContext, totals: Totals, h: int, absent: Ab
     sums = None if curve is None else _if_enough(context, "placed", _round(h, bins), arrays)
     if sums is None:
         absent.setdefault("pooled", {})["auc"] = "no cuts leave enough people on either side"
-        return BoundedArea(**est(UNDEFINED).model_dump(), bound_low=None, bound_high=None), 0
-    _, _, events, with_event, without = totals.counts[h]
+        return BoundedEstimate(**est(UNDEFINED).model_dump(), bound_low=None, bound_high=None)
     low, high = sums.share / events
     found = _area_estimate((low, high), sums.squares, events, with_event, without)
-    return BoundedArea(**est(found).model_dump(), bound_low=number(low), bound_high=number(high)), bins
+    return BoundedEstimate(**est(found).model_dump(), bound_low=number(low), bound_high=number(high))
 
 
 def _if_enough(context: StepContext, phase: str, round_: int, arrays: Mapping[str, Floats]) -> Any:
@@ -99,7 +128,7 @@ def _round(h: int, bins: int) -> int:
 def _area_estimate(
     bounds: tuple[float, float], squares: Floats, events: float, with_event: float, without: float
 ) -> Estimate:
-    """See :mod:`ecgshared.stages.summed_evaluate`."""
+    """The estimate with its interval; see the module's text."""
     auc = sum(bounds) / 2
     summed, cross, ecgs = squares
     of_cases = (summed - 2 * auc * cross + auc**2 * ecgs) / events**2 * with_event / max(with_event - 1, 1)
@@ -116,7 +145,7 @@ def _line(context: StepContext, totals: Totals, h: int, absent: Absences) -> tup
         nonlocal meat
         replies = context.ask("line", round=100 * h + turn, arrays={"head": np.array([float(h)]), "coef": coef})
         absences(replies, absent, "line")
-        sums: LineSums = replies.by_site[TOGETHER]
+        sums: SlopeSums = replies.by_site[TOGETHER]
         meat = sums.meat
         return {TOGETHER: LogisticSums(sums.gradient, sums.hessian, float(sums.log_likelihood[0]))}
 
@@ -130,49 +159,3 @@ def _line(context: StepContext, totals: Totals, h: int, absent: Absences) -> tup
     df = 0.0 if few_events(with_event, without) else with_event - 1
     intercept, slope = (est(estimate(fit.coef[j], covariance[j, j], "identity", df=df)) for j in (0, 1))
     return intercept, slope
-
-
-def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Section]:
-    """One table: figures of all hospitals together, by outcome."""
-    r = artefact.result
-    rows: list[list[Cell]] = [
-        [
-            labels.endpoint(head),
-            found.ecgs,
-            found.patients,
-            found.event_patients,
-            _told(found.auc),
-            f"{found.auc.bound_low:.3f} to {found.auc.bound_high:.3f}" if found.auc.bound_low is not None else None,
-            _told(found.calibration_slope),
-            found.expected_over_observed,
-            found.brier,
-        ]
-        for head, found in r.heads.items()
-    ]
-    return [
-        Section(
-            f"{labels.step(artefact.step)}: all hospitals together",
-            [
-                Text(
-                    f"Score: {labels.score(r.score)}, over {counted(len(r.together), 'hospital')}, whose numbers were "
-                    "added under masks: only these sums are known, and nothing of one hospital."
-                ),
-                Table(
-                    "All hospitals together",
-                    [
-                        "outcome", "ECGs", "patients", "patients with the event", "AUC", "bounds",
-                        "calibration slope", "expected/observed", "Brier score",
-                    ],
-                    rows,
-                    note="The exact AUC of all scores put together lies within its bounds. Intervals: 95%, clustered "
-                    "by patient.",
-                ),
-            ],
-        )
-    ]  # fmt: skip
-
-
-def _told(e: EstimateResult) -> str | None:
-    if e.value is None:
-        return None
-    return f"{e.value:.3f}" if e.low is None or e.high is None else f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})"

@@ -1,4 +1,4 @@
-"""summed_evaluate, at the site: its part of sums that are told of all hospitals together alone."""
+"""A score judged over all hospitals together: a site's part of sums that are told of all of them alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ecgshared.arrays import Floats
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.privacy.disclosure import group_size
 from ecgshared.stages.calibrate import sums_together
-from ecgshared.stages.summed_evaluate import CURVES, LINES, Config, Controls, LineSums, Placed, Totals, heads_of
+from ecgshared.stages.evaluate import CURVES, LINES, Config, Controls, Placed, SlopeSums, Totals, heads_of
 from ecgshared.stats.calibration import logistic_sums, logit, score_meat
 from ecgshared.stats.influence import by_patient
 from ecgshared.stats.score_scale import score_of
@@ -95,13 +95,13 @@ def line(site: SiteContext, request: Request) -> Answer:
     own = Evidence(np.array(size.patients), np.array(size.events))
     meat = score_meat(design, head.y, head.patient, coef) if len(head.y) else np.zeros((2, 2))
     return Answer(
-        LineSums(sums.gradient, sums.hessian, np.array([sums.log_likelihood]), meat),
+        SlopeSums(sums.gradient, sums.hessian, np.array([sums.log_likelihood]), meat),
         dict.fromkeys(("gradient", "hessian", "log_likelihood", "meat"), own),
         sums_together(head.patient, head.y, 2, design, coef),
     )
 
 
-PHASES = {"totals": totals, "controls": controls, "placed": placed, "line": line}
+SUMMED_PHASES = {"totals": totals, "controls": controls, "placed": placed, "line": line}
 
 
 def _heads(site: SiteContext, request: Request) -> list[Scored]:
