@@ -28,6 +28,9 @@ def _spellings(**words: str) -> dict[str, str]:
 _FLAGS = {word: float(meaning == "yes") for word, meaning in _spellings(yes=_YES, no=_NO).items()}
 
 _ICD10 = re.compile(r"([A-Z]\d[0-9A-Z](?:\.?[0-9A-Z]{1,4})?)(?:\.?[-–—])?[*+†!]?")
+_CERTAINTY = re.compile(r"([A-Z]\d[0-9A-Z](?:\.\d{1,2}|\.?-)?[*+†!]?)\s*([GVAZ])|([A-Z]\d[0-9A-Z])\s+([GVAZ])")
+"""A code and what German records put behind it: sure, suspected, excluded, past. E88.A and S72.001A are none such."""
+
 _BETWEEN_CODES = re.compile(r"\s*[,;|/]\s*|\s+(?=[A-Za-z]\d)")
 
 
@@ -107,12 +110,28 @@ def parse_flag(text: str) -> float:
 def parse_icd10(text: str) -> str:
     """Return an ICD-10 code in capitals, or several with blanks between: ``I46.1, R96`` is ``I46.1 R96``.
 
-    A dash for digits left out is dropped: ``I21.-`` is the category I21.
+    A dash for digits left out is dropped: ``I21.-`` is the category I21; so is the G of a German code that is sure. One
+    that is suspected, excluded or past (``I21.9 A``) is refused: it is no diagnosis.
     """
     codes = []
     for part in _BETWEEN_CODES.split(text.strip().strip(",;|/")):
-        found = _ICD10.fullmatch(part.upper().replace(" ", ""))
+        part = _sure(part.upper().strip())
+        found = _ICD10.fullmatch(part.replace(" ", ""))
         if found is None:
             raise ValueError("an ICD-10 code such as I21.9 or I21.-, or several: I46.1, R96")
         codes.append(found[1])
     return " ".join(dict.fromkeys(codes))
+
+
+def _sure(code: str) -> str:
+    """Return a code without the letter that says how sure it is."""
+    found = _CERTAINTY.fullmatch(code)
+    if found is None:
+        return code
+    bare, letter = (found[1], found[2]) if found[1] else (found[3], found[4])
+    if letter != "G":
+        word = {"V": "suspected", "A": "excluded", "Z": "past"}[letter]
+        raise ValueError(
+            f"a diagnosis; {letter} behind it says {word}: leave it out, or say through values: what it is"
+        )
+    return str(bare)

@@ -19,7 +19,9 @@ from ecgshared.ecg.person import parse_date
 SERIAL_ORIGIN = datetime(1899, 12, 30)
 """Day 0 of the days that Excel counts; workbooks of old Macintoshes count from 1904-01-01."""
 
-_SLASH = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})(?:\s.*)?")
+_SLASH = re.compile(r"(\d{1,2})[/-](\d{1,2})[/-](\d{4})(?:\s.*)?")
+"""With dashes too: carts and databases of the United States write 04-03-2020 for the third of April. Dots never."""
+
 _SERIAL = re.compile(r"(\d{4,5})(?:[.,](\d+))?")
 _SERIAL_DAYS = (10_000, 73_050)
 """1927-05-18 to 2100-01-01: days as a spreadsheet counts them, and neither years nor numbers of people."""

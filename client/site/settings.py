@@ -163,6 +163,7 @@ class QualityPolicy(Config):
             "leads-permuted": "refuse",
             "same-trace": "refuse",
             "limb-leads-contradict": "refuse",
+            "gains-differ": "refuse",
         },
         description="finding: keep, flag, repair or refuse",
     )

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ecgshared.ecg.record import EcgRecord, Finding
 
-STALE, IMPLAUSIBLE = "stale-gain", "amplitude-implausible"
+STALE, IMPLAUSIBLE, TWO_GAINS = "stale-gain", "amplitude-implausible", "gains-differ"
 
 PLAUSIBLE_MV = (0.35, 5.5)
 TYPICAL_MV = (0.5, 4.0)
@@ -21,6 +21,9 @@ MIN_GAIN_RATIO = 4.0
 
 CONFUSED = (10.0, 100.0, 1000.0, 4.88, 5.0, 2.0)
 """Factors by which units are mistaken: 0.1 mV or 10 uV for 1 mV, uV for mV, steps of 4.88 or 5 uV for 1 uV."""
+
+CHEST_PER_LIMB = (0.3, 7.0)
+"""Size of the chest leads over that of the limb leads: 0.36 to 6.2 in 1,079 public records, 1.8 in the middle."""
 
 STEP_SAMPLES, FEW_SAMPLES = 400, 41
 """Of each lead, from which the step of its values is told; where the fewer tell of the smallest, no more are needed."""
@@ -76,6 +79,22 @@ def implausible_amplitude(amplitude: float, units_per_mv: float | None) -> list[
         message += f"; {factor:g} times too {side}? at {proper:g} units per mV it would be "
         message += f"{amplitude * gain / proper:.2g} mV"
     return [Finding(IMPLAUSIBLE, message, value=amplitude)]
+
+
+def two_gains(amplitude: NDArray[np.float32], live: NDArray[np.bool_]) -> list[Finding]:
+    """Return a finding where chest and limb leads cannot be at one gain, with the factor between them.
+
+    Parameters
+    ----------
+    amplitude : peak-to-peak in two seconds, shape = (12,), mV. live : shape = (12,), whether a lead carries a signal.
+    """
+    limbs, chest = amplitude[:6][live[:6]], amplitude[6:][live[6:]]
+    if min(len(limbs), len(chest)) < 4:
+        return []
+    ratio = float(np.median(chest) / np.median(limbs))
+    if CHEST_PER_LIMB[0] <= ratio <= CHEST_PER_LIMB[1]:
+        return []
+    return [Finding(TWO_GAINS, f"the chest leads are {ratio:.2g} times the size of the limb leads", value=ratio)]
 
 
 def step_mv(record: EcgRecord) -> float | None:

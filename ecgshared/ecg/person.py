@@ -33,10 +33,11 @@ OTHER_SEX = "F, M, female, male and their like in most languages; others through
 
 _SEX_WORDS: dict[str, str] = {
     "M": "m male males man men mann maennlich männlich manlig mand mandlig herr h homme masculin hombre masculino "
-    "masculine varon varón homem uomo maschio maschile mannelijk mies mężczyzna muž erkek мужской муж",
+    "masculine varon varón homem uomo maschio maschile mannelijk mies mężczyzna muž erkek мужской муж "
+    "männl maennl masc mr boy ♂",
     "F": "f w k fem female females frau woman women weiblich kvinna kvinnlig kvinde kvindelig kvinne femme féminin "
     "feminin mujer femenino femenina mulher feminino feminina feminine donna femmina femminile vrouw vrouwelijk "
-    "nainen kobieta žena kadın женский жен",
+    "nainen kobieta žena kadın женский жен weibl mrs ms girl ♀",
     "": "u un unk unknown undefined undifferentiated undetermined indeterminate ambiguous x o oth other d divers "
     "diverse unbekannt okänd ukjent ukendt inconnu desconocido desconhecido sconosciuto onbekend n na none null "
     "notspecified unspecified notknown ? - --- .",
@@ -61,7 +62,7 @@ _NUMBER = r"\d{1,4}(?:[.,]\d+)?"
 _AGE = re.compile(rf"(?P<value>{_NUMBER})(?P<gap>[\s/,;-]*)(?P<rest>\D*)")
 _SEX_FIRST = re.compile(rf"(?P<sex>[^\W\d]+)[\s/,;:-]*(?P<age>{_NUMBER}.*)")
 _CAPPED = re.compile(
-    r"(?:>=?\s*(?:89|90)|(?:89|90)\s*\+|(?:over|über|plus de)\s+(?:89|90))(?:\s*[a-z]+)?", re.IGNORECASE
+    r"(?:(?:>=?|≥)\s*(?:89|90)|(?:89|90)\s*\+|(?:over|über|plus de)\s+(?:89|90))(?:\s*[a-z]+)?", re.IGNORECASE
 )
 _SPLIT = re.compile(r"[\s/,;()-]+")
 _COUNTED_UP_TO = {"m": 36, "w": 104}
@@ -193,12 +194,12 @@ def _words_behind(match: re.Match[str], value: float) -> tuple[str | None, Sex |
 def _lone_letter(letter: str, match: re.Match[str], value: float) -> tuple[str | None, Sex | None]:
     """Tell months and weeks from a man and a woman where one letter follows the number.
 
-    Apart from the number it is the sex. At once behind it, it is the unit in the three digits of DICOM, the sex
-    where nobody counts that far in the unit, and else ambiguous.
+    Apart from the number a capital is the sex, and a small letter may be either. At once behind it, it is the unit in
+    the three digits of DICOM, the sex where nobody counts that far in the unit, and else ambiguous.
     """
     digits, sex = match["value"], parse_sex(letter)
-    if not match["gap"]:
-        if len(digits) == 3 and digits.isdecimal() and (digits[0] == "0" or value > MAX_AGE_YEARS):
+    if not match["gap"] or match["rest"].strip().islower():
+        if not match["gap"] and len(digits) == 3 and digits.isdecimal() and (digits[0] == "0" or value > MAX_AGE_YEARS):
             return letter, None
         if value <= _COUNTED_UP_TO[letter]:
             raise ValueError(f"a unit or a sex that is written out: {digits} {letter.upper()} can be both")
@@ -271,7 +272,7 @@ def parse_date(text: str, *, date_format: str | None = None, day_first: bool = T
     Parameters
     ----------
     date_format : of :meth:`datetime.strptime`; None takes ISO 8601, compact or extended, and day.month.year.
-    day_first : whether 03/04/2020 is the third of April; only slashes are ever month first.
+    day_first : whether 03/04/2020 and 03-04-2020 are the third of April; with dots the day is always first.
 
     Raises
     ------
@@ -290,7 +291,7 @@ def parse_date(text: str, *, date_format: str | None = None, day_first: bool = T
         raise ValueError(allowed)
     part = found.groupdict()
     if "a" in part:
-        swapped = not day_first and part["sep"] == "/"
+        swapped = not day_first and part["sep"] != "."
         part["d"], part["m"] = (part["b"], part["a"]) if swapped else (part["a"], part["b"])
     try:
         stamp = datetime(*(int(part[key] or 0) for key in "ymdHMS"))  # type: ignore[arg-type]

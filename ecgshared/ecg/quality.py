@@ -16,10 +16,11 @@ from scipy import fft
 
 from ecgshared.arrays import Floats
 from ecgshared.ecg import contradictions as law
-from ecgshared.ecg.amplitude import IMPLAUSIBLE, STALE, extremes, implausible_amplitude
+from ecgshared.ecg.amplitude import IMPLAUSIBLE, STALE, TWO_GAINS, extremes, implausible_amplitude, two_gains
 from ecgshared.ecg.beat_quality import assess_beats, thinned, thinning
 from ecgshared.ecg.chest_leads import DISORDERED, INVERTED
 from ecgshared.ecg.leads import LEADS
+from ecgshared.ecg.polarity import INVERTED as UPSIDE_DOWN
 from ecgshared.ecg.pulse import pulse_and_centres
 from ecgshared.ecg.rate import rate_doubts
 from ecgshared.ecg.record import EcgRecord, Finding
@@ -68,6 +69,8 @@ CODES: dict[str, str] = {
     **law.CODES,
     INVERTED: "a chest lead looks upside down: its neighbours foretell the opposite",
     DISORDERED: "the chest leads look as if in another order",
+    UPSIDE_DOWN: "the whole recording looks upside down: every lead has the sign of its opposite",
+    TWO_GAINS: "the chest leads are of another size than the limb leads, as no heart makes them: two gains",
     "fs-contradicts-length": "the machine's own count, the mains or the heart agree only with another sampling rate",
     "fs-contradicts-table": "the table gives another sampling rate than the file",
     "too-short": "shorter than 3 s",
@@ -145,7 +148,7 @@ def examine(record: EcgRecord) -> tuple[tuple[Finding, ...], float | None]:
         return (*findings, Finding("all-flat", "no lead carries a signal")), None
     findings += _empty(finite, constant)
     wrong = implausible_amplitude(float(np.median(amplitude[live])), record.adc_units_per_mv)
-    findings += wrong
+    findings += wrong + two_gains(amplitude, live & ~flat)
     spectrum = _Spectrum.of(centred, record.fs) if record.seconds >= SHORTEST_SPECTRUM_S else None
     top, bottom = tops.max(axis=1), bottoms.min(axis=1)
     # These limits are in mV: at a wrong gain they would only repeat the same fault under other names.

@@ -25,6 +25,7 @@ from ecgshared.ecg.beats import MedianBeat
 from ecgshared.ecg.chest_leads import chest_finding
 from ecgshared.ecg.leads import LEADS
 from ecgshared.ecg.moments import INDEPENDENT, moments, moved
+from ecgshared.ecg.polarity import polarity_finding
 from ecgshared.ecg.record import Finding
 
 F64 = NDArray[np.float64]
@@ -100,7 +101,8 @@ def reversals(beat: MedianBeat) -> list[Finding]:
         if not over:
             return [told]
     if not over:
-        return []
+        inverted = polarity_finding(seen)
+        return [] if inverted is None else [inverted]
     best = max(over, key=lambda kind: odds[EXCHANGES.index(kind)])
     value = float(odds[EXCHANGES.index(best)])
     one, other = best.upper().split("-")

@@ -43,7 +43,7 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
         *figure_tables(pooled, sites, labels, series),
         *chosen_by_luck(pooled, labels),
         *auc_forests(r, head, pooled, sites, labels),
-        *curves(step, pooled, sites, labels),
+        *curves(step, head, pooled, sites, labels),
         *decisions(pooled, sites, labels),
     ]
     at_cut = [v.threshold for v in sites.values() if v.threshold is not None]

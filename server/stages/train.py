@@ -122,7 +122,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         privacy=_privacy_result(step, study, state),
     )
     standardise = described.arrays["standardise"]
-    whole = start.whole(kept, step.layout_mode)
+    whole = start.whole(kept)
     return Artefact(step.id, "train", result, {"weights": whole, "standardise": standardise})
 
 

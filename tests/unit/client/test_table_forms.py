@@ -65,7 +65,7 @@ def test_several_forms_in_one_column_are_read_where_none_is_open():
     assert dates("12/31/2020 3:05 PM", "12/31/2020 12:05 am") == (["2020-12-31T15:05", "2020-12-31T00:05"], {})
 
 
-def test_slashes_mean_what_the_column_says_or_are_refused():
+def test_slashes_and_dashes_mean_what_the_column_says_or_are_refused():
     assert dates("03/04/2020", "31/12/2020") == (["2020-04-03", "2020-12-31"], {})
     assert dates("03/04/2020", "12/31/2020") == (["2020-03-04", "2020-12-31"], {})
     assert dates("04/04/2020") == (["2020-04-04"], {})
@@ -75,6 +75,11 @@ def test_slashes_mean_what_the_column_says_or_are_refused():
     assert "31/12/2020 as well as 12/31/2020" in bad[0]
     assert dates("03/04/2020", day_first=False) == (["2020-03-04"], {})
     assert dates("31/12/2020", day_first=False)[1]
+    assert dates("03-04-2020", "12-31-2020") == (["2020-03-04", "2020-12-31"], {})
+    assert dates("03-04-2020", "31-12-2020") == (["2020-04-03", "2020-12-31"], {})
+    assert dates("03-04-2020")[1] == {0: OPEN_ORDER}
+    assert dates("03-04-2020", day_first=False) == (["2020-03-04"], {})
+    assert dates("03.04.2020") == (["2020-04-03"], {})
     assert (order_of(["01/02/2020"]), order_of(["13/01/2020"]), order_of(["01/13/2020"])) == (None, True, False)
 
 
@@ -279,8 +284,13 @@ def test_booleans_by_language():
 
 def test_icd_lists_and_categories():
     given = ("I46.1, R96", "i21.-", "I21.9", "I219", "I46.1;I46.1", "I50.0 G30", "C34.1*", "I21.9G", "I21-")
-    want = ["I46.1 R96", "I21", "I21.9", "I219", "I46.1", "I50.0 G30", "C34.1", "I21.9G", "I21"]
+    want = ["I46.1 R96", "I21", "I21.9", "I219", "I46.1", "I50.0 G30", "C34.1", "I21.9", "I21"]
     assert [parse_icd10(text) for text in given] == want
+    american = ["E88.A", "S72.001A", "I21.A1", "I5A"]
+    assert [parse_icd10(text) for text in american] == american
+    for text in ("I21.9 A", "I21.9V", "I46.- Z", "I46.1, I21 A"):
+        with pytest.raises(ValueError, match=r"behind it says (excluded|suspected|past)"):
+            parse_icd10(text)
     for text in ("I46.1, heart", "46.1", "I4", "sudden", ","):
         with pytest.raises(ValueError, match="ICD-10"):
             parse_icd10(text)

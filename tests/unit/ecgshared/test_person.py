@@ -94,6 +94,7 @@ def test_moments(text: str | None, expected: datetime | None) -> None:
     [
         ("63 M", 63, "M"),
         ("45 m", 45, "M"),
+        ("18 M", 18, "M"),
         ("58 male", 58, "M"),
         ("63M", 63, "M"),
         ("71F", 71, "F"),
@@ -118,14 +119,14 @@ def test_an_age_with_a_sex_and_the_units_of_the_world(text: str, years: float, s
 
 
 @pytest.mark.parametrize(
-    "text", ["18M", "6m", "52W", "104W", "12 j", "old", "", "M", "-3", "4 parsecs", "63 M F", "F 63 M"]
+    "text", ["18M", "6m", "6 m", "18 m", "52W", "104W", "12 j", "old", "", "M", "-3", "4 parsecs", "63 M F", "F 63 M"]
 )
 def test_what_cannot_be_told_is_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(ValueError, match=r"an? |one sex|F, M|unit"):
         person.parse_age(text)
 
 
-@pytest.mark.parametrize("text", ["300", "> 89", ">=90", "90+", "300 Y", "over 89"])
+@pytest.mark.parametrize("text", ["300", "> 89", ">=90", "≥ 90", "90+", "300 Y", "over 89"])
 def test_over_89(text: str) -> None:
     found = person.parse_age(text)
     assert (found.years, found.capped) == (90, True)
