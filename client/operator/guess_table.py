@@ -200,6 +200,10 @@ def _fits(name: str, cells: list[str], seen: _Seen) -> bool:
         _, bad = parse_dates(values, date_format=None, day_first=order_of(values) is not False, spreadsheet=False)
         return len(bad) <= (1 - _READABLE) * len(values)
     if column.kind in ("id", "text"):
+        # A day is nobody's name, however many different ones there are.
+        dates = parse_dates(values, date_format=None, day_first=True)[1]
+        if values and column.kind == "id" and len(dates) < (1 - _READABLE) * len(values) and not _compact(values):
+            return False
         return name != "ecg_id" or len(values) > 0.9 * sum(map(bool, cells))
     read = parser(column, TableConfig(path=Path(), columns={}))
     counts, readable = Counter(cell for cell in cells if cell), 0
@@ -210,6 +214,11 @@ def _fits(name: str, cells: list[str], seen: _Seen) -> bool:
         except ValueError as error:
             readable += rows * (str(error) == NUMERIC_SEX)
     return readable >= _READABLE * counts.total()
+
+
+def _compact(values: list[str]) -> bool:
+    """Tell whether most are plain digits, which are numbers of people as often as days."""
+    return sum(value.isdecimal() for value in values) > 0.5 * len(values)
 
 
 def _times(seen: _Seen, guess: TableGuess) -> None:

@@ -43,6 +43,7 @@ def start(home: Home) -> None:
     """Start a supervisor in the background and wait until all of its processes live."""
     if is_up(home):
         raise RunError("this coordinator is up already", where=home.path, remedy="ecgfed coordinator status")
+    home.make_whole()
     output = home.path / "logs" / "up.log"
     with output.open("ab") as log:
         process = subprocess.Popen(

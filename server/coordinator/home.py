@@ -60,6 +60,9 @@ class CoordinatorConfig(Config):
     health_port: int | None = Field(
         default=None, ge=0, le=65535, description="gRPC health on 127.0.0.1; null serves none, 0 picks a free port"
     )
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Prometheus on 127.0.0.1; null serves none, 0 picks a free port"
+    )
     nginx: Path | None = Field(default=None, description="null looks for it in PATH and /usr/sbin")
     certificate_days: float = Field(default=365, gt=0, description="validity of a site's or the server's certificate")
     renewals: Literal["by_itself", "ask"] = Field(
@@ -191,6 +194,7 @@ class Home:
                 value=site,
                 allowed="a small letter, then small letters, digits, - and _, at most 40",
             )
+        self.make_whole()
         with self._registry() as sites:
             if site in sites and sites[site].status == "admitted":
                 raise ConfigError(
@@ -224,6 +228,7 @@ class Home:
         signed : the certificate, where it was made elsewhere (:func:`sign`).
         """
         request = read_request(request_file)
+        self.make_whole()
         with self._registry() as sites:
             known = sites.get(request.site)
             if known is None or known.status == "revoked":
