@@ -27,7 +27,7 @@ EARLY_STEPS, LATE_STEPS, LATE_BIN = 160, 450, 4
 """Length of what comes of activation and of repolarisation, in steps; repolarisation is binned four steps wide."""
 LEAD_STEPS = 15
 """Steps before a beat's beginning with which every wave starts."""
-UPSTROKE_MS = 1.1
+UPSTROKE_MS = 0.7
 """Standard deviation of the rise of a voxel's potential: what is left of it beside the spread of arrivals."""
 
 
