@@ -203,6 +203,19 @@ def releases(
     typer.echo("\n".join(json.dumps(line, sort_keys=True) for line in found) if as_json else "\n".join(as_table(found)))
 
 
+def audit(
+    site_file: SiteFile,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """Verify every log of this site and print them as one trail; exit 1 if one is not what was written."""
+    from client.operator.trail import read_trail
+    from client.site.settings import load_site
+
+    trail = read_trail(load_site(site_file))
+    typer.echo(json.dumps(trail.as_json(), indent=1, sort_keys=True) if as_json else "\n".join(trail.as_lines()))
+    raise SystemExit(1 if trail.broken else 0)
+
+
 def lockbox(
     site_file: SiteFile,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
@@ -241,5 +254,5 @@ def page(
 
 COMMANDS = (
     certificate, identity, rekey, show, approve, withdraw, start, status, pause, resume, stop, releases, lockbox,
-    budget, page,
+    audit, budget, page,
 )  # fmt: skip
