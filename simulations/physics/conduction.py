@@ -38,7 +38,7 @@ _FASCICLE_MS = np.array([55.0] * 3 + [12.0] + [14.0] * 3 + [20.0] * 4)
 """How much later a fascicle arrives in a heart of :data:`MAX_FIBROSIS`: the thin anterior one suffers most."""
 
 
-ROUGH_SHARE = 0.15
+ROUGH_SHARE = 0.19
 """Standard deviation of arrival in healthy muscle, as a share of the first 25 ms of a front's way: it is not smooth."""
 
 
