@@ -1,7 +1,8 @@
 """What gives made ECGs away: single features by which they are told from real ones, and a judge of all of them.
 
 Two lists: :data:`TUNED`, known before the activated heart was made and looked at while it was; and :data:`HELD_OUT`,
-chosen beforehand and measured for the first time when it was done. The judge sees the second list alone.
+chosen beforehand and measured for the first time when it was done. The judge sees the second list alone. One of that
+list, how noise of V4 goes with that of V5, then gave made ECGs away (AUC 0.849) and was mended: it counts as looked at.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ TUNED = (
     "turning points of QRS V5",
     "asymmetry of T",
     "SDNN",
+    "noise V4 with V5",
 )
 HELD_OUT = (
-    "noise V4 with V5",
     "second axis of QRS",
     "second axis of T",
     "RMSSD over SDNN",
@@ -66,7 +67,7 @@ def telltales(p_signal: F32, fs: float = 500.0) -> F64:
     noise, quiet = _noise(p_signal, beat)
     size = np.median(np.abs(noise[:, quiet]), axis=1)
     chest = np.sqrt(uniform_filter1d((noise[6:] ** 2).mean(axis=0), 50))[quiet]
-    out[:7] = (
+    out[: len(TUNED)] = (
         _beyond(qrs[_INDEPENDENT], 3),
         np.percentile(chest, 95) / np.median(chest),
         np.median(size[:2]) / np.median(size[6:]),
@@ -74,6 +75,7 @@ def telltales(p_signal: F32, fs: float = 500.0) -> F64:
         _turns(qrs[10]),
         _asymmetry(t),
         1000 * beat.rr_s.std(),
+        np.corrcoef(noise[9, quiet], noise[10, quiet])[0, 1],
     )
     second_qrs, second_t = _second(qrs[_INDEPENDENT]), _second(t[_INDEPENDENT])
     heights = x[9, beat.qrs[1:-1, None] + np.arange(-25, 26)].max(axis=1)
@@ -81,8 +83,7 @@ def telltales(p_signal: F32, fs: float = 500.0) -> F64:
     vectors = [np.array([part[0].mean(), part[5].mean() * 2 / np.sqrt(3)]) for part in (qrs, t)]
     cosine = vectors[0] @ vectors[1] / max(float(np.prod([np.linalg.norm(v) for v in vectors])), 1e-9)
     values = noise[10, quiet]
-    out[7:] = (
-        np.corrcoef(noise[9, quiet], noise[10, quiet])[0, 1],
+    out[len(TUNED) :] = (
         second_qrs,
         second_t,
         np.sqrt(np.mean(np.diff(beat.rr_s) ** 2)) / max(float(beat.rr_s.std()), 1e-4),

@@ -17,7 +17,7 @@ from simulations.physics.atrial import fibrillation, flutter
 from simulations.physics.beats import Bodies, atrial_beats, atrial_fields, ventricular_beats
 from simulations.physics.cycle import LEAD_STEPS, STEP_MS, Waves
 from simulations.physics.disease import People, WaveformEffects
-from simulations.physics.rhythms import FOCUS, RHYTHMS, SINUS_P, Pace, Rhythm, draw_rhythm
+from simulations.physics.rhythms import FOCUS, SINUS_P, Pace, Rhythm, draw_rhythm
 from simulations.physics.torso import twelve
 from simulations.physics.traits import draw_traits
 
@@ -193,6 +193,3 @@ def _without_p(
         cycle = rhythms[i].flutter_s
         dipoles = flutter(cycle, float(rng.random()), times) if cycle else fibrillation(rng, times)
         out[i] += field @ dipoles
-
-
-assert RHYTHMS[0] == "sinus"

@@ -27,8 +27,12 @@ SPECTRUM = np.array(
         (200.0, 0.0010, 0.00030), (240.0, 0.0004, 0.00015), (500.0, 0.0001, 0.00005),
     ]
 )  # fmt: skip
+_PIECE = 25
+"""Samples between those by which drift is made."""
 REFERENCE_MUSCLE_UV = 5.0
 """``noise.muscle_uv`` at which the spectrum is the fitted one."""
+_BETWEEN_LIMBS, _BESIDE, _CHEST_GAIN = 0.85, 0.17, 1.7
+"""Share of the limbs' mean that is not there; what a chest electrode takes of each neighbour; and its size then."""
 _LIMB_SD, _CHEST_SD, _TOGETHER = 0.45, 0.24, 0.65
 """SD of a record's logarithmic level on limb and chest electrodes, and how they go together."""
 
@@ -51,7 +55,7 @@ def machine_noise(
     density = np.exp([np.interp(log_hz, np.log(SPECTRUM[:, 0]), np.log(SPECTRUM[:, k])) for k in (1, 2)])
     density *= 1 / (1 + (0.5 / np.maximum(hz, 1e-3)) ** 4)
     shape = np.sqrt(np.concatenate([np.repeat(density[:1], 3, 0), np.repeat(density[1:], 6, 0)]) * fs * samples) / 2
-    out = _gaussian(rng, shape, n, samples)
+    out = _neighbours(_gaussian(rng, shape, n, samples))
     out *= (level / 1000).astype(np.float32)[:, :, None]
     out *= _envelope(rng, n, hz, samples, fs)[:, None, :]
     out += _wander(rng, noise, breath_hz, breath_phase, fs, samples)
@@ -68,6 +72,19 @@ def _gaussian(rng: np.random.Generator, shape: F64, n: int, samples: int) -> F32
     draw *= shape.astype(np.float32)
     draw[..., 0] = 0
     return np.asarray(fft.irfft(draw, n=samples, axis=-1, overwrite_x=True).astype(np.float32, copy=False))
+
+
+def _neighbours(electrodes: F32) -> F32:
+    """Let neighbours go together: muscle lies between the limbs, so their mean, which chest leads are measured
+    against, is quiet; a chest electrode shares some with those beside it."""
+    limbs, chest = electrodes[:, :3], electrodes[:, 3:]
+    limbs -= np.float32(_BETWEEN_LIMBS) * limbs.mean(axis=1, keepdims=True)
+    beside = np.zeros_like(chest)
+    beside[:, 1:] += chest[:, :-1]
+    beside[:, :-1] += chest[:, 1:]
+    chest += np.float32(_BESIDE) * beside
+    chest *= np.float32(_CHEST_GAIN / np.sqrt(1 + 2 * _BESIDE**2))
+    return electrodes
 
 
 def _levels(rng: np.random.Generator, n: int, spread: float) -> F64:
@@ -100,15 +117,14 @@ def _wander(
     n = len(breath_hz)
     size = noise.wander_uv / 1000 * np.exp(noise.spread * rng.standard_normal((n, 1, 1)))
     # A drift below 1.5 Hz needs few samples; of twice the time, so that its end does not meet its beginning.
-    coarse = 400
-    hz = fft.rfftfreq(coarse, 2 * samples / fs / coarse)
+    pieces = -(-samples // _PIECE)
+    coarse = 2 * (pieces + 1)
+    hz = fft.rfftfreq(coarse, _PIECE / fs)
     weight = np.where(hz > 0.03, 1 / np.maximum(hz, 0.06) ** 1.3, 0.0) / (1 + (hz / 0.6) ** 4)
     weight *= coarse / (2 * np.sqrt((weight**2).sum()))
-    slow = _gaussian(rng, np.repeat(weight[None], 9, 0), n, coarse)
-    at = np.arange(samples) * (coarse / 2 / samples)
-    first = at.astype(np.int64)
-    share = (at - first).astype(np.float32)
-    drift = slow[..., first] * (1 - share) + slow[..., (first + 1) % coarse] * share
+    slow = _gaussian(rng, np.repeat(weight[None], 9, 0), n, coarse)[..., : pieces + 1]
+    share = (np.arange(_PIECE) / _PIECE).astype(np.float32)
+    drift = (slow[..., :-1, None] + np.diff(slow)[..., None] * share).reshape(n, 9, -1)[..., :samples]
     t = np.arange(samples)[None] / fs
     breath = np.sin(2 * np.pi * breath_hz[:, None] * t + breath_phase[:, None] + 0.6).astype(np.float32)
     drift += (0.35 * rng.standard_normal((n, 9, 1))).astype(np.float32) * breath[:, None, :]

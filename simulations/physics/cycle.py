@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 from scipy.special import ndtr
 
 from simulations.physics.torso import Anatomy, breathing_field, rotation
@@ -27,7 +27,7 @@ EARLY_STEPS, LATE_STEPS, LATE_BIN = 160, 450, 4
 """Length of what comes of activation and of repolarisation, in steps; repolarisation is binned four steps wide."""
 LEAD_STEPS = 15
 """Steps before a beat's beginning with which every wave starts."""
-UPSTROKE_MS = 1.1
+UPSTROKE_MS = 0.7
 """Standard deviation of the rise of a voxel's potential: what is left of it beside the spread of arrivals."""
 
 
@@ -96,10 +96,9 @@ def ventricular_waves(
     lack : array, shape = (n, N): by which share the plateau of a voxel's potential stays below the others'.
     """
     table = sources.tocoo()
-    early = _binned(table, activation_ms / STEP_MS, EARLY_STEPS)
-    flat = _binned(table, activation_ms / STEP_MS, EARLY_STEPS, weight=lack)
+    early, flat = _binned(table, activation_ms / STEP_MS, EARLY_STEPS, lack)
     bins = LATE_STEPS // LATE_BIN
-    late = _binned(table, (activation_ms + duration_ms) / (STEP_MS * LATE_BIN), bins)
+    late, _ = _binned(table, (activation_ms + duration_ms) / (STEP_MS * LATE_BIN), bins)
     rise, plateau = _rise(), _plateau()
     waves = np.matmul(fields, early) @ rise
     rest = np.matmul(fields, flat) @ plateau - _fallen(np.matmul(fields, late), shape)
@@ -109,28 +108,43 @@ def ventricular_waves(
 def atrial_waves(sources: csr_matrix, fields: F32, activation_ms: F32, duration_ms: F64) -> Waves:
     """Return P waves: of activation, and of the atria's own repolarisation, low and the other way."""
     table = sources.tocoo()
-    early = _binned(table, activation_ms / STEP_MS, EARLY_STEPS)
-    late = _binned(table, (activation_ms + duration_ms[:, None]) / (STEP_MS * LATE_BIN), LATE_STEPS // LATE_BIN)
+    early, _ = _binned(table, activation_ms / STEP_MS, EARLY_STEPS)
+    late, _ = _binned(table, (activation_ms + duration_ms[:, None]) / (STEP_MS * LATE_BIN), LATE_STEPS // LATE_BIN)
     slow = RepolarisationShape(np.full(len(fields), 45.0), np.full(len(fields), 30.0))
     waves = np.matmul(fields, early) @ _rise(5.0)
     return Waves(waves.astype(np.float32), (-_fallen(np.matmul(fields, late), slow)).astype(np.float32))
 
 
-def _binned(table: csr_matrix, time: NDArray[np.floating[Any]], bins: int, weight: F32 | None = None) -> F32:
-    """Return the currents of n beats by region and time, shape = (n, 3 R, bins); each is shared by two bins."""
+def _binned(
+    table: coo_matrix, time: NDArray[np.floating[Any]], bins: int, weight: F32 | None = None
+) -> tuple[F32, F32]:
+    """Return the currents of n beats by region and time, shape = (n, 3 R, bins), and the same by a weight of voxels.
+
+    A voxel's current is shared by the two bins beside its time; ``weight`` has shape = (n, N).
+    """
     rows, columns, values = table.row, table.col, table.data
+    count = table.shape[0] * bins
     out = np.empty((len(time), table.shape[0], bins), dtype=np.float32)
+    weighted = np.empty_like(out if weight is not None else out[:0])
     start = rows * bins
     for i, when in enumerate(time):
         at = np.clip(when, 0, bins - 1.001)
         first = at.astype(np.int64)
-        share = (at - first)[columns]
-        current = values if weight is None else values * weight[i][columns]
         place = start + first[columns]
-        flat = np.bincount(place, current * (1 - share), table.shape[0] * bins)
-        flat += np.bincount(place + 1, current * share, table.shape[0] * bins)[: len(flat)]
-        out[i] = flat.reshape(table.shape[0], bins)
-    return out
+        later = values * (at - first)[columns]
+        sooner = values - later
+        out[i] = _summed(place, sooner, later, count).reshape(out.shape[1:])
+        if weight is not None:
+            share = weight[i][columns]
+            weighted[i] = _summed(place, sooner * share, later * share, count).reshape(out.shape[1:])
+    return out, weighted
+
+
+def _summed(place: NDArray[np.int64], sooner: F64, later: F64, count: int) -> F64:
+    """Return the sum of currents in each bin and the one after it; the last of a region never has one after it."""
+    found: F64 = np.bincount(place, sooner, count).astype(np.float64, copy=False)
+    found[1:] += np.bincount(place, later, count)[:-1]
+    return found
 
 
 @lru_cache(maxsize=8)

@@ -20,6 +20,8 @@ from simulations.physics.disease import SHAPE_TRAITS, People
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
+_FARTHEST = 2.2
+"""Standard deviations that a person differs at most in any one way: fits of some eighty beats know no more."""
 HEARTS = Path(__file__).with_name("hearts.json")
 
 MEANINGS: dict[str, tuple[float, float, str]] = {
@@ -118,6 +120,7 @@ def draw_traits(people: People, scatter: float = 1.0) -> Traits:
     """
     given = healthy()
     own = np.concatenate([people.position, people.electrical, people.shape[:, : SHAPE_TRAITS - 2]], axis=1)
+    own = np.clip(own, -_FARTHEST, _FARTHEST)
     decades = (np.clip(people.age, 18, 90) - 50) / 10
     values = given.mean + np.outer(decades, given.decade) + np.outer(people.male, given.male)
     values = values + scatter * own[:, : given.factor.shape[1]].astype(np.float64) @ given.factor.T

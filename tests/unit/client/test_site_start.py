@@ -173,6 +173,21 @@ def test_names_in_another_case_find_the_one_file_they_can_mean(tmp_path):
         assert "2 recording(s) read now" in done.output or "read before" in done.output
 
 
+def test_a_column_that_is_not_what_it_is_called_is_asked_for_and_mixed_orders_are(tmp_path):
+    lines = ["file,patient,ECG date,LVEF"]
+    for i in range(8):
+        write_recording(tmp_path / "ekg" / f"r{i}", 40 + i)
+        lines.append(f"r{i},{i},{'16/04' if i == 3 else f'0{i + 1}/1{i}'}/2020,{'good' if i % 2 else 60}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    done = run("init", "--folder", tmp_path / "ekg", "--table", tmp_path / "t.csv", "--out", tmp_path / "site.yaml")
+    asked = [line for line in done.output.splitlines() if line.startswith("ASK")]
+    assert len(asked) == 2
+    assert "table.columns.lvef: is it 'LVEF'?" in done.output
+    assert "table.day_first" in done.output
+    assert "good" not in done.output
+    assert load_site(tmp_path / "site.yaml").table.columns["recorded_at"] == "ECG date"
+
+
 def test_a_column_of_days_is_no_column_of_names(tmp_path):
     write_recording(tmp_path / "ekg" / "r0", 40)
     write_recording(tmp_path / "ekg" / "r1", 41)
