@@ -96,7 +96,7 @@ def _tried(found: Findings, read: Callable[[], T]) -> T | None:
 
 def _approved(settings: SiteSettings, found: Findings) -> tuple[Path, ...]:
     try:
-        held = in_force(settings.state, settings.federation)
+        held = in_force(settings.state, settings.federation, settings.approvals)
     except EcgFedError:
         return ()  # told with the other approvals
     paths = tuple(study_path(settings.state, sha256) for kind, sha256 in held if kind == "study")

@@ -92,9 +92,12 @@ def approve(
     site_file: SiteFile,
     what: Annotated[str, typer.Argument(metavar="WHAT", help="STUDY.yaml, `code`, `envelope`, or a code's sha256")],
     yes: Annotated[bool, typer.Option("--yes", help="ask nothing")] = False,
+    person: Annotated[str | None, typer.Option(help="who approves, where the site wants named people to")] = None,
+    person_key: Annotated[Path | None, typer.Option("--person-key", help="their key", metavar="FILE")] = None,
 ) -> None:
     """Approve a study, the installed software, or the coordinator's envelope; exit 1 if that was not confirmed."""
     from client.approval.decision import approve as approve_it
+    from client.approval.people import open_key
     from client.operator.group_lines import group_lines
     from client.site.settings import load_site
 
@@ -104,9 +107,32 @@ def approve(
         return yes or typer.prompt(f"type {word} to approve") == word
 
     settings = load_site(site_file)
-    done = approve_it(settings, what, confirmed, lambda study: group_lines(settings, study))
+    who = None
+    if person is not None:
+        key = person_key or Path(f"{person}.key")
+        who = open_key(settings.approvals, person, key, lambda: str(typer.prompt("passphrase", hide_input=True)))
+    done = approve_it(settings, what, confirmed, lambda study: group_lines(settings, study), who)
     typer.echo(done)
     raise SystemExit(0 if done.startswith("approved") else 1)
+
+
+def person(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="as approvals will show it")],
+    out: Annotated[Path | None, typer.Option(help="the key; default: NAME.key", metavar="FILE")] = None,
+) -> None:
+    """Make the key of somebody who approves; print what the site file is to say of them."""
+    import os
+
+    from client.approval.people import PASSPHRASE_VARIABLE, make_key
+
+    file = out or Path(f"{name}.key")
+    given = os.environ.get(PASSPHRASE_VARIABLE) or str(
+        typer.prompt("passphrase", hide_input=True, confirmation_prompt=True)
+    )
+    public = make_key(file, given)
+    typer.echo(
+        f"{file} is {name}'s alone. In the site file:\n\napprovals:\n  needed: 2\n  people:\n    {name}: {public}"
+    )
 
 
 def withdraw(
@@ -253,6 +279,7 @@ def page(
 
 
 COMMANDS = (
-    certificate, identity, rekey, show, approve, withdraw, start, status, pause, resume, stop, releases, lockbox,
+    certificate, identity, person, rekey,
+    show, approve, withdraw, start, status, pause, resume, stop, releases, lockbox,
     audit, budget, page,
 )  # fmt: skip
