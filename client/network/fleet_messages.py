@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from flwr.app import Message, RecordDict
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from client.network.flower_insides import (
     ObjectTree,
@@ -45,7 +46,11 @@ class Head:
     """A message without its content: whose it is, what it answers, and the names of its parts."""
 
     def __init__(self, data: bytes) -> None:
-        self.proto = PullMessagesResponse.FromString(data)
+        try:
+            self.proto = PullMessagesResponse.FromString(data)
+        except DecodeError:
+            # As a damaged disk may leave it in the inbox: it is dropped there, and asked again.
+            raise WireError("not a message") from None
         if len(self.proto.messages_list) != 1 or len(self.proto.message_object_trees) != 1:
             raise WireError("not one message")
         self.message = message_from_proto(self.proto.messages_list[0])
