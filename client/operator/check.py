@@ -26,6 +26,7 @@ from client.cohort.selection import select
 from client.cohort.table import CohortTable, read_cohort_table
 from client.network.reach import check_network
 from client.operator.trial import SAMPLE, try_recordings
+from client.site.at_rest import encryption_of
 from client.site.keys import SiteKeys, load_keys
 from client.site.settings import SiteSettings, load_site, named_paths
 from ecgshared.arrays import Bools
@@ -104,6 +105,7 @@ def check_site(path: Path, studies: tuple[Path, ...] = (), *, offline: bool = Fa
             _fit(settings, table, linked, study, found)
     if recordings is not None and sample > 0:
         _try(settings, recordings, table, linked, sample, found)
+    _at_rest(settings, found)
     if settings.network is not None:
         faults, notes = check_network(settings, offline=offline)
         found.faults += faults
@@ -150,6 +152,17 @@ def _declared(studies: list[Study], found: Findings) -> Declared:
                     f"{other.kind} ({other.allowed}), as which it was read; check this study by itself: --study FILE"
                 )
     return declared
+
+
+def _at_rest(settings: SiteSettings, found: Findings) -> None:
+    """Say whether the state lies on an encrypted volume, and object where the site file wants it to."""
+    volume = encryption_of(settings.state)
+    if settings.retention.encrypted == "required" and volume != "encrypted":
+        found.faults.append(
+            f"{settings.state}: retention.encrypted is `required`, and of its volume the kernel says: {volume}; "
+            "put it on an encrypted one (LUKS)"
+        )
+    found.notes.append(f"at rest: state on a volume of which the kernel says: {volume}")
 
 
 def _keys(settings: SiteSettings, found: Findings) -> SiteKeys:
