@@ -38,7 +38,12 @@ def _site() -> Schema:
 def _scenario() -> Schema:
     from simulations.patients.scenario import Scenario
 
-    return Scenario.model_json_schema()
+    made: Schema = Scenario.model_json_schema()
+    # What another scenario says need not be said again.
+    needed = [key for key in made["required"] if key not in ("name", "purpose")]
+    made["required"] = ["name", "purpose"]
+    made["anyOf"] = [{"required": ["like"]}, {"required": needed}]
+    return made
 
 
 def _study() -> Schema:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from difflib import get_close_matches
 from importlib.metadata import entry_points, version
+from pathlib import Path
 from typing import get_type_hints
 
 import click
@@ -19,6 +21,7 @@ from typer.models import ArgumentInfo
 from ecgshared.errors import EcgFedError
 
 GROUP = "ecgfed.commands"
+TRACEBACK_VARIABLE = "ECGFED_TRACEBACK"
 
 _CLICK = tuple(int(part) for part in version("click").split(".")[:2])
 
@@ -113,7 +116,11 @@ def completion(shell: str) -> None:
 
 
 def main() -> None:
-    """Run the command; an :class:`EcgFedError` is printed as text and ends with status 2, never a traceback."""
+    """Run the command; an :class:`EcgFedError` is printed as text and ends with status 2, never a traceback.
+
+    Status: 0 done; 1 not so (not running, not approved, not done); 2 a fault that the user can mend; 70 a fault of the
+    software; 130 interrupted.
+    """
     # Idle threads of a tensor library spin by default, which on a machine shared with others costs five times the
     # time of the work itself (measured: 433 against 80 ms a training step). Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -122,9 +129,28 @@ def main() -> None:
     except EcgFedError as error:
         click.echo(f"ecgfed: {error}", err=True)
         sys.exit(2)
+    except BrokenPipeError:
+        # Who read the output went away (`| head`); what is left of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"ecgfed: {where}{error.strerror or type(error).__name__}", err=True)
+        sys.exit(2)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        # A traceback may show what stands in a table; who wants it says so.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        click.echo(
+            f"ecgfed: a fault of this software: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}\n"
+            f"  to do:   report it; {TRACEBACK_VARIABLE}=1 before the command shows where it came from",
+            err=True,
+        )
+        sys.exit(70)

@@ -37,6 +37,7 @@ def main(grid: Grid, context: Context) -> None:
         tell=folder.tell,
         stopped=folder.stop_asked,
         site_of=home.site_of,
+        revoked=home.is_revoked,
     )
     try:
         run_study(grid, folder, lambda step, done, total, text: folder.tell_progress(step, done, total, text), policy)

@@ -20,15 +20,45 @@ app.command()(make)
 @app.command()
 def realism(
     ptbxl: Annotated[Path, typer.Option(help="folder of PTB-XL: ptbxl_database.csv and records500")],
+    scenario: Annotated[str, typer.Option(help="normals, or normals_activation")] = "normals",
     records: Annotated[int | None, typer.Option(min=40, help="only the first so many NORM records")] = None,
     copies: Annotated[int, typer.Option(min=1, help="made ECGs for each real one")] = 2,
     delineated: Annotated[int, typer.Option(min=0, help="recordings of each kind put to NeuroKit2")] = 100,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    picture: Annotated[
+        Path | None, typer.Option(help="draw six made sheets beside six real ones here; it then holds real ECGs")
+    ] = None,
 ) -> None:
-    """Compare made ECGs with PTB-XL's normal ones: a distance for each feature, beside two floors."""
+    """Compare made ECGs with PTB-XL's normal ones: distances, single features that tell them apart, and two judges.
+
+    Hearts of normals_activation were fitted to patients with even numbers: they are judged on those with odd ones.
+    """
     from simulations.judging.realism import compare
 
-    compare(ptbxl, records=records, copies=copies, delineated=delineated, seed=seed)
+    compare(
+        ptbxl,
+        scenario=scenario,
+        records=records,
+        copies=copies,
+        delineated=delineated,
+        seed=seed,
+        picture=picture,
+    )
+
+
+@app.command()
+def sheet(
+    out: Annotated[Path, typer.Option(help="PNG or SVG to draw")],
+    obstacles: Annotated[
+        str, typer.Option(help="shares of cells that obstacles block, 0 to 0.45, divided by commas")
+    ] = "0,0.1,0.2,0.3,0.4",
+    seeds: Annotated[int, typer.Option(min=1, help="sheets of each share")] = 8,
+) -> None:
+    """Draw what obstacles do to a front that crosses a sheet of muscle, and to the end of the signal of a lead."""
+    from simulations.judging.mechanism import draw_mechanism
+
+    for line in draw_mechanism(out, tuple(float(part) for part in obstacles.split(",")), seeds):
+        typer.echo(line)
 
 
 @app.command()

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from client.approval.people import Person, is_signed
 from client.site.lived import retired_studies
 from client.site.logs import from_its_start
-from client.site.settings import FEDERATION
+from client.site.settings import FEDERATION, ApprovalsPolicy
 from ecgshared.errors import ConfigError, PrivacyError
 from ecgshared.service.files import private_folder, write_atomically
 from ecgshared.study.study import Study, load_study
 
 Kind = Literal["study", "code", "envelope"]
 FILE = "approvals.jsonl"
+ANYBODY = ApprovalsPolicy()
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 
@@ -45,8 +47,10 @@ def approvals_file(state: Path, federation: str = FEDERATION) -> Path:
     return state / (FILE if federation == FEDERATION else f"approvals-{federation}.jsonl")
 
 
-def in_force(state: Path, federation: str = FEDERATION) -> dict[tuple[str, str], Approval]:
-    """Return the approvals in force by (kind, sha256).
+def in_force(
+    state: Path, federation: str = FEDERATION, policy: ApprovalsPolicy = ANYBODY
+) -> dict[tuple[str, str], Approval]:
+    """Return the approvals in force by (kind, sha256); where named people are needed, those that enough have signed.
 
     Raises
     ------
@@ -62,6 +66,7 @@ def in_force(state: Path, federation: str = FEDERATION) -> dict[tuple[str, str],
     except OSError as error:
         raise ConfigError(f"the approvals cannot be read ({type(error).__name__})", where=path) from None
     found: dict[tuple[str, str], Approval] = {}
+    by: dict[tuple[str, str], set[str]] = {}
     over = retired_studies(state)
     for number, entry in enumerate(lines, start=1):
         try:
@@ -78,15 +83,41 @@ def in_force(state: Path, federation: str = FEDERATION) -> dict[tuple[str, str],
         key = (approval.kind, approval.sha256)
         if withdrawn or (approval.kind == "study" and approval.sha256 in over):
             found.pop(key, None)
-        else:
+            by.pop(key, None)
+        elif not policy.needed:
             found[key] = approval
+        elif is_signed(policy, entry, federation):
+            # By key: one person under two names is one.
+            by.setdefault(key, set()).add(policy.people[approval.by])
+            if len(by[key]) >= policy.needed:
+                found[key] = approval
     return found
 
 
+def signers(state: Path, federation: str, policy: ApprovalsPolicy, kind: Kind, sha256: str) -> list[str]:
+    """Return who has signed an approval that stands, whether or not they are enough."""
+    names: list[str] = []
+    for entry in from_its_start(approvals_file(state, federation)).lines():
+        if (entry.get("kind"), entry.get("sha256")) != (kind, sha256):
+            continue
+        if entry.get("withdrawn"):
+            names = []
+        elif is_signed(policy, entry, federation) and entry["by"] not in names:
+            names.append(str(entry["by"]))
+    return names
+
+
 def record(
-    state: Path, kind: Kind, sha256: str, what: str, *, withdrawn: bool = False, federation: str = FEDERATION
+    state: Path,
+    kind: Kind,
+    sha256: str,
+    what: str,
+    *,
+    withdrawn: bool = False,
+    federation: str = FEDERATION,
+    person: Person | None = None,
 ) -> None:
-    """Write down an approval, or its withdrawal, and wait until it is on the disk."""
+    """Write down an approval, by a named person or by the machine's user, or its withdrawal, and wait for the disk."""
     line: dict[str, Any] = {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "kind": kind,
@@ -94,6 +125,8 @@ def record(
         "by": _user(),
         "what": what,
     }
+    if person is not None:
+        line = person.sign(line | {"federation": federation})
     try:
         from_its_start(approvals_file(state, federation)).append([line | ({"withdrawn": True} if withdrawn else {})])
     except PrivacyError as error:
@@ -105,7 +138,7 @@ def study_path(state: Path, sha256: str) -> Path:
     return state / "studies" / f"{sha256}.yaml"
 
 
-def approve_study(state: Path, path: Path, *, federation: str = FEDERATION) -> Study:
+def approve_study(state: Path, path: Path, *, federation: str = FEDERATION, person: Person | None = None) -> Study:
     """Keep the site's own copy of a study, then record its approval; return the study of that copy."""
     study = load_study(path)
     if study.sha256 in retired_studies(state):
@@ -118,7 +151,7 @@ def approve_study(state: Path, path: Path, *, federation: str = FEDERATION) -> S
     kept = study_path(state, study.sha256)
     private_folder(kept.parent)
     write_atomically(kept, path.read_bytes(), private=True)
-    record(state, "study", load_copy(state, study.sha256).sha256, study.name, federation=federation)
+    record(state, "study", load_copy(state, study.sha256).sha256, study.name, federation=federation, person=person)
     return study
 
 

@@ -41,7 +41,7 @@ def readable_studies(settings: SiteSettings) -> list[Study]:
 def require_approved(settings: SiteSettings, kind: str, sha256: str) -> None:
     """Raise :class:`Refused` unless an approval of this kind and hash is in force; a damaged file approves nothing."""
     try:
-        if (kind, sha256) in in_force(settings.state, settings.federation):
+        if (kind, sha256) in in_force(settings.state, settings.federation, settings.approvals):
             return
     except ConfigError:
         pass  # `ecgfed site check` names the line

@@ -85,7 +85,7 @@ def _approval(settings: SiteSettings, study: Study) -> str:
     if settings.network is None:
         return "the site file has no `network:` section; `studies:` there are its approvals"
     try:
-        found = in_force(settings.state, settings.federation).get(("study", study.sha256))
+        found = in_force(settings.state, settings.federation, settings.approvals).get(("study", study.sha256))
     except ConfigError as error:
         return f"nothing is approved: {error.what}"
     return "not approved" if found is None else f"approved on {found.at} by {found.by}"
@@ -204,7 +204,9 @@ def _renamed(settings: SiteSettings, study: Study) -> list[str]:
     """Warn of approved studies that ask the same under another name, seed or description."""
     lines = []
     try:
-        approved = [key[1] for key in in_force(settings.state, settings.federation) if key[0] == "study"]
+        approved = [
+            key[1] for key in in_force(settings.state, settings.federation, settings.approvals) if key[0] == "study"
+        ]
         others = [load_copy(settings.state, sha256) for sha256 in approved if sha256 != study.sha256]
     except ConfigError:
         return []  # told under `here`

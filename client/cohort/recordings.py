@@ -156,12 +156,16 @@ def named(
         if not name:
             continue
         ending = next((end for end in endings if name.endswith(end)), "")
-        if (not ending and len(endings) > 1) or name.startswith(ANYWHERE):
+        if (not ending and len(endings) > 1) or name.startswith(ANYWHERE) or _another_case(name, ending, endings):
             return None
         ending, path = (ending, name) if ending else (next(iter(endings)), name + next(iter(endings)))
         if any(_fits(tuple(path.split("/")), parts) for parts in endings[ending]):
             file[row] = index.setdefault(path, len(index))
     return Recordings(config.folder, tuple(index), described), Matches(file, ())
+
+
+def _another_case(name: str, ending: str, endings: Iterable[str]) -> bool:
+    return not ending and name.lower().endswith(tuple(end.lower() for end in endings))
 
 
 def _exams_of(folder: Path, path: str, described: DescribedConfig | None) -> Iterator[str]:
@@ -184,7 +188,8 @@ def _file_of(path: str) -> str:
 
 
 def match(recordings: Recordings, wanted: Sequence[str]) -> Matches:
-    """Find each row's file: by its path, or by its path without the ending where only one file has it.
+    """Find each row's file: by its path, or by its path without the ending where only one file has it; in another case
+    than the row's where only one file has it at all.
 
     A name behind ``**/`` is looked for in every folder, and found where only one has it.
     """
@@ -201,8 +206,26 @@ def match(recordings: Recordings, wanted: Sequence[str]) -> Matches:
             found[name] = whole.get(last, -1 if last in shared else stems.get(last, -1))
             if last in shared or (last not in whole and last in shared_stems):
                 unclear.add(name)
+    _in_another_case(
+        found, [name for name, index in found.items() if name and index < 0 and name not in unclear], exact
+    )
     file = np.fromiter((found[name] for name in wanted), dtype=np.int64, count=len(wanted))
     return Matches(file, tuple(sorted(unclear)))
+
+
+def _in_another_case(found: dict[str, int], lost: Iterable[str], exact: dict[str, int]) -> None:
+    """Find names that no file has, but only one has in another case: many disks and exports do not keep it."""
+    known: dict[bool, tuple[dict[str, int], dict[str, int]]] = {}
+    for name in lost:
+        anywhere = name.startswith(ANYWHERE)
+        if anywhere not in known:
+            paths = [(path.rpartition("/")[2] if anywhere else path, index) for path, index in exact.items()]
+            whole, _ = _unique((path.casefold(), index) for path, index in paths)
+            stems, _ = _unique((_without_ending(path).casefold(), index) for path, index in paths)
+            known[anywhere] = whole, stems
+        whole, stems = known[anywhere]
+        key = name.removeprefix(ANYWHERE).casefold()
+        found[name] = whole.get(key, stems.get(key, -1))
 
 
 def _without_ending(path: str) -> str:

@@ -52,7 +52,10 @@ class Questions:
                         allowed="the artefact of a step as it was",
                     )
             new = [name for name in sent if name not in held]
-            return [{"kind": "artefact", "study": study, "run": run, "name": n, "sha256": sent[n]} for n in new]
+            at = now()
+            return [
+                {"kind": "artefact", "at": at, "study": study, "run": run, "name": n, "sha256": sent[n]} for n in new
+            ]
 
         self._append(made)
 

@@ -19,7 +19,7 @@ from client.cache.signals import SignalCache, opened
 from client.cohort.agreement import compare, one_signal_for_several
 from client.cohort.link import LinkedRows, link
 from client.cohort.notices import lines_to_look_at
-from client.cohort.recordings import match, named, walk
+from client.cohort.recordings import Recordings, match, named, walk
 from client.cohort.selection import select
 from client.cohort.table import CohortTable, usable_table
 from client.ingest.comparison import Sized, outliers, summary
@@ -38,6 +38,9 @@ CHUNK_BATCHES = 32
 
 REASONS = 10
 """Of each outcome that leaves files out, so many reasons are told."""
+
+SAMPLED = 50
+"""So many of the files that rows name are looked for before a listing of the folder is left out."""
 
 
 @dataclass
@@ -83,6 +86,8 @@ def ingest_site(
     private_folder(settings.state)
     keys, table = load_keys(settings), usable_table(settings)
     unlisted = named(settings.records, table.file, settings.described)
+    if unlisted is not None and not _mostly_there(unlisted[0]):
+        unlisted = None  # the table may write names in another case: only a listing can tell
     linked = link(settings, table, keys, unlisted=unlisted)
     done = Ingested(doubts=lines_to_look_at(table, linked))
     # Studies that see the recordings the same way share a cache: a recording both need is read once.
@@ -116,6 +121,12 @@ def ingest_site(
         done.outcomes = {str(outcome): int(files or 0) for outcome, files in ledger.counts("outcome")}
         done.report = str(write_report(settings, ledger))
     return done
+
+
+def _mostly_there(recordings: Recordings) -> bool:
+    """Tell by a sample whether the files that rows name are on the disk."""
+    few = range(0, len(recordings.paths), max(1, len(recordings.paths) // SAMPLED))
+    return 2 * sum(recordings.full(index).is_file() for index in few) >= len(few)
 
 
 class _There(NamedTuple):

@@ -26,11 +26,11 @@ class Gate:
 
     Attributes
     ----------
-    code : sha256 of the installed code when the daemon started.
+    version : of the installed software. code : its sha256 when the daemon started.
     """
 
     def __init__(self, settings: SiteSettings, version: str) -> None:
-        self._settings, self._version = settings, version
+        self._settings, self.version = settings, version
         self._runs: dict[int, str] = {}
         self.code = code_sha256()
 
@@ -65,4 +65,4 @@ class Gate:
             require_approved(self._settings, "study", str(study_hash))
         except Refused:
             study_hash = ""
-        return hello_records(self._settings.site, study_hash, self._version)
+        return hello_records(self._settings.site, study_hash, self.version)

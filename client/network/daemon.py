@@ -36,16 +36,35 @@ from client.network.journal import Journal
 from client.network.renewal import Renewal
 from client.network.session import Session, next_session, note_shown, place_of
 from client.network.site_watch import SiteWatch
-from client.network.status import StatusFile, is_paused, remember_node, remembered_node
+from client.network.status import StatusFile, is_paused, remember_node, remembered_node, room_below
 from client.site.current import SiteFile
 from client.site.settings import SiteSettings
 from ecgshared.errors import EcgFedError, RefusalCode, Refused
 from ecgshared.service.files import now
 from ecgshared.wire.bytes import MESSAGE_TYPE_HELLO, WireError
 
+_TURN_SECONDS, _LOOK_SECONDS = 0.25, 0.5
 _POLL_ACTIVE, _POLL_IDLE, _ACTIVE_SECONDS = 0.1, 1.0, 60.0
 _GRACE_SECONDS = 20.0
+_BEATS_AT_REST = 3
 _SKEW_TOLD = 30.0
+
+
+class _Polling(threading.Thread):
+    """One poll; a thread that is given up when the daemon ends."""
+
+    def __init__(self, link: FleetLink) -> None:
+        super().__init__(name="poll", daemon=True)
+        self._link = link
+        self.head: bytes | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Ask."""
+        try:
+            self.head = self._link.pull()
+        except BaseException as error:
+            self.error = error
 
 
 class Daemon:
@@ -69,7 +88,8 @@ class Daemon:
         self._gate = Gate(settings, version)
         self._stop = threading.Event()
         self._troubles = 0
-        self._last_message = 0.0
+        self._last_message = self._look_due = 0.0
+        self._room = ""
         self._status = StatusFile(self._state)
         self._watch = SiteWatch(SiteFile(site_file, settings), journal, self._status)
         self._renewal = Renewal(self._link, journal, self._status)
@@ -129,6 +149,7 @@ class Daemon:
             from client.network.metrics import SiteMetrics
 
             self._metrics = self._answering.metrics = SiteMetrics(self._network.metrics_port)
+            self._metrics.build(self._gate.version, self._gate.code)
         self._tell_certificate()
 
     def _tell_certificate(self) -> None:
@@ -152,17 +173,35 @@ class Daemon:
                 while pending and not self._stop.is_set():
                     self._take(pending[0])
                     pending.popleft()
-                head = self._link.pull()
-                self._well()
+                head = self._pull()
+                if not self._stop.is_set():
+                    self._well()
                 if head is not None:
                     self._last_message = time.monotonic()
                     self._receive(head, pending)
                     continue
-                active = time.monotonic() - max(self._last_message, self._answering.last) < _ACTIVE_SECONDS
-                seconds = _POLL_ACTIVE if active else _POLL_IDLE
+                seconds = _POLL_ACTIVE if self._active else _POLL_IDLE
             except LinkError as error:
                 seconds = self._trouble(error)
             self._stop.wait(seconds)
+
+    @property
+    def _active(self) -> bool:
+        """Whether anything was asked or answered lately, or is being answered."""
+        lately = time.monotonic() - max(self._last_message, self._answering.last) < _ACTIVE_SECONDS
+        return lately or self._status.get("work") is not None
+
+    def _pull(self) -> bytes | None:
+        """Poll; a coordinator holds the call where it has nothing, and that must not keep this daemon from ending."""
+        polling = _Polling(self._link)
+        polling.start()
+        while polling.is_alive() and not self._stop.is_set():
+            polling.join(_TURN_SECONDS)
+            self._look_around()
+        polling.join(_TURN_SECONDS)
+        if polling.error is not None:
+            raise polling.error
+        return polling.head
 
     def _connect(self) -> None:
         self._open_session()
@@ -190,26 +229,43 @@ class Daemon:
     def _well(self) -> None:
         """The coordinator answered."""
         self._troubles = 0
-        self._take_up_certificate()
-        self._watch.look()
         with suppress(Refused):  # a site file that cannot be used is told by the watch
             self._renewal.look(self._watch.require())
+        self._look_around()
         if self._status.get("connected_since") is None:
             self._status.set(connected_since=now())
             self._journal.tell("connected", "the coordinator answers again")
-        paused, skew = is_paused(self._state), self._link.skew_seconds
-        if paused != bool(self._status.get("paused")):
-            self._journal.tell("paused", "paused: questions are refused" if paused else "goes on", paused=paused)
-        self._status.set(paused=paused, last_error=None, clock_skew_seconds=None if skew is None else round(skew))
+        skew = self._link.skew_seconds
+        self._status.set(last_error=None, clock_skew_seconds=None if skew is None else round(skew))
         if skew is not None and abs(skew) > _SKEW_TOLD and not self._status.get("skew_told"):
             self._status.set(skew_told=True)
             text = f"this machine's clock differs from the coordinator's by {skew:.0f} s; beyond 300 s nothing works"
             self._journal.tell("clock-skew", text, warn=True, skew_seconds=round(skew, 1))
-        if self._health is not None:
-            self._health.set(True)
         if self._metrics is not None:
             self._metrics.connected(True)
+
+    def _look_around(self) -> None:
+        """Notice what changed on this machine: certificates, the site file, the operator's pause, room on the disk."""
+        if time.monotonic() < self._look_due:
+            return
+        self._look_due = time.monotonic() + _LOOK_SECONDS
+        self._take_up_certificate()
+        self._watch.look()
+        paused = is_paused(self._state)
+        if paused != bool(self._status.get("paused")):
+            self._journal.tell("paused", "paused: questions are refused" if paused else "goes on", paused=paused)
+        self._status.set(paused=paused)
+        if self._metrics is not None:
             self._metrics.paused(paused)
+        room = room_below(self._state)
+        if room.trouble != self._room:
+            self._room = room.trouble
+            self._journal.tell("disk", room.trouble or "there is room on the disk again", warn=bool(room.trouble))
+        self._status.set(disk_trouble=room.trouble or None)
+        if self._health is not None:
+            self._health.set(self._status.get("connected_since") is not None and not room.trouble)
+        if self._metrics is not None:
+            self._metrics.disk(room.free_bytes)
 
     def _take_up_certificate(self) -> None:
         """Go on with a certificate that was put in the place of this one's, by whomever."""
@@ -314,13 +370,15 @@ class Daemon:
 
     def _beat(self) -> None:
         usual = 0.8 * self._network.heartbeat_seconds
-        seconds = usual
+        seconds, beat = usual, 0
         while not self._stop.wait(seconds):
-            seconds = usual
-            if self._link.node_id is None:
+            seconds, beat = usual, beat + 1
+            # At rest a third of them: a hundred sites' are what the coordinator is kept busy with.
+            beats = 1 if self._active else _BEATS_AT_REST
+            if self._link.node_id is None or beat % beats:
                 continue
             try:
-                self._link.heartbeat()
+                self._link.heartbeat(beats)
             except (NotAdmitted, StateForked):
                 self._link.node_id = None
             except LinkError:

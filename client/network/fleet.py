@@ -59,6 +59,8 @@ from ecgshared.wire.bytes import WireError
 
 _TIMEOUT = httpx.Timeout(15.0, write=60.0)
 """Seconds without a byte. A partition that swallows packets is noticed after the first of them."""
+_POLL_SECONDS = 30.0
+"""The same for a poll, which the coordinator holds for 20 where it has nothing."""
 _PULL_SECONDS = 600.0
 _MOVERS = 2
 _KEY_HEADER, _SESSION_HEADER = "flwr-public-key", "ecgfed-session"
@@ -154,6 +156,8 @@ class FleetLink:
     def _sign_in(self, request: httpx.Request) -> None:
         if self.session:
             request.headers[_SESSION_HEADER] = self.session
+        if request.url.path.endswith("/pull-messages"):
+            request.extensions["timeout"] = {**request.extensions["timeout"], "read": _POLL_SECONDS}
 
     def activate(self, remembered: int | None) -> int:
         """Tell the coordinator that this site is there; return the node's id.
@@ -177,9 +181,9 @@ class FleetLink:
                 raise refused from None
         return self.node_id
 
-    def heartbeat(self) -> None:
-        """Say that this site is alive."""
-        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=self._heartbeat_seconds)
+    def heartbeat(self, beats: int = 1) -> None:
+        """Say that this site is alive, and will say so again ``beats`` heartbeats from now."""
+        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=beats * self._heartbeat_seconds)
         if not self._call(self._client.SendNodeHeartbeat, request).success:
             raise NotAdmitted("the coordinator does not know this site any more")
 
@@ -192,7 +196,10 @@ class FleetLink:
         self.node_id = None
 
     def pull(self) -> bytes | None:
-        """Return the head of the next message, its content still at the coordinator, or None where none waits."""
+        """Return the head of the next message, its content still at the coordinator, or None where none waits.
+
+        The coordinator holds the call a while where there is none.
+        """
         response = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
         return response.SerializeToString() if response.messages_list else None
 

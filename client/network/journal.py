@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 from ecgshared.service.files import now, private_folder
-from ecgshared.service.logs import clean, json_log
+from ecgshared.service.logs import json_log
 
 
 class Journal:
@@ -24,9 +23,8 @@ class Journal:
 
     def tell(self, event: str, text: str, *, warn: bool = False, **fields: object) -> None:
         """Say that something happened: ``text`` for people, ``event`` and ``fields`` for machines."""
-        (self._log.warning if warn else self._log.info)(event, **fields)
-        level = "warning" if warn else "info"
-        line = json.dumps({"at": now(), "level": level, **clean(event, fields)}) if self._as_json else f"{now()} {text}"
+        written = (self._log.warning if warn else self._log.info)(event, **fields)
+        line = written if self._as_json else f"{now()} {text}"
         try:
             print(line, flush=True)
         except (OSError, ValueError):

@@ -53,7 +53,12 @@ class SiteMetrics:
         )
         self._connected = Gauge("ecgfed_site_connected", "1 while the coordinator answers.", registry=registry)
         self._paused = Gauge("ecgfed_site_paused", "1 while the operator has paused the site.", registry=registry)
-        self._last = Gauge("ecgfed_site_last_answer_timestamp_seconds", "Time of the last answer.", registry=registry)
+        self._disk = Gauge("ecgfed_site_disk_free_bytes", "Room left for the site's state.", registry=registry)
+        self._build = Gauge(
+            "ecgfed_site_build_info", "1; version and code of the software.", ["version", "code"], registry=registry
+        )
+        self._registry = registry
+        self._last: Gauge | None = None
         self._certificate = Gauge(
             "ecgfed_site_certificate_not_after_timestamp_seconds",
             "Time at which the site's certificate expires.",
@@ -78,6 +83,11 @@ class SiteMetrics:
         """Count an answer: how long it took to compute, and how many bytes left."""
         self._answers.labels(_label(stage), _label(phase)).observe(seconds)
         self._bytes.labels(_label(stage), _label(phase)).inc(bytes_out)
+        if self._last is None:
+            # Not before there is an answer: 0 would be one in 1970.
+            self._last = Gauge(
+                "ecgfed_site_last_answer_timestamp_seconds", "Time of the last answer.", registry=self._registry
+            )
         self._last.set(time.time())
 
     def refused(self, code: str) -> None:
@@ -87,6 +97,14 @@ class SiteMetrics:
     def connected(self, connected: bool) -> None:
         """Say whether the coordinator answers."""
         self._connected.set(connected)
+
+    def disk(self, free_bytes: int) -> None:
+        """Say how much room is left for the site's state."""
+        self._disk.set(free_bytes)
+
+    def build(self, version: str, code: str) -> None:
+        """Say which software this is."""
+        self._build.labels(_label(version), code[:12]).set(1)
 
     def paused(self, paused: bool) -> None:
         """Say whether the operator has paused the site."""

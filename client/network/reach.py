@@ -52,7 +52,7 @@ def _certificate(settings: SiteSettings, faults: list[str], notes: list[str]) ->
 
 
 def _policy(settings: SiteSettings, faults: list[str], notes: list[str]) -> None:
-    held, code = in_force(settings.state, settings.federation), code_sha256()
+    held, code = in_force(settings.state, settings.federation, settings.approvals), code_sha256()
     for kind, sha256 in (("code", code), ("envelope", network_of(settings).envelope)):
         if (kind, sha256) in held:
             notes.append(f"approved {kind}: {sha256[:12]}")

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,32 @@ from ecgshared.errors import RunError
 from ecgshared.service.files import now, private_folder, write_atomically
 
 _STATUS, _LOCK, _PAUSED, _NODE = "status.json", "daemon.lock", "paused", "node.json"
+
+
+LEAST_ROOM_MB = 64
+"""Below it a message, an answer or the ledger may not find room."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is free for a site's state, and what is wrong with it, in words; "" where nothing is."""
+
+    free_bytes: int
+    trouble: str
+
+
+def room_below(state: Path) -> Room:
+    """Look at the disk of a site's state."""
+    try:
+        found = os.statvfs(state)
+    except OSError as error:
+        return Room(0, f"the folder of state cannot be read ({error.strerror})")
+    free = found.f_bavail * found.f_frsize
+    if found.f_flag & os.ST_RDONLY or not os.access(state, os.W_OK):
+        return Room(free, "the folder of state is read-only: nothing can be answered")
+    if free < LEAST_ROOM_MB << 20:
+        return Room(free, f"the disk is full ({free >> 20} MiB free): questions are refused until there is room")
+    return Room(free, "")
 
 
 class StatusFile:
@@ -100,14 +127,14 @@ def read_status(state: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def describe(pid: int | None, found: dict[str, Any]) -> list[str]:
-    """Return a daemon's status in plain words."""
+def describe(pid: int | None, found: dict[str, Any], room: Room | None = None) -> list[str]:
+    """Return a daemon's status in plain words; of a full disk ``room`` knows, where the daemon can write no more."""
+    full = [f"DISK: {room.trouble}"] if room is not None and room.trouble else []
     if pid is None:
         ended = found.get("stopped")
-        return [f"not running; it ended at {ended}" if ended else "not running"] + (
-            [f"last trouble: {found['last_error']}"] if found.get("last_error") else []
-        )
-    lines = [f"running since {found.get('started', '?')}, process {pid}"]
+        trouble = [f"last trouble: {found['last_error']}"] if found.get("last_error") else []
+        return [f"not running; it ended at {ended}" if ended else "not running", *full, *trouble]
+    lines = [*full, f"running since {found.get('started', '?')}, process {pid}"]
     if found.get("connected_since"):
         lines.append(f"connected since {found['connected_since']}")
     else:

@@ -5,9 +5,7 @@ What this finds holds patients' values: it goes to the operator's terminal and n
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,48 +14,25 @@ from numpy.typing import NDArray
 
 from client.approval.register import in_force, study_path
 from client.cohort.agreement import compare
-from client.cohort.declared import known_cells, strangers, unmapped
+from client.cohort.declared import strangers
 from client.cohort.identities import Near, is_damaged, may_have_been
 from client.cohort.link import LinkedRows, inspect
 from client.cohort.notices import unmatched_opt_outs
 from client.cohort.optout import read_opt_outs
 from client.cohort.recordings import Matches, Recordings, find_recordings
-from client.cohort.selection import select
 from client.cohort.table import CohortTable, read_cohort_table
 from client.network.reach import check_network
+from client.operator.check_study import Findings, declared_by, fit
 from client.operator.trial import SAMPLE, try_recordings
 from client.site.at_rest import encryption_of
 from client.site.keys import SiteKeys, load_keys
 from client.site.settings import SiteSettings, load_site, named_paths
-from ecgshared.arrays import Bools
-from ecgshared.ecg.preprocess import fingerprint
 from ecgshared.errors import EcgFedError
 from ecgshared.service.files import private_folder
-from ecgshared.study.dates import first_later
-from ecgshared.study.deaths import assumed_first_day
-from ecgshared.study.declared import Declared, DeclaredColumn, with_absent
-from ecgshared.study.endpoints import (
-    BUILT_IN_LABELS,
-    BinaryEndpoint,
-    ContinuousEndpoint,
-    Endpoint,
-    TimeToEventEndpoint,
-    label_cells,
-)
-from ecgshared.study.populations import members
 from ecgshared.study.study import Study, load_study
 
 _SHOWN = 10
 T = TypeVar("T")
-
-
-@dataclass
-class Findings:
-    """``faults`` stand in the way, ``doubts`` are to be looked at, ``notes`` tell what is there."""
-
-    faults: list[str] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def check_site(path: Path, studies: tuple[Path, ...] = (), *, offline: bool = False, sample: int = SAMPLE) -> Findings:
@@ -79,7 +54,7 @@ def check_site(path: Path, studies: tuple[Path, ...] = (), *, offline: bool = Fa
     held = settings.studies if settings.network is None else _approved(settings, found)
     known = [study for name in studies or held if (study := _study(name, settings, found))]
     recordings = _tried(found, lambda: find_recordings(settings.records, settings.described))
-    declared = _declared(known, found)
+    declared = declared_by(known, found)
     table = _tried(found, lambda: read_cohort_table(settings, declared))
     opt_outs = _tried(found, lambda: read_opt_outs(settings))
     if opt_outs is None:
@@ -102,7 +77,7 @@ def check_site(path: Path, studies: tuple[Path, ...] = (), *, offline: bool = Fa
         _describe(table, linked, found, listed=recordings is not None)
         _who_opted_out(settings, table, linked, found)
         for study in known:
-            _fit(settings, table, linked, study, found)
+            fit(settings, table, linked, study, found)
     if recordings is not None and sample > 0:
         _try(settings, recordings, table, linked, sample, found)
     _at_rest(settings, found)
@@ -123,7 +98,7 @@ def _tried(found: Findings, read: Callable[[], T]) -> T | None:
 
 def _approved(settings: SiteSettings, found: Findings) -> tuple[Path, ...]:
     try:
-        held = in_force(settings.state, settings.federation)
+        held = in_force(settings.state, settings.federation, settings.approvals)
     except EcgFedError:
         return ()  # told with the other approvals
     paths = tuple(study_path(settings.state, sha256) for kind, sha256 in held if kind == "study")
@@ -138,20 +113,6 @@ def _study(path: Path, settings: SiteSettings, found: Findings) -> Study | None:
     if study is not None and settings.site not in study.sites.all:
         found.faults.append(f"{path}: does not name the site {settings.site!r}; its sites: {study.sites.all}")
     return study
-
-
-def _declared(studies: list[Study], found: Findings) -> Declared:
-    """Return the columns that the studies declare; where two declare one otherwise, the first counts."""
-    declared: dict[str, DeclaredColumn] = {}
-    for study in studies:
-        for name, column in study.columns.items():
-            other = declared.setdefault(name, column)
-            if other.model_copy(update={"label": None}) != column.model_copy(update={"label": None}):
-                found.doubts.append(
-                    f"study {study.name}: declares {name} as a {column.kind} ({column.allowed}), another study as a "
-                    f"{other.kind} ({other.allowed}), as which it was read; check this study by itself: --study FILE"
-                )
-    return declared
 
 
 def _at_rest(settings: SiteSettings, found: Findings) -> None:
@@ -316,75 +277,3 @@ def _try(
         matched = np.flatnonzero(linked.file >= 0)[::-1]
         row[linked.file[matched]] = matched  # backwards, so that the first of several rows stays
         found.doubts += compare(table, row[tried.file], tried.age, tried.sex).lines(table)
-
-
-def _cells(table: CohortTable, linked: LinkedRows, study: Study, endpoint: Endpoint) -> NDArray[np.float32]:
-    columns = dict(table.columns)
-    if not columns:
-        return np.full(len(table), np.nan, dtype=np.float32)
-    if "ecg_vt" in columns and "recorded_at" in columns:
-        columns["ecg_vt_date"] = first_later(columns["recorded_at"], columns["ecg_vt"], linked.unit)
-    return label_cells(
-        columns,
-        endpoint,
-        censoring=study.censoring,
-        censor_at_defibrillator=study.censor_at_defibrillator,
-        declared=study.columns,
-    )
-
-
-def _assumed(table: CohortTable, usable: Bools, study: Study, found: Findings) -> None:
-    """Tell how many deaths count as sudden on dates alone, where a label hangs on it."""
-    if not table.columns or not any(
-        isinstance(e, TimeToEventEndpoint) and "scd" in e.events for e in study.endpoints.values()
-    ):
-        return
-    assumed = int((assumed_first_day(table.columns) & usable).sum())
-    if assumed:
-        found.notes.append(
-            f"  of the deaths in hospital, {assumed} came on the day after admission and without a time of day: they "
-            "count as within 24 hours; map times to death_date and admission_time to know"
-        )
-
-
-def _fit(settings: SiteSettings, table: CohortTable, linked: LinkedRows, study: Study, found: Findings) -> None:
-    usable = select(table, linked, study).wanted
-    series = settings.site in study.sites.case_control
-    if settings.design == "case_control" and settings.site in study.sites.all and not series:
-        found.faults.append(
-            f"study {study.name}: takes this site for a cohort, but its design is case_control: nothing but describe "
-            "will be answered; the study must name it under sites.case_control"
-        )
-    elif series and settings.design == "cohort":
-        found.doubts.append(f"study {study.name}: takes this site for a case-control series; design here: cohort")
-    found.notes.append(f"study {study.name}: {int(usable.sum())} ECGs to read")
-    for head, endpoint in study.endpoints.items():
-        built_in = isinstance(endpoint, BinaryEndpoint) and endpoint.column in BUILT_IN_LABELS
-        cells = _cells(table, linked, study, endpoint)[usable]
-        if isinstance(endpoint, ContinuousEndpoint):
-            known = int((~np.isnan(cells)).sum())
-            found.notes.append(f"  {head}: {known} known, {int(usable.sum()) - known} not known or out of range")
-            continue
-        ones, zeros = int((cells == 1).sum()), int((cells == 0).sum())
-        text = f"  {head}: {ones} with, {zeros} without, {int(usable.sum()) - ones - zeros} not known"
-        if not ones + zeros:
-            later = " from the table; the recordings' own sex may serve" if built_in else ""
-            text += f" (this site has no such label{later})"
-        found.notes.append(text)
-    _assumed(table, usable, study, found)
-    found.notes += [f"  column {text}" for text in known_cells(table, study.columns, usable)]
-    found.doubts += [f"study {study.name}: column {text}" for text in unmapped(settings.table, study.columns)]
-    every = with_absent(table.columns, study.columns, len(table))
-    for name, population in study.populations.items():
-        belong = members(population, every, usable, linked.unit)
-        people = len(np.unique(linked.unit[belong]))
-        found.notes.append(
-            f"  population {name}: {int(belong.sum())} ECGs of {people} patients, by what the table says"
-        )
-    folder = settings.state / "cache" / fingerprint(study.input)
-    there = (folder / "signals.i16").stat().st_size if (folder / "signals.i16").exists() else 0
-    need = max(0, int(usable.sum()) * 12 * study.input.samples * 2 - there)
-    free = shutil.disk_usage(settings.state).free
-    found.notes.append(f"  cache: {need / 2**20:,.0f} MiB more needed, {free / 2**20:,.0f} free")
-    if need > free:
-        found.faults.append(f"{settings.state}: too little room for the cache of study {study.name}")

@@ -174,6 +174,7 @@ def _seen(rows: list[Row], path: Path, guess: TableGuess, *, spreadsheet: bool) 
 def _columns(seen: _Seen, guess: TableGuess) -> None:
     """Give each standard column the local one that is called so, and holds such values."""
     offers: list[tuple[int, int, str, str]] = []
+    doubted: dict[str, str] = {}
     for place, (local, cells) in enumerate(seen.cells.items()):
         meaning = meaning_of(local)
         if meaning is None:
@@ -182,14 +183,24 @@ def _columns(seen: _Seen, guess: TableGuess) -> None:
         # Empty today: a column by its standard name was made to be filled one day.
         if not any(cells) and sure < 3:
             continue
-        if name != "file" and _fits(name, cells, seen):
+        if name == "file":
+            continue
+        if _fits(name, cells, seen):
             offers.append((-sure, place, name, local))
+        elif sure > 1:
+            doubted[name] = local
     for sure, _, name, local in sorted(offers):
         if name in guess.columns:
             guess.open.append(f"table.columns.{name}: {guess.columns[name]!r} was taken; or is it {local!r}?")
             continue
         guess.columns[name] = local
         guess.why[f"columns.{name}"] = "its name and what stands in it" if sure <= -2 else "a part of its name"
+    guess.open += [
+        f"table.columns.{name}: is it {local!r}? It is called so, but more than one cell in five cannot be read so; "
+        "map it, and check shows which"
+        for name, local in doubted.items()
+        if name not in guess.columns
+    ]
 
 
 def _fits(name: str, cells: list[str], seen: _Seen) -> bool:
@@ -197,9 +208,14 @@ def _fits(name: str, cells: list[str], seen: _Seen) -> bool:
     column = STANDARD_COLUMNS[name]
     values = sorted(set(cells) - {""})
     if column.kind == "date":
-        _, bad = parse_dates(values, date_format=None, day_first=order_of(values) is not False, spreadsheet=False)
-        return len(bad) <= (1 - _READABLE) * len(values)
+        orders = (True, False) if order_of(values) is None else (order_of(values),)
+        bad = min(len(parse_dates(values, date_format=None, day_first=order)[1]) for order in orders)
+        return bad <= (1 - _READABLE) * len(values)
     if column.kind in ("id", "text"):
+        # A day is nobody's name, however many different ones there are.
+        dates = parse_dates(values, date_format=None, day_first=True)[1]
+        if values and column.kind == "id" and len(dates) < (1 - _READABLE) * len(values) and not _compact(values):
+            return False
         return name != "ecg_id" or len(values) > 0.9 * sum(map(bool, cells))
     read = parser(column, TableConfig(path=Path(), columns={}))
     counts, readable = Counter(cell for cell in cells if cell), 0
@@ -210,6 +226,11 @@ def _fits(name: str, cells: list[str], seen: _Seen) -> bool:
         except ValueError as error:
             readable += rows * (str(error) == NUMERIC_SEX)
     return readable >= _READABLE * counts.total()
+
+
+def _compact(values: list[str]) -> bool:
+    """Tell whether most are plain digits, which are numbers of people as often as days."""
+    return sum(value.isdecimal() for value in values) > 0.5 * len(values)
 
 
 def _times(seen: _Seen, guess: TableGuess) -> None:
@@ -286,9 +307,10 @@ def _dates(seen: _Seen, guess: TableGuess) -> None:
 
 def _open_order(cells: list[str]) -> bool:
     values = sorted(set(cells) - {""})
-    return order_of(values) is None and len(parse_dates(values, date_format=None, day_first=None)[1]) > len(
-        parse_dates(values, date_format=None, day_first=True)[1]
-    )
+    if order_of(values) is not None:
+        return False
+    bad = {order: len(parse_dates(values, date_format=None, day_first=order)[1]) for order in (None, True, False)}
+    return bad[None] > min(bad[True], bad[False])
 
 
 def _sex(seen: _Seen, recordings: Recordings, records: dict[str, EcgRecord], guess: TableGuess) -> None:

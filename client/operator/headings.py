@@ -1,4 +1,4 @@
-"""What hospitals call their columns: English, German, Swedish, French, Spanish, and their neighbours where words agree.
+"""What hospitals call their columns, in a dozen languages of Europe, written out and as they are usually cut short.
 
 Names are compared without case, accents and marks: ``Patienten-Nr.`` is ``patientennr``.
 """
@@ -14,32 +14,45 @@ _WORDS: dict[str, str] = {
     "ecg_id": """ecgid ecgno ecgnumber ecg ekg ekgid ekgnr ekgnummer examid examno examnumber exam recordid recordingid
         studyid undersökning undersökningsid undersökningsnummer untersuchung untersuchungsnummer untersuchungsid
         untersuchungsnr auftragsnummer accession accessionnumber idecg necg numeroecg idexamen numeroexamen examen
-        numexamen idestudio numeroestudio registro idregistro orderid testid""",
+        numexamen idestudio numeroestudio registro idregistro orderid testid ekgundersøgelse onderzoek onderzoeksnummer
+        esame idesame badanie tutkimus""",
     "patient_id": """patientid patient patientno patientnr patientnumber patno patnr pid mrn medicalrecordnumber subject
         subjectid personid person patientennummer patientennr patientenid patientenkennung pseudonym
         personnummer personnr patientnummer löpnummer pseudonymid idpatient numeropatient nopatient npatient ipp nip
-        numerodedossier idpaciente paciente numeropaciente nhc historiaclinica numerohistoria""",
+        numerodedossier idpaciente paciente numeropaciente nhc historiaclinica numerohistoria patid patientids mrnno
+        idpat hospno hospitalno hospitalnumber hospnr cpr cprnr cprnummer nhsnumber nhsno paziente idpaziente
+        codicepaziente numeropaziente patiëntnr prontuário idpacjenta numerpacjenta pacjent potilas potilasnumero
+        potilastunnus pacienteid""",
     "file": """file filename filepath path ecgfile datei dateiname dateipfad pfad ekgdatei fil filnamn sökväg ekgfil
         fichier nomfichier nomdufichier chemin archivo fichero nombrearchivo nombredearchivo ruta record recording
-        filenamehr waveform waveformpath""",
+        filenamehr waveform waveformpath bestand bestandsnaam nomefile percorso arquivo nomedoarquivo nomearquivo
+        plik nazwapliku tiedosto tiedostonimi filnavn filsti""",
     "recorded_at": """recordedat recordingdate recordingtime ecgdate ecgdatetime date datetime acquisitiondate
         acquisitiondatetime acquired examdate studydate testdate datum ekgdatum ekgzeit zeitstempel aufnahmedatum
         aufnahmezeit aufzeichnungsdatum untersuchungsdatum datumzeit datumtid undersökningsdatum ekgtid tidpunkt
         registreringsdatum inspelningsdatum dateecg datedelecg dateenregistrement dateexamen dateheure fecha fechaecg
-        fechaexamen fechahora fechadeexamen fecharegistro timestamp""",
+        fechaexamen fechahora fechadeexamen fecharegistro timestamp dataecg datadelecg dataesame datadoecg dataexame
+        datadoexame ecgdatum onderzoeksdatum opnamedatum ekgdato dato undersøgelsesdato undersøkelsesdato databadania
+        dataekg tutkimuspäivä dateofecg dateofrecording""",
     "age": """age ageatecg ageatexam ageyears alter alterjahre alterbeiekg patientenalter ålder ålderår agepatient
-        ageans edad edadanos alder leeftijd età eta idade""",
-    "sex": "sex gender geschlecht kön kon sexe genre sexo género genero kjønn køn geslacht sesso",
+        ageans edad edadanos alder leeftijd età etàanni eta idade ageyrs ageatecgyrs yrs wiek ikä""",
+    "sex": "sex gender geschlecht kön kon sexe genre sexo género genero kjønn køn geslacht sesso "
+    "geschl gesch płeć sukupuoli",
     "birth_date": """birthdate dateofbirth dob born birth geburtsdatum geboren gebdatum gebdat födelsedatum född
-        datedenaissance datenaissance naissance ddn fechadenacimiento fechanacimiento nacimiento fødselsdato""",
+        datedenaissance datenaissance naissance ddn fechadenacimiento fechanacimiento nacimiento fødselsdato
+        datadinascita datanascita nascita datadenascimento datanascimento datanasc geboortedatum dataurodzenia
+        syntymäaika syntymäpäivä""",
     "device": """device devicename cart machine model gerät geraet gerätename ekggerät apparat utrustning enhet
         ekgapparat appareil modele modèle equipo dispositivo aparato""",
     "death_date": """deathdate dateofdeath dod died death todesdatum sterbedatum verstorbenam verstorben dödsdatum
         avliden datedudeces datededeces datedeces deces fechadefuncion fechademuerte fechafallecimiento defuncion
-        fallecimiento exitus dødsdato""",
+        fallecimiento exitus dødsdato todestag
+        gestorbenam verstam dateofdecease datadecesso datadimorte datadamorte dataobito
+        datadoóbito overlijdensdatum overleden datumoverlijden datazgonu zgon kuolinpäivä""",
     "death_cause": """deathcause causeofdeath causeicd10 deathcode deathicd10 underlyingcause icd10death todesursache
         icdtod grundleiden dödsorsak underliggandedödsorsak causedudeces causedeces causededeces causademuerte
-        causadefuncion causafallecimiento""",
+        causadefuncion causafallecimiento causamorte causadimorte causadecesso causadamorte causaobito
+        doodsoorzaak dødsårsag przyczynazgonu kuolinsyy cod underlyingcod""",
     "death_in_hospital": """deathinhospital inpatientdeath deathinpatient diedinhospital inhospitaldeath hospitaldeath
         todimkrankenhaus todimhaus imkrankenhausverstorben intrahospital dödpåsjukhus avlidenpåsjukhus deceshopital
         decesalhopital muertehospitalaria muerteenhospital fallecidoenhospital""",
@@ -61,11 +74,12 @@ _WORDS: dict[str, str] = {
     "lvef": "lvef ef ejectionfraction lvejectionfraction ejektionsfraktion auswurffraktion efproc fevg fei "
     "fractionejection fevi fraccioneyeccion",
     "bmi": "bmi bodymassindex imc",
-    "heart_failure": "heartfailure hf chf herzinsuffizienz hjärtsvikt insuffisancecardiaque insuficienciacardiaca",
-    "diabetes": "diabetes dm diabetesmellitus diabete diabète",
+    "heart_failure": """heartfailure hf chf herzinsuffizienz herzinsuff hjärtsvikt hjertesvigt hjertesvikt hartfalen
+        insuffisancecardiaque insuficienciacardiaca scompenso scompensocardiaco""",
+    "diabetes": "diabetes dm diabetesmellitus diabmell diab diabete diabète cukrzyca",
     "hypertension": "hypertension htn hypertonie bluthochdruck hypertoni hypertensionarterielle hta hipertension",
-    "previous_mi": "previousmi priormi historymi oldmi frühererinfarkt vorinfarkt zustandnachinfarkt tidigareinfarkt "
-    "antecedentinfarctus infartoprevio",
+    "previous_mi": """previousmi priormi historymi oldmi frühererinfarkt vorinfarkt zustandnachinfarkt zninfarkt
+        zustandnachmi stpinfarkt tidigareinfarkt antecedentinfarctus infartoprevio infartopregresso""",
 }
 TIME_OF_DAY = """time timeofday recordingtime acquisitiontime ecgtime uhrzeit zeit ekguhrzeit tid klockslag tidpunkt kl
     heure heureecg hora horaecg klokkeslett tijd ora"""

@@ -111,9 +111,12 @@ def approve(
     site_file: SiteFile,
     what: Annotated[str, typer.Argument(metavar="WHAT", help="STUDY.yaml, `code`, `envelope`, or a code's sha256")],
     yes: Annotated[bool, typer.Option("--yes", help="ask nothing")] = False,
+    person: Annotated[str | None, typer.Option(help="who approves, where the site wants named people to")] = None,
+    person_key: Annotated[Path | None, typer.Option("--person-key", help="their key", metavar="FILE")] = None,
 ) -> None:
-    """Approve a study, the installed software, or the coordinator's envelope; nothing else is ever run."""
+    """Approve a study, the installed software, or the coordinator's envelope; exit 1 if that was not confirmed."""
     from client.approval.decision import approve as approve_it
+    from client.approval.people import open_key
     from client.operator.group_lines import group_lines
     from client.site.settings import load_site
 
@@ -123,7 +126,32 @@ def approve(
         return yes or typer.prompt(f"type {word} to approve") == word
 
     settings = load_site(site_file)
-    typer.echo(approve_it(settings, what, confirmed, lambda study: group_lines(settings, study)))
+    who = None
+    if person is not None:
+        key = person_key or Path(f"{person}.key")
+        who = open_key(settings.approvals, person, key, lambda: str(typer.prompt("passphrase", hide_input=True)))
+    done = approve_it(settings, what, confirmed, lambda study: group_lines(settings, study), who)
+    typer.echo(done)
+    raise SystemExit(0 if done.startswith("approved") else 1)
+
+
+def person(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="as approvals will show it")],
+    out: Annotated[Path | None, typer.Option(help="the key; default: NAME.key", metavar="FILE")] = None,
+) -> None:
+    """Make the key of somebody who approves; print what the site file is to say of them."""
+    import os
+
+    from client.approval.people import PASSPHRASE_VARIABLE, make_key
+
+    file = out or Path(f"{name}.key")
+    given = os.environ.get(PASSPHRASE_VARIABLE) or str(
+        typer.prompt("passphrase", hide_input=True, confirmation_prompt=True)
+    )
+    public = make_key(file, given)
+    typer.echo(
+        f"{file} is {name}'s alone. In the site file:\n\napprovals:\n  needed: 2\n  people:\n    {name}: {public}"
+    )
 
 
 def withdraw(
@@ -192,12 +220,19 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> None:
     """Say whether the daemon runs, and what it does; exit 1 if it does not run."""
-    from client.network.status import describe, read_status, running_pid
+    from client.network.status import describe, read_status, room_below, running_pid
     from client.site.settings import load_site
 
     settings = load_site(site_file)
     pid, found = running_pid(settings.link_state), read_status(settings.link_state)
-    typer.echo(json.dumps({"running": pid is not None, **found}) if as_json else "\n".join(describe(pid, found)))
+    room = room_below(settings.state)
+    told = {
+        "running": pid is not None,
+        **found,
+        "disk_free_bytes": room.free_bytes,
+        "disk_trouble": room.trouble or None,
+    }
+    typer.echo(json.dumps(told) if as_json else "\n".join(describe(pid, found, room)))
     raise SystemExit(0 if pid is not None else 1)
 
 
@@ -211,6 +246,19 @@ def releases(
 
     found = read_releases(load_site(site_file).state)
     typer.echo("\n".join(json.dumps(line, sort_keys=True) for line in found) if as_json else "\n".join(as_table(found)))
+
+
+def audit(
+    site_file: SiteFile,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """Verify every log of this site and print them as one trail; exit 1 if one is not what was written."""
+    from client.operator.trail import read_trail
+    from client.site.settings import load_site
+
+    trail = read_trail(load_site(site_file))
+    typer.echo(json.dumps(trail.as_json(), indent=1, sort_keys=True) if as_json else "\n".join(trail.as_lines()))
+    raise SystemExit(1 if trail.broken else 0)
 
 
 def lockbox(
@@ -250,6 +298,7 @@ def page(
 
 
 COMMANDS = (
-    certificate, identity, rekey, show, annex, approve, withdraw, start, status, pause, resume, stop, releases, lockbox,
-    budget, page,
+    certificate, identity, person, rekey,
+    show, annex, approve, withdraw, start, status, pause, resume, stop, releases, lockbox,
+    audit, budget, page,
 )  # fmt: skip

@@ -63,7 +63,7 @@ class SitePage:
         """Show whether the daemon runs, what it does, and what waits for the operator."""
         settings = self._settings()
         pid, status = running_pid(settings.link_state), read_status(settings.link_state)
-        held = in_force(settings.state, settings.federation)
+        held = in_force(settings.state, settings.federation, settings.approvals)
         waiting = [study for study in self._offered(settings) if ("study", study.sha256) not in held]
         software = code_sha256()
         return visit.show(
@@ -84,7 +84,7 @@ class SitePage:
     def studies(self, visit: Visit) -> Response:
         """List studies: those that wait for a decision, and those in force."""
         settings = self._settings()
-        held = in_force(settings.state, settings.federation)
+        held = in_force(settings.state, settings.federation, settings.approvals)
         offered = [study for study in self._offered(settings) if ("study", study.sha256) not in held]
         return visit.show("studies.html", offered=offered, held=sorted(held.values(), key=lambda a: a.at, reverse=True))
 
@@ -92,7 +92,7 @@ class SitePage:
         """Show one study in plain words, and how to approve it or take it back."""
         settings, sha256 = self._settings(), visit.text("hash")
         study = self._find(settings, sha256)
-        approved = in_force(settings.state, settings.federation).get(("study", sha256))
+        approved = in_force(settings.state, settings.federation, settings.approvals).get(("study", sha256))
         member = settings.site in study.sites.all
         return visit.show(
             "study.html", study=study, approved=approved, member=member, lines=show_study(settings, study),
@@ -220,7 +220,7 @@ class SitePage:
         return path
 
     def _find(self, settings: SiteSettings, sha256: str) -> Study:
-        if ("study", sha256) in in_force(settings.state, settings.federation):
+        if ("study", sha256) in in_force(settings.state, settings.federation, settings.approvals):
             return load_copy(settings.state, sha256)
         return load_study(self._offered_path(settings, sha256))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from client.rows.context import SiteContext
 from client.rows.logits import feature_matrix
+from ecgshared.arrays import Floats
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.study.score import risk_from_inputs, risk_score
 from ecgshared.wire.protocol import Request
@@ -20,7 +22,7 @@ class Scored:
     """ECGs with a risk and a known outcome; each array has shape = (n,).
 
     ``left_out`` are the ECGs that lack either, ``left_out_patients`` the distinct patients behind them. ``rows`` are
-    their row numbers in the cohort, where that is known.
+    their row numbers in the cohort, where that is known; ``columns`` what subgroups are made by beside age and sex.
     """
 
     risk: NDArray[np.float64]
@@ -31,6 +33,7 @@ class Scored:
     left_out: int
     left_out_patients: int
     rows: NDArray[np.int64] | None = None
+    columns: Mapping[str, Floats] = field(default_factory=dict)
 
 
 def rows_under(site: SiteContext, rows: NDArray[np.int64], max_age: float | None) -> NDArray[np.int64]:

@@ -253,6 +253,26 @@ class RetentionConfig(Config):
     )
 
 
+class ApprovalsPolicy(Config):
+    """Who approves what may run here."""
+
+    needed: int = Field(
+        default=0,
+        ge=0,
+        le=9,
+        description="named people who must approve before it counts; 0: whoever may run the command",
+    )
+    people: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        default={}, description="name: public key, as `ecgfed site person NAME` prints it"
+    )
+
+    @model_validator(mode="after")
+    def _enough_people(self) -> ApprovalsPolicy:
+        if self.needed > len(set(self.people.values())):
+            raise ValueError(f"needed is {self.needed}, people has {len(set(self.people.values()))} different key(s)")
+        return self
+
+
 class ComputeConfig(Config):
     """Where and how precisely this site computes."""
 
@@ -344,6 +364,7 @@ class SiteSettings(Config):
     retention: RetentionConfig = Field(
         default=RetentionConfig(), description="how long answers are kept, and on what kind of volume"
     )
+    approvals: ApprovalsPolicy = Field(default=ApprovalsPolicy(), description="who approves what may run here")
     compute: ComputeConfig = Field(default=ComputeConfig(), description="threads, memory and device for training")
     studies: tuple[Path, ...] = Field(
         default=(), description="the studies of a simulation; on the network `ecgfed site approve` counts"

@@ -103,6 +103,8 @@ def risks_answer(rows: ContrastRows, n_outcomes: int, risks: Sequence[bool], lim
             continue
         size = group_size(first.patient, first.y)
         patients[h, v], events[h, v] = size.patients, size.events
+        if not len(first.y):
+            continue
         briers[h, v, :2] = [_risk(brier, one).as_array() for one in both]
         briers[h, v, 2] = brier_difference(first.risk, second.risk, first.y, first.patient).as_array()
         slopes[h, v] = [_risk(lambda *of: calibration_line(*of)[1], one).as_array() for one in both]

@@ -18,7 +18,7 @@ from client.rows.judged import SUMMED_PHASES
 from client.rows.logits import feature_matrix
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
 from client.rows.weighted import followed, weighted_answer
-from ecgshared.arrays import Bools, Floats
+from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
 from ecgshared.privacy.disclosure import DisclosureLimits, group_size
 from ecgshared.privacy.dominance import carried, ranked
@@ -33,8 +33,7 @@ from ecgshared.stages.evaluate import (
     SlopeSums,
     compared_scores,
     heads_of,
-    subgroup_index,
-    subgroup_names,
+    partitions_of,
 )
 from ecgshared.stats.calibration import logistic_sums, logit, score_meat
 from ecgshared.stats.control_bins import ROOM
@@ -44,6 +43,8 @@ from ecgshared.stats.placement import ControlCurve, isolates, place
 from ecgshared.stats.score_scale import HIGHEST
 from ecgshared.stats.score_scale import risk_of as risk_at
 from ecgshared.study.score import risk_of
+from ecgshared.study.study import Study
+from ecgshared.study.subgroups import Partition
 from ecgshared.wire.protocol import Answer, Evidence, Request
 
 
@@ -57,6 +58,7 @@ def local(site: SiteContext, request: Request) -> Answer:
         cut=_cut(site, request),
         patients_known=site.data.patients_known,
         admitted=_admitted_subgroups(site, step, heads),
+        study=site.study,
     )
     return _ranks_alone(answer) if site.case_control else answer
 
@@ -167,14 +169,17 @@ def local_answer(
     cut: float | None,
     patients_known: bool,
     admitted: Bools | None = None,
+    study: Study | None = None,
 ) -> Answer:
     """Compute the site's own figures of every head.
 
     Parameters
     ----------
     admitted : which subgroups may be told of beside those of other steps, shape = (heads, subgroups); None: all.
+    study : whose columns subgroups are named by; None: sex and age alone.
     """
-    found = [_performance(head, step, limits, cut) for head in heads]
+    groups = partitions_of(step, study)
+    found = [_performance(head, groups, limits, cut) for head in heads]
     whole = Evidence(_stack(p.whole.patients for p in found), _stack(p.whole.events for p in found))
     counts = np.array([p.counts for p in found])
     sub_counts = np.array([p.subgroup_counts.values for p in found])
@@ -204,15 +209,19 @@ def local_answer(
             "left_out": Evidence(_stack(head.left_out_patients for head in heads)),
             "at_threshold": _sized([p.at_threshold for p in found]),
             "subgroup_counts": subgroup,
-            **dict.fromkeys(("subgroup_rates", "subgroup_auc"), _carried_in_groups(heads, step, limits, subgroup)),
+            **dict.fromkeys(("subgroup_rates", "subgroup_auc"), _carried_in_groups(heads, groups, limits, subgroup)),
         },
     )
 
 
-def _performance(head: Scored, step: Config, limits: DisclosureLimits, cut: float | None) -> Performance:
-    cells = subgroup_index(step, head.age, head.male)
-    partitions = [(cell, len(names)) for cell, names in zip(cells, subgroup_names(step), strict=True)]
+def _performance(head: Scored, groups: Sequence[Partition], limits: DisclosureLimits, cut: float | None) -> Performance:
+    partitions = [(_cells(head, group), len(group.names)) for group in groups]
     return performance(head.risk, head.y, head.patient, partitions=partitions, limits=limits, cut=cut)
+
+
+def _cells(head: Scored, group: Partition) -> Ints:
+    own = {"age": head.age.astype(np.float64), "male": head.male.astype(np.float64)}
+    return group.cells({**own, **head.columns})
 
 
 def _admitted_subgroups(site: SiteContext, step: Config, heads: Sequence[Scored]) -> Bools:
@@ -223,7 +232,8 @@ def _admitted_subgroups(site: SiteContext, step: Config, heads: Sequence[Scored]
         everybody = np.zeros((1, len(site.data)), dtype=np.bool_)
         everybody[0, rows] = True
         site.cells.admit(f"subgroups by {name}", site.data, everybody, ["all of them"])
-        for cells, names in zip(subgroup_index(step, head.age, head.male), subgroup_names(step), strict=True):
+        for group in partitions_of(step, site.study):
+            cells, names = _cells(head, group), group.names
             inside = np.zeros((len(names), len(site.data)), dtype=np.bool_)
             for g in range(len(names)):
                 inside[g, rows[cells == g]] = True
@@ -246,14 +256,16 @@ def _carried(head: Scored, limits: DisclosureLimits) -> tuple[str, ...]:
     return (*named, *(_BY_SIZE if carried(head.risk, head.patient, limits) else ()))
 
 
-def _carried_in_groups(heads: Sequence[Scored], step: Config, limits: DisclosureLimits, subgroup: Evidence) -> Evidence:
+def _carried_in_groups(
+    heads: Sequence[Scored], groups: Sequence[Partition], limits: DisclosureLimits, subgroup: Evidence
+) -> Evidence:
     """Return the evidence of subgroups' figures: of nobody where a few in one stand out by their score."""
     shown = []
     for head in heads:
-        cells = subgroup_index(step, head.age, head.male)
-        for cell, names in zip(cells, subgroup_names(step), strict=True):
-            for g in range(len(names)):
-                inside = cell == g
+        for group in groups:
+            cells = _cells(head, group)
+            for g in range(len(group.names)):
+                inside = cells == g
                 risk, who = head.risk[inside], head.patient[inside]
                 shown.append(carried(risk, who, limits) and carried(ranked(risk), who, limits))
     return _where(subgroup, np.array(shown, dtype=np.bool_).reshape(np.shape(subgroup.patients)))
@@ -384,9 +396,15 @@ def _heads(site: SiteContext, request: Request) -> list[Scored]:
     risk = score_rows(site, request, step, rows)
     spend_score(site, request)
     heads = heads_of(step, site.study)
-    return [
+    found = [
         with_outcome(site, rows if told else rows[:0], risk if told else risk[:0], head)
         for head, told in zip(heads, admitted_heads(site, step.id, heads, rows[np.isfinite(risk)]), strict=True)
+    ]
+    named = {group.column for group in partitions_of(step, site.study)} - {"age", "male"}
+    every: dict[str, NDArray[Any]] = {**site.data.columns, **site.data.covariates}
+    return [
+        replace(one, columns={name: np.asarray(every[name][one.rows], dtype=np.float64) for name in named})
+        for one in found
     ]
 
 

@@ -165,6 +165,8 @@ def _captured(rows: ProfileRows, limits: DisclosureLimits) -> tuple[Floats, Floa
     known = np.asarray(np.isfinite(rows.y), dtype=np.bool_)
     y, patient = rows.y[known], rows.patient[known]
     flags = [flag[known] for flag in (rows.high, *rows.markers)]
+    several = np.sum(flags[1:], axis=0) if len(flags) > 2 else None
+    flags += [] if several is None else [several > 0]
     counts, estimates = np.zeros((len(flags), 4)), np.full((len(flags), 4), np.nan)
     people, rarer = np.zeros(len(flags), dtype=np.int64), np.zeros(len(flags), dtype=np.int64)
     for m, flag in enumerate(flags):
@@ -182,6 +184,9 @@ def _captured(rows: ProfileRows, limits: DisclosureLimits) -> tuple[Floats, Floa
             between = [len(np.unique(patient[part])) for part in _apart(flags[later], flags[earlier])]
             if any(0 < few < limits.min_patients for few in between) and people[earlier]:
                 people[later] = 0
+    if several is not None and 0 < len(np.unique(patient[several > 1])) < limits.min_patients:
+        # The markers' counts less that of any of them are of those who have two or more.
+        people[-1] = 0
     return counts, estimates, Evidence(people, rarer)
 
 

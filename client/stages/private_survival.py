@@ -9,11 +9,14 @@ from client.rows.context import SiteContext
 from client.rows.followed import last_of_each
 from client.rows.logits import feature_matrix
 from client.rows.risk import rows_under
+from ecgshared.arrays import Floats
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
 from ecgshared.privacy.accounting import PrivacyPlan, plan_statistics
+from ecgshared.privacy.distributed_noise import NoiseShares, noised
 from ecgshared.privacy.noise import secure_gaussian
 from ecgshared.stages.private_survival import Config, Table, shape_of
 from ecgshared.stats.noised_survival import counted
+from ecgshared.study.secure import secure_sum_in_use
 from ecgshared.wire.protocol import Answer, Evidence, Request
 
 _DECIMALS = 3
@@ -42,13 +45,13 @@ def table(site: SiteContext, request: Request) -> Answer:
             plan=plan,
             cap=site.settings.privacy,
         )
-    noise = secure_gaussian(len(exact), std=plan.noise_multiplier, device=torch.device("cpu")).numpy()
+    counts, sd = _noised(site, step, exact, plan)
     group = Evidence(np.array(patients))
     return Answer(
         Table(
             patients=float(patients),
-            counts=np.round(exact + noise, _DECIMALS),
-            noise_sd=plan.noise_multiplier,
+            counts=counts,
+            noise_sd=sd,
             epsilon_spent=plan.epsilon,
             delta=plan.delta,
         ),
@@ -57,6 +60,23 @@ def table(site: SiteContext, request: Request) -> Answer:
 
 
 PHASES = {"table": table}
+
+
+def _noised(site: SiteContext, step: Config, exact: Floats, plan: PrivacyPlan) -> tuple[Floats, float]:
+    """Return the table with noise, and its standard deviation: all of it, or under masks this site's share of it."""
+    masks = site.study.secure_sum
+    if masks is None or not secure_sum_in_use(site.study, step):
+        noise = secure_gaussian(len(exact), std=plan.noise_multiplier, device=torch.device("cpu")).numpy()
+        return np.round(exact + noise, _DECIMALS), plan.noise_multiplier
+    sites = len(site.study.members(step))
+    try:
+        # A patient is in one number: the most that one moves the table by is 1.
+        shares = NoiseShares.of(
+            plan.noise_multiplier, 1.0, threshold=masks.least(sites), colluding=masks.colluding, size=len(exact)
+        )
+        return noised(exact, shares, sites=sites), shares.share_std
+    except PrivacyError as error:
+        raise Refused(RefusalCode.PRIVACY_REQUIRED, error.what) from error
 
 
 def _plan(site: SiteContext, step: Config, patients: int) -> PrivacyPlan:

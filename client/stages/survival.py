@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from client.rows import subdistribution
 from client.rows.allowance import spend
 from client.rows.context import SiteContext
 from client.rows.followed import followed_rows
@@ -83,7 +84,10 @@ def cohort(site: SiteContext, request: Request) -> Answer:
 def newton(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``newton``: the stratified sums."""
     asked = read_question(site, request)
-    sums = stratified_sums(asked.rows, asked.coef, asked.step.ties)
+    if asked.step.hazard == "subdistribution":
+        sums = subdistribution.sums(asked)
+    else:
+        sums = stratified_sums(asked.rows, asked.coef, asked.step.ties)
     fields = ("log_likelihood", "gradient", "hessian")
     payload = NewtonSums(np.array([sums.log_likelihood]), sums.gradient, sums.hessian)
     return Answer(payload, dict.fromkeys(fields, asked.evidence))
@@ -130,6 +134,8 @@ def residuals(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``residuals``; in the exact mode the terms of all sites come with the request."""
     asked = read_question(site, request)
     ties = asked.step.ties
+    if asked.step.hazard == "subdistribution":
+        return _subdistribution_residuals(asked)
     own = risk_sums(asked.rows, asked.coef, ties) if asked.grid is None else None
     if own is not None:
         terms = residual_terms(own, ties)
@@ -157,6 +163,21 @@ def residuals(site: SiteContext, request: Request) -> Answer:
     return Answer(payload, dict.fromkeys(ResidualSums.__dataclass_fields__, asked.evidence))
 
 
+def _subdistribution_residuals(asked: ModelQuestion) -> Answer:
+    """The meat alone: the test of proportional hazards is one of Cox's model, and its sums are none."""
+    p = len(asked.coef)
+    nothing = np.zeros((p, p))
+    payload = ResidualSums(
+        meat=subdistribution.meat(asked.x, asked.followed, asked.coef, asked.step.ties),
+        times=np.zeros(2),
+        residual=np.zeros(p),
+        residual_time=np.zeros(p),
+        curvature_time=nothing,
+        curvature_square=nothing,
+    )
+    return Answer(payload, dict.fromkeys(ResidualSums.__dataclass_fields__, asked.evidence))
+
+
 def single(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``single``: the site fits by itself, its errors clustered by patient where the step says so."""
     asked = read_question(site, request, coef=False)
@@ -164,17 +185,23 @@ def single(site: SiteContext, request: Request) -> Answer:
     coef, se, problem = np.full(p, np.nan), np.full(p, np.nan), ""
     rows = prepare(asked.x, asked.followed.years, asked.followed.observed)
     ties = asked.step.ties
+    whole = asked.step.hazard == "subdistribution"
     try:
-        fit = newton_fit(
-            lambda beta: stratified_sums(rows, beta, ties),
-            [str(j) for j in range(p)],
-            len(asked.x),
-            tolerance=asked.step.tolerance,
-            max_rounds=50,
-        )
+        if whole:
+            fit = subdistribution.own_fit(asked)
+        else:
+            fit = newton_fit(
+                lambda beta: stratified_sums(rows, beta, ties),
+                [str(j) for j in range(p)],
+                len(asked.x),
+                tolerance=asked.step.tolerance,
+                max_rounds=50,
+            )
         if fit.converged:
             covariance = fit.covariance
-            if asked.step.robust:
+            if whole:
+                covariance = covariance @ subdistribution.meat(asked.x, asked.followed, fit.beta, ties) @ covariance
+            elif asked.step.robust:
                 terms = residual_terms(risk_sums(rows, fit.beta, ties), ties)
                 meat = score_meat(score_residuals(rows, fit.beta, terms), asked.followed.patient[rows.row])
                 covariance = covariance @ meat @ covariance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,7 @@ FLOOR_RMS_MV = 0.005
 """Below this a lead is flat; its logarithm is kept finite."""
 
 
-class HeadedNet(nn.Module):
+class HeadedNet(nn.Module, ABC):
     """A net over (B, 12, T), mV, with one output a head; a subclass gives ``features`` and calls ``add_readout``."""
 
     def __init__(self, config: HeadedConfig, heads: Sequence[HeadSpec], samples: int) -> None:
@@ -33,9 +34,9 @@ class HeadedNet(nn.Module):
         self.hidden = nn.Linear(features, hidden) if hidden else None
         self.output = nn.Linear(hidden or features, len(self.heads))
 
+    @abstractmethod
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the net makes of ECGs (B, 12, T): (B, W)."""
-        raise NotImplementedError
 
     def forward(self, x: torch.Tensor, covariates: torch.Tensor) -> torch.Tensor:
         """Return logits (B, H) of ECGs x (B, 12, T), mV, and standardised covariates (B, C), NaN where missing.

@@ -76,17 +76,28 @@ class NoiseShares:
 
     @classmethod
     def of(
-        cls, noise_multiplier: float, max_norm: float, *, threshold: int, colluding: int, form: FixedPoint = EXACT
+        cls,
+        noise_multiplier: float,
+        max_norm: float,
+        *,
+        threshold: int,
+        colluding: int,
+        size: int = 1,
+        form: FixedPoint = EXACT,
     ) -> NoiseShares:
         """Return the shares with which any sum that opens has its noise, also where ``colluding`` sites tell theirs.
 
         Parameters
         ----------
         threshold : how many sites open a sum at least.
+        size : how many numbers a site adds: by what their rounding lets a patient move them the noise is larger.
         """
         if threshold < LEAST_SITES or colluding < 0:
             raise PrivacyError("a sum of so few sites", value=threshold, allowed=f"at least {LEAST_SITES}")
-        return cls(noise_multiplier, max_norm, threshold - colluding, form)
+        found = cls(noise_multiplier, max_norm, threshold - colluding, form)
+        # The grid of the larger noise may be a step coarser.
+        more = 1.0 + 2 * found.unit * math.sqrt(size) / max_norm
+        return cls(noise_multiplier * more, max_norm, threshold - colluding, form)
 
     @property
     def share_std(self) -> float:

@@ -39,6 +39,10 @@ def _wire_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64
 
 
+_WIRE_IDS = ("node_id", "run_id")
+"""Written as text: they have more digits than most readers of JSON keep of a number."""
+
+
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -71,8 +75,7 @@ FIELDS: dict[str, Callable[[object], bool]] = {
     "study": _text(_DIGEST),
     "sha256": _text(_DIGEST),
     # Numbers Flower gives to a node and to a run.
-    "node_id": _wire_id,
-    "run_id": _wire_id,
+    **dict.fromkeys(_WIRE_IDS, _wire_id),
     "error": _text(_TYPE),
     "at_code": _text(_PLACE),
     "library": _text(_RUN),
@@ -89,13 +92,13 @@ class JsonLog:
     def __init__(self, handler: _OwnerOnlyFile) -> None:
         self._handler = handler
 
-    def info(self, event: str, **fields: object) -> None:
-        """Write that something happened. ``event`` is words joined by hyphens."""
-        self._write(logging.INFO, event, fields)
+    def info(self, event: str, **fields: object) -> str:
+        """Write that something happened. ``event`` is words joined by hyphens. Returns the line."""
+        return self._write(logging.INFO, event, fields)
 
-    def warning(self, event: str, **fields: object) -> None:
-        """Write that something needs an eye."""
-        self._write(logging.WARNING, event, fields)
+    def warning(self, event: str, **fields: object) -> str:
+        """Write that something needs an eye; return the line."""
+        return self._write(logging.WARNING, event, fields)
 
     def error(self, event: str, **fields: object) -> None:
         """Write that something failed."""
@@ -124,14 +127,16 @@ class JsonLog:
         """Close the file."""
         self._handler.close()
 
-    def _write(self, level: int, event: str, fields: dict[str, object]) -> None:
+    def _write(self, level: int, event: str, fields: dict[str, object]) -> str:
         lost = self._handler.lost
         line = {"at": _now(), "level": logging.getLevelName(level).lower(), **clean(event, fields)}
         if lost:
             line["lost_lines"] = lost
-        self._handler.handle(logging.LogRecord("ecgfed", level, "", 0, json.dumps(line), None, None))
+        text = json.dumps(line)
+        self._handler.handle(logging.LogRecord("ecgfed", level, "", 0, text, None, None))
         if self._handler.lost == lost:
             self._handler.lost = 0
+        return text
 
 
 def json_log(path: Path, *, max_bytes: int = 10_000_000, backups: int = 5) -> JsonLog:
@@ -154,7 +159,7 @@ def clean(event: str, fields: dict[str, object]) -> dict[str, Any]:
     for name, value in fields.items():
         if name in FIELDS and name not in wrong:
             # str(): a member of an enum is written as its value.
-            line[name] = str(value) if isinstance(value, str) else value
+            line[name] = str(value) if isinstance(value, str) or name in _WIRE_IDS else value
     if wrong or unknown:
         line["dropped"] = wrong + ([f"{unknown} unknown"] if unknown else [])
     return line

@@ -21,10 +21,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.arrays import Floats
@@ -35,6 +33,7 @@ from ecgshared.study.score import (
     require_shared_model,
     risk_score,
 )
+from ecgshared.study.subgroups import Partition, derived_columns, partitions
 from ecgshared.wire.protocol import Count, Public, Split, Statistic, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
@@ -106,8 +105,11 @@ class Config(StepConfig):
         "a column that is a number or a flag (-lvef: the lower, the riskier)",
     )
     max_age: float | None = Field(default=None, gt=0, description="only ECGs at a known age under this, years")
-    subgroups: tuple[Literal["sex", "age"], ...] = Field(
-        default=("sex", "age"), description="columns whose groups are judged apart"
+    subgroups: tuple[str, ...] = Field(
+        default=("sex", "age"),
+        max_length=12,
+        description="columns whose groups are judged apart: sex, age, a flag or a category of the study, or a bound on "
+        "a number (lvef<=0.35)",
     )
     age_bands: tuple[float, ...] = Field(
         default=(0, 50, 65, 80, 130), min_length=2, description="inner bounds of the age groups, years"
@@ -118,11 +120,19 @@ class Config(StepConfig):
         description="shares of highest risk whose rates are given",
     )
 
+    @property
+    def reads_columns(self) -> tuple[str, ...]:
+        """Columns of subgroups that follow from the table."""
+        return derived_columns(self.subgroups)
+
     @model_validator(mode="after")
     def _ascending(self) -> Config:
         for name, values in (("age_bands", self.age_bands), ("top_shares", self.top_shares)):
             if any(b <= a for a, b in pairwise(values)):
                 raise ValueError(f"{name} must ascend")
+        if len(set(self.subgroups)) != len(self.subgroups):
+            raise ValueError("subgroups must name each once")
+        derived_columns(self.subgroups)
         if not (self.top_shares[0] > 0 and self.top_shares[-1] <= 1):
             raise ValueError("top_shares must lie in (0, 1]")
         return self
@@ -297,31 +307,14 @@ def compared_scores(step: Config, study: Study) -> tuple[RiskScore, ...]:
     return named_scores(step.compare, step, study, "compare")
 
 
-def subgroup_names(step: Config) -> tuple[tuple[str, ...], ...]:
-    """Return the names of the cells of each partition; the last of each holds those of whom it is not
-    known."""
-    names: list[tuple[str, ...]] = []
-    for partition in step.subgroups:
-        if partition == "sex":
-            names.append(("female", "male", "sex unknown"))
-        else:
-            bands = pairwise(step.age_bands)
-            known = (f"age {low:g} to under {high:g}" for low, high in bands)
-            names.append((*known, "age unknown or outside"))
-    return tuple(names)
+def partitions_of(step: Config, study: Study | None = None) -> tuple[Partition, ...]:
+    """Return the subgroups that are judged apart; without a study those of sex and age alone can be named."""
+    return partitions(step.subgroups, step.age_bands, study)
 
 
-def subgroup_index(step: Config, age: NDArray[np.float32], male: NDArray[np.float32]) -> list[NDArray[np.int64]]:
-    """Return for each partition the cell of each ECG, shape = (n,); see :func:`subgroup_names`."""
-    cells = []
-    for partition in step.subgroups:
-        if partition == "sex":
-            cells.append(np.where(np.isnan(male), 2, np.nan_to_num(male)).astype(np.int64))
-        else:
-            last = len(step.age_bands) - 1
-            band = np.searchsorted(np.asarray(step.age_bands), np.nan_to_num(age, nan=-1.0), side="right") - 1
-            cells.append(np.where((band < 0) | (band >= last), last, band).astype(np.int64))
-    return cells
+def subgroup_names(step: Config, study: Study | None = None) -> tuple[str, ...]:
+    """Return the names of the cells of all partitions, one after another."""
+    return tuple(name for partition in partitions_of(step, study) for name in partition.names)
 
 
 def check(step: StepConfig, study: Study) -> None:
@@ -334,6 +327,12 @@ def check(step: StepConfig, study: Study) -> None:
         raise ValueError(f"step {step.id!r}: heads names {', '.join(unknown)}; allowed: {', '.join(study.endpoints)}")
     study.require_yes_no(step, heads_of(step, study))
     compared_scores(step, study)
+    try:
+        names = subgroup_names(step, study)
+    except ValueError as error:
+        raise ValueError(f"step {step.id!r}: {error}") from error
+    if len(set(names)) != len(names):
+        raise ValueError(f"step {step.id!r}: two subgroups have one name")
     judged = study.used(step, "threshold")
     if judged is not None and risk_score(judged, study) != risk_score(step, study):
         raise ValueError(f"step {step.id!r}: the threshold {judged.id!r} was fixed on another score")

@@ -5,7 +5,8 @@ On the ECGs that no training saw, with a risk. One question, every figure exact 
 * the distribution of the risk: mean, standard deviation, quantiles;
 * variables of those at high risk and of the others: age, sex, covariates and declared columns of the study;
 * the share with a defibrillator by bands of the risk and of the ejection fraction;
-* of all ECGs followed by the outcome, the share flagged by high risk, and by each marker in use (``markers``);
+* of all ECGs followed by the outcome, the share flagged by high risk, by each marker in use (``markers``), and by any
+  of them where there are several: the rest had no known risk factor;
 * the cumulative incidence of ``event`` at high risk and not (Aalen-Johansen: who dies of something else does not have
   it), at times.
 
@@ -51,6 +52,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.978, 0.99)
 GROUPS = ("high", "others")
 ALSO = ("defibrillator", "lvef_measured")
 """Variables told beside age, sex and the study's numbers."""
+ANY = "any_marker"
+"""The rule that flags whomever at least one of several markers does."""
 MOST_EDGES = 12
 
 
@@ -97,6 +100,11 @@ class Config(StepConfig):
     def factors(self) -> tuple[Factor, ...]:
         """The markers."""
         return tuple(Term.read(text).factors[0] for text in self.markers)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """What flags ECGs: high risk, the markers, and any of several."""
+        return ("high_risk", *self.markers, *((ANY,) if len(self.markers) > 1 else ()))
 
     @property
     def reads_columns(self) -> tuple[str, ...]:

@@ -6,25 +6,32 @@ that the noise pays for all that is made of the table: the curve of everybody, o
 model (:mod:`ecgshared.stats.noised_survival`). It is charged in the site's ledger beside private training, under the
 same caps.
 
+Where the study says ``secure_sum``, the tables are added under masks and each hospital adds its share of the noise
+alone, so that the SUM has what epsilon asks for, not every hospital's part of it: of ten hospitals of which six open a
+sum, and one may tell its noise, the noise of the sum is smaller by a factor of sqrt(5).
+
 Patients are one ECG each, the most recent one; who is not followed, or lacks an input, counts as that.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from ecgshared.arrays import Floats
 from ecgshared.config import Config as BaseConfig
+from ecgshared.errors import PrivacyError
 from ecgshared.privacy.config import StatisticsPrivacy
+from ecgshared.privacy.summed import Summand
 from ecgshared.stages.results.private_survival import Result as Result
 from ecgshared.stats.noised_survival import numbers_of
 from ecgshared.study.endpoints import Event
-from ecgshared.wire.protocol import Count, Public, Split, StepConfig, Sums, payload
+from ecgshared.wire.protocol import Count, Public, Request, Split, StepConfig, Sums, payload
 
 if TYPE_CHECKING:
     from ecgshared.study.study import Study
@@ -38,6 +45,8 @@ PROTECTED = (
     "computed of the numbers. The number of the hospital's patients is taken as public."
 )
 """What stands between these numbers and one patient."""
+SUMMED = {"table": "own"}
+"""What can be added under masks; a hospital's own patients meet its limits."""
 
 
 class CutInput(BaseConfig):
@@ -144,13 +153,43 @@ def group_name(one: CutInput, group: int) -> str:
 @payload("private_survival", "table")
 @dataclass(frozen=True)
 class Table:
-    """Attributes: ``patients`` of the splits; ``counts``, noised, shape = (numbers,); ``noise_sd`` of each of them."""
+    """Attributes: ``patients`` of the splits; ``counts``, noised, shape = (numbers,); ``noise_sd`` of each of
+    them, under masks that of this hospital's share."""
 
     patients: Annotated[float, Count()]
     counts: Annotated[Floats, Sums()]
     noise_sd: Annotated[float, Public()]
     epsilon_spent: Annotated[float, Public()]
     delta: Annotated[float, Public()]
+
+
+_TOLD = ("noise_sd", "epsilon_spent", "delta")
+
+
+def as_sums(answer: Table, request: Request, study: Study, site: str) -> Summand:
+    """Return a table as numbers that add up; what the noise is goes beside it."""
+    told = {name: str(getattr(answer, name)) for name in _TOLD}
+    return Summand({"patients": np.array([answer.patients]), "counts": answer.counts}, told=told)
+
+
+def of_sums(cls: type[Any], sums: Mapping[str, Floats], told: Sequence[Mapping[str, str]], request: Request) -> Table:
+    """Return added tables as one, its noise that of all shares together.
+
+    Raises
+    ------
+    PrivacyError : a site did not say what its noise is.
+    """
+    try:
+        noise, spent, delta = (np.array([float(texts[name]) for texts in told]) for name in _TOLD)
+    except (KeyError, ValueError):
+        raise PrivacyError("a site did not say what its noise is") from None
+    return Table(
+        float(sums["patients"][0]),
+        sums["counts"],
+        float(np.sqrt(noise @ noise)),
+        float(spent.max()),
+        float(delta.max()),
+    )
 
 
 def shape_of(step: Config) -> int:

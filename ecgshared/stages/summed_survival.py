@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ecgshared.arrays import Floats
 from ecgshared.stages import survival
@@ -59,6 +59,12 @@ class Config(survival.Config):
     mode: Literal["stratified", "exact"] = Field(
         default="exact", description="a baseline for each hospital (stratified), or one for all (exact)"
     )
+
+    @model_validator(mode="after")
+    def _cause_specific(self) -> Config:
+        if self.hazard != "cause_specific":
+            raise ValueError("hazard: sums under masks are those of Cox's model; a survival step fits Fine and Gray's")
+        return self
 
     def questions(self, phase: str) -> int:
         """How many different requests of a phase a site answers about one model."""

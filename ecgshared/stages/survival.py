@@ -9,7 +9,9 @@ own fit, for the forest plot), ``baseline`` (mean predicted and observed risk, t
 Modes. ``stratified``: every site has its own baseline hazard; discloses least. ``exact``: one baseline for all, the
 pooled Cox model of times moved up to a common grid, whose intervals each site must be able to serve
 (:mod:`ecgshared.stats.cox_disclosure`). ``local``: each site fits by itself, the estimates are combined as random
-effects (:mod:`ecgshared.stats.meta_analysis`).
+effects (:mod:`ecgshared.stats.meta_analysis`). With ``hazard: subdistribution`` the stratified sums and the sites' own
+fits are those of Fine and Gray's model (:mod:`ecgshared.stats.fine_gray`); its hazards are not tested for
+proportionality.
 
 What a site answers is capped: of each phase and model it answers so many DIFFERENT questions about one study and no
 more, whatever the run is called (``QUESTIONS``). Coefficients that put the weight of the risk set on a few people count
@@ -108,6 +110,12 @@ class Config(StepConfig):
         default="stratified",
         description="a baseline for each hospital (stratified), one for all (exact), or fits of their own (local)",
     )
+    hazard: Literal["cause_specific", "subdistribution"] = Field(
+        default="cause_specific",
+        description="of those still alive (Cox), or subdistribution: Fine and Gray's model of the cumulative "
+        "incidence, in which who dies of something else stays without the event; with a baseline and a curve of "
+        "censoring for each hospital",
+    )
     ties: Literal["efron", "breslow"] = Field(default="efron", description="how equal times are handled")
     penalizer: float = Field(default=0.0, ge=0, description="as in lifelines, on standardised inputs")
     l1_ratio: float = Field(default=0.0, ge=0, le=1, description="share of the penalty that is absolute values")
@@ -131,6 +139,8 @@ class Config(StepConfig):
             raise ValueError("follow_up_years must not lie before horizon_years")
         if self.mode == "exact" and len(self.grid_edges) > 200:
             raise ValueError("grid_years gives more than 200 intervals; take a coarser grid")
+        if self.hazard == "subdistribution" and (self.mode == "exact" or not self.robust):
+            raise ValueError("hazard subdistribution: mode stratified or local, with robust errors (they are its own)")
         if self.mode == "local" and self.penalizer:
             raise ValueError("mode local combines unbiased estimates; penalizer must be 0")
         return self

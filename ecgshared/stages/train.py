@@ -63,7 +63,7 @@ class StrategyConfig(BaseConfig):
     malicious: int = Field(default=0, ge=0, description="krum: sites that may lie")
 
 
-Trainable = Literal["all", "head", "last"]
+Trainable = Literal["all", "head", "last", "lora"]
 
 
 class StartFrom(BaseConfig):
@@ -76,9 +76,10 @@ class StartFrom(BaseConfig):
     step: str = Field(description="a train step named in `uses`, trained before or imported")
     trainable: Trainable = Field(
         default="all",
-        description="what is trained on: all; the head alone, behind a frozen trunk; the head's last layer alone. "
-        "What is frozen does not travel back",
+        description="what is trained on: all; the head alone, behind a frozen trunk; the head's last layer alone; "
+        "lora: the last layer, and low-rank adapters of all other layers. What is frozen does not travel back",
     )
+    rank: int = Field(default=1, ge=1, le=256, description="of lora's adapters: numbers that travel grow with it")
 
 
 class Config(StepConfig):
@@ -187,6 +188,8 @@ def _check_start(step: Config) -> None:
         return
     if not step.model.head_parts:
         raise ValueError(f"a {step.model.name} has no head behind a trunk, so start_from.trainable must be all")
+    if start.trainable == "lora" and step.privacy is not None:
+        raise ValueError("adapters have no gradients per patient yet: with privacy, trainable is all, head or last")
     if step.model.mixes_patients or step.layout_mode == "fedbn":
         raise ValueError("a frozen trunk needs model.norm group and another strategy than fedbn")
 
@@ -318,21 +321,23 @@ class StartingPoint:
 
     Attributes
     ----------
-    layout : of the vector that travels: all of the net, or what is trained of it.
-    parameters, trained : how many the net has, and how many of them are trained.
+    layout : of the vector that travels: all of the net, what is trained of it, or its adapters.
+    of_all : of the whole net, as it is used afterwards.
+    parameters, trained : how many the net has, and how many numbers are trained.
     """
 
     model: nn.Module
     layout: Layout
+    of_all: Layout
     parameters: int
     trained: int
 
-    def whole(self, vector: NDArray[Any], mode: Literal["full", "fedbn"]) -> NDArray[Any]:
-        """Return the vector of the whole net for one that travelled."""
-        from ecgshared.learning.layout import Layout
+    def whole(self, vector: NDArray[Any]) -> NDArray[Any]:
+        """Return the vector of the whole net for one that travelled; adapters become part of it."""
+        from ecgshared.learning.adapters import merged
 
         self.layout.load(self.model, vector)
-        return Layout.of(self.model, mode).flatten(self.model)
+        return self.of_all.flatten(merged(self.model))
 
 
 def starting_point(step: Config, study: Study, arrays: Mapping[str, NDArray[Any]]) -> StartingPoint:
@@ -346,29 +351,32 @@ def starting_point(step: Config, study: Study, arrays: Mapping[str, NDArray[Any]
     ------
     ModelError : the net to start from has another trunk.
     """
+    from ecgshared.learning.adapters import add_adapters
     from ecgshared.learning.layout import Layout
     from ecgshared.learning.transfer import count_trained, freeze, parts_of, take_over
 
     model = built(step, study)
     parameters = count_trained(model)
+    whole = Layout.of(model, step.layout_mode)
     start = step.start_from
     if start is None:
-        return StartingPoint(model, Layout.of(model, step.layout_mode), parameters, parameters)
+        return StartingPoint(model, whole, whole, parameters, parameters)
     source: Any = study.step(start.step)
     take_over(
         model,
         Layout.of(built(source, study)),
         arrays[f"{start.step}.weights"],
-        head=() if start.trainable == "last" else step.model.head_parts,
+        head=() if start.trainable in ("last", "lora") else step.model.head_parts,
         outputs=step.model.last_parts,
         same_outputs=head_specs(source, study) == head_specs(step, study),
     )
     if start.trainable == "all":
-        return StartingPoint(model, Layout.of(model, step.layout_mode), parameters, parameters)
-    head = step.model.head_parts if start.trainable == "head" else step.model.last_parts
-    trained = parts_of(model, head)
+        return StartingPoint(model, whole, whole, parameters, parameters)
+    trained = parts_of(model, step.model.head_parts if start.trainable == "head" else step.model.last_parts)
+    if start.trainable == "lora":
+        trained += add_adapters(model, start.rank, study.seed, without=step.model.last_parts)
     freeze(model, trained)
-    return StartingPoint(model, Layout.of(model, only=trained), parameters, count_trained(model))
+    return StartingPoint(model, Layout.of(model, only=trained), whole, parameters, count_trained(model))
 
 
 def initial_weights(step: Config, study: Study) -> tuple[str, NDArray[Any], int]:

@@ -28,6 +28,12 @@ class SecureSumConfig(Config):
         description="sites that must send and open a sum: more than half of a step's, and 3 at least; more resist more "
         "sites that side with the coordinator",
     )
+    colluding: Annotated[int, Field(ge=1)] = Field(
+        default=1,
+        description="sites whose share of a sum's noise is not counted on, as they may tell it; a site knows its own, "
+        "so that one never is",
+        exclude_if=lambda value: value == 1,
+    )
 
     def least(self, sites: int) -> int:
         """Return how many of a step's sites must send their part, and reveal, for a sum to be opened."""
@@ -77,6 +83,11 @@ def check_secure_sum(study: Study, step: StepConfig) -> None:
         raise ValueError(
             f"step {step.id!r}: secure_sum.threshold {config.threshold} does not fit its {members} sites; allowed: "
             f"{least} to {most}"
+        )
+    if config.least(members) - config.colluding < 1:
+        raise ValueError(
+            f"step {step.id!r}: secure_sum.colluding {config.colluding} leaves no site whose noise could be counted "
+            f"on; allowed: below the {config.least(members)} sites that open a sum"
         )
     strategy = getattr(step, "strategy", None)
     if strategy is not None and strategy.name in ("fedmedian", "fedtrimmedavg", "krum"):

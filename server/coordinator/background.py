@@ -16,6 +16,7 @@ from typing import Any
 
 from ecgshared.errors import ConfigError, RunError
 from ecgshared.study.study import load_study
+from server.coordinator import trail
 from server.coordinator.authority import days_left, read_certificate
 from server.coordinator.home import HOME_VARIABLE, Home
 from server.coordinator.sessions import Sessions
@@ -43,6 +44,7 @@ def start(home: Home) -> None:
     """Start a supervisor in the background and wait until all of its processes live."""
     if is_up(home):
         raise RunError("this coordinator is up already", where=home.path, remedy="ecgfed coordinator status")
+    home.make_whole()
     output = home.path / "logs" / "up.log"
     with output.open("ab") as log:
         process = subprocess.Popen(
@@ -143,6 +145,7 @@ def queue_run(home: Home, study_file: Path, name: str | None) -> str:
             where=folder,
             remedy=f"another --name, or: ecgfed coordinator resume {chosen}",
         )
+    trail.note(home.path, "run", run=chosen, study=study.sha256)
     RunFolder.create(folder, study_file, backend="flower", status="queued").close()
     return chosen
 
@@ -152,6 +155,7 @@ def stop_run(home: Home, name: str) -> str:
     folder = home.run_folder(name)
     if _status(folder) not in GOING:
         return f"run {name} is {_status(folder)}: there is nothing to stop"
+    trail.note_always(home.path, "stop", run=name)
     (folder / "stop").touch()
     end = time.monotonic() + _DOWN_SECONDS
     while _status(folder) in GOING and time.monotonic() < end:
@@ -175,6 +179,7 @@ def resume_run(home: Home, name: str) -> None:
         raise RunError("the coordinator is not up", where=home.path, remedy="ecgfed coordinator up --detach")
     if status in GOING:
         return  # the supervisor sees to it
+    trail.note(home.path, "resume", run=name)
     (folder / "stop").unlink(missing_ok=True)
     run = RunFolder.reopen(folder)
     try:

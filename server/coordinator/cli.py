@@ -138,8 +138,11 @@ def accept(site: Annotated[str, typer.Argument(metavar="SITE")], home: HomeOptio
     """Take whichever daemon of a site comes next for the site: after it restored a backup, or a copy was ended."""
     from server.coordinator.home import Home
     from server.coordinator.sessions import Sessions
+    from server.coordinator.trail import note
 
-    Sessions(Home(home).path).accept(site)
+    found = Home(home)
+    note(found.path, "accept", site=site)
+    Sessions(found.path).accept(site)
     typer.echo(f"the next daemon of {site} that comes is taken for the site; make sure that only one runs")
 
 
@@ -152,8 +155,11 @@ def renew(
     authority_key: AuthorityKey = None,
 ) -> None:
     """Make new certificates for the coordinator's own servers; a coordinator that is up takes them up in a second."""
+    from server.coordinator.trail import note
+
     found = _signing(home, authority_key)
     if authority:
+        note(found.path, "renew", what="authority")
         made = found.authority.renew()
         typer.echo(f"the authority is valid until {made.not_valid_after_utc:%Y-%m-%d}; sites take it up with a renewal")
     found.renew()
@@ -267,6 +273,20 @@ def report(run: Run = None, home: HomeOption = DEFAULT_HOME) -> None:
     found = Home(home)
     for path in rebuild(found.run_folder(run or found.latest_run())):
         typer.echo(f"wrote {path}")
+
+
+@app.command()
+def audit(
+    home: HomeOption = DEFAULT_HOME, as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False
+) -> None:
+    """Verify the log of what was done here, and print it joined with what befell the runs; exit 1 if it was edited."""
+    from server.coordinator.home import Home
+    from server.coordinator.trail import read_trail, trail_lines
+
+    entries, fault = read_trail(Home(home).path)
+    told = {"holds": not fault, "fault": fault, "entries": entries}
+    typer.echo(json.dumps(told, indent=1) if as_json else "\n".join(trail_lines(entries, fault)))
+    raise SystemExit(1 if fault else 0)
 
 
 @app.command()

@@ -7,6 +7,7 @@ control.secret     what lets the coordinator, and no other user of the machine, 
 sites.json         who was invited, admitted, revoked, with node keys and certificates' fingerprints
 kits/ admitted/    what was made for sites: invitations and certificates
 renewals/          requests of admitted sites for their next certificates, as they came over the connection
+actions.jsonl      what was done here and by whom, chained under audit.key
 sessions.json      which session of a site's daemon was the last: a copy of its state is not let in beside it
 seen.json          which certificate a site last came with
 studies/           a place for study files
@@ -38,6 +39,7 @@ from ecgshared.config import Config, load, validate
 from ecgshared.errors import ConfigError
 from ecgshared.service.files import write_atomically
 from ecgshared.service.fingerprint import code_sha256
+from server.coordinator import trail
 from server.coordinator.authority import Authority, fingerprint, is_due, read_certificate, read_request
 from server.coordinator.envelope import envelope_sha256
 
@@ -59,6 +61,9 @@ class CoordinatorConfig(Config):
     superlink_port: int = Field(ge=1, le=65535, description="of Flower's SuperLink, on 127.0.0.1 only")
     health_port: int | None = Field(
         default=None, ge=0, le=65535, description="gRPC health on 127.0.0.1; null serves none, 0 picks a free port"
+    )
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Prometheus on 127.0.0.1; null serves none, 0 picks a free port"
     )
     nginx: Path | None = Field(default=None, description="null looks for it in PATH and /usr/sbin")
     certificate_days: float = Field(default=365, gt=0, description="validity of a site's or the server's certificate")
@@ -167,6 +172,7 @@ class Home:
 
     def renew(self) -> None:
         """Make new server certificates, for the proxy and for the loopback."""
+        trail.note_always(self.path, "renew", what="servers")
         _serve(self.authority, self.path / "tls", self.config)
 
     def renew_if_due(self) -> bool:
@@ -191,11 +197,13 @@ class Home:
                 value=site,
                 allowed="a small letter, then small letters, digits, - and _, at most 40",
             )
+        self.make_whole()
         with self._registry() as sites:
             if site in sites and sites[site].status == "admitted":
                 raise ConfigError(
                     f"site {site!r} is admitted already", remedy="its old kit still holds; or revoke it first"
                 )
+            trail.note(self.path, "invite", site=site)
             sites[site] = SiteEntry(site, "invited", _now())
         kit = {
             "format_version": 1,
@@ -224,6 +232,7 @@ class Home:
         signed : the certificate, where it was made elsewhere (:func:`sign`).
         """
         request = read_request(request_file)
+        self.make_whole()
         with self._registry() as sites:
             known = sites.get(request.site)
             if known is None or known.status == "revoked":
@@ -254,6 +263,8 @@ class Home:
                 certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
                 {m: until for m, until in older.items() if until > _now() and m != mark},
             )  # fmt: skip
+            again = "renewed" if known.status == "admitted" else ""
+            trail.note(self.path, "admit", site=request.site, until=entry.not_after, certificate=mark, why=again)
             sites[request.site] = entry
         path = self.path / "admitted" / f"{request.site}.crt"
         # With the authority's own behind it, so that a site learns of its renewal too.
@@ -280,6 +291,7 @@ class Home:
                     allowed=", ".join(s for s, e in sorted(sites.items()) if e.status != "revoked") or "there is none",
                 )
             entry = sites[site]
+            trail.note_always(self.path, "revoke", site=site)
             sites[site] = replace(entry, status="revoked", since=_now(), older={})
         (self.path / "renewals" / f"{site}.csr").unlink(missing_ok=True)
         return entry
@@ -313,6 +325,13 @@ class Home:
     def admitted(self) -> list[SiteEntry]:
         """Who is let in."""
         return [entry for entry in self.sites.values() if entry.status == "admitted"]
+
+    def is_revoked(self, site: str) -> bool:
+        """Whether a site was let in once and is no more; False where the registry cannot be read."""
+        try:
+            return self.sites[site].status == "revoked"
+        except (ConfigError, KeyError):
+            return False
 
     def note_nodes(self, nodes: Mapping[int, str]) -> None:
         """Write which site each of Flower's nodes is, by the key it was let in with."""

@@ -20,6 +20,7 @@ from server.coordinator.authority import read_request
 from server.coordinator.home import Home, SiteEntry
 from server.coordinator.proxy import CERTIFICATE_HEADER, NODE_KEY_HEADER
 from server.coordinator.sessions import Opening, Sessions
+from server.coordinator.waiting import HeldPolls
 
 SESSION_HEADER = "ecgfed-session"
 SEEN = "seen.json"
@@ -33,14 +34,18 @@ class SiteCalls:
     def __init__(self, app: Any, home: Home) -> None:
         self._app, self._home = app, home
         self._sessions = Sessions(home.path)
+        self._polls = HeldPolls()
         self._sites: dict[str, SiteEntry] = {}
         self._sites_read = -1
         self._seen: dict[str, str] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a call of our own, refuse one of a session that is not the last, and pass on all others."""
-        if scope["type"] != "http" or not scope["path"].startswith((_FLEET, _OWN)):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if not scope["path"].startswith((_FLEET, _OWN)):
+            await self._polls.handle(self._app, scope, receive, send)
             return
         headers = dict(scope["headers"])
         entry = self._site_of(headers.get(NODE_KEY_HEADER.encode(), b""))
@@ -53,10 +58,14 @@ class SiteCalls:
             await answer(scope, receive, send)
             return
         token = headers.get(SESSION_HEADER.encode(), b"").decode("ascii", "replace")
-        if entry is not None and not self._sessions.is_current(entry.site, token):
+
+        def is_current() -> bool:
+            return entry is None or self._sessions.is_current(entry.site, token)
+
+        if not is_current():
             await JSONResponse({"session": "forked"}, 409)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        await self._polls.handle(self._app, scope, receive, send, is_current)
 
     async def _answer(self, entry: SiteEntry, request: Request) -> Response:
         body = b""

@@ -89,6 +89,8 @@ class Supervisor:
         self._trouble: dict[str, str] = {}
         self._submissions = Submissions(home, say)
         self._known_sites: dict[str, bytes] = {}
+        self._metrics: Any = None
+        self._told: dict[str, Any] = {}
         self._certificates: CertificateCare
 
     def run(self) -> None:
@@ -115,6 +117,10 @@ class Supervisor:
             if self._home.config.health_port is not None:
                 self._health = serve_health(self._home.config.health_port)
             self._children = self._planned()
+            if self._home.config.metrics_port is not None:
+                from server.coordinator.metrics import CoordinatorMetrics
+
+                self._metrics = CoordinatorMetrics(self._home, lambda: self._told, self._home.config.metrics_port)
             try:
                 self._work()
             finally:
@@ -280,8 +286,10 @@ class Supervisor:
             },
             "sites": self._nodes,
             "health_port": None if self._health is None else self._health.port,
+            "metrics_port": None if self._metrics is None else self._metrics.port,
             "submitted": self._submissions.described(),
         }
+        self._told = status
         text = json.dumps(status, sort_keys=True)
         if text != self._known_status:
             self._known_status = text
@@ -308,8 +316,9 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 child.process.kill()
                 child.process.wait()
-        if self._health is not None:
-            self._health.close()
+        for port in (self._health, self._metrics):
+            if port is not None:
+                port.close()
         write_atomically(self._home.path / "status.json", json.dumps({"at": now(), "serving": False}).encode())
         self._log.close()
 

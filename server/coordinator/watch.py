@@ -25,8 +25,8 @@ def watch_run(folder: Path, console: Console | None = None) -> str:
     On a terminal one table is kept up to date; elsewhere every answered question is one line.
     """
     console = console or Console()
-    history = _Tail(folder / "history.jsonl")
-    events = _Tail(folder / "events.jsonl")
+    history = Tail(folder / "history.jsonl")
+    events = Tail(folder / "events.jsonl")
     if not console.is_terminal:
         return _lines(folder, history, events, console)
     seen: list[dict[str, Any]] = []
@@ -42,7 +42,7 @@ def watch_run(folder: Path, console: Console | None = None) -> str:
     return str(info["status"])
 
 
-def _lines(folder: Path, history: _Tail, events: _Tail, console: Console) -> str:
+def _lines(folder: Path, history: Tail, events: Tail, console: Console) -> str:
     said = ""
     while True:
         info = _read(folder / "run.json")
@@ -142,7 +142,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-class _Tail:
+class Tail:
     """The whole lines that were appended to a file since it was last asked."""
 
     def __init__(self, path: Path) -> None:

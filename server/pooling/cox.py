@@ -241,10 +241,12 @@ def errors_and_hazards(
         }
     )
     p, hazards = len(question.names), None
+    cause_specific = question.step.hazard == "cause_specific"
     try:
         columns = {name: [j] for j, name in enumerate(question.names)}
         penalty = Penalty(question.step.penalizer, question.step.l1_ratio)
-        hazards = proportional_hazards(fit, over_time.less(outer), columns, ridge=penalty.ridge(moments.count))
+        if cause_specific:
+            hazards = proportional_hazards(fit, over_time.less(outer), columns, ridge=penalty.ridge(moments.count))
     except StatisticsError as error:
         notes.append(f"Proportional hazards are not tested: {error.what}.")
     # What a lasso holds at 0 has no error, and its sums would spoil those of the others.

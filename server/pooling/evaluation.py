@@ -21,6 +21,7 @@ from ecgshared.stages.evaluate import (
 from ecgshared.stages.results.base import EstimateResult
 from ecgshared.stats.influence import UNDEFINED, Estimate, estimate, rate_estimate, ratio_estimate
 from ecgshared.stats.small_samples import few_events
+from ecgshared.study.study import Study
 from server.pooling.auc import auc_within, pooled_auc
 from server.pooling.combine import bare, est, number
 from server.pooling.compared import site_difference
@@ -47,13 +48,15 @@ def site_json(
     *,
     with_threshold: bool,
     by_ranks: bool,
+    study: Study | None = None,
 ) -> dict[str, Any]:
     """Return one site's own result of one outcome: its exact figures, and its points at the cuts it answered.
 
-    ``by_ranks``: of a case-control series, in which how often the event is says nothing.
+    ``study``: whose columns name subgroups. ``by_ranks``: of a case-control series, in which how often the event is
+    says nothing.
     """
     ecgs, patients, events, event_patients = local.counts[h]
-    subgroups = [name for names in subgroup_names(step) for name in names]
+    subgroups = subgroup_names(step, study)
     base, brier = events / ecgs if ecgs > 0 and not by_ranks else np.nan, local.brier[h, 0]
     known = (patients - event_patients, event_patients) if np.isfinite(patients) else (ecgs - events, events)
     return {

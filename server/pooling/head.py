@@ -113,7 +113,7 @@ class PooledHead:
 
     @property
     def expected_over_observed(self) -> float:
-        """Predicted over observed events; 0 where there are none."""
+        """Predicted over observed events; 0 where there are none, NaN where a site withheld its predicted ones."""
         predicted = sum(float(r.predicted[-1]) for r in self.rates.values())
         return predicted / self.at_cuts.n_cases if self.at_cuts.n_cases else 0.0
 
@@ -144,6 +144,7 @@ def request_arrays(head: PooledHead) -> dict[str, Floats]:
         "case_position": position[order],
         "case_weight": weight[order],
         "rates": np.array([*(known.get(c, 0.0) for c in head.cuts), both / flagged if flagged else 0.0, known[LOWEST]]),
-        "expected_over_observed": np.array([head.expected_over_observed]),
+        # Where a site withheld its sum of risks there is no ratio, and the squares about it are asked for in vain.
+        "expected_over_observed": np.nan_to_num(np.array([head.expected_over_observed])),
         "sensitivity": np.array([both / events if events else 0.0]),
     }

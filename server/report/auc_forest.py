@@ -25,17 +25,21 @@ def auc_forests(r: Result, head: str, pooled: Pooled, sites: Sites, labels: Labe
             for s, v in members.items()
         ]
         if (p := pooled.get(group)) is not None and p.sites:
-            rows.append(ForestRow("pooled", p.auc.value, p.auc.low, p.auc.high, pooled=True))
+            within = p.auc_within_sites
+            if p.auc.value is None and within is not None and within.value is not None:
+                rows.append(ForestRow("pooled, pairs within", within.value, within.low, within.high, pooled=True))
+            else:
+                rows.append(ForestRow("pooled", p.auc.value, p.auc.low, p.auc.high, pooled=True))
             found, note = together(members, labels)
             rows += found
             notes += [f"{labels.pooled(group).capitalize()}: {note}"] if note else []
     if all(row.value is None for row in rows):
         return []
     caption = (
-        'Squares grow with a hospital\'s events; the diamond "pooled" is the AUC over all ECGs of the hospitals above '
-        "it. "
-        "Random effects and the prediction interval (dashes: where the AUC of another such hospital is to be "
-        f"expected) are computed from the hospitals' own AUCs on the logit scale. {' '.join(notes)}"
+        "Squares grow with a hospital's events; the diamond 'pooled' is the AUC over all ECGs of the hospitals above "
+        "it (pairs within: over pairs of ECGs of one hospital, where all pairs are known to bounds alone). Random "
+        "effects and the prediction interval (dashes: where the AUC of another such hospital is to be expected) are "
+        f"computed from the hospitals' own AUCs on the logit scale. {' '.join(notes)}"
     )
     title = f"AUC by hospital, {labels.endpoint(head)}"
     return [forest(title, rows, "AUC", reference=0.5, caption=caption.strip())]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from ecgshared.stages.results.base import Number
 from server.report.sections import Panels, Series, told
 
+_BELOW = -0.05
+"""Where an act does so much more harm than good, how much is of no interest."""
 _LEAST = -0.02
 """Acting on everybody is drawn down to here: below it the curves that matter would be flat."""
 
@@ -37,14 +39,17 @@ def decision_panels(curves: Sequence[DecisionCurve]) -> Panels | None:
     panels, silent = told([(curve.label, _series(curve)) for curve in curves])
     if not panels:
         return None
+    most = max(b for _, series in panels for one in series for b in one.y if b is not None)
     return Panels(
         "Decision curve",
         (),
         "threshold probability",
         "net benefit per ECG",
+        y_range=(_BELOW, max(1.05 * most, -_BELOW)),
         reference=0.0,
         caption="Net benefit of acting on the ECGs at or above a risk (coloured or black), on every ECG (grey) "
-        f"and on none (dashes, 0). Bands over several hospitals: the bound that withheld counts leave.{silent}",
+        f"and on none (dashes, 0); below {_BELOW:g} it is not drawn. Bands over several hospitals: the bound that "
+        f"withheld counts leave.{silent}",
         panels=panels,
     )
 

@@ -10,7 +10,6 @@ from server.report.evaluation_tables import (
     chosen_by_luck,
     compared_tables,
     figure_tables,
-    span,
     subgroup_blocks,
     threshold_table,
     weighted_tables,
@@ -43,7 +42,7 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
         *figure_tables(pooled, sites, labels, series),
         *chosen_by_luck(pooled, labels),
         *auc_forests(r, head, pooled, sites, labels),
-        *curves(step, pooled, sites, labels),
+        *curves(step, head, pooled, sites, labels),
         *decisions(pooled, sites, labels),
     ]
     at_cut = [v.threshold for v in sites.values() if v.threshold is not None]
@@ -73,14 +72,17 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
 
 
 def _key(step: str, r: Result, group: Group, head: str, p: PooledHead, labels: Labels) -> Key:
-    auc, bounds = group_auc(r, head, p), p.auc
-    notes = []
+    auc, bounds, notes = group_auc(r, head, p), p.auc, list[str]()
+    what = "AUC"
+    between = bounds.bound_low is not None and bounds.bound_high is not None and len(p.sites) > 1
+    if auc.value is None and p.auc_within_sites is not None and p.auc_within_sites.value is not None:
+        # Nothing was withheld: what the hospitals counted bounds it, and pairs within a hospital are known exactly.
+        auc, what = p.auc_within_sites, "AUC of pairs within a hospital"
     if auc.low is not None and auc.high is not None:
         notes.append(f"95% CI {auc.low:.3f} to {auc.high:.3f} by {p.interval_unit}")
-    if bounds.bound_low is not None and bounds.bound_high is not None and len(p.sites) > 1:
-        notes.append(f"bounds {bounds.bound_low:.3f} to {bounds.bound_high:.3f}")
-    if auc.value is None and p.auc_within_sites is not None and p.auc_within_sites.value is not None:
-        notes.append(f"pairs within a hospital: {span(p.auc_within_sites)}")
+    if between:
+        all_pairs = "over all pairs " if what != "AUC" else "bounds "
+        notes.append(f"{all_pairs}{bounds.bound_low:.3f} to {bounds.bound_high:.3f}")
     if p.few_events and auc.value is not None:
         notes.append("few events: no interval")
     if p.events is not None:
@@ -88,7 +90,7 @@ def _key(step: str, r: Result, group: Group, head: str, p: PooledHead, labels: L
     if len(p.sites) == 1:
         notes.append(f"of {labels.site(p.sites[0])} alone")
     return Key(
-        f"AUC, {labels.endpoint(head)}, {labels.group(group)}",
+        f"{what}, {labels.endpoint(head)}, {labels.group(group)}",
         auc.value,
         "; ".join(notes),
         labels.about(step, r.score),

@@ -16,10 +16,10 @@ from server.report.decisions import DecisionCurve, decision_panels
 from server.report.evaluation_tables import Pooled, Sites, span
 from server.report.labels import Labels
 from server.report.sections import Figure, Panel, Panels, Series, told
-from server.report.top_groups import Line, captured, top_tenth, trial_rate
+from server.report.top_groups import Line, against, captured, rate_lines, top_tenth
 
 
-def curves(step: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
+def curves(step: str, head: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Figure]:
     """Draw ROC, rates by share, and calibration; a figure without a released point is left out."""
     drawn = [*_pooled_roc(pooled, labels), *(_roc(s, v.roc, v.auc, labels) for s, v in sites.items() if v.roc)]
     # The corners are on every curve: between them alone a line would be a curve that nobody released.
@@ -46,6 +46,7 @@ def curves(step: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Figu
         *((labels.site(s), [_rates(s, v.ppv)]) for s, v in sites.items()),
     ]
     rates, silent = told(rates)
+    across = rate_lines(step, head, labels)
     if rates:
         figures.append(
             Panels(
@@ -54,7 +55,8 @@ def curves(step: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Figu
                 "share of ECGs",
                 "event rate (PPV)",
                 x_log=True,
-                caption=f"Bands: 95% intervals. Points stand at cuts that hospitals answered.{silent}",
+                reference=tuple(line.rate for line in across) or None,
+                caption=f"Bands: 95% intervals. Points stand at cuts that hospitals answered.{against(across)}{silent}",
                 panels=rates,
             )
         )
@@ -62,7 +64,7 @@ def curves(step: str, pooled: Pooled, sites: Sites, labels: Labels) -> list[Figu
         *((labels.pooled(g), "", p.ppv) for g, p in pooled.items()),
         *((labels.site(s), s, v.ppv) for s, v in sites.items()),
     ]
-    figures += [one for one in (top_tenth(lines, trial_rate(step, labels)), captured(lines)) if one is not None]
+    figures += [one for one in (top_tenth(lines, across), captured(lines)) if one is not None]
     calibration: list[Panel] = [
         *((labels.pooled(g), [_pooled_groups(p.calibration_curve)]) for g, p in pooled.items()),
         *((labels.site(s), [_groups(s, v.calibration_curve)]) for s, v in sites.items()),

@@ -28,7 +28,8 @@ def figure_tables(pooled: Pooled, sites: Sites, labels: Labels, series: Sequence
         if name in map(labels.site, series):
             discrimination.append([name, v.ecgs, v.events, *patients, "-", span(v.auc), "-"])
             continue
-        discrimination.append([name, v.ecgs, v.events, *patients, v.base_rate, span(v.auc), area])
+        auc = span(v.auc) if isinstance(v, SiteHead) else pooled_auc(v)
+        discrimination.append([name, v.ecgs, v.events, *patients, v.base_rate, auc, area])
         line = (v.calibration_slope, v.calibration_intercept, v.expected_over_observed)
         calibration.append([name, *map(span, line), brier])
     return [
@@ -40,6 +41,15 @@ def figure_tables(pooled: Pooled, sites: Sites, labels: Labels, series: Sequence
         ),
         Table("Calibration", ["", "slope", "intercept", "expected/observed", "Brier score"], calibration),
     ]
+
+
+def pooled_auc(p: PooledHead) -> str | None:
+    """Return the AUC over several hospitals; where it is known to bounds alone these, with that of pairs within."""
+    if p.auc.value is not None or p.auc.bound_low is None or p.auc.bound_high is None:
+        return span(p.auc)
+    within = None if p.auc_within_sites is None else span(p.auc_within_sites)
+    inside = "" if within is None else f"; within hospitals {within}"
+    return f"{p.auc.bound_low:.3f} to {p.auc.bound_high:.3f} (bounds){inside}"
 
 
 def _bounded(number: BoundedNumber | None) -> Cell:

@@ -255,7 +255,8 @@ def _reference(axes: Axes, reference: Any) -> None:
         axes.set_xlim(x_limits)
         axes.set_ylim(y_limits)
     elif reference is not None:
-        axes.axhline(float(reference), **line)
+        for level in reference if isinstance(reference, tuple) else (reference,):
+            axes.axhline(float(level), **line)
 
 
 def _inline(document: str, prefix: str) -> str:

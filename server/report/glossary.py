@@ -69,6 +69,7 @@ _CODES: dict[str, str] = {
     RefusalCode.OVERRIDES: "the run came with settings beside the study",
     "deadline": "no answer before the deadline",
     "not-connected": "the site was not connected",
+    "revoked": "the coordinator lets the site in no more",
     "not-finite": "the answer held NaN or infinity where none may be",
     "lost": "the message or its answer was lost on the way",
     "malformed": "the answer did not have the declared form",

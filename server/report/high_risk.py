@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ecgshared.stages.high_risk import ANY
 from ecgshared.stages.results.base import MeanSd, Number
 from ecgshared.stages.results.high_risk import Band, Profile, Result, SiteProfile
 from ecgshared.study.endpoints import EVENTS
@@ -98,11 +99,14 @@ def _becomes(r: Result, lines: Lines) -> list[Figure]:
     ]
 
 
+_RULES = {"high_risk": "High-risk ECG", ANY: "Any of the markers"}
+
+
 def _flagged(r: Result, lines: Lines, labels: Labels) -> Table:
     rows: list[list[Cell]] = [
         [
             name,
-            "High-risk ECG" if rule == "high_risk" else marker(rule, labels),
+            _RULES.get(rule) or marker(rule, labels),
             *(_percent(c.flagged_share, 1), c.events, rate_span(c.captured)),
         ]
         for name, p in lines
@@ -112,7 +116,7 @@ def _flagged(r: Result, lines: Lines, labels: Labels) -> Table:
         f"What is flagged of all ECGs followed by {labels.endpoint(r.outcome)}",
         ["", "rule", "share of ECGs flagged", "with the event", "share of these flagged (95% CI)"],
         rows,
-        note="Of whom a marker is not known, it flags nobody.",
+        note="Of whom a marker is not known, it flags nobody. Whom none flags had no known risk factor.",
     )
 
 

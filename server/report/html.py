@@ -104,8 +104,8 @@ def page(run: Run, lay_out: LayOut | None = None) -> str:
 
 def compose(run: Run, lay_out: LayOut | None = None) -> Page:
     """Return the report with its tables and figures as files beside it."""
-    labels = Labels(run.study)
     results = typed_results(run)
+    labels = Labels(run.study, results)
     lay_out = partial(stage_sections, labels=labels) if lay_out is None else lay_out
     painter = _Painter(run.results.run.sites)
     summary = summarise(run.study, results, labels)

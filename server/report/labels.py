@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ecgshared.stages.evaluate import Config as EvaluateConfig
 from ecgshared.stages.evaluate import heads_of
+from ecgshared.stages.results.base import StageResult
 from ecgshared.study.endpoints import EVENTS, TimeToEventEndpoint
 from ecgshared.study.study import Study
 
@@ -30,9 +32,13 @@ _SHORT = {"training": "pooled, training", "zero_shot": "pooled, zero-shot"}
 
 @dataclass(frozen=True)
 class Labels:
-    """Words for the names of a study; without one (its file does not fit this version) names stay names."""
+    """Words for the names of a study; without one (its file does not fit this version) names stay names.
+
+    ``told`` : results of all steps, for lines that one step's figure takes from another.
+    """
 
     study: Study | None = None
+    told: Mapping[str, StageResult] = field(default_factory=dict)
 
     def endpoint(self, name: str) -> str:
         """Return an endpoint in words: its label, or "sudden cardiac death within 2 years"."""

@@ -174,6 +174,7 @@ _FROZEN = {
     "all": "",
     "head": ", of which the head alone was trained on",
     "last": ", of which the last layer alone was trained on",
+    "lora": ", of which the last layer and low-rank adapters of the others alone were trained on",
 }
 
 

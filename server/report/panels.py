@@ -103,7 +103,7 @@ def _limits(figure: Panels, sites: Sequence[str]) -> _Limits | None:
     x, y, x_log = axes.get_xlim(), axes.get_ylim(), axes.get_xscale() == "log"
     if figure.reference == "diagonal" and figure.x_range is None:
         # What is read against the diagonal has one scale both ways, from zero on.
-        most = max(x[1], y[1])
+        most = 1.03 * max(x[1], y[1])
         x = y = (-0.03 * most, most)
     elif x_log and "share" in figure.x_label:
         x = (x[0], min(x[1], 1.1))

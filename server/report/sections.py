@@ -99,7 +99,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Figure:
-    """One chart. ``reference``: "diagonal", or a number drawn as a horizontal line, or None."""
+    """One chart. ``reference``: "diagonal", or a number (or several) drawn as a horizontal line, or None."""
 
     title: str
     series: Sequence[Series]

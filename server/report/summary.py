@@ -138,7 +138,9 @@ def _evaluated(step: str, r: Evaluated, labels: Labels) -> list[str]:
     whom = f", {labels.whom(step)}" if labels.whom(step) else ""
     for group, heads in r.pooled.items():
         for head, p in heads.items():
-            found = group_auc(r, head, p)
+            found, what = group_auc(r, head, p), "AUC"
+            if found.value is None and p.auc_within_sites is not None:
+                found, what = p.auc_within_sites, "AUC of pairs within a hospital"
             auc = span(found)
             if auc is None:
                 continue
@@ -149,7 +151,7 @@ def _evaluated(step: str, r: Evaluated, labels: Labels) -> list[str]:
             whose = (
                 f"{labels.group(group)} ({labels.site(p.sites[0])} alone)" if len(p.sites) == 1 else labels.group(group)
             )
-            text = f"AUC for {labels.endpoint(head)}, {whose}{whom}: {auc}{words}."
+            text = f"{what} for {labels.endpoint(head)}, {whose}{whom}: {auc}{words}."
             at = p.threshold
             if at is not None and at.share is not None and (ppv := span(at.ppv)) is not None:
                 text += f" Above the fixed cut-off, {100 * at.share:.1f}% of ECGs, the event rate was {ppv}."

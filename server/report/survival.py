@@ -26,10 +26,17 @@ def fit_sections(step: str, r: Result, labels: Labels) -> list[Section]:
     penalty = f"; penalty {r.penalizer:g}, l1 share {r.l1_ratio:g}" if r.penalizer else ""
     unit = "the most recent usable ECG of each patient" if r.one_ecg_per_patient else "all usable ECGs"
     cut = "" if r.follow_up_years is None else f" Follow-up is cut at {r.follow_up_years:g} years."
+    kind = "Cox models" if r.hazard == "cause_specific" else "Fine and Gray's models"
+    rivals = (
+        "a competing death is censoring, as the hazard is that of people still alive"
+        if r.hazard == "cause_specific"
+        else "who dies of something else stays in the risk set as one who will not have the event, weighted by the "
+        "chance to be followed, and a hazard ratio above 1 means a higher cumulative incidence"
+    )
     first = Text(
-        f"Cox models of {labels.event(r.event)}. {_MODES[r.mode]}; {r.ties.capitalize()} ties{penalty}. "
-        f"{' and '.join(r.splits).capitalize()} patients; {unit}; a competing death is censoring, as the "
-        f"hazard is that of people still alive; observed risk is the cumulative incidence.{cut} All models "
+        f"{kind} of {labels.event(r.event)}. {_MODES[r.mode]}; {r.ties.capitalize()} ties{penalty}. "
+        f"{' and '.join(r.splits).capitalize()} patients; {unit}; {rivals}; "
+        f"observed risk is the cumulative incidence.{cut} All models "
         "are fitted to the same ECGs, those with every input."
     )
     sections = [Section(f"{labels.step(step)}: survival", [first, _who(r, labels)])]
@@ -129,14 +136,18 @@ def _coefficients(name: str, model: CoxModel, r: Result, labels: Labels) -> Tabl
     counted = ""
     if model.ecgs is not None and model.events is not None:
         counted = f"{model.ecgs:.0f} ECGs, {model.events:.0f} with the event, "
+    tested = "Proportional hazards of a subdistribution are not tested. "
+    if r.hazard == "cause_specific":
+        tested = (
+            f"Proportional hazards{all_of}: score test against time in years, as R's cox.zph(transform = "
+            '"identity"); a small p says that a hazard ratio changes over time. '
+        )
     return Table(
         f"Coefficients, {name}",
         ["input", "log hazard ratio", "SE", "hazard ratio (95% CI)", "per SD", "p", "p, proportional hazards", "I2"],
         rows,
         note=f"{counted}{len(model.sites)} sites, {model.rounds} rounds. Standard errors {errors}.{likelihood} "
-        f"Proportional hazards{all_of}: score test against time in years, as R's cox.zph(transform = "
-        '"identity"); a small p says that a hazard ratio changes over time. '
-        "I2: share of the spread between the sites' own fits that is not chance.",
+        f"{tested}I2: share of the spread between the sites' own fits that is not chance.",
     )
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ecgshared.stages.results.evaluate import RateAtShare
+from ecgshared.stages.results.overlap import Result as Overlap
 from ecgshared.stages.threshold import Config as Threshold
+from ecgshared.wire.protocol import StepConfig
 from server.report.labels import Labels
 from server.report.sections import Panels, Series
 
@@ -22,7 +25,52 @@ def trial_rate(step: str, labels: Labels) -> float | None:
     return fixed.min_rate if isinstance(fixed, Threshold) else None
 
 
-def top_tenth(lines: Sequence[Line], rate: float | None) -> Panels | None:
+@dataclass(frozen=True)
+class RateLine:
+    """A rate drawn across a figure, and what it is of."""
+
+    rate: float
+    words: str
+
+
+def rate_lines(step: str, head: str, labels: Labels) -> tuple[RateLine, ...]:
+    """Return what an evaluation's rates are read against: what a group had to exceed, and the marker in use.
+
+    The marker's rate (of a reduced ejection fraction, say) is told by an overlap step of the same population, outcome
+    and cut-off, over the hospitals that train.
+    """
+    trials = trial_rate(step, labels)
+    lines = [] if trials is None else [RateLine(trials, "the rate that the high-risk group had to exceed")]
+    if labels.study is None or all(s.id != step for s in labels.study.steps):
+        return tuple(lines)
+    mine = labels.study.step(step)
+    for name, found in labels.told.items():
+        if not isinstance(found, Overlap) or found.outcome != head or "training" not in found.pooled:
+            continue
+        other = labels.study.step(name)
+        same = other.population == mine.population and _cut(other, labels) == _cut(mine, labels)
+        marker = found.pooled["training"].fixed.groups.get("marker")
+        if same and marker is not None and marker.rate.value is not None:
+            lines.append(
+                RateLine(marker.rate.value, f"the rate of ECGs with {found.label or labels.column(found.marker)}")
+            )
+            break
+    return tuple(lines)
+
+
+def _cut(step: StepConfig, labels: Labels) -> str | None:
+    fixed = None if labels.study is None else labels.study.used(step, "threshold")
+    return None if fixed is None else fixed.id
+
+
+def against(lines: Sequence[RateLine]) -> str:
+    """Say in a caption what the dashed lines are."""
+    if not lines:
+        return ""
+    return f" Dashed: {'; '.join(f'{100 * line.rate:.1f}%, {line.words}' for line in lines)}."
+
+
+def top_tenth(lines: Sequence[Line], rates: Sequence[RateLine] = ()) -> Panels | None:
     """Draw the event rate by percentile, from the 90th on; None where no point lies there."""
     panels = []
     for heading, site, points in lines:
@@ -33,14 +81,13 @@ def top_tenth(lines: Sequence[Line], rate: float | None) -> Panels | None:
             panels.append((heading, [Series(site or "pooled", x, y, low, high, site=site, emphasis=not site)]))
     if not panels:
         return None
-    line = "" if rate is None else f" Dashed: {100 * rate:.1f}%, the rate that the high-risk group had to exceed."
     return Panels(
         "Event rate above the 90th percentile",
         (),
         "percentile of the risk from which the group begins",
         "event rate (PPV)",
-        reference=rate,
-        caption=f"Bands: 95% intervals. Points stand at cuts that hospitals answered.{line}",
+        reference=tuple(line.rate for line in rates) or None,
+        caption=f"Bands: 95% intervals. Points stand at cuts that hospitals answered.{against(rates)}",
         panels=panels,
     )
 

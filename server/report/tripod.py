@@ -101,9 +101,7 @@ def checklist(study: Study | None, results: Mapping[str, StageResult], stages: M
         here("12f", "updating of the model, such as recalibration", at(first.get("calibrate")), "no calibrate step"),
         here("12g", "how predictions are computed", at(fitted), nothing),
         write("13", "class imbalance: methods and why", "no resampling or weighting of classes is done; say so"),
-        partly(
-            "14", "fairness", at(judged) if fair else "", "subgroups by sex and age; say why these and what was done"
-        ),
+        partly("14", "fairness", at(judged) if fair else "", "subgroups of the study; say why these and what was done"),
         here("15", "output of the model and its thresholds", at(first.get("threshold")), "no threshold step"),
         partly(
             "16",

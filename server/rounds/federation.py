@@ -28,7 +28,7 @@ from ecgshared.service.files import now
 from ecgshared.study.study import Study
 from ecgshared.wire.bytes import MESSAGE_TYPE_ASK, MESSAGE_TYPE_HELLO, encode_request, refusal_of, to_records
 from ecgshared.wire.protocol import Request
-from server.rounds.replies import FINAL, SiteState, description, read_reply, reasons, will_pass
+from server.rounds.replies import FINAL, REVOKED, SiteState, description, read_reply, reasons, will_pass
 from server.rounds.run_folder import RunFolder
 from server.rounds.step_context import Accept, Metrics, Replies
 
@@ -48,12 +48,14 @@ class WaitingPolicy:
     tell : is given what is going on, whenever that changes.
     stopped : whether the coordinator wants the run to end.
     site_of : which site a node is, by the key it was let in with; None where every node is believed.
+    revoked : whether the coordinator lets a site in no more: it is not waited for.
     """
 
     patience_seconds: float = 0.0
     tell: Callable[[dict[str, Any]], None] = lambda _: None
     stopped: Callable[[], bool] = lambda: False
     site_of: Callable[[int], str | None] | None = None
+    revoked: Callable[[str], bool] = lambda _: False
 
 
 class Federation:
@@ -254,7 +256,8 @@ class Federation:
         self.connect(names, min(deadline, 60.0), enough=max(lacking, 1))
         for state in states:
             if state.name not in self._nodes:
-                state.why = self._refusing.get(state.name, (0, "not-connected"))[1]
+                away = REVOKED if self._policy.revoked(state.name) else "not-connected"
+                state.why = self._refusing.get(state.name, (0, away))[1]
             elif state.name in self._unapproved:
                 state.why = RefusalCode.STUDY_NOT_APPROVED
         # Only now: the wait for absent sites is no fault of those that are here.

@@ -16,10 +16,13 @@ from flwr.proto.control_pb2 import RegisterNodeRequest as RegisterNodeRequest
 from flwr.proto.control_pb2 import StartRunRequest as StartRunRequest
 from flwr.proto.control_pb2 import StopRunRequest as StopRunRequest
 from flwr.proto.control_pb2 import UnregisterNodeRequest as UnregisterNodeRequest
+from flwr.proto.fleet_pb2 import PullMessagesRequest as PullMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest as ConfirmMessageReceivedRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest as PullAppMessagesRequest
+from flwr.proto.runtime_pb2 import PushAppMessagesRequest as PushAppMessagesRequest
 from flwr.serverapp import ServerApp
 from flwr.supercore.constant import NOOP_FEDERATION_ID as NOOP_FEDERATION_ID
+from flwr.supercore.constant import TASK_TOKEN_HEADER as TASK_TOKEN_HEADER
 from flwr.supercore.control import ControlHttpClient as ControlHttpClient
 from flwr.supercore.fab import Fab as Fab
 from flwr.supercore.inflatable.inflatable_object import get_object_body as get_object_body

@@ -23,6 +23,9 @@ FINAL = {
 }
 """Refusals that asking again cannot change; such a site does not count towards a quorum of all."""
 
+REVOKED = "revoked"
+"""Why a site is absent that the coordinator lets in no more. It counts towards a quorum of all: people must decide."""
+
 PASSING = {
     RefusalCode.PAUSED,
     RefusalCode.WORKER_LOST,

@@ -104,6 +104,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
                                     compared.get(s),
                                     with_threshold=fixed is not None and s in cohorts,
                                     by_ranks=s not in cohorts,
+                                    study=study,
                                 ),
                                 "weighted": site_weighted(weighted.get(s), h),
                             }
@@ -202,7 +203,7 @@ def _pool_group(
     cut: float | None,
     absent: dict[str, Any],
 ) -> dict[str, Any]:
-    subgroups = [name for names in subgroup_names(step) for name in names]
+    subgroups = subgroup_names(step, context.study)
     result = {}
     for h, head in enumerate(heads_of(step, context.study)):
         mine = {s: of_head[h] for s, of_head in counted.by_site.items() if h in of_head}

@@ -71,7 +71,7 @@ def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Secti
 
 
 def _fits(t: Told, step: Config, n: int) -> bool:
-    flags, times = 1 + len(step.markers), len(step.times_years)
+    flags, times = len(step.rules), len(step.times_years)
     shapes = {
         "counts": (3,),
         "moments": (3,),
@@ -108,7 +108,7 @@ def _profile(step: Config, told: Mapping[str, Told], names: Sequence[str]) -> di
         "devices_by_lvef": _bands([t.devices_by_lvef for t in parts], (0.0, *step.lvef_bands), open_end=True),
         "captured": {
             name: _captured({s: (t.flagged[m], t.captured[m]) for s, t in told.items()})
-            for m, name in enumerate(("high_risk", *step.markers))
+            for m, name in enumerate(step.rules)
         },
         "incidence": {name: _incidence(parts, g) for g, name in enumerate(("high", "others"))} if step.event else {},
     }

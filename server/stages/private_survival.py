@@ -100,9 +100,10 @@ def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Secti
         f"{labels.site(site)} epsilon {one.epsilon_spent:.3g} at delta {one.delta:g}" for site, one in r.sites.items()
     )
     words = (
-        f"{r.patients:.0f} patients of {counted(len(r.sites), 'hospital')}, each in one of {r.numbers} numbers, "
-        f"to which every hospital added noise once (SD of the sum {r.noise_sd:.2f}). Spent: {spent}. All that stands "
-        "here is made of these numbers; intervals hold chance and noise. What the noise may have made is left out."
+        f"{r.patients:.0f} patients of {counted(len(r.together or r.sites), 'hospital')}, each in one of {r.numbers} "
+        f"numbers, to which {'the hospitals together' if r.together else 'every hospital'} added noise once (SD of the "
+        f"sum {r.noise_sd:.2f}). Spent: {spent}. All that stands here is made of these numbers; intervals hold chance "
+        "and noise. What the noise may have made is left out."
     )
     everybody: list[list[Cell]] = [
         [p.years, p.at_risk, p.events, p.survival, _span(p.low, p.high)] for p in r.curves[EVERYBODY]

@@ -74,6 +74,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     result = Result(
         event=step.event,
         mode=step.mode,
+        hazard=step.hazard,
         ties=step.ties,
         penalizer=step.penalizer,
         l1_ratio=step.l1_ratio,

@@ -99,7 +99,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         heads=step.heads,
         judged=step.judged,
         sites=context.sites,
-        withheld_sites=tuple(site for site in context.sites if site not in able),
+        withheld_sites=tuple(site for site in context.sites if site not in able and site in described.result.sites),
         rounds=state.round,
         planned_rounds=step.rounds,
         stopped_early=state.stopped,
@@ -118,11 +118,11 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         learning_rate=tuple(learning_rate(step.optimiser, r, step.rounds) for r in range(1, state.round + 1)),
         validation=tuple(state.validation),
         training_loss=tuple(state.training),
-        absent=state.absent,
+        absent=state.absent | _away(described, context.sites, able, state.round),
         privacy=_privacy_result(step, study, state),
     )
     standardise = described.arrays["standardise"]
-    whole = start.whole(kept, step.layout_mode)
+    whole = start.whole(kept)
     return Artefact(step.id, "train", result, {"weights": whole, "standardise": standardise})
 
 
@@ -163,12 +163,31 @@ def _aggregation_weights(
     described: Artefact[Any], step: Config, study: Study, sites: tuple[str, ...]
 ) -> dict[str, float]:
     shares = dict(zip(study.sites.train, described.arrays[step.totals[1]].tolist(), strict=True))
+    away = {site: why for site, why in described.result.absent.items() if site in sites}
+    if away and set(away) == set(sites):
+        raise RunError(
+            f"step {step.id!r}: no training site answered step {described.step!r}",
+            value="; ".join(f"{site}: {why}" for site, why in sorted(away.items())),
+            remedy="start the run anew once they are connected",
+        )
     if not any(shares[site] > 0 for site in sites):
         raise TooFewError(
             "no training site may release how many ECGs it trains on",
             remedy="lower the sites' limits, or join larger sites",
         )
     return {site: shares[site] for site in sites}
+
+
+def _away(
+    described: Artefact[Any], sites: tuple[str, ...], able: tuple[str, ...], rounds: int
+) -> dict[str, dict[str, int]]:
+    """Return who does not train because it was away when the cohorts were described, and why it was."""
+    absent = described.result.absent
+    return {
+        site: {f"did not answer step {described.step!r}: {absent[site]}": rounds}
+        for site in sites
+        if site not in able and site in absent
+    }
 
 
 def _resumed(context: StepContext, initial: NDArray[Any]) -> _State:

@@ -100,7 +100,7 @@ def _study(out: Path, model: Path | None, rounds: int | None, seed: int) -> Path
     content = load_yaml(STUDY)
     train = next(step for step in content["steps"] if step["id"] == MADE)
     if model is not None:
-        wanted = load_yaml(model)
+        wanted = load_yaml(model, aliases=True)
         steps = [step for step in wanted.get("steps", ()) if isinstance(step, dict) and step.get("stage") == "train"]
         named = wanted.get("model") or next((s["model"] for s in steps if "model" in s), train["model"])
         # Age and sex are labels here. Covariates enter behind the trunk, so that the weights fit a net with them too.

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ from ecgshared.errors import ConfigError, RunError, StatisticsError
 from ecgshared.service.processes import in_processes
 from simulations.hospitals.exports import RECORDS_FOLDER, quantise, write_record, write_site, write_table
 from simulations.hospitals.formats.header import Header
+from simulations.patients.activation import record_activation
+from simulations.patients.ailments import States, draw_states
 from simulations.patients.clinical import APART, clinical_columns
 from simulations.patients.cohort import Hospital, make_cohort
 from simulations.patients.fates import solve_baseline
@@ -84,11 +87,13 @@ def make_hospitals(
         cohort = make_patients(np.random.default_rng([seed, number, 0]), name, config, scenario, log_baseline, patients)
         folder = out / "sites" / name
         records = folder / RECORDS_FOLDER
-        table = _write_records(seed, number, name, cohort, config, scenario, records, progress, processes)
+        states = _states(seed, number, cohort, config, scenario)
+        table = _write_records(seed, number, name, cohort, states, config, scenario, records, progress, processes)
         write_table(folder, table, config.table)
         series = config.series is not None
         write_site(folder, name, table.columns, config.table, config.suffix, case_control=series)
-        cohort.truth.to_csv(out / "truth" / f"{name}.csv", index=False, float_format="%.8g", lineterminator="\n")
+        truth = cohort.truth if states is None else cohort.truth.assign(**_true_hearts(states.rows(cohort.person)))
+        truth.to_csv(out / "truth" / f"{name}.csv", index=False, float_format="%.8g", lineterminator="\n")
         counts[name] = (patients, len(table), int(cohort.truth["true_scd_event"].sum()))
     first, second, third = ({name: row[i] for name, row in counts.items()} for i in range(3))
     return Made(out, first, second, third)
@@ -108,23 +113,54 @@ def make_patients(
     return make_cohort(rng, name, config, scenario, log_baseline, patients)
 
 
+def _used(
+    seed: int, number: int, cohort: Hospital, config: HospitalConfig
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the device of each ECG, and who fibrillates."""
+    rng = np.random.default_rng([seed, number, 1])
+    shares = np.array([device.share for device in config.devices])
+    device_of = rng.choice(len(shares), size=len(cohort.person), p=shares / shares.sum())
+    return device_of, rng.random(len(cohort.people.age)) < config.population.af_share
+
+
+def _states(seed: int, number: int, cohort: Hospital, config: HospitalConfig, scenario: Scenario) -> States | None:
+    """Return what ails each person's heart; None where the scenario's hearts are not made of tissue."""
+    if scenario.heart == "gaussians":
+        return None
+    rng = np.random.default_rng([seed, number, 3000])
+    return draw_states(rng, cohort.people, config.population.ailments, _used(seed, number, cohort, config)[1])
+
+
+def _true_hearts(states: States) -> dict[str, Any]:
+    """Return what a truth table says of hearts made of tissue, one value per ECG."""
+    return {
+        "true_rhythm": states.rhythm_names(),
+        "true_conduction": states.conduction_names(),
+        "true_scar": states.ailments.scar,
+        "true_hypertrophy": states.ailments.hypertrophy,
+        "true_early_beats": states.ventricular + states.atrial > 0,
+    }
+
+
 @dataclass(frozen=True)
 class _Chunk:
     """ECGs of one device, as a process needs them to render and write them.
 
     ``draw`` seeds a generator of their own: what one chunk draws never shifts another. ``headers`` are in the order of
-    ``people`` and ``af``.
+    ``people``, ``af`` and ``states`` (None where hearts are no tissue).
     """
 
     draw: tuple[int, ...]
     people: People
     af: NDArray[np.bool_]
+    states: States | None
     headers: tuple[Header, ...]
     electrodes_cm: NDArray[np.float64] | None
     device: DeviceConfig
     hospital: HospitalConfig
     waveform: WaveformEffects
     physique: Physique
+    scatter: float
     seconds: float
     folder: Path
 
@@ -134,6 +170,7 @@ def _write_records(
     number: int,
     name: str,
     cohort: Hospital,
+    states: States | None,
     config: HospitalConfig,
     scenario: Scenario,
     folder: Path,
@@ -142,10 +179,7 @@ def _write_records(
 ) -> pd.DataFrame:
     """Record and write every ECG; return the table with the devices that were used."""
     n = len(cohort.person)
-    rng = np.random.default_rng([seed, number, 1])
-    shares = np.array([device.share for device in config.devices])
-    device_of = rng.choice(len(shares), size=n, p=shares / shares.sum())
-    af_person = rng.random(len(cohort.people.age)) < config.population.af_share
+    device_of, af_person = _used(seed, number, cohort, config)
     for sub in sorted({Path(file).parent for file in cohort.table["file"]}):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     table, electrodes = cohort.table, None
@@ -157,7 +191,7 @@ def _write_records(
     wanted = (*config.table.declared, *(name for name in APART if name in config.table.columns))
     if wanted:
         notes = np.random.default_rng([seed, number, 2000])
-        table = pd.concat([table, clinical_columns(notes, cohort.people, cohort.person, table, wanted)], axis=1)
+        table = pd.concat([table, clinical_columns(notes, cohort.people, cohort.person, table, wanted, states)], axis=1)
 
     def chunks() -> Iterator[_Chunk]:
         for which, device in enumerate(config.devices):
@@ -169,12 +203,14 @@ def _write_records(
                     draw=(seed, number, 2 + which, start),
                     people=cohort.people.rows(person, cohort.people.age[person] + cohort.at_years[rows]),
                     af=af_person[person],
+                    states=None if states is None else states.rows(person),
                     headers=_headers(cohort.table.iloc[rows], device),
                     electrodes_cm=None if electrodes is None else electrodes[rows],
                     device=device,
                     hospital=config,
                     waveform=scenario.waveform,
                     physique=scenario.physique,
+                    scatter=scenario.heart_scatter,
                     seconds=scenario.seconds,
                     folder=folder,
                 )
@@ -201,21 +237,18 @@ def _headers(table: pd.DataFrame, device: DeviceConfig) -> tuple[Header, ...]:
 
 def write_chunk(chunk: _Chunk) -> int:
     """Render and write the ECGs of one chunk; return how many."""
-    signals = record_ecgs(
-        np.random.default_rng(chunk.draw),
-        chunk.people,
-        chunk.af,
-        chunk.hospital,
-        chunk.device,
-        chunk.waveform,
-        chunk.seconds,
-        chunk.electrodes_cm,
-        chunk.physique,
-    )
-    units = quantise(signals, chunk.device.adc_units_per_mv)
+    units = quantise(_recorded(chunk), chunk.device.adc_units_per_mv)
     for record, header in zip(units, chunk.headers, strict=True):
         write_record(chunk.folder, header, record)
     return len(chunk.headers)
+
+
+def _recorded(chunk: _Chunk) -> NDArray[np.float32]:
+    rng = np.random.default_rng(chunk.draw)
+    where = (chunk.hospital, chunk.device, chunk.waveform, chunk.seconds, chunk.electrodes_cm)
+    if chunk.states is None:
+        return record_ecgs(rng, chunk.people, chunk.af, *where, chunk.physique)
+    return record_activation(rng, chunk.people, chunk.states, *where, chunk.scatter)
 
 
 def truth_table(out: Path) -> pd.DataFrame:

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-NAMES = "demo, many_sites, normals, null, three_countries, uk_biobank_like"
+NAMES = (
+    "demo, many_sites, normals, null, three_countries, uk_biobank_like; demo_activation, normals_activation, "
+    "three_countries_activation"
+)
 
 
 def make(

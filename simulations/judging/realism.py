@@ -1,8 +1,8 @@
 """How like real ECGs the made ones are: each feature against PTB-XL's NORM records, beside how much real sites differ.
 
-Run it as ``ecgfed simulate realism --ptbxl PATH``. Made people have the ages and sexes of the real ones (scenario
-``normals``). Distances are Kolmogorov-Smirnov's; two floors stand beside them: real records split at random in half,
-and one real site against another.
+Run it as ``ecgfed simulate realism --ptbxl PATH``, with ``--scenario normals_activation`` for hearts of tissue. Made
+people have the ages and sexes of the real ones. Distances are Kolmogorov-Smirnov's; two floors stand beside them: real
+records split at random in half, and one real site against another.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import typer
 from numpy.typing import NDArray
 
+from ecgshared.ecg.leads import LEADS
 from ecgshared.errors import CohortError
+from simulations.judging.telltales import HELD_OUT, TUNED, Judged, judge, single_aucs, telltales
 from simulations.judging.waveform_features import FEATURES, waveform_features
 
 F32 = NDArray[np.float32]
@@ -49,7 +52,11 @@ class Distances:
     sites: F64
 
 
-def read_norm(folder: Path, limit: int | None = None) -> Recordings:
+Part = Literal["all", "fit", "judge"]
+"""Which patients: all, those whose hearts were fitted (even numbers), or those kept for judging (odd ones)."""
+
+
+def read_norm(folder: Path, limit: int | None = None, part: Part = "all") -> Recordings:
     """Read PTB-XL's NORM records of known age (``ptbxl_database.csv`` and ``records500`` below ``folder``).
 
     Raises
@@ -65,6 +72,8 @@ def read_norm(folder: Path, limit: int | None = None) -> Recordings:
     codes = table["scp_codes"].map(ast.literal_eval)
     # PTB-XL writes 300 for ages over 89.
     table = table[codes.map(lambda c: "NORM" in c) & table["age"].between(1, 120)]
+    if part != "all":
+        table = table[table["patient_id"].astype(int) % 2 == (part == "judge")]
     table = table[[(folder / f"{f}.hea").is_file() for f in table["filename_hr"]]].iloc[:limit]
     if table.empty:
         raise CohortError("holds no NORM record at 500 Hz", where=folder, remedy="fetch records500 too")
@@ -78,35 +87,43 @@ def read_norm(folder: Path, limit: int | None = None) -> Recordings:
     )
 
 
-def make_like(real: Recordings, copies: int = 1, seed: int = 0) -> Recordings:
-    """Make ECGs of healthy people of the same ages and sexes, ``copies`` for each real one."""
+def make_like(real: Recordings, copies: int = 1, seed: int = 0, scenario: str = "normals") -> Recordings:
+    """Make ECGs of healthy people of the same ages and sexes, ``copies`` for each real one.
+
+    Parameters
+    ----------
+    scenario : ``normals`` or ``normals_activation``, or another whose first hospital and device are meant.
+    """
+    from simulations.patients.activation import record_activation
+    from simulations.patients.ailments import draw_states
     from simulations.patients.people import draw_people
     from simulations.patients.recording import record_ecgs
     from simulations.patients.scenario import load_scenario
 
-    scenario = load_scenario("normals")
-    hospital = next(iter(scenario.hospitals.values()))
+    world = load_scenario(scenario)
+    hospital = next(iter(world.hospitals.values()))
+    device = hospital.devices[0]
     age, male = np.repeat(real.age, copies), np.repeat(real.male, copies)
     rng = np.random.default_rng(seed)
     people = replace(draw_people(rng, hospital.population, len(age)), age=age, male=male)
+    none = np.zeros(len(age), dtype=bool)
 
     def chunks() -> Iterator[F32]:
         for start in range(0, len(age), _CHUNK):
             rows = np.arange(start, min(start + _CHUNK, len(age)))
-            some, device = people.rows(rows, age[rows]), hospital.devices[0]
-            yield record_ecgs(
-                rng,
-                some,
-                np.zeros(len(rows), dtype=bool),
-                hospital,
-                device,
-                scenario.waveform,
-                scenario.seconds,
-                physique=scenario.physique,
-            )
+            some = people.rows(rows, age[rows])
+            if world.heart == "activation":
+                states = draw_states(rng, some, hospital.population.ailments, none[rows])
+                yield record_activation(
+                    rng, some, states, hospital, device, world.waveform, world.seconds, scatter=world.heart_scatter
+                )
+            else:
+                yield record_ecgs(
+                    rng, some, none[rows], hospital, device, world.waveform, world.seconds, physique=world.physique
+                )
 
-    none = np.full(len(age), "")
-    return Recordings(np.concatenate(list(chunks())), age, male, none, np.arange(len(age)).astype(str))
+    blank = np.full(len(age), "")
+    return Recordings(np.concatenate(list(chunks())), age, male, blank, np.arange(len(age)).astype(str))
 
 
 def features_of(recordings: Recordings) -> F64:
@@ -229,18 +246,75 @@ def _folds(rng: np.random.Generator, patient: NDArray[np.str_]) -> NDArray[np.in
     return np.asarray((rng.permutation(len(names)) % 2)[index])
 
 
+def physics_of(name: str) -> str:
+    """Return the physics of a scenario's hearts."""
+    from simulations.patients.scenario import load_scenario
+
+    return load_scenario(name).heart
+
+
+def tell_apart(real: Recordings, made: Recordings) -> tuple[F64, Judged]:
+    """Print how well single features tell made from real, and a judge who sees those that were held out.
+
+    Returns
+    -------
+    AUC of each feature of :mod:`simulations.judging.telltales`, shape = (features,), and of the judge.
+    """
+    theirs, ours = (np.array([telltales(signal) for signal in part.signal]) for part in (real, made))
+    aucs = single_aucs(theirs, ours)
+    for i, name in enumerate((*TUNED, *HELD_OUT)):
+        middle = " against ".join(f"{np.nanmedian(part[:, i]):.3g}" for part in (theirs, ours))
+        typer.echo(f"{name:26} {'held out' if i >= len(TUNED) else 'tuned':9} AUC {aucs[i]:.3f}  real {middle} made")
+    found = judge(theirs[:, len(TUNED) :], ours[:, len(TUNED) :], real.patient)
+    typer.echo(f"AUC of a judge of the held-out features, five-fold by patient: {found.auc:.3f} (0.5: it cannot)")
+    return aucs, found
+
+
+def draw_sheets(path: Path, real: Recordings, made: Recordings, count: int = 6) -> None:
+    """Draw sheets of real recordings on the left and made ones on the right, without saying which is which."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(26, 6.4 * count), layout="constrained")
+    for row in range(count):
+        for column, part in enumerate((real, made)):
+            axes = figure.add_subplot(count, 2, 2 * row + column + 1)
+            x = part.signal[row]
+            for k, name in enumerate(LEADS):
+                piece = slice(k // 3 * 1250, (k // 3 + 1) * 1250)
+                axes.plot(
+                    np.arange(1250) / FS + k // 3 * 2.5, x[k, piece] - np.median(x[k, piece]) - 2 * (k % 3), "k", lw=0.8
+                )
+                axes.text(k // 3 * 2.5 + 0.05, 0.75 - 2 * (k % 3), name, fontsize=8)
+            axes.plot(np.arange(x.shape[1]) / FS, x[1] - np.median(x[1]) - 6, "k", lw=0.8)
+            axes.set(xticks=np.arange(0, 10.1, 0.2), yticks=np.arange(-7.5, 2, 0.5), xlim=(0, 10), ylim=(-7.5, 1.8))
+            axes.grid(color="#f4b6b6", lw=0.4)
+            axes.tick_params(labelbottom=False, labelleft=False, length=0)
+            sex = "man" if part.male[row] else "woman"
+            axes.set_title(f"{'real' if column == 0 else 'made'}: {sex} of {part.age[row]:.0f}", fontsize=9)
+    figure.savefig(path, dpi=70)
+
+
 def compare(
-    ptbxl: Path, *, records: int | None = None, copies: int = 2, delineated: int = 100, seed: int = 0
+    ptbxl: Path,
+    *,
+    scenario: str = "normals",
+    records: int | None = None,
+    copies: int = 2,
+    delineated: int = 100,
+    seed: int = 0,
+    picture: Path | None = None,
 ) -> Distances:
     """Print the comparison with the NORM records below ``ptbxl``, and return its distances.
 
     Parameters
     ----------
+    scenario : whose healthy people are made. Records that hearts of tissue were fitted to are left out for them.
     records : only the first so many. copies : made ECGs for each real one. delineated : recordings of each kind that
-        NeuroKit2 is put to; 0 leaves that out.
+        NeuroKit2 is put to; 0 leaves that out. picture : where to draw six made and six real sheets.
     """
-    real = read_norm(ptbxl, records)
-    made = make_like(real, copies, seed)
+    fitted = physics_of(scenario) == "activation"
+    real = read_norm(ptbxl, records, "judge" if fitted else "all")
+    made = make_like(real, copies, seed, scenario)
     real_features, made_features = features_of(real), features_of(made)
     found = distances(real, real_features, made_features)
     typer.echo(f"{len(real.signal)} real NORM records, {len(made.signal)} made ones of the same ages and sexes")
@@ -258,6 +332,10 @@ def compare(
     single = np.arange(0, len(made.signal), copies)
     like = Recordings(*(getattr(made, name)[single] for name in Recordings.__dataclass_fields__))
     typer.echo(f"AUC of a small net that tells real from made: {detector_auc(real, like):.3f} (0.5: it cannot)")
+    tell_apart(real, like)
+    if picture is not None:
+        draw_sheets(picture, real, like)
+        typer.echo(f"six made and six real sheets: {picture}; it holds real ECGs")
     if delineated:
         for kind, recordings in (("real", real), ("made", like)):
             rates = delineation_rates(recordings, delineated)

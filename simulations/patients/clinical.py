@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from simulations.patients.ailments import States
 from simulations.physics.disease import People
 
 CLINICAL: dict[str, str] = {
@@ -19,9 +20,14 @@ CLINICAL: dict[str, str] = {
     "troponin": "high-sensitivity troponin T in the week before the ECG, ng/L, 0 to 10000; not measured in most",
     "beta_blocker": "flag: takes a beta-blocker",
     "smoking": "category: never, former, current; unknown in some",
+    "ecg_rhythm": "category: sinus, fibrillation, flutter, av_block, paced: the statement beside the ECG",
+    "ecg_conduction": "category: normal, lbbb, rbbb, lafb, lpfb, bifascicular: the same",
     "raised_troponin": "event: first raised troponin after the ECG, an infarction's or another",
 }
 """Column: what it is."""
+
+STATEMENTS = ("ecg_rhythm", "ecg_conduction")
+"""Columns of :data:`CLINICAL` that only a scenario with ``heart: activation`` can make."""
 
 _MEASURED, _YEAR = 0.35, 365.25 * 86_400
 
@@ -36,6 +42,7 @@ def clinical_columns(
     person: NDArray[np.int64],
     known: pd.DataFrame,
     wanted: tuple[str, ...],
+    states: States | None = None,
 ) -> pd.DataFrame:
     """Return the wanted columns of :data:`CLINICAL` and :data:`APART`, one row per ECG.
 
@@ -46,6 +53,7 @@ def clinical_columns(
     ----------
     people : the hospital's persons at entry. person : int array, shape = (n_ecgs,): the patient of each ECG.
     known : the cohort table, standard columns, shape = (n_ecgs,).
+    states : what ails each person's heart, where hearts are made of tissue: only then are there :data:`STATEMENTS`.
     """
     n, patients = len(person), len(people.age)
     diabetes, hypertension = (np.nan_to_num(known[c].to_numpy(dtype=np.float64)) for c in ("diabetes", "hypertension"))
@@ -66,7 +74,20 @@ def clinical_columns(
         "raised_troponin": _raised(rng, people, person, known),
         **_apart(rng, person, patients, known),
     }
+    if states is not None:
+        made |= _statements(states, person)
     return pd.DataFrame({name: made[name] for name in wanted})
+
+
+def _statements(states: States, person: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """What is written beside each ECG of its rhythm and its conduction."""
+    blocked = {"wenckebach": "av_block", "two_to_one": "av_block", "complete_block": "av_block"}
+    rhythm = np.array([blocked.get(name, name) for name in states.rhythm_names().tolist()], dtype=object)
+    left, right, anterior, posterior = states.ailments.block.T
+    fascicle = np.where(anterior, "lafb", np.where(posterior, "lpfb", "normal"))
+    both = right & (anterior | posterior)
+    conduction = np.select([left, both, right], ["lbbb", "bifascicular", "rbbb"], fascicle).astype(object)
+    return {"ecg_rhythm": rhythm[person], "ecg_conduction": conduction[person]}
 
 
 def _dates(known: pd.DataFrame, name: str) -> NDArray[np.datetime64]:
@@ -85,7 +106,7 @@ def _raised(
     at = (first + (wait * _YEAR).astype(np.int64))[person].astype("datetime64[s]")
     ends = np.fmin(_dates(known, "death_date"), _dates(known, "data_end"))
     seen = (at >= recorded) & (np.isnat(ends) | (at < ends))
-    return np.fmin(np.where(seen, at, np.datetime64("NaT")), _dates(known, "mi_date"))
+    return np.fmin(np.where(seen, at, np.datetime64("NaT", "s")), _dates(known, "mi_date"))
 
 
 def _apart(

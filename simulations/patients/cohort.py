@@ -112,7 +112,7 @@ def make_cohort(
         """Dates of person-times (years after entry) as UTC-less seconds; NaT beyond the end of data."""
         known = np.isfinite(years) & (entry + np.minimum(years, 1e4) < end)
         seconds = np.where(known, (entry + np.where(known, years, 0.0)) * DAYS_PER_YEAR * 86400, 0).astype(np.int64)
-        return np.where(known, first + seconds.astype("timedelta64[s]"), np.datetime64("NaT"))
+        return np.where(known, first + seconds.astype("timedelta64[s]"), np.datetime64("NaT", "s"))
 
     death_at = when(death)
     recorded = first + ((entry[person] + at_years) * DAYS_PER_YEAR * 86400).astype(np.int64).astype("timedelta64[s]")
@@ -132,10 +132,10 @@ def make_cohort(
             "death_in_hospital": np.where(died, np.where(outside, 0.0, 1.0), np.nan)[person],
             "admission_time": np.where(
                 died & ~outside, death_at - (stay_hours * 3600).astype(np.int64).astype("timedelta64[s]"),
-                np.datetime64("NaT"),
+                np.datetime64("NaT", "s"),
             )[person],
-            "vfvt_date": np.where(vfvt_at >= recorded, vfvt_at, np.datetime64("NaT")),
-            "mi_date": np.where(mi_at >= recorded, mi_at, np.datetime64("NaT")),
+            "vfvt_date": np.where(vfvt_at >= recorded, vfvt_at, np.datetime64("NaT", "s")),
+            "mi_date": np.where(mi_at >= recorded, mi_at, np.datetime64("NaT", "s")),
             "icd_date": when(np.where(icd < death, icd, np.inf))[person],
             "last_encounter": when(np.minimum(seen, end - entry - 1e-6))[person],
             "data_end": np.full(n, np.datetime64(care.data_end, "s")),

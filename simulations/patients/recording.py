@@ -74,7 +74,7 @@ def leads_of(electrodes: F32) -> F32:
     return np.concatenate([left - right, foot - right, electrodes[:, 3:] - terminal], axis=1)
 
 
-def _lowpass(x: F32, cutoff_hz: float, fs: float) -> F32:
+def lowpass(x: F32, cutoff_hz: float, fs: float) -> F32:
     """Second-order Butterworth magnitude without phase, applied in the spectrum."""
     if cutoff_hz >= fs / 2:
         return x
@@ -145,12 +145,12 @@ def record_ecgs(
     place = place_electrodes(rng, hospital.habits, n) if electrodes_cm is None else electrodes_cm
     eight = project(waves, anatomy, place, respiration=breath, depth=depth)
     eight = eight + leads_of(electrode_noise(rng, hospital.noise, breath_hz, n, fs, samples))
-    eight = _lowpass(eight, device.lowpass_hz, fs)
-    eight = _mishaps(rng, eight, hospital.habits)
+    eight = lowpass(eight, device.lowpass_hz, fs)
+    eight = mishaps(rng, eight, hospital.habits)
     return twelve(eight)
 
 
-def _mishaps(rng: np.random.Generator, eight: F32, habits: HabitsConfig) -> F32:
+def mishaps(rng: np.random.Generator, eight: F32, habits: HabitsConfig) -> F32:
     """Exchange the arm electrodes or V1 and V2; take a chest electrode off (a flat line)."""
     n = len(eight)
     kind, which = rng.random((n, 2)), rng.integers(2, 8, n)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from ecgshared.config import Config, load
+from ecgshared.config import Config, load_yaml, validate
 from ecgshared.errors import ConfigError
 from ecgshared.study.columns import STANDARD_COLUMNS
-from simulations.patients.clinical import CLINICAL
+from simulations.patients.ailments import AilmentsConfig
+from simulations.patients.clinical import CLINICAL, STATEMENTS
 from simulations.physics.body import Physique
 from simulations.physics.disease import HazardEffects, WaveformEffects
 
@@ -27,6 +28,10 @@ SUFFIXES: dict[FileFormat, str] = {
     "dicom": ".dcm",
 }
 """The file of each format that stands for a recording."""
+
+
+HeartPhysics = Literal["gaussians", "activation"]
+"""Sums of Gaussian waves that a table reshapes, or muscle that a front activates."""
 
 
 class PopulationConfig(Config):
@@ -44,6 +49,7 @@ class PopulationConfig(Config):
     fibrosis_spread: float = Field(default=1.2, gt=0, description="SD on the logit scale")
     heart_failure_lvef_loss: float = Field(default=0.16, ge=0, le=0.4)
     af_share: float = Field(default=0.06, ge=0, le=1)
+    ailments: AilmentsConfig = Field(default=AilmentsConfig(), description="how common; with the activated heart")
 
 
 class CareConfig(Config):
@@ -76,6 +82,9 @@ class DeviceConfig(Config):
     adc_units_per_mv: float = Field(default=1000.0, gt=0)
     lowpass_hz: float = Field(default=150.0, gt=0)
     share: float = Field(default=1.0, gt=0)
+    flat_end_ms: float = Field(
+        default=0.0, ge=0, le=500, description="what the recorder leaves flat at the end; with the activated heart"
+    )
     format: FileFormat = Field(default="wfdb", description="what it exports")
 
 
@@ -191,6 +200,9 @@ class Scenario(Config):
 
     format_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    like: str | None = Field(
+        default=None, description="a scenario that comes with the package: its keys hold where this file is silent"
+    )
     purpose: str
     seed: int = 0
     seconds: float = Field(default=10.0, ge=3, le=60)
@@ -202,10 +214,24 @@ class Scenario(Config):
     )
     max_age: float = Field(default=120, gt=0, description="patients of this age and more don't count in event_rate")
     horizon_years: float = Field(gt=0, le=10)
+    heart: HeartPhysics = Field(
+        default="gaussians", description="gaussians, or activation: tissue that a front crosses, and what ails it"
+    )
+    heart_scatter: float = Field(
+        default=1.0, ge=0, le=2, description="how far activated hearts differ, against healthy people"
+    )
     waveform: WaveformEffects = WaveformEffects()
     physique: Physique = Physique()
     hazard: HazardEffects = HazardEffects()
     hospitals: dict[str, HospitalConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _statements_need_tissue(self) -> Scenario:
+        for name, hospital in self.hospitals.items():
+            stated = sorted(set(STATEMENTS) & set(hospital.table.declared))
+            if stated and self.heart == "gaussians":
+                raise ValueError(f"hospitals.{name} declares {', '.join(stated)}, which needs heart: activation")
+        return self
 
 
 def scenario_names() -> tuple[str, ...]:
@@ -221,9 +247,7 @@ def load_scenario(name_or_path: str) -> Scenario:
     ------
     ConfigError : no such scenario, or the file is not valid.
     """
-    if name_or_path in scenario_names():
-        return expanded(load(Scenario, SCENARIOS / f"{name_or_path}.yaml", aliases=True))
-    path = Path(name_or_path)
+    path = SCENARIOS / f"{name_or_path}.yaml" if name_or_path in scenario_names() else Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(
             "there is no such scenario",
@@ -231,13 +255,38 @@ def load_scenario(name_or_path: str) -> Scenario:
             allowed=", ".join(scenario_names()),
             remedy="give one of these names, or the path of a YAML file",
         )
-    return expanded(load(Scenario, path, aliases=True))
+    return expanded(validate(Scenario, _whole(path), where=path))
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """Return what a scenario file says, on top of the scenario that it is like."""
+    own = load_yaml(path, aliases=True)
+    other = own.get("like")
+    if other is None:
+        return own
+    if other not in scenario_names() or (SCENARIOS / f"{other}.yaml").resolve() == path.resolve():
+        raise ConfigError("is like no other scenario", where=path, value=other, allowed=", ".join(scenario_names()))
+    return _over(_whole(SCENARIOS / f"{other}.yaml"), own)
+
+
+def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with what ``own`` says in its place, key by key down through mappings."""
+    found = dict(base)
+    for key, value in own.items():
+        held = found.get(key)
+        found[key] = _over(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
+    return found
 
 
 def study_of(scenario: str) -> str | None:
-    """Return the text of the study that comes with a scenario; None where none does."""
+    """Return the text of the study that comes with a scenario, or with the one it is like; None where none does."""
+    if scenario not in scenario_names():
+        return None
     path = SCENARIOS / f"{scenario}_study.yaml"
-    return path.read_text(encoding="utf-8") if scenario in scenario_names() and path.exists() else None
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    other = load_yaml(SCENARIOS / f"{scenario}.yaml", aliases=True).get("like")
+    return None if other is None else study_of(other)
 
 
 def expanded(scenario: Scenario) -> Scenario:

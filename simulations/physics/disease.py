@@ -67,6 +67,16 @@ def solve_sheet(
 
 
 def _solve_one(fibrosis: float, length: int, width: int, strand: int, seed: int) -> tuple[float, float]:
+    arrival = sheet_arrival(fibrosis, length, width, strand, seed)
+    end = slice(length - 10, length)
+    ratio = arrival[:, end] / np.arange(length)[None, end]
+    ratio = ratio[np.isfinite(ratio)]
+    return float(ratio.mean()), float(ratio.std())
+
+
+def sheet_arrival(fibrosis: float, length: int, width: int, strand: int, seed: int) -> F64:
+    """Return when a plane front reaches each cell of one sheet, in cells of an intact one, shape = (width, length);
+    inf in obstacles and where no way leads. Parameters are those of :func:`solve_sheet`."""
     rng = np.random.default_rng(seed)
     blocked = np.zeros((width, length), dtype=bool)
     while (missing := fibrosis * blocked.size - blocked.sum()) > 0:
@@ -90,11 +100,8 @@ def _solve_one(fibrosis: float, length: int, width: int, strand: int, seed: int)
         weights.append(np.full((~shut).sum(), np.hypot(dx, dy)))
     edges = (np.concatenate(weights), (np.concatenate(sources), np.concatenate(targets)))
     graph = coo_matrix(edges, shape=(blocked.size, blocked.size)).tocsr()
-    arrival = dijkstra(graph, directed=False, indices=node[~blocked[:, 0], 0], min_only=True).reshape(width, length)
-    end = slice(length - 10, length)
-    ratio = arrival[:, end] / np.arange(length)[None, end]
-    ratio = ratio[np.isfinite(ratio)]
-    return float(ratio.mean()), float(ratio.std())
+    arrival = dijkstra(graph, directed=False, indices=node[~blocked[:, 0], 0], min_only=True)
+    return np.asarray(arrival.reshape(width, length), dtype=np.float64)
 
 
 # fibrosis, delay, dispersion: solve_sheet() at its defaults; a test solves one row again.

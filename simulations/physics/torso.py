@@ -149,6 +149,28 @@ def calibrated(field: NDArray[np.float64], scale: NDArray[np.float64] | None = N
     return np.concatenate([limb, chest], axis=1)
 
 
+def breathing_field(
+    anatomy: Anatomy,
+    electrodes_cm: NDArray[np.float64],
+    sign: float,
+    depth: NDArray[np.float64] | None = None,
+    *,
+    calibrate: bool = True,
+) -> NDArray[np.float64]:
+    """Return the lead field at the end of a breath, shape = (n, 8, 3); parameters are those of :func:`project`.
+
+    ``sign`` is 1 breathed in, -1 out, 0 between.
+    """
+    amount = 0.5 * sign * (np.ones(len(anatomy.scale)) if depth is None else depth)[:, None]
+    shift = RESPIRATION_SHIFT * THORAX_CM * amount * np.array([0.0, 0.0, -1.0])  # in: the diaphragm pulls down
+    moved = Anatomy(anatomy.heart_cm + shift, anatomy.turn_rad + amount * RESPIRATION_TURN_RAD, anatomy.scale)
+    raw = lead_field(moved, electrodes_cm)
+    seen = calibrated(raw, anatomy.scale) if calibrate else raw
+    if anatomy.chest_gain is not None:
+        seen[:, 2:] *= anatomy.chest_gain[:, :, None]
+    return seen
+
+
 def project(
     dipole: F32,
     anatomy: Anatomy,
@@ -174,14 +196,7 @@ def project(
     """
 
     def field(sign: float) -> NDArray[np.float64]:
-        amount = 0.5 * sign * (np.ones(len(dipole)) if depth is None else depth)[:, None]
-        shift = RESPIRATION_SHIFT * THORAX_CM * amount * np.array([0.0, 0.0, -1.0])  # in: the diaphragm pulls down
-        moved = Anatomy(anatomy.heart_cm + shift, anatomy.turn_rad + amount * RESPIRATION_TURN_RAD, anatomy.scale)
-        raw = lead_field(moved, electrodes_cm)
-        seen = calibrated(raw, anatomy.scale) if calibrate else raw
-        if anatomy.chest_gain is not None:
-            seen[:, 2:] *= anatomy.chest_gain[:, :, None]
-        return seen
+        return breathing_field(anatomy, electrodes_cm, sign, depth, calibrate=calibrate)
 
     if respiration is None:
         return np.asarray(field(0.0).astype(np.float32) @ dipole)

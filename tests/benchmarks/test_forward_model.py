@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from simulations.hospitals.make import make_hospitals
+from simulations.patients.activation import record_activation
+from simulations.patients.ailments import draw_states
 from simulations.patients.people import draw_people
 from simulations.patients.scenario import PopulationConfig, load_scenario
 from simulations.physics.body import anatomy_of, heart_of
@@ -38,6 +40,23 @@ def test_forward_model_records_per_second():
     taken = time.perf_counter() - start
     assert ecg.shape == (n, 12, 5000)
     print(f"\nforward model: {rounds * n / taken:.0f} ten-second 500 Hz records per second (bar: 200)")
+
+
+def test_hearts_of_tissue_records_per_second():
+    """The whole recording: rhythm, beats of tissue, noise, filters; processor time of one core."""
+    world = load_scenario("three_countries_activation")
+    hospital = world.hospitals["us_system"]
+    rng, n = np.random.default_rng(0), 64
+    people = draw_people(rng, hospital.population, n)
+    states = draw_states(rng, people, hospital.population.ailments, rng.random(n) < hospital.population.af_share)
+    arguments = (hospital, hospital.devices[0], world.waveform, world.seconds)
+    record_activation(rng, people, states, *arguments)  # fronts are solved once
+    start, rounds = time.process_time(), 4
+    for _ in range(rounds):
+        ecg = record_activation(rng, people, states, *arguments)
+    taken = time.process_time() - start
+    assert ecg.shape == (n, 12, 5000)
+    print(f"\nhearts of tissue: {rounds * n / taken:.0f} ten-second 500 Hz records a second of one core (bar: 200)")
 
 
 def test_hospitals_records_per_second(tmp_path):

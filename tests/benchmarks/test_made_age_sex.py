@@ -106,6 +106,7 @@ def test_made_age_and_sex_are_learnt(tmp_path):
 def _told(found):
     parts = {"accuracy": (found.sex, "accuracy"), "mae": (found.age, "mae"), "r": (found.age, "r")}
     told = {name: getattr(groups["all"], field) for name, (groups, field) in parts.items() if "all" in groups}
+    told |= {"less existing, years": found.age_difference, "less existing, accuracy": found.sex_difference}
     told |= {"without ECG, years": found.age_chance, "without ECG, accuracy": found.sex_chance}
     shown = {name: [e.value, e.low, e.high] for name, e in told.items() if e is not None}
     return {**shown, "ecgs": found.age["all"].ecgs if "all" in found.age else None}

@@ -23,6 +23,7 @@ COLUMNS = {
 def test_a_study_uses_what_it_declares(federation):
     judged = {"id": "judged", "stage": "evaluate", "uses": ["risk"], "score": "risk.death_2y", "sites": ["island"]}
     judged |= {"population": "untreated", "compare": ["acc_score", "-lvef", "troponin"]}
+    judged |= {"subgroups": ["sex", "smoking", "troponin>=14", "lvef<=0.5"]}
     model = {"name": "m", "terms": ["acc_score>=20", "beta_blocker", "age"]}
     fit = {"id": "fit", "stage": "regress", "uses": ["risk"], "outcome": "death_2y", "models": [model]}
     study_file = federation.study(
@@ -50,8 +51,23 @@ def test_a_study_uses_what_it_declares(federation):
         of = (island.columns["beta_blocker"] == 0) & ~np.isnan(y) & ~np.isnan(score)
         assert found[name].ecgs == of.sum()
         np.testing.assert_allclose(found[name].other_auc, roc_auc_score(y[of], score[of]), rtol=1e-12)
+    apart = folder.artefact("judged").result.sites["island"].heads["death_2y"].subgroups
+    known = (island.columns["beta_blocker"] == 0) & ~np.isnan(y)
+    troponin = island.columns["troponin"].astype(np.float32)
+    for name, inside in (
+        ("smoking: never", island.columns["smoking"] == 0),
+        ("smoking: current", island.columns["smoking"] == 2),
+        ("smoking unknown", np.isnan(island.columns["smoking"])),
+        ("troponin >= 14", troponin >= 14),
+        ("not troponin >= 14", troponin < 14),
+        ("lvef unknown", np.isnan(island.covariates["lvef"])),
+    ):
+        assert apart[name].ecgs in (None, (known & inside).sum()), name
+    # Levels that are large enough are told, and their numbers with those withheld never exceed everybody's.
+    assert sum(apart[f"smoking: {level}"].ecgs is not None for level in COLUMNS["smoking"]["levels"]) >= 2
     coefficients = folder.artefact("fit").result
     assert "valley" not in str(coefficients.model_dump().get("pooled", ""))
     page = render(run).read_text(encoding="utf-8")
     assert "AHA/ACC risk score" in page
     assert "(the lower, the riskier)" in page
+    assert "smoking: current" in page

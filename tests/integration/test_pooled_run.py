@@ -25,7 +25,7 @@ def test_a_study_runs_under_one_roof_without_what_is_about_single_hospitals(fede
             "against": {"sex": "alone.male"},
         },
     ]
-    study_file = federation.study(steps=steps)
+    study_file = federation.study(steps=steps, labels={"north": "North", "island": "Island"})
     sites = federation.sites()
     out = run_pooled(study_file, sites, tmp_path / "pooled")
     folder = RunFolder.reopen(out)

@@ -111,3 +111,50 @@ def test_an_input_that_the_study_lacks_is_named(federation):
     step = STEP | {"inputs": [{"name": "creatinine", "cuts": [1]}]}
     with pytest.raises(ConfigError, match="creatinine"):
         load_study(federation.study(steps=[step]))
+
+
+FOUR = ("north", "coast", "valley", "island")
+
+
+def test_under_masks_the_sites_share_the_noise_of_the_sum(federation):
+    """Of four sites three open the sum, one may tell its noise: the noise of the sum is sigma sqrt(4 / 2)."""
+    study = federation.study(sites={"train": list(FOUR), "zero_shot": []}, steps=[STEP], secure_sum={})
+    run = simulate(study, federation.sites(), federation.folder / "run")
+    found = result(run)
+    (account,) = found.sites.values()
+    sigmas = []
+    for name in FOUR:
+        ledger = Ledger(federation.folder / "state" / name)
+        (charge,) = ledger.entries()
+        assert charge.answered
+        assert ledger.total()[0] == pytest.approx(4, rel=0.01)
+        sigmas.append(charge.spent.noise_multiplier)
+    assert found.noise_sd == account.noise_multiplier
+    assert found.noise_sd == pytest.approx(np.sqrt(sum(sigma**2 / 2 for sigma in sigmas)), rel=1e-4)
+    # Without masks it is sigma sqrt(4).
+    assert found.noise_sd < 0.75 * np.sqrt(sum(sigma**2 for sigma in sigmas))
+    assert set(found.together) == set(FOUR)
+    left = (federation.folder / "state" / "north" / "releases.jsonl").read_text().splitlines()
+    fields = [field for line in left for field in json.loads(line)["fields"].values()]
+    assert {field["kind"] for field in fields} == {"hidden", "public"}
+    assert "the hospitals together added noise once" in render(run).read_text(encoding="utf-8")
+
+
+def test_under_masks_the_table_less_its_noise_is_that_of_all_sites(federation, monkeypatch):
+    import client.stages.private_survival as stage
+
+    exact = {}
+    counts = stage._counts
+    monkeypatch.setattr(stage, "_counts", lambda site, step: exact.setdefault(site.settings.site, counts(site, step)))
+    monkeypatch.setattr(stage, "noised", lambda values, shares, sites: values)
+    study = federation.study(sites={"train": list(FOUR), "zero_shot": []}, steps=[STEP], secure_sum={})
+    found = result(simulate(study, federation.sites(), federation.folder / "run"))
+    assert found.patients == sum(patients for _, patients in exact.values())
+    total = np.sum([table for table, _ in exact.values()], axis=0)
+    assert found.curves["everybody"][0].at_risk == pytest.approx(total[1:].sum(), abs=0.5)
+
+
+def test_more_who_may_collude_than_open_a_sum_are_refused(federation):
+    study = federation.study(sites={"train": list(FOUR), "zero_shot": []}, steps=[STEP], secure_sum={"colluding": 3})
+    with pytest.raises(ConfigError, match="no site whose noise"):
+        simulate(study, federation.sites(), federation.folder / "run")

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from client.egress.sum_session import Session
 from ecgshared.errors import ConfigError, RunError
 from ecgshared.study.secure import TOGETHER
+from server.rounds import one_sum
 from server.rounds.run_folder import RunFolder
 from simulations.federation.run import simulate
 
@@ -124,3 +127,92 @@ def test_a_site_that_requires_masks_answers_no_plain_question(federation):
             steps=steps(federation),
             site={"secure_sums": {"policy": "required"}},
         )
+
+
+def test_one_site_requires_masks_and_another_does_not(federation):
+    """Asked in the clear, who requires masks is left out and named; asked under masks, all take part."""
+    score = {"id": "score", "stage": "calibrate", "target": "male", "split": "train", "inputs": ["age"]}
+    quorum = {"federation": {"quorum": 3, "deadline_seconds": 120, "retries": 0}}
+    strict, *others = SITES
+    runs = {}
+    for name, secure in (("plain", None), ("secure", {})):
+        study = federation.study(sites=FOUR, steps=[score], **quorum, **({} if secure is None else {"secure_sum": {}}))
+        files = federation.sites(secure_sums={"limits_of": "pooled"})
+        for file in files:
+            if file.stem == strict:
+                content = yaml.safe_load(file.read_text())
+                content["secure_sums"]["policy"] = "required"
+                file.write_text(yaml.safe_dump(content))
+        runs[name] = artefact(simulate(study, files, federation.folder / name), "score").result
+    assert set(runs["plain"].sites) == {*others}
+    assert "secure-sum-required" in str(runs["plain"].absent[strict])
+    assert set(runs["secure"].together) == set(SITES)
+
+
+def test_what_is_opened_is_bit_for_bit_the_plain_sum_of_the_same_fixed_point_numbers(federation, monkeypatch):
+    added: dict[tuple[str, int], list[np.ndarray]] = {}
+    opened: dict[tuple[str, int], np.ndarray] = {}
+    hidden, open_sum = Session.hidden, one_sum.open_sum
+
+    def watched(session, words):
+        added.setdefault((session.files.of_sum(0, "").parent.name, session.round), []).append(words.copy())
+        return hidden(session, words)
+
+    def seen(words, reveals, published, threshold):
+        total = open_sum(words, reveals, published, threshold)
+        opened[published.use, len(opened)] = total
+        return total
+
+    monkeypatch.setattr(Session, "hidden", watched)
+    monkeypatch.setattr(one_sum, "open_sum", seen)
+    ran(
+        federation,
+        "secure",
+        secure={},
+        steps=[*steps(federation, **FULL_BATCHES), CALIBRATE],
+        site={"secure_sums": {"limits_of": "pooled"}},
+    )
+    plain = [np.sum(words, axis=0, dtype=np.uint64) for words in added.values()]
+    assert [len(words) for words in added.values()] == [len(SITES)] * len(added)
+    assert len(plain) == len(opened) > 5
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(opened.values(), plain, strict=True))
+
+
+def test_an_evaluation_goes_under_masks_and_is_that_of_all_sites(federation):
+    score = {"id": "score", "stage": "calibrate", "target": "male", "split": "train", "inputs": ["age"]}
+    judged = {"id": "judged", "stage": "evaluate", "uses": ["score"], "sites": "train"}
+    site = {"secure_sums": {"limits_of": "pooled"}}
+    plain = artefact(ran(federation, "plain", secure=None, steps=[score, judged], site=site), "judged").result
+    secure = ran(federation, "secure", secure={}, steps=[score, judged], site=site)
+    result = artefact(secure, "judged").result
+    assert result.sites == {}
+    found, expected = result.pooled["training"]["male"], plain.pooled["training"]["male"]
+    assert set(found.sites) == set(SITES)
+    assert (found.ecgs, found.events, found.event_patients) == (
+        expected.ecgs, expected.events, expected.event_patients
+    )  # fmt: skip
+    assert found.brier == pytest.approx(expected.brier, abs=1e-6)
+    assert found.expected_over_observed.value == pytest.approx(expected.expected_over_observed.value, rel=1e-5)
+    for name in ("calibration_intercept", "calibration_slope"):
+        assert getattr(found, name).value == pytest.approx(getattr(expected, name).value, abs=1e-4)
+    assert found.auc.bound_low <= expected.auc.bound_high
+    assert expected.auc.bound_low <= found.auc.bound_high
+    assert result.absent["pooled"]["subgroups"] == "not told under secure_sum"
+    left = lines(federation.folder / "state" / SITES[0] / "releases.jsonl")
+    run = json.loads((secure / "run.json").read_text())["run"]
+    mine = [line for line in left if line["run"] == run and line["step"] == "judged"]
+    assert {field["kind"] for line in mine for field in line["fields"].values()} == {"hidden", "public"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"sites": "all"}, "never pooled together"),
+        ({"compare": ["risk.male"]}, "each hospital's own figures"),
+    ],
+)
+def test_an_evaluation_that_masks_could_not_tell_is_refused(federation, changes, what):
+    sites = {"train": list(SITES[:3]), "zero_shot": [SITES[3]]}
+    judged = {"id": "judged", "stage": "evaluate", "uses": ["score", "risk"], "sites": "train"} | changes
+    with pytest.raises(ConfigError, match=what):
+        ran(federation, "secure", secure={}, sites=sites, steps=[*steps(federation), CALIBRATE, judged])

@@ -71,7 +71,7 @@ def test_a_run_that_stopped_early_stays_stopped_when_it_is_resumed(federation):
     np.testing.assert_array_equal(artefact(run, "risk").arrays["weights"], before.arrays["weights"])
 
 
-@pytest.mark.parametrize("trainable", ["all", "head", "last"])
+@pytest.mark.parametrize("trainable", ["all", "head", "last", "lora"])
 def test_a_step_begins_with_the_weights_of_another(federation, trainable):
     first = federation.train(id="first")
     onward = federation.train(
@@ -86,7 +86,9 @@ def test_a_step_begins_with_the_weights_of_another(federation, trainable):
     shared, changed = _parts(loaded, "first", source), _parts(loaded, "onward", result)
     trunk = [name for name in shared if not name.startswith(("hidden", "output"))]
     same = [name for name in trunk if np.array_equal(shared[name], changed[name])]
-    assert same == ([] if trainable == "all" else trunk)
+    weights = [name for name in trunk if "norm" not in name and name.endswith("weight")]
+    changes = {"all": trunk, "lora": weights}.get(trainable, [])
+    assert same == [name for name in trunk if name not in changes]
     assert np.array_equal(shared["hidden.weight"], changed["hidden.weight"]) == (trainable == "last")
     assert changed["output.weight"].shape == (1, 8)
     assert result.result.started_from == "first"
@@ -127,6 +129,13 @@ def test_an_imported_model_is_trained_on(federation):
         (
             {"start_from": {"step": "first", "trainable": "head"}, "model": {"norm": "batch"}, "uses": ["first"]},
             "needs model.norm group",
+        ),
+        (
+            {
+                **{"start_from": {"step": "first", "trainable": "lora"}, "uses": ["first"], "local": {"steps": 2}},
+                "privacy": {"epsilon": 8, "delta": 1.0e-5, "max_grad_norm": 1.0, "expected_batch_size": 16},
+            },
+            "no gradients per patient",
         ),
     ],
 )

@@ -63,7 +63,7 @@ class Profile(ResultPart):
     variables: dict[str, Variable]
     devices_by_risk: tuple[Band, ...]
     devices_by_lvef: tuple[Band, ...]
-    captured: dict[str, Captured] = Field(description="high_risk, then by marker")
+    captured: dict[str, Captured] = Field(description="high_risk, then by marker; any_marker of several")
     incidence: dict[str, Incidence] = Field(description="high and others; empty where the step has no event")
 
 

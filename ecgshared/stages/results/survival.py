@@ -108,6 +108,7 @@ class Result(StageResult):
 
     event: Event
     mode: Literal["stratified", "exact", "local"]
+    hazard: Literal["cause_specific", "subdistribution"] = "cause_specific"
     ties: Literal["efron", "breslow"]
     penalizer: float
     l1_ratio: float

@@ -208,9 +208,8 @@ def test_answers_of_steps_that_never_see_the_persons_split_do_not_count(tmp_path
     study = make_study(steps=steps, split=SplitConfig(train=0.5, validation=0.0, lockbox=0.5))
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json", exclude_defaults=True)))
     line = {"study": study.sha256, "step": "table1", "run": "r", "replayed": False}
-    settings.state.mkdir(exist_ok=True)
-    (settings.state / "releases.jsonl").write_text(json.dumps(line) + "\n")
     data = open_site(settings, study)
+    (settings.state / "releases.jsonl").write_text(json.dumps(line) + "\n")
     table = read_cohort_table(settings)
     counted = [answers_with(settings, find_person(settings, f"p{i}")).at_most for i in range(40)]
     positions = load_keys(settings).split_positions(table.ids["patient_id"].values)

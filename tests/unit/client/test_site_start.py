@@ -22,15 +22,16 @@ from ecgshared.study.columns import STANDARD_COLUMNS
 
 HEADINGS = {
     "patient_id": ("Patient ID", "MRN", "Patienten-Nr.", "Patientennummer", "Löpnummer", "Personnummer", "N° patient",
-                   "IPP", "ID paciente", "NHC"),
+                   "IPP", "ID paciente", "NHC", "Pat.-ID", "Hospital No", "CPR-nr.", "Numer pacjenta"),
     "ecg_id": ("ECG ID", "Exam No", "EKG-Nr.", "Undersökning", "N° ECG", "Numero examen"),
     "file": ("File name", "Dateiname", "Filnamn", "Fichier", "Archivo"),
     "recorded_at": ("ECG date", "Acquisition date", "EKG-Datum", "Aufnahmedatum", "Inspelningsdatum", "Date de l'ECG",
-                    "Fecha ECG"),
+                    "Fecha ECG", "Data ECG", "Data do ECG", "Onderzoeksdatum"),
     "age": ("Age", "Alter (Jahre)", "Ålder", "Âge", "Edad"),
-    "sex": ("Gender", "Geschlecht", "Kön", "Sexe", "Sexo"),
+    "sex": ("Gender", "Geschlecht", "Kön", "Sexe", "Sexo", "Geschl.", "Sesso", "Geslacht", "Płeć"),
     "birth_date": ("DOB", "Geburtsdatum", "Födelsedatum", "Date de naissance", "Fecha de nacimiento"),
-    "death_date": ("Date of death", "Todesdatum", "Dödsdatum", "Date de décès", "Fecha de defunción"),
+    "death_date": ("Date of death", "Todesdatum", "Dödsdatum", "Date de décès", "Fecha de defunción",
+                   "Todestag", "Data decesso", "Overlijdensdatum"),
     "death_cause": ("Cause of death", "cause_icd10",
                     "Todesursache (ICD-10)", "Dödsorsak", "Cause du décès", "Causa de muerte"),
     "lvef": ("LVEF", "EF %", "Auswurffraktion", "Ejektionsfraktion", "FEVG", "FEVI"),
@@ -43,7 +44,7 @@ HEADINGS = {
 
 
 @pytest.mark.parametrize("column", HEADINGS)
-def test_names_of_columns_in_five_languages(column):
+def test_names_of_columns_in_a_dozen_languages(column):
     found = {name: (meaning_of(name) or ("nothing", 0))[0] for name in HEADINGS[column]}
     assert found == dict.fromkeys(HEADINGS[column], column)
 
@@ -148,6 +149,52 @@ def test_columns_codes_and_formats_are_listed(tmp_path):
 
 
 # --- several patterns, and names in any folder ------------------------------------------------------------------------
+
+
+def test_names_in_another_case_find_the_one_file_they_can_mean(tmp_path):
+    folder = tmp_path / "ekg"
+    for i in range(4):
+        write_recording(folder / f"r{i}", 40 + i)
+    (folder / "R3.hea").write_bytes((folder / "r3.hea").read_bytes())
+    recordings = find_recordings(RecordsConfig(folder=folder, pattern="**/*.hea"))
+    wanted = ["R0.HEA", "R1", "**/R2.Hea", "R3", "r3", "R4"]
+    found = [recordings.paths[i] if i >= 0 else None for i in match(recordings, wanted).file]
+    assert found == ["r0.hea", "r1.hea", "r2.hea", "R3.hea", "r3.hea", None]
+
+    rows = "".join(f"R{i}.HEA,p{i}\n" for i in range(3))
+    table = tmp_path / "t.csv"
+    table.write_text("file,patient_id\n" + rows)
+    done = run("init", "--folder", folder, "--table", table, "--site", "north", "--out", tmp_path / "site.yaml")
+    assert "ASK" not in done.output
+    for name in ("R0.HEA", "R0.hea", "R0"):  # a listing, and none
+        table.write_text("file,patient_id\n" + rows.replace("R0.HEA", name).replace(".HEA", name[2:]))
+        done = run("ingest", tmp_path / "site.yaml", "--all")
+        assert done.exit_code == 0, done.output
+        assert "2 recording(s) read now" in done.output or "read before" in done.output
+
+
+def test_a_column_that_is_not_what_it_is_called_is_asked_for_and_mixed_orders_are(tmp_path):
+    lines = ["file,patient,ECG date,LVEF"]
+    for i in range(8):
+        write_recording(tmp_path / "ekg" / f"r{i}", 40 + i)
+        lines.append(f"r{i},{i},{'16/04' if i == 3 else f'0{i + 1}/1{i}'}/2020,{'good' if i % 2 else 60}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    done = run("init", "--folder", tmp_path / "ekg", "--table", tmp_path / "t.csv", "--out", tmp_path / "site.yaml")
+    asked = [line for line in done.output.splitlines() if line.startswith("ASK")]
+    assert len(asked) == 2
+    assert "table.columns.lvef: is it 'LVEF'?" in done.output
+    assert "table.day_first" in done.output
+    assert "good" not in done.output
+    assert load_site(tmp_path / "site.yaml").table.columns["recorded_at"] == "ECG date"
+
+
+def test_a_column_of_days_is_no_column_of_names(tmp_path):
+    write_recording(tmp_path / "ekg" / "r0", 40)
+    write_recording(tmp_path / "ekg" / "r1", 41)
+    (tmp_path / "t.csv").write_text("ecg,file,patient\n03.04.2020,r0,1\n04.04.2020,r1,2\n")
+    run("init", "--folder", tmp_path / "ekg", "--table", tmp_path / "t.csv", "--out", tmp_path / "site.yaml")
+    columns = load_site(tmp_path / "site.yaml").table.columns
+    assert "ecg_id" not in dict(columns)
 
 
 def test_several_patterns_and_names_in_any_folder(tmp_path):

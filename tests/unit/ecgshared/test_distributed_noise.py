@@ -54,6 +54,11 @@ class TestShares:
         assert stats.kstest(total / 2.6, "norm").pvalue > 1e-3
         assert shares.left(4, 0, 1) == pytest.approx(1.3, rel=1e-5)
 
+    def test_no_less_than_was_asked_for_however_many_numbers_are_rounded(self):
+        for size in (1, 50, 10_000, 1_000_000):
+            shares = NoiseShares.of(1.3, 2.0, threshold=6, colluding=2, size=size)
+            assert 1.3 <= shares.left(6, 2, size) <= 1.32
+
     def test_what_holds_where_sites_are_lost_or_collude(self):
         shares = NoiseShares.of(1.0, 1.0, threshold=6, colluding=2)
         whole = shares.epsilon(10, 0, 50, 1e-5)

@@ -37,7 +37,7 @@ def test_a_line_is_json_with_codes_and_counts(log, tmp_path):
         "level": "info", "event": "answered", "stage": "train", "phase": "fit", "round": 3, "seconds": 2.5,
         "bytes_out": 1000, "study": "a" * 64, "run": "scd.1",
     }  # fmt: skip
-    assert (second["level"], second["code"], second["node_id"]) == ("warning", "budget-spent", 2**64 - 1)
+    assert (second["level"], second["code"], second["node_id"]) == ("warning", "budget-spent", str(2**64 - 1))
 
 
 @pytest.mark.parametrize(

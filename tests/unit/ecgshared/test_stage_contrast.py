@@ -304,6 +304,15 @@ def test_a_case_control_series_tells_no_brier_score_and_is_not_asked():
     assert found["a"]["pairs"]["event"]["short"]["risks"] is not None
 
 
+def test_an_outcome_that_a_hospital_does_not_know_costs_no_other_answer():
+    data = hospitals()
+    data["a"] = replace(data["a"], labels=np.where([True, False, False], np.nan, data["a"].labels))
+    made = two_risks(data, outcomes=["event", "sex"])
+    found = made.run()["k"].result["sites"]["a"]["pairs"]
+    assert found["event"]["short"]["risks"] is None
+    assert found["sex"]["short"]["risks"] is not None
+
+
 def test_the_report_shows_risks_beside_each_other():
     (section,) = report(typed(two_risks(hospitals()).run()["k"]))
     (table,) = [b for b in section.blocks if isinstance(b, Table) and b.title.startswith("As risks")]

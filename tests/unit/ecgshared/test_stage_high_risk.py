@@ -122,11 +122,26 @@ def test_spread_variables_devices_and_flags_equal_pandas(limits):
         by_lvef = [got["devices_by_lvef"][b]["share_with_device"] for b in (0, 2, 3)]
         np.testing.assert_allclose(by_lvef, shares, rtol=1e-9)
         known = f.dropna(subset=["y"])
-        for rule, flag in (("high_risk", known.eta >= CUT), ("lvef<=0.35", known.lvef <= np.float32(0.35))):
+        rules = {"high_risk": known.eta >= CUT, "lvef<=0.35": known.lvef <= np.float32(0.35), "bmi>30": known.bmi > 30}
+        rules["any_marker"] = rules["lvef<=0.35"] | rules["bmi>30"]
+        assert list(got["captured"]) == list(rules)
+        for rule, flag in rules.items():
             found = got["captured"][rule]
             assert found["flagged_share"] == pytest.approx(flag.mean())
             assert found["captured"]["value"] == pytest.approx((flag & (known.y == 1)).sum() / known.y.sum())
             assert found["captured"]["low"] < found["captured"]["value"] < found["captured"]["high"]
+
+
+def test_any_marker_is_not_told_where_a_few_have_two_of_them():
+    data = hospitals((600, 600, 650))
+    a = data["a"]
+    two = (a.covariates["lvef"] <= 0.35) & (a.covariates["bmi"] > 30)
+    few = np.isin(a.patient, np.unique(a.patient[two])[:4])
+    data["a"] = replace(a, covariates={**a.covariates, "bmi": np.where(two & ~few, 25.0, a.covariates["bmi"])})
+    told = run(data, DisclosureLimits())["sites"]["a"]["captured"]
+    assert told["bmi>30"]["events"] is not None
+    assert told["any_marker"]["events"] is None
+    assert run(data)["sites"]["a"]["captured"]["any_marker"]["events"] is not None
 
 
 def test_a_site_s_incidence_is_lifelines_and_sites_together_weigh_by_ecgs():

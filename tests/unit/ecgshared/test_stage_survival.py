@@ -22,6 +22,9 @@ from ecgshared.stats.competing import cumulative_incidence
 from ecgshared.stats.cox import coarsen
 from ecgshared.study.endpoints import EventTimes
 from ecgshared.study.registry import room
+from ecgshared.tables.fit import Options
+from ecgshared.tables.site_table import SiteTable
+from ecgshared.tables.subdistribution import fit_subdistribution
 from ecgshared.wire.protocol import Request
 from server.report.labels import Labels
 from server.report.sections import Table
@@ -155,6 +158,60 @@ def test_exact_equals_lifelines_on_the_coarsened_pooled_times(ties):
 
         fit = duration.PHReg(frame["years"], frame[list(NAMES)], status=frame["event"], ties="breslow").fit(tol=1e-12)
         np.testing.assert_allclose(coefficients(result["models"]["both"]), fit.params, atol=1e-7)
+
+
+def with_rivals(data, seed=9):
+    """The same sites, at which some of the censored died of something else, the older the likelier."""
+    rng = np.random.default_rng(seed)
+    out = {}
+    for site, d in data.items():
+        times = d.event_times["death"]
+        other = (rng.random(d.n_patients) < 0.7)[d.patient] & (d.age > 45) & ~times.observed & np.isfinite(times.years)
+        out[site] = replace(d, event_times={"death": EventTimes(times.years, times.observed, other)})
+    return out
+
+
+@pytest.mark.parametrize("mode", ["stratified", "local"])
+def test_fine_and_grays_model_is_that_of_the_tables(mode):
+    """The tables' own fit equals R's finegray with strata (tests/oracles/survival.R)."""
+    data = with_rivals(three_sites())
+    step = {**FIT, "hazard": "subdistribution", "mode": mode}
+    result = Federation(study([step]), data).run()["cox"].result
+    tables = []
+    for s in ("a", "b"):
+        frame = usable(data[s], "train", s)
+        rival = usable(replace(data[s], event_times={"death": EventTimes(
+            data[s].event_times["death"].years, data[s].event_times["death"].competing)}), "train", s)  # fmt: skip
+        cause = np.where(frame["event"] == 1, 1, np.where(rival["event"] == 1, 2, 0))
+        who = np.unique(frame["patient"], return_inverse=True)[1]
+        blank = np.full(len(frame), "", dtype=object)
+        x, years = frame[list(NAMES)].to_numpy(float), frame["years"].to_numpy(float)
+        tables.append(SiteTable(s, x, years, cause == 1, who, blank, 0, cause=cause))
+        assert (cause == 2).sum() >= 10
+    assert result["hazard"] == "subdistribution"
+    found = result["models"]["both"]
+    options = Options(robust=True)
+    own = [fit_subdistribution([t], NAMES, "exact", options, "site").fit for t in tables]
+    for s, fit in zip(("a", "b"), own, strict=True):
+        for j, name in enumerate(NAMES):
+            at = found["forest"][name]["sites"][s]
+            assert at["coef"] == pytest.approx(fit.beta[j], abs=1e-7)
+            assert at["se"] == pytest.approx(np.sqrt(fit.covariance[j, j]), rel=1e-6)
+    if mode == "stratified":
+        fit = fit_subdistribution(tables, NAMES, "stratified", options, "site").fit
+        np.testing.assert_allclose(coefficients(found), fit.beta, atol=1e-8)
+        np.testing.assert_allclose(coefficients(found, "se"), np.sqrt(np.diag(fit.covariance)), rtol=1e-6)
+        assert found["log_likelihood"] == pytest.approx(fit.log_likelihood, abs=1e-7)
+    assert found["proportional_hazards"] is None
+    # The cause-specific fit is another one: who dies of something else is no censoring.
+    plain = Federation(study([FIT]), data).run()["cox"].result["models"]["both"]
+    assert abs(coefficients(found)[0] - coefficients(plain)[0]) > 1e-3
+
+
+def test_fine_and_grays_model_takes_no_common_baseline_and_no_other_errors():
+    for wrong in ({"mode": "exact"}, {"robust": False}):
+        with pytest.raises((ConfigError, ValidationError), match="hazard subdistribution"):
+            study([{**FIT, "hazard": "subdistribution", **wrong}])
 
 
 def test_a_penalty_is_lifelines_penalty():

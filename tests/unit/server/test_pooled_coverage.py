@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from pooled_designs import LIMITS, Design, draws, evaluated, scored, table_row
 
+from server.pooling.evaluation import pooled_json
+
 
 @pytest.mark.parametrize("design", [Design(0.02, 10, 500), Design(0.006, 3, 2000)], ids=str)
 def test_bias_bounds_and_coverage_where_there_is_a_pooled_value(design):
@@ -53,3 +55,19 @@ def test_one_site_alone_shows_its_own():
 
 def test_no_site_may_release_anything():
     assert evaluated(Design(0.5, 3, 12).draw(np.random.default_rng(0)), LIMITS) is None
+
+
+def test_a_group_in_which_one_withholds_its_sum_of_risks_is_pooled_without_a_ratio() -> None:
+    """A few high risks carry a small hospital's sum: it leaves no such sum, and the others' AUC is pooled all the
+    same."""
+    rng, without = np.random.default_rng(5), 0
+    for _ in range(40):
+        logits = -3.4 + 1.5 * rng.normal(size=(3, 45))
+        found = evaluated([scored(x, (rng.random(45) < 1 / (1 + np.exp(-x))).astype(np.int64)) for x in logits])
+        if found is None or len(found.head.sites) < 2 or np.isfinite(found.head.expected_over_observed):
+            continue
+        without += 1
+        told = pooled_json(found.head, found.placements, ())
+        assert told["expected_over_observed"].value is None
+        assert told["auc"]["bound_low"] is not None
+    assert without > 0

@@ -349,3 +349,20 @@ def test_an_answer_that_comes_late_counts_while_the_round_still_waits(hospitals)
     assert sorted(asked.ask().by_site) == sorted(SITES)
     assert asked.hospitals.asked.count("coast") == 2
     assert asked.line["lost"] == {"coast": ["deadline"]}
+
+
+def test_a_revoked_site_is_named_so_and_not_waited_for(hospitals):
+    asked = hospitals({}, HOSPITALS | {"revoked": lambda site: site == "valley"}, deadline_seconds=0.5, retries=0)
+    asked.hospitals.online.discard(13)
+    begun = time.monotonic()
+    with pytest.raises(RunError, match="2 of 3 needed sites") as raised:
+        asked.ask()
+    assert "valley: revoked" in str(raised.value)
+    assert time.monotonic() - begun < HOSPITALS["patience_seconds"]
+
+
+def test_a_quorum_goes_on_without_a_revoked_site_and_says_so(hospitals):
+    policy = HOSPITALS | {"revoked": lambda site: site == "valley"}
+    asked = hospitals({}, policy, deadline_seconds=0.5, quorum=2)
+    asked.hospitals.online.discard(13)
+    assert asked.ask().absent == {"valley": "revoked"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import tomllib
@@ -66,6 +67,7 @@ def test_the_documented_metrics_are_those_of_a_site():
     try:
         metrics.answered("train", "fit", 1.0, 1)
         metrics.budget("risk", 1.0)
+        metrics.build("1", "a" * 64)
         served = {key[0] for key in scrape(metrics)}
     finally:
         metrics.close()
@@ -110,11 +112,14 @@ def test_the_units_pass_systemd(tmp_path):
 @pytest.mark.parametrize(
     ("values", "kinds"),
     [
-        ({}, []),
-        ({"coordinator.enabled": "true"}, ["NetworkPolicy", "PersistentVolumeClaim", "Service", "StatefulSet"]),
+        ({}, None),
+        (
+            {"coordinator.enabled": "true"},
+            ["NetworkPolicy", "PersistentVolumeClaim", "Service", "Service", "StatefulSet"],
+        ),
         (
             {"site.enabled": "true", "site.existingSecret": "oslo", "site.records.existingClaim": "ecg"},
-            ["NetworkPolicy", "PersistentVolumeClaim", "StatefulSet"],
+            ["NetworkPolicy", "PersistentVolumeClaim", "Service", "StatefulSet"],
         ),
         ({"site.enabled": "true"}, None),
         ({"coordinator.listen": "443"}, None),
@@ -137,6 +142,29 @@ def test_the_chart_renders(values, kinds):
             if document["kind"] == "NetworkPolicy" and "site" in document["metadata"]["name"]:
                 assert document["spec"]["ingress"] == []
                 assert document["spec"]["egress"][0]["ports"] == [{"protocol": "TCP", "port": 443}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({}, False),
+        ({"coordinator": {"enabled": True}}, True),
+        ({"site": {"enabled": True}}, False),
+        ({"site": {"enabled": True, "existingSecret": "oslo", "records": {"existingClaim": "ecg"}}}, True),
+        ({"coordinator": {"enabled": True, "listenPort": 443}}, False),
+        ({"site": {"enabled": True, "existingSecret": "oslo", "federation": "A B"}}, False),
+    ],
+)
+def test_the_charts_schema_refuses_what_would_install_nothing(changes, fits):
+    """What helm holds values to, held here by another reader of the same schema."""
+    jsonschema = pytest.importorskip("jsonschema")
+    folder = DEPLOY / "helm" / "ecgfed"
+    values = yaml.safe_load((folder / "values.yaml").read_text())
+    for role, given in changes.items():
+        for key, value in given.items():
+            values[role][key] = values[role][key] | value if isinstance(value, dict) else value
+    checked = jsonschema.Draft7Validator(json.loads((folder / "values.schema.json").read_text()))
+    assert checked.is_valid(values) == fits
 
 
 def test_the_charts_values_fit_their_own_ports():

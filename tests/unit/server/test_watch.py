@@ -115,7 +115,7 @@ def test_half_a_line_is_waited_for_and_a_broken_one_passed_over(folder):
     (folder / "history.jsonl").write_text(f'{{"at": "20\n{whole}\n{whole[:30]}')
     _, text = seen(folder)
     assert text.count("cohorts counts 0") == 1
-    tail = watch._Tail(folder / "history.jsonl")
+    tail = watch.Tail(folder / "history.jsonl")
     assert len(tail.fresh()) == 1
     assert tail.fresh() == []
     with (folder / "history.jsonl").open("a") as file:
