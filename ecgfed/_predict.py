@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.cache.entries import UNITS_PER_MV
 from client.ingest.reading import to_units
@@ -29,7 +30,7 @@ class Prediction:
     ----------
     outputs : empty where the recording was refused; ``refused`` says why then.
     findings : codes of the quality report, each once. repaired : whether it was repaired, as a site would.
-    known : what the model was told beside the signal.
+    known : what the model was told beside the signal. signal : what the nets saw, shape = (12, samples), mV.
     """
 
     file: Path
@@ -39,6 +40,7 @@ class Prediction:
     repaired: bool = False
     known: Mapping[str, float] = field(default_factory=dict)
     record: EcgRecord | None = None
+    signal: NDArray[np.float32] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -116,7 +118,7 @@ def predict(
     known = _known(record, given or {}, model.needs)
     # As the sites keep it: whole microvolts.
     signal = to_units(preprocess_record(record, model.input)).astype(np.float32) / np.float32(UNITS_PER_MV)
-    return Prediction(file, model(signal, known), "", codes, bool(repaired), known, record)
+    return Prediction(file, model(signal, known), "", codes, bool(repaired), known, record, signal)
 
 
 def _known(record: EcgRecord, given: Mapping[str, float], needs: tuple[str, ...]) -> dict[str, float]:

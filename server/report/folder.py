@@ -116,7 +116,7 @@ def read_run(folder: Path) -> Run:
     events, cut_as_well = _read_lines(folder / "events.jsonl", Event)
     if cut or cut_too or cut_as_well:
         notes.append("The last line of the run's record was cut off, as when a run is killed; it is left out.")
-    about = str(load_yaml(folder / "study.yaml").get("about", ""))
+    about = str(load_yaml(folder / "study.yaml", aliases=True).get("about", ""))
     return Run(folder, results, plan, about, study, history, releases, events, tuple(notes))
 
 

@@ -162,7 +162,7 @@ def read_plan(run_folder: Path) -> tuple[StepPlan, ...]:
     Stages this version does not know are no fault here, nor blocks it cannot read: they are left out.
     """
     path = run_folder / "study.yaml"
-    written = load_yaml(path)
+    written = load_yaml(path, aliases=True)
     try:
         steps = expand(written).get("steps")
     except ValueError:
