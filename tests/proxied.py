@@ -80,6 +80,7 @@ class Upstream:
 
     def __init__(self, key: Path, certificate: Path) -> None:
         self.port, self.seen = free_port(), []  # type: int, list[tuple[str, str]]
+        self.certificates: list[list[str]] = []
         config = uvicorn.Config(
             self._answer, host="127.0.0.1", port=self.port, log_level="error", lifespan="off", ws="none",
             interface="asgi3", ssl_certfile=str(certificate), ssl_keyfile=str(key),
@@ -94,6 +95,7 @@ class Upstream:
         body = await request.body()
         target = scope["raw_path"].decode() + ("?" + scope["query_string"].decode() if scope["query_string"] else "")
         self.seen.append((request.method, target))
+        self.certificates.append(request.headers.getlist(proxy.CERTIFICATE_HEADER))
         code = 401 if scope["path"].endswith("get-run") else 200
         await Response(body, code, {"x-key": request.headers.get(proxy.NODE_KEY_HEADER, "")})(scope, receive, send)
 

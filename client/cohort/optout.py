@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import csv
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.cohort.identities import Near, asked_forms, is_damaged, kept_forms, normal_id
-from client.cohort.workbook import opened_workbook, sheet_rows
+from client.cohort.workbook import MOST_COLUMNS, opened_workbook, sheet_rows
 from client.site.keys import SiteKeys
 from client.site.settings import SiteSettings
 from ecgshared.errors import CohortError
@@ -15,6 +17,9 @@ from ecgshared.service.files import append_line
 
 OPT_OUT_FILE = "opt-out.txt"
 """In the site's state: a pseudonym a line; behind ``~`` that of a form by which ids near it are known."""
+
+HEADER_WITHIN = 20
+"""Lines in which a list of several columns must name them."""
 
 LONGEST = 200
 """No hospital's number is longer; what is, is another file's content."""
@@ -48,7 +53,7 @@ def read_opt_outs(settings: SiteSettings) -> OptOuts:
     """
     listed: dict[str, int] = {}
     damaged: list[tuple[int, str]] = []
-    for number, name in [] if settings.exclude is None else _names(settings.exclude):
+    for number, name in [] if settings.exclude is None else _names(settings.exclude, _heading(settings)):
         if is_damaged(name):
             damaged.append((number, name))
         else:
@@ -88,13 +93,18 @@ def left_out(
     return found
 
 
-def _names(path: Path) -> list[tuple[int, str]]:
-    """Return line and id of everyone on a list: of a text file, or of the first column of a workbook."""
+def _heading(settings: SiteSettings) -> str:
+    local = settings.table.columns.get("patient_id")
+    return local if isinstance(local, str) else "patient_id"
+
+
+def _names(path: Path, heading: str) -> list[tuple[int, str]]:
+    """Return line and id of everyone on a list, text or workbook; of several columns the one called ``heading``."""
     try:
         raw = path.read_bytes()
         if raw.startswith(b"PK\x03\x04"):
             with opened_workbook(path) as book:
-                return _cleaned((line, cells[0]) for line, cells in sheet_rows(book.worksheets[0], 1))
+                return _cleaned(_of_one_column(list(sheet_rows(book.worksheets[0], MOST_COLUMNS)), heading, path))
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except FileNotFoundError:
         raise CohortError("there is no such opt-out list", where=path, remedy="check `exclude`") from None
@@ -106,14 +116,48 @@ def _names(path: Path) -> list[tuple[int, str]]:
             remedy="save it as UTF-8",
         ) from None
     # Out of a spreadsheet a column comes in quotes, or with the separators of empty columns behind it.
-    lines = (line.partition("#")[0].strip().rstrip(",;\t").strip().strip('"') for line in text.splitlines())
-    found = _cleaned(enumerate(lines, start=1))
+    lines = [line.partition("#")[0].strip().rstrip(",;\t").strip() for line in text.splitlines()]
+    mark = next((mark for mark in ";\t," if any(mark in _unquoted(line) for line in lines if not is_damaged(line))), "")
+    cells = [next(csv.reader([line], delimiter=mark), []) if mark else [line.strip('"')] for line in lines]
+    found = _cleaned(_of_one_column(list(enumerate(cells, start=1)), heading, path))
     for number, name in found:
         if len(name) > LONGEST or "\0" in name:
             raise CohortError(
                 "is no list of ids", where=f"{path}:{number}", allowed="a text file of patient ids, one a line"
             )
     return found
+
+
+def _unquoted(line: str) -> str:
+    return re.sub(r'"[^"]*"', "", line)
+
+
+def _of_one_column(rows: Sequence[tuple[int, Sequence[str]]], heading: str, path: Path) -> Iterator[tuple[int, str]]:
+    """Give line and cell of the only column, or of the one that is called as the table's patient id.
+
+    Raises
+    ------
+    CohortError : there are several, and which holds the ids nobody can say: whoever opted out would stay in.
+    """
+    if all(sum(bool(cell.strip()) for cell in cells) <= 1 for _, cells in rows):
+        yield from ((line, next((cell for cell in cells if cell.strip()), "")) for line, cells in rows)
+        return
+    called = {_plain(name) for name in (heading, "patient_id", "patient")}
+    for start, (_, cells) in enumerate(rows[:HEADER_WITHIN]):
+        place = next((i for i, cell in enumerate(cells) if _plain(cell) in called), None)
+        if place is not None:
+            yield from ((line, below[place] if place < len(below) else "") for line, below in rows[start + 1 :])
+            return
+    raise CohortError(
+        "the opt-out list has several columns, and none is called as the table's patient id",
+        where=path,
+        allowed=f"one id a line, or a column called {heading!r}",
+        remedy="keep the ids alone, one a line, or name their column so",
+    )
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def _cleaned(lines: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:

@@ -104,8 +104,8 @@ class PlainStep:
     weights : cell weights of each head, shape (H,), from :func:`ecgshared.learning.losses.cell_weights`; of a model
         with an objective of its own the weight of an item, shape (1,).
     site_items : n_k, the site's training ECGs.
-    bf16 : convolutions take bfloat16 (:mod:`ecgshared.learning.half`): 0.5 of the time of `paper64`'s step on a CPU
-        that has it, the same learning curve. Off by default: on other CPUs it is slower.
+    bf16 : convolutions take bfloat16 (:mod:`ecgshared.learning.half`): 0.56 of the time of `paper64`'s step on a CPU
+        that has it. Off by default: it rounds, and on other CPUs it is slower.
     """
 
     def __init__(

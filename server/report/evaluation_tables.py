@@ -18,6 +18,8 @@ Sites = Mapping[str, SiteHead]
 def figure_tables(pooled: Pooled, sites: Sites, labels: Labels, series: Sequence[str]) -> list[Table]:
     """Return the tables of discrimination and calibration; ``series``: sites whose rates hang on their design."""
     discrimination: list[list[Cell]] = []
+    # Where bounds alone are known of all pairs, those within hospitals stand beside them.
+    apart = any(p.auc.value is None and p.auc.bound_low is not None for p in pooled.values())
     calibration: list[list[Cell]] = []
     lines: list[tuple[str, PooledHead | SiteHead]] = [(labels.pooled(g), p) for g, p in pooled.items()]
     for name, v in [*lines, *((labels.site(s), v) for s, v in sites.items())]:
@@ -26,30 +28,40 @@ def figure_tables(pooled: Pooled, sites: Sites, labels: Labels, series: Sequence
         precision = v.average_precision
         area = span(precision) if isinstance(precision, EstimateResult) else _bounded(precision)
         if name in map(labels.site, series):
-            discrimination.append([name, v.ecgs, v.events, *patients, "-", span(v.auc), "-"])
+            discrimination.append([name, v.ecgs, v.events, *patients, "-", span(v.auc), *(["-"] if apart else []), "-"])
             continue
-        auc = span(v.auc) if isinstance(v, SiteHead) else pooled_auc(v)
-        discrimination.append([name, v.ecgs, v.events, *patients, v.base_rate, auc, area])
+        auc = span(v.auc) if isinstance(v, SiteHead) else _pooled_auc(v)
+        discrimination.append(
+            [name, v.ecgs, v.events, *patients, v.base_rate, auc, *([_within(v)] if apart else []), area]
+        )
         line = (v.calibration_slope, v.calibration_intercept, v.expected_over_observed)
         calibration.append([name, *map(span, line), brier])
     return [
         Table(
             "Discrimination",
-            ["", "all", "with the event", "all", "with the event", "event rate", "AUC (95% CI)", "AUPRC"],
+            [
+                *("", "all", "with the event", "all", "with the event", "event rate", "AUC (95% CI)"),
+                *(["pairs within hospitals"] if apart else []),
+                "AUPRC",
+            ],
             discrimination,
-            groups=[("", 1), ("ECGs", 2), ("patients", 2), ("", 3)],
+            groups=[("", 1), ("ECGs", 2), ("patients", 2), ("", 4 if apart else 3)],
         ),
         Table("Calibration", ["", "slope", "intercept", "expected/observed", "Brier score"], calibration),
     ]
 
 
-def pooled_auc(p: PooledHead) -> str | None:
-    """Return the AUC over several hospitals; where it is known to bounds alone these, with that of pairs within."""
+def _pooled_auc(p: PooledHead) -> str | None:
+    """The AUC over several hospitals, or its bounds where they lie too far apart for a value."""
     if p.auc.value is not None or p.auc.bound_low is None or p.auc.bound_high is None:
         return span(p.auc)
-    within = None if p.auc_within_sites is None else span(p.auc_within_sites)
-    inside = "" if within is None else f"; within hospitals {within}"
-    return f"{p.auc.bound_low:.3f} to {p.auc.bound_high:.3f} (bounds){inside}"
+    return f"{p.auc.bound_low:.3f} to {p.auc.bound_high:.3f} (bounds)"
+
+
+def _within(v: PooledHead | SiteHead) -> Cell:
+    if isinstance(v, SiteHead):
+        return "-"
+    return None if v.auc_within_sites is None else span(v.auc_within_sites)
 
 
 def _bounded(number: BoundedNumber | None) -> Cell:

@@ -15,7 +15,7 @@ from ecgshared.stages.results.survival_evaluate import (
 from server.report.evaluation_tables import span
 from server.report.forest import Forest, ForestRow, forest
 from server.report.labels import Labels
-from server.report.sections import Block, Cell, Figure, Key, Section, Series, Table, Text
+from server.report.sections import Block, Cell, Figure, Key, Panel, Panels, Section, Series, Table, Text, told
 from server.report.survival import missing
 
 _POOLED_FIGURES = {
@@ -46,7 +46,8 @@ def evaluation_sections(step: str, r: Result, labels: Labels) -> list[Section]:
     blocks += [_differences(r, name, labels) for name in r.models if name != r.reference]
     for group, pooled in r.pooled.items():
         blocks += [_curves(r, group, name, pooled.models[name], labels) for name in r.models]
-    blocks += [_calibration(r, name, labels) for name in r.models]
+    for name in r.models:
+        blocks += _calibration(r, name, labels)
     blocks.append(_still_followed(r, labels))
     blocks.append(_left_out(r, labels))
     return [Section(f"{labels.step(step)}: survival judged", blocks)]
@@ -181,15 +182,15 @@ def _curves(r: Result, group: str, name: str, pooled: PooledModel, labels: Label
         counted = ""
         if g.ecgs is not None and g.events is not None:
             counted = f", {g.ecgs:.0f} ECGs, {g.events:.0f} events"
-        told = any(v is not None for v in c.survival)
-        start = 1.0 if told else None
+        start = 0.0 if any(v is not None for v in c.survival) else None
+        # A low survival is a high incidence: the bounds change places.
         series.append(
             Series(
                 f"{label}{counted}",
                 [0.0, *r.times],
-                [start, *c.survival],
-                low=[start, *c.low],
-                high=[start, *c.high],
+                [start, *map(_had, c.survival)],
+                low=[start, *map(_had, c.high)],
+                high=[start, *map(_had, c.low)],
             )
         )
     test = pooled.log_rank
@@ -199,15 +200,20 @@ def _curves(r: Result, group: str, name: str, pooled: PooledModel, labels: Label
         else f"Log-rank test by site: chi-squared {test.chi2:.2f} on {test.degrees}, p {_p(test.p)}."
     )
     return Figure(
-        f"Survival by risk group, {name}, {labels.group(group)}",
+        f"Cumulative incidence by risk group, {name}, {labels.group(group)}",
         series,
         "years after the ECG",
-        "have not had the event",
-        caption="Groups were cut at quantiles of the training patients. Sites' cumulative incidences "
-        "(Aalen-Johansen) taken from 1, read where enough patients leave between two times, joined by straight lines "
-        "of their logarithm and weighted by ECGs. Withheld "
+        "have had the event",
+        caption="Groups were cut at quantiles of the training patients. The mean of the hospitals' cumulative "
+        "incidences (Aalen-Johansen: who dies of something else has not had the event), weighted by their ECGs; each "
+        "is read where enough patients leave between two times, with straight lines of the logarithm of what is left "
+        "in between. Withheld "
         f"where a site's group has too few events to tell. {words}",
     )
+
+
+def _had(free: float | None) -> float | None:
+    return None if free is None else 1 - free
 
 
 def _still_followed(r: Result, labels: Labels) -> Table:
@@ -233,31 +239,37 @@ def _p(p: float) -> str:
     return "below 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
-def _calibration(r: Result, name: str, labels: Labels) -> Figure:
-    series = []
+def _calibration(r: Result, name: str, labels: Labels) -> list[Figure]:
+    """One panel a hospital on common axes; no figure where none tells of two groups."""
+    panels: list[Panel] = []
     for site, s in r.sites.items():
         if s.reason:
             continue
-        told = [g for g in s.models[name].groups if g.predicted is not None and g.observed.value is not None]
-        series.append(
-            Series(
-                labels.site(site),
-                [g.predicted for g in told],
-                [g.observed.value for g in told],
-                low=[g.observed.low for g in told],
-                high=[g.observed.high for g in told],
-                style="points",
-                site=site,
-            )
+        groups = [g for g in s.models[name].groups if g.predicted is not None and g.observed.value is not None]
+        points = Series(
+            labels.site(site),
+            [g.predicted for g in groups],
+            [g.observed.value for g in groups],
+            low=[g.observed.low for g in groups],
+            high=[g.observed.high for g in groups],
+            style="points",
+            site=site,
         )
-    return Figure(
-        f"Calibration at {r.horizon_years:g} years, {name}",
-        series,
-        "mean predicted risk",
-        "observed risk",
-        reference="diagonal",
-        caption="By risk group. Observed: cumulative incidence by the horizon, with its 95% interval.",
-    )
+        panels.append((labels.site(site), [points]))
+    panels, silent = told(panels)
+    if not panels:
+        return []
+    return [
+        Panels(
+            f"Calibration at {r.horizon_years:g} years, {name}",
+            (),
+            "mean predicted risk",
+            "observed risk",
+            reference="diagonal",
+            caption=f"By risk group. Observed: cumulative incidence by the horizon, with its 95% interval.{silent}",
+            panels=panels,
+        )
+    ]
 
 
 def _left_out(r: Result, labels: Labels) -> Table:

@@ -26,7 +26,7 @@ def _curves(r: Result, labels: Labels) -> list[Figure]:
                 "Validation loss of the global model" if r.heads else "Validation of the global model",
                 [
                     Series("pooled over sites", [n for n, _ in losses], [loss for _, loss in losses]),
-                    *([Series("kept", [n for n, _ in kept], [loss for _, loss in kept])] if kept else []),
+                    *(Series(f"kept: round {n}, {loss:.3f}", [n], [loss], style="points") for n, loss in kept),
                 ],
                 "round",
                 "mean loss" if r.heads else ", ".join(r.judged),

@@ -121,7 +121,7 @@ def activation_ms(fronts: Fronts, onset: F32, slow: F64, fibrosis: F64, own: F64
     return np.asarray(start + np.maximum(path + scattered * rough, 0), dtype=np.float32)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _fields(fronts: Fronts) -> tuple[F64, F64]:
     """Return where fibrosis lies, shape = (4, N): its mean and three ways of differing; and three rough fields."""
     tissue = fronts.tissue
@@ -182,7 +182,7 @@ def region_strengths(traits: Traits, hypertrophy: F64) -> F64:
     return np.asarray(np.exp(log + traits["size"][:, None]))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def rest_ms(scar: Scar = "none") -> F32:
     """Return when each voxel left by a scar is reached in a usual heart without ailments, shape = (N,), ms."""
     whole, fronts = ventricular_fronts(), ventricular_fronts(scar)

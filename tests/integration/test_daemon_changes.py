@@ -243,11 +243,15 @@ def test_what_needs_a_restart_is_said(site, asked):
     site.wait(lambda: wanted in told(site))
     assert "changed, and counts only after a restart: network.max_message_mb" in site.log.read_text()
     assert asked().patients[0] > 0
-    certificate = site.settings.network.certificate
-    certificate.write_bytes(certificate.read_bytes() + b"\n")
-    site.wait(lambda: f"{wanted}, the file of network.certificate" in told(site))
+    key, certificate = site.settings.network.key, site.settings.network.certificate
+    key.write_bytes(key.read_bytes() + b"\n")
+    site.wait(lambda: f"{wanted}, the file of network.key" in told(site))
     site.file.write_text(good)
-    site.wait(lambda: "RESTART NEEDED: changed since it started: the file of network.certificate" in told(site))
+    site.wait(lambda: "RESTART NEEDED: changed since it started: the file of network.key" in told(site))
+    # A certificate is taken up as it comes.
+    certificate.write_bytes(certificate.read_bytes() + b"\n")
+    site.wait(lambda: "a new certificate is in use" in site.log.read_text())
+    assert "network.certificate" not in told(site)
 
 
 @pytest.mark.parametrize("change", [{"state": "elsewhere"}, {"network": None}])

@@ -103,7 +103,7 @@ def test_a_study_from_files_to_report_equals_lifelines_on_the_pooled_rows(federa
     page = render(run).read_text(encoding="utf-8")
     assert "could not lay out" not in page
     assert "Hazard ratio of age" in page.replace("Hazard ratio of Age", "Hazard ratio of age")
-    assert "Survival by risk group, both" in page
+    assert "Cumulative incidence by risk group, both" in page
 
 
 def test_exact_mode_runs_and_a_site_without_the_input_is_named(federation):

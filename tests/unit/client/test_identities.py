@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from client.cohort.identities import Near, is_damaged, may_have_been, normal_id
 from client.cohort.link import link
 from client.cohort.notices import look_over
+from client.cohort.optout import read_opt_outs
 from client.cohort.table import read_cohort_table
 from client.dataset.opening import open_site
 from client.operator.check import check_site
@@ -248,6 +249,31 @@ def test_a_table_that_disagrees_with_the_recordings_is_named_by_check_and_ingest
     assert "table.csv:3: age: table and recording differ" in told.output
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("withdrawn;patient_id;name\n2020-01-01;7;Curie\n2020-01-02;8;Meitner; Lise\n", [2, 3]),
+        ("List of 2024\n\nPatient_ID\tdate\n7\t2020\n8\t2021\n", [4, 5]),
+        ('"7"\n"8"\n', [1, 2]),
+        ("7,,\n8,,\n", [1, 2]),
+    ],
+)
+def test_the_ids_of_a_list_with_several_columns(tmp_path, text, lines):
+    settings = make_hospital(tmp_path, rows("7", "8", "9"), exclude="out.csv")
+    (tmp_path / "out.csv").write_text(text)
+    assert of_table(settings).opted_out.tolist() == [True, True, False]
+    assert list(read_opt_outs(settings).listed.items())[-2:] == [("7", lines[0]), ("8", lines[1])]
+
+
+@pytest.mark.parametrize("text", ["7, 8\n", "7;2020-01-01\n8;2020-01-02\n", "a\tb\n7\t8\n"])
+def test_a_list_of_which_nobody_knows_where_its_ids_are_stops_the_site(tmp_path, text):
+    settings = make_hospital(tmp_path, rows("7", "8", "9"), exclude="out.csv")
+    (tmp_path / "out.csv").write_text(text)
+    with pytest.raises(CohortError, match="several columns"):
+        of_table(settings)
+    assert any("several columns" in fault for fault in check_site(tmp_path / "site.yaml").faults)
+
+
 def test_an_opt_out_list_needs_ids_to_know_people_by(tmp_path):
     table = [{key: value for key, value in row.items() if key != "patient_id"} for row in rows("a", "b")]
     make_hospital(tmp_path, table, exclude="out.txt", patient_id_missing="each-ecg-a-patient")
@@ -277,8 +303,7 @@ def test_the_list_of_those_who_opted_out_may_be_a_workbook(tmp_path):
     book.active["A2"].number_format = "0000000"
     book.save(tmp_path / "out.xlsx")
     assert of_table(load_site(tmp_path / "site.yaml")).opted_out.tolist() == [True, False, True]
-    (doubt,) = check_site(tmp_path / "site.yaml").doubts
-    assert "out.xlsx:1: 'Patient' is the id of nobody" in doubt
+    assert check_site(tmp_path / "site.yaml").doubts == []
 
 
 def test_an_age_that_birth_date_and_date_of_the_ecg_contradict_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +28,7 @@ from ecgshared.tables.site_table import SiteTable
 from ecgshared.tables.subdistribution import fit_subdistribution
 from ecgshared.wire.protocol import Request
 from server.report.labels import Labels
-from server.report.sections import Table
+from server.report.sections import Figure, Panels, Table
 from server.report.survival_evaluation import evaluation_sections
 
 FIT = {
@@ -359,6 +360,27 @@ def test_a_site_whose_score_is_constant_or_perfect_is_left_out_with_a_reason(kin
         assert alone["d"]["value"] == alone["d"]["high"] == 1.0
         assert 0.8 < alone["d"]["low"] < 1.0
         assert alone["c"]["value"] < pooled["harrell"]["value"] < pooled["harrell"]["high"] < 1.0
+
+
+def test_calibration_has_a_panel_a_hospital_and_incidence_begins_at_nothing():
+    result, _ = evaluated(three_sites())
+    shown = evaluation_sections("judged", Result.model_validate(result), Labels())
+    figures = {b.title: b for section in shown for b in section.blocks if isinstance(b, Figure)}
+    panels = figures["Calibration at 2 years, both"]
+    assert isinstance(panels, Panels)
+    for site, (points,) in panels.panels:
+        told = [g for g in result["sites"][site]["models"]["both"]["groups"] if g["predicted"] is not None]
+        assert list(points.x) == [g["predicted"] for g in told]
+        assert len(points.x) >= 2
+    drawn = [
+        figure for title, figure in figures.items() if title.startswith("Cumulative incidence by risk group, both")
+    ]
+    assert drawn
+    for series in (one for figure in drawn for one in figure.series if any(y is not None for y in one.y)):
+        assert series.y[0] == 0.0
+        assert all(a <= b for a, b in itertools.pairwise(y for y in series.y if y is not None))
+        for y, low, high in zip(series.y, series.low, series.high, strict=True):
+            assert y is None or low <= y <= high
 
 
 def test_a_figure_that_hangs_on_few_events_has_no_interval_and_says_so():

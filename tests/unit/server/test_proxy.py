@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
+import time
 from pathlib import Path
 
 import httpx
@@ -220,6 +222,46 @@ def test_nginx_writes_below_its_folder_only(door):
     assert (door.proxy_folder / "access.log").exists()
     assert "/var" not in text
     assert "/tmp/" not in text.replace(str(door.folder), "")
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST /v1/fleet/pull-messages HTTP/1.1\r\nHost: a\r\nX: "])
+def test_who_does_not_say_what_it_wants_is_not_waited_for(door, begun):
+    """A connection that sends a byte now and then would hold its place for ever."""
+    member = door.members["north"]
+    with (
+        socket.create_connection(("127.0.0.1", door.port)) as raw,
+        member.context(door.ca).wrap_socket(raw, server_hostname="127.0.0.1") as tls,
+    ):
+        tls.sendall(begun)
+        tls.settimeout(1.0)
+        end = time.monotonic() + 40
+        while time.monotonic() < end:
+            try:
+                # Closed, or told that it took too long and closed.
+                if tls.recv(4096) == b"":
+                    return
+            except TimeoutError:
+                if begun:
+                    with contextlib.suppress(OSError):
+                        tls.sendall(b"x")
+            except OSError:
+                return
+    pytest.fail("it was waited for")
+
+
+def test_the_certificate_a_request_came_with_is_the_proxys_word(door):
+    member = door.members["north"]
+    with door.client(member) as client:
+        client.post(PULL, headers={proxy.CERTIFICATE_HEADER: "forged"})
+    assert door.upstream.certificates[-1] == [member.mark]
+
+
+@pytest.mark.parametrize("name", proxy.OWN_PATHS)
+def test_the_coordinators_own_calls_are_passed_to_who_is_let_in(door, name):
+    with door.client(door.members["north"]) as client:
+        assert client.post(f"/v1/ecgfed/{name}", content=b"{}").status_code == 200
+    with door.client(door.members["gone"]) as client:
+        assert client.post(f"/v1/ecgfed/{name}", content=b"{}").status_code == 403
 
 
 def test_a_configuration_that_nginx_refuses_is_told(tmp_path):

@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ecgshared.ecg.beats import median_beat
+from ecgshared.ecg.terminal import terminal_slopes
 from ecgshared.errors import ConfigError
 from simulations.judging.mechanism import cross, draw_mechanism
-from simulations.patients.ailments import AilmentsConfig, draw_states
+from simulations.patients.activation import bodies_of, record_activation
+from simulations.patients.ailments import AilmentsConfig, draw_states, healthy_states
 from simulations.patients.people import draw_people
-from simulations.patients.scenario import PopulationConfig
+from simulations.patients.scenario import PopulationConfig, load_scenario
 from simulations.physics.beats import APART, Bodies, activation_of, atrial_beats, chest_of, ventricular_beats
 from simulations.physics.conduction import BLOCKS, Ailments, none_of
 from simulations.physics.cycle import EARLY_STEPS, LEAD_STEPS, STEP_MS, region_fields
+from simulations.physics.disease import WaveformEffects
 from simulations.physics.fronts import ACROSS_M_S, ALONG_M_S, NAMES, PURKINJE, atrial_fronts, ventricular_fronts
 from simulations.physics.heart import dipole, reference_heart, regular_rhythm
 from simulations.physics.rhythms import FOCUS, RHYTHMS, Pace, draw_rhythm
@@ -422,3 +426,44 @@ class TestAilments:
         states = draw_states(rng, people, nothing, np.zeros(500, dtype=bool))
         assert not states.ailments.block.any()
         assert (states.rhythm == 0).all()
+
+
+@pytest.mark.slow
+def test_recorded_biomarker_goes_with_fibrosis_most_of_all_in_avl():
+    """The study's own measurement on recordings with noise, blocks and all: Spearman's correlation by lead."""
+    from scipy.stats import spearmanr
+
+    world = load_scenario("three_countries_activation")
+    hospital, rng, n = world.hospitals["sweden_university"], np.random.default_rng(0), 384
+    people = draw_people(rng, hospital.population, n)
+    states = draw_states(rng, people, hospital.population.ailments, np.zeros(n, dtype=bool))
+    found = np.full((n, 2, 12), np.nan)
+    for start in range(0, n, 64):
+        rows = np.arange(start, start + 64)
+        some = people.rows(rows, people.age[rows])
+        ecgs = record_activation(
+            rng, some, states.rows(rows), hospital, hospital.devices[0], world.waveform, world.seconds
+        )
+        for row, ecg in zip(rows, ecgs, strict=True):
+            beat = median_beat(ecg, 500.0)
+            if beat is not None:
+                slopes = terminal_slopes(beat)
+                found[row] = slopes.d1, slopes.d2
+    goes = np.array(
+        [[spearmanr(people.fibrosis, found[:, k, lead], nan_policy="omit")[0] for lead in range(12)] for k in range(2)]
+    )
+    print("\n" + "\n".join(f"{name:4} d1 {goes[0, i]:+.2f} d2 {goes[1, i]:+.2f}" for i, name in enumerate(LEADS)))
+    assert (goes[:, LEADS.index("aVL")] < -0.4).all()
+    assert (goes.argmin(axis=1) == LEADS.index("aVL")).all()
+    assert (goes[:, LEADS.index("aVL")] < goes[:, LEADS.index("III")] - 0.15).all()
+
+
+def test_where_fibrosis_does_not_show_the_biomarker_tells_nothing():
+    hidden = hearts(fibrosis=0.0)
+    shown = hearts(fibrosis=0.3)
+    nothing = WaveformEffects(conduction=0, left_axis_deg=0, backward_deg=0, r_loss=0)
+    rng = np.random.default_rng(0)
+    people = draw_people(rng, PopulationConfig(patients=N), N)
+    bodies = bodies_of(people, healthy_states(N), nothing, reference_electrodes(N), np.zeros(N))
+    assert (bodies.fibrosis == 0).all()
+    assert np.abs(qrs_of(shown) - qrs_of(hidden)).max() > 0.1
