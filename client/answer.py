@@ -28,6 +28,7 @@ from client.ingest.reading import Progress
 from client.rows.context import SiteContext
 from client.rows.groups import GROUP, closed_in_study, groups_of, keys_of, planned
 from client.rows.told import Told
+from client.site.at_rest import encryption_of
 from client.site.current import SiteFile
 from client.site.keys import load_keys
 from client.site.settings import WEIGHTS_POLICY, SiteSettings
@@ -246,7 +247,9 @@ def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
     """Compute, gate, keep and log one answer; a repeated request gets the kept bytes."""
     settings = site.settings()
     stage = checked_stage(settings, study, request)
+    _require_encrypted(settings)
     outbox = Outbox(settings.state / "outbox")
+    outbox.forget_old(settings.retention.outbox_days)
     part_of_sum = "+" in request.phase
     kept = outbox.find(request, once=part_of_sum or _private(study, request))
     if kept is None and part_of_sum:
@@ -262,6 +265,16 @@ def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
         made = kept
     log_release(settings.state, made.log_line, replayed=kept is not None)
     return made.body
+
+
+def _require_encrypted(settings: SiteSettings) -> None:
+    if settings.retention.encrypted == "required" and (found := encryption_of(settings.state)) != "encrypted":
+        raise Refused(
+            RefusalCode.DATA_UNAVAILABLE,
+            f"this site answers from an encrypted volume only, and whether its state lies on one: {found}",
+            where="retention.encrypted",
+            remedy="put `state` on a LUKS volume, or write `encrypted: wanted`",
+        )
 
 
 def _private(study: Study, request: Request) -> bool:

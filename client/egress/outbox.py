@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 from client.egress.gate import Release
@@ -42,6 +43,16 @@ class Outbox:
         if head["request"] != _digest(request):
             raise Refused(RefusalCode.BAD_REQUEST, "this round was answered to a request of other content")
         return Release(body, head["log"])
+
+    def forget_old(self, days: float) -> int:
+        """Empty answers older than ``days``; return how many. That they were given stays known."""
+        before, emptied = time.time() - days * 86400, 0
+        for path in self._folder.glob("*/*/*.answer"):
+            found = path.stat()
+            if found.st_size and found.st_mtime < before:
+                write_atomically(path, b"", private=True)
+                emptied += 1
+        return emptied
 
     def keep(self, request: Request, release: Release) -> None:
         """Write and sync an answer before it leaves; drop those of rounds long past."""

@@ -24,6 +24,7 @@ from client.cohort.table import CohortTable, read_cohort_table
 from client.network.reach import check_network
 from client.operator.check_study import Findings, declared_by, fit
 from client.operator.trial import SAMPLE, try_recordings
+from client.site.at_rest import encryption_of
 from client.site.keys import SiteKeys, load_keys
 from client.site.settings import SiteSettings, load_site, named_paths
 from ecgshared.errors import EcgFedError
@@ -79,6 +80,7 @@ def check_site(path: Path, studies: tuple[Path, ...] = (), *, offline: bool = Fa
             fit(settings, table, linked, study, found)
     if recordings is not None and sample > 0:
         _try(settings, recordings, table, linked, sample, found)
+    _at_rest(settings, found)
     if settings.network is not None:
         faults, notes = check_network(settings, offline=offline)
         found.faults += faults
@@ -111,6 +113,17 @@ def _study(path: Path, settings: SiteSettings, found: Findings) -> Study | None:
     if study is not None and settings.site not in study.sites.all:
         found.faults.append(f"{path}: does not name the site {settings.site!r}; its sites: {study.sites.all}")
     return study
+
+
+def _at_rest(settings: SiteSettings, found: Findings) -> None:
+    """Say whether the state lies on an encrypted volume, and object where the site file wants it to."""
+    volume = encryption_of(settings.state)
+    if settings.retention.encrypted == "required" and volume != "encrypted":
+        found.faults.append(
+            f"{settings.state}: retention.encrypted is `required`, and of its volume the kernel says: {volume}; "
+            "put it on an encrypted one (LUKS)"
+        )
+    found.notes.append(f"at rest: state on a volume of which the kernel says: {volume}")
 
 
 def _keys(settings: SiteSettings, found: Findings) -> SiteKeys:

@@ -88,6 +88,25 @@ def show(
     typer.echo("\n".join([*show_study(settings, study), *group_lines(settings, study)]))
 
 
+def annex(
+    site_file: SiteFile,
+    what: Annotated[str, typer.Argument(metavar="STUDY", help="STUDY.yaml, or the hash of one the site holds")],
+    out: Annotated[Path | None, typer.Option(help="file to write; else it is printed")] = None,
+) -> None:
+    """Write the annex of a data protection impact assessment for a study at this site: what leaves, rules, risks."""
+    from client.approval.annex import annex as made
+    from client.approval.show import named_study
+    from client.site.settings import load_site
+
+    settings = load_site(site_file)
+    text = made(settings, named_study(settings, what))
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+        typer.echo(f"{out}: complete what stands in [brackets]")
+
+
 def approve(
     site_file: SiteFile,
     what: Annotated[str, typer.Argument(metavar="WHAT", help="STUDY.yaml, `code`, `envelope`, or a code's sha256")],
@@ -280,6 +299,6 @@ def page(
 
 COMMANDS = (
     certificate, identity, person, rekey,
-    show, approve, withdraw, start, status, pause, resume, stop, releases, lockbox,
+    show, annex, approve, withdraw, start, status, pause, resume, stop, releases, lockbox,
     audit, budget, page,
 )  # fmt: skip

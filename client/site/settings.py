@@ -240,6 +240,19 @@ class SecureSumsPolicy(Config):
     )
 
 
+class RetentionConfig(Config):
+    """How long what was sent is kept here, and whether it may lie on a volume that is not encrypted."""
+
+    outbox_days: float = Field(
+        default=30, gt=0, description="answers are kept so long for who asks again; later only that they were given"
+    )
+    encrypted: Literal["wanted", "required"] = Field(
+        default="wanted",
+        description="required: nothing is answered while `state` lies on a volume that the kernel does not call "
+        "encrypted; wanted: `ecgfed site check` says so",
+    )
+
+
 class ApprovalsPolicy(Config):
     """Who approves what may run here."""
 
@@ -347,6 +360,9 @@ class SiteSettings(Config):
     privacy: PrivacyCap = Field(default=PrivacyCap(), description="most that any patient's privacy may be spent")
     secure_sums: SecureSumsPolicy = Field(
         default=SecureSumsPolicy(), description="sums added under masks: whether they are insisted on, and whose limits"
+    )
+    retention: RetentionConfig = Field(
+        default=RetentionConfig(), description="how long answers are kept, and on what kind of volume"
     )
     approvals: ApprovalsPolicy = Field(default=ApprovalsPolicy(), description="who approves what may run here")
     compute: ComputeConfig = Field(default=ComputeConfig(), description="threads, memory and device for training")

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from ecgshared.errors import ConfigError
+from ecgshared.privacy.attacked import PROTECTIONS, as_share
 from ecgshared.service.files import write_atomically
 from ecgshared.stages.results.base import StageResult
 from ecgshared.study.registry import STAGES, room
@@ -34,7 +35,7 @@ from server.report.graph import NODE_HEIGHT, NODE_WIDTH, layout
 from server.report.labels import NO_LABELS, Labels
 from server.report.methods import methods
 from server.report.panels import panels_svg
-from server.report.privacy import phase_words, statement
+from server.report.privacy import attacks, phase_words, statement
 from server.report.published import beside_published
 from server.report.results import StepResult, typed_result
 from server.report.sections import (
@@ -156,6 +157,9 @@ def compose(run: Run, lay_out: LayOut | None = None) -> Page:
         checklist=items,
         books=books,
         privacy=statement(run.plan, results, labels),
+        attacks=attacks(run.plan),
+        protections=PROTECTIONS,
+        as_share=as_share,
         stage_of={step.id: step.stage for step in run.plan},
         phase_words=phase_words,
         labels=labels,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ecgshared.errors import ConfigError
+from ecgshared.privacy.attacked import Measured, concerning
 from ecgshared.stages.results.train import Result as Trained
 from ecgshared.study.registry import shared_room
 from server.report.labels import Labels
@@ -46,6 +47,11 @@ def statement(plan: Sequence[StepPlan], results: Typed, labels: Labels) -> list[
             protected = "This version of ecgfed knows no statement for this stage; see the fields below."
         found.append(StepPrivacy(labels.step(step.id), step.id, step.stage, leaves, protected, told))
     return found
+
+
+def attacks(plan: Sequence[StepPlan]) -> tuple[Measured, ...]:
+    """Return the attacks that aim at what the run did, as they were measured on a made hospital with this version."""
+    return concerning(step.stage for step in plan)
 
 
 def declared(stage: str) -> tuple[tuple[tuple[str, str], ...], str]:

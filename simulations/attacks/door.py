@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -24,6 +26,26 @@ UNPROTECTED = {"limits": {"min_patients": 1, "min_events": 0}, "privacy": {"weig
 """A site file that permits everything."""
 PROTECTED: dict[str, Any] = {"privacy": {"weights": "secure_sum"}}
 """The defaults of a hospital on a network."""
+GROUPS: dict[str, Any] = {"privacy": {"weights": "plain"}}
+"""Limits and the memory of groups, and weights in the clear."""
+PRIVATE: dict[str, Any] = {"privacy": {"weights": "private"}}
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What is tried: gives a share of 0 (nothing) to 1 from a site file's keys, a generator and an epsilon or None.
+
+    Attributes
+    ----------
+    measure : what the share is of. ``concerns``: the stages of a study that it aims at.
+    private : whether private training stands against it. ``door``: whether the hospital's door does.
+    """
+
+    run: Callable[[dict[str, Any], np.random.Generator, float | None], float]
+    measure: str
+    concerns: tuple[str, ...]
+    private: bool = False
+    door: bool = True
 
 
 def made_cohort(

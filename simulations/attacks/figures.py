@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +12,13 @@ from ecgshared.learning.layout import Layout
 from ecgshared.models import build
 from ecgshared.stages.train import head_specs
 from ecgshared.study.study import Study
-from simulations.attacks.door import Door, asked, made_cohort, totals
+from simulations.attacks.door import Attack, Door, asked, made_cohort, totals
 
 NET = {"id": "net", "stage": "train", "uses": ["d"], "heads": ["dead"]}
 DESCRIBE = {"id": "d", "stage": "describe"}
 
 
-def left_over_case(site: dict[str, Any], rng: np.random.Generator) -> float:
+def left_over_case(site: dict[str, Any], rng: np.random.Generator, epsilon: float | None = None) -> float:
     """Return how many of 20 single cases' ages follow from one answer: everybody less those without the event."""
     study, found = asked("table-1", [DESCRIBE]), 0
     for _ in range(20):
@@ -35,7 +34,7 @@ def left_over_case(site: dict[str, Any], rng: np.random.Generator) -> float:
     return found / 20
 
 
-def moved_age_limit(site: dict[str, Any], rng: np.random.Generator) -> float:
+def moved_age_limit(site: dict[str, Any], rng: np.random.Generator, epsilon: float | None = None) -> float:
     """Return the share of validation patients of 50 to 80 whose age follows from studies that differ in ``max_age``."""
     data = made_cohort(300, rng)
     door, before, found = Door(data, site), None, 0
@@ -66,7 +65,7 @@ def window(study: Study, low: float, high: float) -> Any:
     return Layout.of(model, "full").flatten(model)
 
 
-def made_score(site: dict[str, Any], rng: np.random.Generator) -> float:
+def made_score(site: dict[str, Any], rng: np.random.Generator, epsilon: float | None = None) -> float:
     """Return the share of 20 lockbox patients of known age whose outcome one question each tells."""
     data = made_cohort(150, rng, train=0.3, lockbox=0.4)
     judged = {"id": "j", "stage": "evaluate", "uses": ["net"], "score": "net.dead"}
@@ -85,7 +84,7 @@ def made_score(site: dict[str, Any], rng: np.random.Generator) -> float:
     return right / len(people)
 
 
-def validated(site: dict[str, Any], rng: np.random.Generator) -> float:
+def validated(site: dict[str, Any], rng: np.random.Generator, epsilon: float | None = None) -> float:
     """Return the share of 20 validation patients whose label a validation loss tells."""
     data, study, right = made_cohort(120, rng), asked("plain", [DESCRIBE, NET]), 0
     door = Door(data, site)
@@ -102,9 +101,16 @@ def validated(site: dict[str, Any], rng: np.random.Generator) -> float:
     return right / len(people)
 
 
-ATTACKS: dict[str, tuple[Callable[[dict[str, Any], np.random.Generator], float], str]] = {
-    "left-over case": (left_over_case, "ages of single cases, from one answer of describe"),
-    "moved age limit": (moved_age_limit, "patients isolated by 121 studies a quarter of a year apart"),
-    "score made for one": (made_score, "outcomes of known persons, one question each"),
-    "validation loss": (validated, "labels of known persons, by a score made for each"),
+ATTACKS: dict[str, Attack] = {
+    "left-over case": Attack(left_over_case, "ages of single cases, from one answer of describe", ("describe",)),
+    "moved age limit": Attack(
+        moved_age_limit,
+        "patients isolated by 121 studies a quarter of a year apart",
+        ("calibrate", "evaluate", "regress"),
+    ),
+    "score made for one": Attack(
+        made_score, "outcomes of known persons, one question each", ("evaluate", "contrast", "calibrate")
+    ),
+    "validation loss": Attack(validated, "labels of known persons, by a score made for each", ("train",)),
 }
+"""Attacks by figures; private training has no part in them."""

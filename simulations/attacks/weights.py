@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,23 @@ from ecgshared.learning.layout import Layout
 from ecgshared.models import build
 from ecgshared.stages.train import head_specs
 from ecgshared.study.study import Study
-from simulations.attacks.door import Door, asked, made_cohort, totals
+from simulations.attacks.door import Attack, Door, asked, made_cohort, totals
 from simulations.attacks.figures import DESCRIBE, NET
 
 _FOUND = 0.9
 """Median correlation over leads from which on an ECG counts as recovered."""
 
 
-def _flat_net(local: dict[str, Any], hidden: int) -> Study:
+def _flat_net(local: dict[str, Any], hidden: int, epsilon: float | None, *, lr: float = 1.0) -> Study:
     """A study that is valid, and whose net is one line of sums over the ECG, its covariates and ``hidden`` units."""
     model = {"preset": "small", "blocks": 0, "width": 24, "groups": 12, "kernel": 1, "stem_stride": 1, "dropout": 0}
     model |= {"hidden": hidden, "pool": "none", "lead_scale": True, "covariates": ["age", "male"]}
-    step = NET | {"precision": "fp64", "rounds": 50, "local": local, "optimiser": {"name": "sgd", "lr": 1.0}}
+    step = NET | {"precision": "fp64", "rounds": 50, "local": local, "optimiser": {"name": "sgd", "lr": lr}}
+    if epsilon is not None:
+        # Sampled as thinly as can be asked for: about one patient a step.
+        size = local["batch_size"] or 64
+        privacy = {"epsilon": epsilon, "delta": 1e-5, "max_grad_norm": 1.0, "expected_batch_size": size}
+        step |= {"privacy": privacy, "local": {"steps": local["steps"], "batch_size": None}}
     return asked("flat", [DESCRIBE, step | {"model": model}])
 
 
@@ -51,9 +55,9 @@ def _likeness(features: Floats, signal: Any) -> float:
     return float(np.median([np.corrcoef(a, b)[0, 1] for a, b in zip(lead, true, strict=True)]))
 
 
-def one_ecg(site: dict[str, Any], rng: np.random.Generator) -> float:
+def one_ecg(site: dict[str, Any], rng: np.random.Generator, epsilon: float | None = None) -> float:
     """Return the share of 10 rounds, one step on one ECG each, that give an ECG back."""
-    study, data, found = _flat_net({"steps": 1, "batch_size": 1}, 0), made_cohort(80, rng), 0
+    study, data, found = _flat_net({"steps": 1, "batch_size": 1}, 0, epsilon), made_cohort(80, rng), 0
     model, layout = _opened(study)
     sent, door = layout.flatten(model), Door(data, site)
     for number in range(2, 12):
@@ -68,10 +72,15 @@ def one_ecg(site: dict[str, Any], rng: np.random.Generator) -> float:
     return found / 10
 
 
-def traps(site: dict[str, Any], rng: np.random.Generator) -> float:
+def traps(site: dict[str, Any], rng: np.random.Generator, epsilon: float | None = None) -> float:
     """Return the share of 64 training patients whose ECG one step over all of them gives back."""
+    return _trapped(site, rng, epsilon, steps=1, lr=1.0)
+
+
+def _trapped(site: dict[str, Any], rng: np.random.Generator, epsilon: float | None, *, steps: int, lr: float) -> float:
     hidden, n = 300, 64
-    study, data = _flat_net({"steps": 1, "batch_size": None}, hidden), made_cohort(n, rng, train=1.0)
+    study = _flat_net({"steps": steps, "batch_size": None}, hidden, epsilon, lr=lr)
+    data = made_cohort(n, rng, train=1.0)
     model, layout = _opened(study)
     with torch.no_grad():
         model.hidden.weight[:, -2] = 1.0
@@ -95,7 +104,18 @@ def traps(site: dict[str, Any], rng: np.random.Generator) -> float:
     return len(found) / n
 
 
-ATTACKS: dict[str, tuple[Callable[[dict[str, Any], np.random.Generator], float], str]] = {
-    "one ECG a step": (one_ecg, "rounds that give an ECG back"),
-    "full-batch traps": (traps, "training patients whose ECG one step gives back"),
+def tiny_rate(site: dict[str, Any], rng: np.random.Generator, epsilon: float | None = None) -> float:
+    """Return the share of 64 training patients whose ECG eight full-batch steps at a tiny rate give back.
+
+    The weights hardly move between the steps, so that what they add up to is eight times the gradient.
+    """
+    return _trapped(site, rng, epsilon, steps=8, lr=1e-6)
+
+
+ATTACKS: dict[str, Attack] = {
+    "one ECG a step": Attack(one_ecg, "rounds that give an ECG back", ("train",), private=True),
+    "full-batch traps": Attack(traps, "training patients whose ECG one step gives back", ("train",), private=True),
+    "steps at a tiny rate": Attack(
+        tiny_rate, "training patients whose ECG eight steps give back", ("train",), private=True
+    ),
 }

@@ -41,7 +41,11 @@ def test_full_batch_steps_cost_what_composed_gaussians_cost(federation):
         assert 7.9 < spent.epsilon_spent <= 8
     assert np.isfinite(found.arrays["weights"]).all()
     assert np.abs(found.arrays["weights"]).max() > 0.01
-    assert "epsilon 8" in render(run).read_text(encoding="utf-8")
+    page = render(run).read_text(encoding="utf-8")
+    assert "epsilon 8" in page
+    assert "What was tried on it" in page
+    assert "<b>membership by LiRA</b>" in page
+    assert "<b>score made for one</b>" not in page
     assert all((federation.folder / "state" / site).exists() for site in ("north", "coast", "valley"))
 
 

@@ -54,6 +54,7 @@ def test_one_message_is_charged_told_and_repeated_for_nothing(federation):
     page = render(run).read_text(encoding="utf-8")
     assert "Differential privacy with the patient as the unit" in page
     assert "Cox model" in page
+    assert "What was tried on it" not in page, "no attack aims at noised counts"
 
 
 def test_nothing_but_noise_stands_between_the_table_and_the_cohort(federation, monkeypatch):
