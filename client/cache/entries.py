@@ -90,7 +90,7 @@ def nothing(n: int) -> CacheLookup:
         findings=np.full(n, "[]", dtype=object),
         age=np.full(n, np.nan),
         sex=np.full(n, "", dtype="<U1"),
-        recorded_at=np.full(n, np.datetime64("NaT"), dtype="datetime64[s]"),
+        recorded_at=np.full(n, np.datetime64("NaT", "s"), dtype="datetime64[s]"),
         fs=np.full(n, np.nan),
         seconds=np.full(n, np.nan),
         device=np.full(n, "", dtype=object),

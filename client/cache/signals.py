@@ -80,7 +80,7 @@ class SignalCache:
             found.findings[i] = texts.setdefault(findings, findings)
             found.age[i] = np.nan if age is None else age
             found.sex[i], found.device[i] = sex, texts.setdefault(device, device)
-            found.recorded_at[i] = np.datetime64("NaT") if at is None else np.datetime64(at, "s")
+            found.recorded_at[i] = np.datetime64("NaT", "s") if at is None else np.datetime64(at, "s")
             found.fs[i] = np.nan if fs is None else fs
             found.seconds[i] = np.nan if seconds is None else seconds
         return found

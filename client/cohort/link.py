@@ -280,4 +280,4 @@ def assign_splits(positions: NDArray[np.float64], shares: SplitConfig) -> NDArra
 
 def _dates(columns: dict[str, NDArray[Any]], name: str, n: int) -> NDArray[np.datetime64]:
     found = columns.get(name)
-    return np.full(n, np.datetime64("NaT"), dtype="datetime64[s]") if found is None else found
+    return np.full(n, np.datetime64("NaT", "s"), dtype="datetime64[s]") if found is None else found

@@ -154,7 +154,7 @@ def _merged(
     columns = dict(table.columns)
     age = columns.get("age", np.full(n, np.nan)).copy()
     sex = columns.get("sex", np.full(n, "")).astype("<U1")
-    recorded = columns.get("recorded_at", np.full(n, np.datetime64("NaT"), "datetime64[s]")).copy()
+    recorded = columns.get("recorded_at", np.full(n, np.datetime64("NaT", "s"), "datetime64[s]")).copy()
     device = columns.get("device", np.full(n, "")).astype(object)
     lacking = np.isnan(age[rows]) | (sex[rows] == "") | np.isnat(recorded[rows])
     age[rows] = np.where(np.isnan(age[rows]), found.age, age[rows])

@@ -34,7 +34,7 @@ def number(table: Table, name: str, n: int) -> Floats:
 def stamp(table: Table, name: str, n: int) -> NDArray[np.datetime64]:
     """Return a column of dates to the second, shape = (n,); NaT where the site has no such column."""
     if name not in table:
-        return np.full(n, np.datetime64("NaT"), dtype="datetime64[s]")
+        return np.full(n, np.datetime64("NaT", "s"), dtype="datetime64[s]")
     return np.asarray(table[name]).astype("datetime64[s]")
 
 
@@ -99,7 +99,7 @@ def first_later(recorded: NDArray[np.datetime64], flag: Floats, patient: NDArray
     datetime64[s] array, shape = (n,): NaT where none followed, or patient or date are not known.
     """
     day = recorded.astype("datetime64[D]")
-    found = np.full(len(day), np.datetime64("NaT"), dtype="datetime64[s]")
+    found = np.full(len(day), np.datetime64("NaT", "s"), dtype="datetime64[s]")
     usable = ~np.isnat(day) & (patient >= 0)
     flagged = np.flatnonzero(usable & (flag == 1))
     if not len(flagged):

@@ -129,7 +129,7 @@ def number_names(declared: Declared) -> tuple[str, ...]:
 def with_absent(columns: Mapping[str, NDArray[Any]], declared: Declared, n: int) -> dict[str, NDArray[Any]]:
     """Return the columns with the declared ones that are absent as not known of anybody, in the type of their kind."""
     empty: dict[str, NDArray[Any]] = {
-        name: np.full(n, np.datetime64("NaT"), dtype="datetime64[s]")
+        name: np.full(n, np.datetime64("NaT", "s"), dtype="datetime64[s]")
         if column.is_date
         else np.full(n, "", dtype="<U1")
         if column.kind == "category"

@@ -226,7 +226,7 @@ def _within_cycle(name: str, recorded: NDArray[np.datetime64]) -> Floats:
 
 
 def _nowhere(n: int) -> NDArray[np.datetime64]:
-    return np.full(n, np.datetime64("NaT"), dtype="datetime64[s]")
+    return np.full(n, np.datetime64("NaT", "s"), dtype="datetime64[s]")
 
 
 def _nearest(name: str, known: Mapping[str, str]) -> str:

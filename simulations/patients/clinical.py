@@ -92,7 +92,7 @@ def _statements(states: States, person: NDArray[np.int64]) -> dict[str, NDArray[
 
 def _dates(known: pd.DataFrame, name: str) -> NDArray[np.datetime64]:
     if name not in known:
-        return np.full(len(known), np.datetime64("NaT"), dtype="datetime64[s]")
+        return np.full(len(known), np.datetime64("NaT", "s"), dtype="datetime64[s]")
     return known[name].to_numpy().astype("datetime64[s]")
 
 
