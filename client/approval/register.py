@@ -47,6 +47,12 @@ def approvals_file(state: Path, federation: str = FEDERATION) -> Path:
     return state / (FILE if federation == FEDERATION else f"approvals-{federation}.jsonl")
 
 
+def federations(state: Path) -> list[str]:
+    """Return the federations that this site keeps approvals of."""
+    named = (path.stem.removeprefix("approvals-") for path in sorted(state.glob("approvals-*.jsonl")))
+    return [*([FEDERATION] if (state / FILE).exists() else []), *named]
+
+
 def in_force(
     state: Path, federation: str = FEDERATION, policy: ApprovalsPolicy = ANYBODY
 ) -> dict[tuple[str, str], Approval]:

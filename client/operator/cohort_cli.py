@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from client.approval.register import in_force, record
+from client.approval.register import federations, in_force, record
 from client.site.settings import SHIPPED_SQL, SiteSettings, load_site
 from ecgshared.errors import ConfigError
 
@@ -46,13 +46,13 @@ def cohort(
             "as it was" if change.same else f"{change.added:,} row(s) new or changed, {change.gone:,} gone or changed"
         )
         typer.echo(f"against the cohort frozen before: {told}")
-    for _, name in ending:
+    for _, _, name in ending:
         typer.echo(f"approved for that cohort, and to be approved again: {name}")
     if ending and not yes:
         typer.confirm("freeze the new cohort?", abort=True)
     # First the approvals: where the machine stops between, a study is asked for again, and not run on other people.
-    for sha256, name in ending:
-        record(settings.state, "study", sha256, name, withdrawn=True)
+    for federation, sha256, name in ending:
+        record(settings.state, "study", sha256, name, withdrawn=True, federation=federation)
     frozen = freeze(config, content)
     typer.echo(
         f"frozen: {config.path}, {frozen.rows:,} rows, {len(frozen.columns)} columns, sha256 {frozen.sha256[:16]}"
@@ -60,6 +60,11 @@ def cohort(
     typer.echo(f"next: ecgfed site check {site_file}")
 
 
-def _studies(settings: SiteSettings) -> list[tuple[str, str]]:
-    """Return hash and name of the studies approved here."""
-    return [(sha, approval.what) for (kind, sha), approval in in_force(settings.state).items() if kind == "study"]
+def _studies(settings: SiteSettings) -> list[tuple[str, str, str]]:
+    """Return federation, hash and name of the studies approved here, by anybody: a first of two signatures ends too."""
+    return [
+        (federation, sha256, approval.what)
+        for federation in federations(settings.state)
+        for (kind, sha256), approval in in_force(settings.state, federation).items()
+        if kind == "study"
+    ]

@@ -104,6 +104,7 @@ def test_another_cohort_is_another_question(north: Path, cdm: Path, tmp_path: Pa
     settings = load_site(site)
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     record(settings.state, "study", "a" * 64, "first")
+    record(settings.state, "study", "b" * 64, "elsewhere", federation="north")
     same = CliRunner().invoke(app, ["cohort", str(site)])
     assert "as it was" in same.output
     assert ("study", "a" * 64) in in_force(settings.state)
@@ -118,7 +119,9 @@ def test_another_cohort_is_another_question(north: Path, cdm: Path, tmp_path: Pa
     changed = CliRunner().invoke(app, ["cohort", str(site), "--yes"])
     assert "0 row(s) new or changed, 1 gone" in changed.output
     assert "to be approved again: first" in changed.output
+    assert "to be approved again: elsewhere" in changed.output
     assert not in_force(settings.state)
+    assert not in_force(settings.state, "north")
     assert len(usable_table(load_site(site))) == len(table) - 1
 
 
