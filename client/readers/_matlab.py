@@ -23,7 +23,10 @@ from ecgshared.errors import EcgReadError
 MAGIC = b"MATLAB 5.0"
 MAX_UNPACKED_BYTES = 128 << 20
 
-_COMPRESSED, _HEADER_BYTES = 15, 128
+_COMPRESSED, _MATRIX, _HEADER_BYTES = 15, 14, 128
+_KINDS = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 12, 13, _MATRIX, 16, 17, 18))
+"""Of elements, as the format numbers them: integers, floats, matrices, texts."""
+_MOST_DEEP = 16
 _REMEDY = "save it again with version 5 or 7 (MATLAB: save -v7; Python: scipy.io.savemat)"
 
 
@@ -37,6 +40,11 @@ def variables(path: Path) -> dict[str, Any]:
     from scipy.io import loadmat
 
     plain = _inflated(read_bytes(path), path)
+    order = "<" if plain[126:128] == b"IM" else ">"
+    if not _is_sound(memoryview(plain)[_HEADER_BYTES:], order, 0):
+        raise EcgReadError(
+            "holds an element of a kind or size that MATLAB v5 does not have", where=path, remedy=_REMEDY
+        )
     try:
         found: dict[str, Any] = loadmat(io.BytesIO(plain), squeeze_me=False, struct_as_record=True)
     except Exception as error:  # scipy raises whatever it trips over
@@ -44,6 +52,24 @@ def variables(path: Path) -> dict[str, Any]:
             f"is no MATLAB v5 file that can be read ({type(error).__name__})", where=path, remedy=_REMEDY
         ) from None
     return {name: value for name, value in found.items() if not name.startswith("__")}
+
+
+def _is_sound(body: memoryview, order: str, depth: int) -> bool:
+    """Tell whether what a file or a matrix holds are whole elements of known kinds, also within matrices."""
+    at = 0
+    while at + 8 <= len(body):
+        kind, size = struct.unpack_from(f"{order}II", body, at)
+        start = at + 8
+        if kind >> 16:  # a small element: its size in the upper half, its bytes in place of a size
+            kind, size, start = kind & 0xFFFF, kind >> 16, at + 4
+            if size > 4:
+                return False
+        if kind not in _KINDS or start + size > len(body):
+            return False
+        if kind == _MATRIX and (depth >= _MOST_DEEP or not _is_sound(body[start : start + size], order, depth + 1)):
+            return False
+        at = at + 8 if start == at + 4 else start + -(-size // 8) * 8
+    return True
 
 
 def _inflated(raw: bytes, path: Path) -> bytes:
