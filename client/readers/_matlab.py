@@ -9,6 +9,7 @@ Source: MathWorks, "MAT-File Format" (R2024), level 5.
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -55,8 +56,11 @@ def variables(path: Path) -> dict[str, Any]:
 
 
 def _is_sound(body: memoryview, order: str, depth: int) -> bool:
-    """Tell whether what a file or a matrix holds are whole elements of known kinds, also within matrices."""
-    at = 0
+    """Tell whether what a file or a matrix holds are whole elements of known kinds, also within matrices.
+
+    The second element of a matrix are its dimensions: each of its members takes a byte at least.
+    """
+    at = number = 0
     while at + 8 <= len(body):
         kind, size = struct.unpack_from(f"{order}II", body, at)
         start = at + 8
@@ -66,10 +70,20 @@ def _is_sound(body: memoryview, order: str, depth: int) -> bool:
                 return False
         if kind not in _KINDS or start + size > len(body):
             return False
-        if kind == _MATRIX and (depth >= _MOST_DEEP or not _is_sound(body[start : start + size], order, depth + 1)):
+        inner = body[start : start + size]
+        if kind == _MATRIX and (depth >= _MOST_DEEP or not _is_sound(inner, order, depth + 1)):
+            return False
+        if depth and number == 1 and not 0 <= _members(inner, order) <= len(body):
             return False
         at = at + 8 if start == at + 4 else start + -(-size // 8) * 8
+        number += 1
     return True
+
+
+def _members(dimensions: memoryview, order: str) -> int:
+    """Return how many members a matrix of these dimensions has; -1 where one is negative."""
+    sizes = struct.unpack_from(f"{order}{len(dimensions) // 4}i", dimensions)
+    return -1 if min(sizes, default=-1) < 0 else math.prod(sizes)
 
 
 def _inflated(raw: bytes, path: Path) -> bytes:

@@ -58,3 +58,17 @@ def test_a_size_beyond_its_matrix_is_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(EcgReadError):
             arrays(path)
+
+
+@pytest.mark.parametrize("size", [-1, 30_000, 2**31 - 1])
+def test_more_members_than_bytes_are_refused(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, {"val": np.zeros((3, 5))})
+    damaged = bytearray(path.read_bytes())
+    # Head of the matrix, its flags (16 bytes), head of its dimensions, the first of them.
+    at = 128 + 8 + 16 + 8
+    assert struct.unpack_from("<ii", damaged, at) == (3, 5)
+    struct.pack_into("<i", damaged, at, size)
+    path.write_bytes(damaged)
+    with pytest.raises(EcgReadError, match="kind or size"):
+        arrays(path)
