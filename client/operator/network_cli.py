@@ -97,13 +97,14 @@ def annex(
     from client.approval.annex import annex as made
     from client.approval.show import named_study
     from client.site.settings import load_site
+    from ecgshared.service.files import write_atomically
 
     settings = load_site(site_file)
     text = made(settings, named_study(settings, what))
     if out is None:
         typer.echo(text, nl=False)
     else:
-        out.write_text(text, encoding="utf-8")
+        write_atomically(out, text.encode())
         typer.echo(f"{out}: complete what stands in [brackets]")
 
 

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 
 from ecgshared.errors import ConfigError
-from ecgshared.service.files import private_folder, write_atomically
+from ecgshared.service.files import private_folder, rename, write_atomically
 
 RETIRED = "retired-studies.json"
 """In the new state: studies that were answered under the old key, and may not be answered under the new one."""
@@ -72,7 +72,7 @@ def set_aside(state: Path, key: Path) -> tuple[Path, frozenset[str]]:
     day = time.strftime("%Y%m%d", time.gmtime())
     names = (state.with_name(f"{state.name}-before-{day}" + (f"-{n}" if n > 1 else "")) for n in count(1))
     aside = next(path for path in names if not path.exists())
-    state.rename(aside)
+    rename(state, aside)
     write_atomically(private_folder(state) / RETIRED, json.dumps(sorted(over)).encode(), private=True)
     return aside, over
 

@@ -143,14 +143,14 @@ def show_curves(facts: dict[str, Any]) -> None:
         console.print(f"note: {escape(note)}")
 
 
-_TESTS = {"log_rank": "Log-rank test", "gray": "Gray's test of cumulative incidence"}
+_GROUP_TESTS = {"log_rank": "Log-rank test", "gray": "Gray's test of cumulative incidence"}
 
 
 def show_comparison(facts: dict[str, Any]) -> None:
     """Print the test of ``ecgfed survival logrank`` or ``gray``."""
     console = Console()
     _show_sites(console, facts)
-    table = Table("group", "rows", "observed", "expected", title=_TESTS[facts["test"]])
+    table = Table("group", "rows", "observed", "expected", title=_GROUP_TESTS[facts["test"]])
     for row in facts["groups"]:
         table.add_row(escape(row["group"]), str(row["rows"]), f"{row['observed']:g}", f"{row['expected']:.2f}")
     console.print(table)

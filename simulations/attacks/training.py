@@ -23,8 +23,7 @@ from ecgshared.learning.loop import PlainStep, train
 from ecgshared.learning.losses import cell_losses
 from ecgshared.learning.optimiser import make_optimiser
 from ecgshared.learning.plan import LocalWork, OptimiserConfig
-from ecgshared.models import HeadSpec, build
-from ecgshared.models.resnet1d import Resnet1dConfig
+from ecgshared.models import HeadSpec, build, config_class
 from ecgshared.privacy.accounting import PrivacyPlan, plan_privacy
 from ecgshared.privacy.config import PrivacyConfig
 from ecgshared.privacy.patient_sgd import PrivateStep
@@ -61,7 +60,10 @@ def people(rng: np.random.Generator) -> _People:
 def losses(everybody: _People, inside: Bools, epsilon: float | None, seed: int) -> Floats:
     """Train on some; return the loss of everybody, shape = (n,)."""
     model = build(
-        Resnet1dConfig(preset="small", blocks=1, dropout=0.0, covariates=()), [HeadSpec("dead")], SAMPLES, seed
+        config_class("resnet1d").model_validate({"preset": "small", "blocks": 1, "dropout": 0.0, "covariates": ()}),
+        [HeadSpec("dead")],
+        SAMPLES,
+        seed,
     )
     members, work = everybody.of(inside), LocalWork(steps=STEPS)
     optimiser = make_optimiser(OptimiserConfig(name="adam", lr=5e-3), model.parameters(), lr=5e-3)

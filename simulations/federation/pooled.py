@@ -52,7 +52,8 @@ def pooled_twin(study_file: Path, site_files: list[Path], folder: Path) -> Poole
     content = study.model_dump(mode="json", by_alias=True)
     sites = study.sites.model_dump(mode="json") | {"train": [POOLED]}
     content |= {"name": f"{study.name}-pooled"[:40], "sites": sites}
-    content["labels"] = {name: text for name, text in content["labels"].items() if name not in study.sites.train}
+    if "labels" in content:  # no part of a study that gives none
+        content["labels"] = {name: text for name, text in content["labels"].items() if name not in study.sites.train}
     content["steps"] = _under_one_roof(content["steps"], study.sites.train)
     for step in content["steps"]:
         local = step.get("local") or {}

@@ -108,12 +108,17 @@ class Federation:
         verify = ssl.create_default_context(cafile=str(network.ca)) if site is None else tls_context(network)
         return httpx.Client(base_url=f"https://{self.home.config.address}", verify=verify, timeout=20, trust_env=False)
 
+    def session(self, site: str) -> str:
+        """The token of the daemon that runs at a site: beside it, a link without one is taken for that of a copy."""
+        return str(json.loads((self.settings(site).link_state / "network" / "session.json").read_text())["token"])
+
     def recorded(self, site: str) -> httpx.Request:
         """A heartbeat of a site, as it went over the line."""
         network = self.settings(site).network
         assert network is not None
         link, seen = FleetLink(network), []  # type: FleetLink, list[httpx.Request]
         link.node_id = read_status(self.settings(site).state)["node_id"]
+        link.session = self.session(site)
         link._client._client.event_hooks["request"].append(seen.append)
         link.heartbeat()
         link.close()
@@ -210,7 +215,7 @@ def test_no_certificate_no_answer(federation):
 def test_a_site_cannot_act_as_another_node(federation):
     """Certificate and key are its own; the node it names is another's: fetching its messages, say."""
     link = FleetLink(federation.settings("north").network)
-    link.node_id = read_status(federation.settings("coast").state)["node_id"]
+    link.node_id, link.session = read_status(federation.settings("coast").state)["node_id"], federation.session("north")
     try:
         for call in (link.pull, link.heartbeat, lambda: link.run(0)):
             with pytest.raises(Exception, match="does not know this site's key"):

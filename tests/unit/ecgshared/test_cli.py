@@ -48,7 +48,7 @@ def _help(*arguments: str) -> str:
 
 def test_arguments_say_what_they_are():
     assert "the recording; for WFDB its .hea" in _help("read")
-    assert "uk_biobank_like; or the path of" in _help("simulate", "make")
+    assert "or the path of a scenario's YAML file" in _help("simulate", "make")
     assert "the site's file" in _help("site", "check")
 
 
