@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from client.answer import Site, answer_bytes
 from client.egress.ledger import Ledger
@@ -44,6 +45,8 @@ SITE = {"privacy": {"weights": "private", "max_epsilon": 1e4}}
 
 def rounds_without_end(path: Path, data, study, left: Path, start) -> None:
     """Answer rounds; a run is over after three, and one that a killed process began is asked for again."""
+    # A forked process has none of its parent's threads, and would wait for them.
+    torch.set_num_threads(1)
     site, weights = Site(path, data), start
     with left.open("ab", buffering=0) as out:
         done = [line.split()[:2] for line in left.read_text().splitlines()]
