@@ -120,8 +120,10 @@ class Federation:
         link.node_id = read_status(self.settings(site).state)["node_id"]
         link.session = self.session(site)
         link._client._client.event_hooks["request"].append(seen.append)
-        link.heartbeat()
-        link.close()
+        try:
+            link.heartbeat()
+        finally:
+            link.close()
         return seen[0]
 
     def submit(self, name: str, fab: bytes, overrides: dict[str, Any]) -> Path:
