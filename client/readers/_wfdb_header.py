@@ -29,7 +29,7 @@ _AGE = re.compile(r"\bage\b>?\s*[:=]\s*(.*)", re.IGNORECASE)
 _NEXT_FIELD = re.compile(r"[<;|]|[,\s]\s*[a-z]+\s*[:=]", re.IGNORECASE)
 _SEX = re.compile(r"\b(?:sex|gender)\b>?\s*[:=]\s*(\w+)", re.IGNORECASE)
 _MIT_BIH = re.compile(r"#\s*(\d{1,3}\s+[MF])\b")
-_PLAIN = re.compile(r"(-?[0-9]{1,9} ?)*").fullmatch
+_PLAIN = re.compile(r"-?[0-9]{1,9}(?: -?[0-9]{1,9})*").fullmatch
 _TIME = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\d+))?)?")
 _DATE = re.compile(r"(\d{1,2})[/-](\d{1,2}|[A-Za-z]{3})[/-](\d{4})")
 

@@ -274,6 +274,8 @@ def test_found_by_content_header_signal_file_and_bare_name(header: Path) -> None
         ("1000(0)/mV", "nan/mV", "gain"),
         ("1000(0)/mV", "1000(0)/mmHg", "unknown unit"),
         ("r.dat 16 ", "r.dat 999 ", "cannot decode"),
+        ("mV 16 0 ", "mV 16-1 0 ", "resolution is not valid"),
+        ("mV 16 0 ", f"mV 16 {'1' * 5000}x ", "ADC zero is not valid"),
     ],
 )
 def test_a_wrong_header_is_explained(header: Path, old: str, new: str, says: str) -> None:
