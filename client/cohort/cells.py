@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from client.cohort.identities import normal_id
-from client.site.settings import TableConfig
+from client.site.table_settings import TableConfig
 from ecgshared.ecg.person import parse_age, parse_sex
 from ecgshared.study.columns import Column
 from ecgshared.study.declared import DeclaredColumn

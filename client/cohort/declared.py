@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.cohort.table import CohortTable
-from client.site.settings import TableConfig
+from client.site.table_settings import TableConfig
 from ecgshared.arrays import Bools
 from ecgshared.study.declared import Declared, as_numbers
 

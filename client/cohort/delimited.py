@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from client.cohort.localtable import HEADER_LINES, Columns, LocalTable, Row, absent_columns, clean_name, header_at
-from client.site.settings import TableConfig
+from client.site.table_settings import TableConfig
 from ecgshared.errors import CohortError
 
 SEPARATORS: tuple[str, ...] = (",", ";", "\t", "|")

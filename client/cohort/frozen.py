@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from client.cohort.query import run_query, statement
-from client.site.settings import QueryConfig, TableConfig
+from client.site.table_settings import QueryConfig, TableConfig
 from ecgshared.errors import CohortError
 from ecgshared.service.files import now, write_atomically
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.cohort.dates import SERIAL_ORIGIN
-from client.site.settings import TableConfig
+from client.site.table_settings import TableConfig
 from ecgshared.errors import CohortError
 
 EMPTY = frozenset(

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from client.site.settings import SHIPPED_SQL, QueryConfig
+from client.site.table_settings import SHIPPED_SQL, QueryConfig
 from ecgshared.errors import CohortError, ConfigError
 
 _NAME = re.compile(r"\$\{(\w+)\}")

@@ -15,7 +15,7 @@ from client.cohort.dates import parse_dates, parse_times
 from client.cohort.faults import Fault, fault_of, faults_of, rows_text, where
 from client.cohort.identities import DAMAGED, is_damaged, normal_id
 from client.cohort.localtable import Coded, LocalTable
-from client.site.settings import DateAndTime, InUnit, MatchedLabel, TableConfig
+from client.site.table_settings import DateAndTime, InUnit, MatchedLabel, TableConfig
 from ecgshared.ecg.person import ages_disagree, parse_age, sexes_disagree
 from ecgshared.study.columns import STANDARD_COLUMNS
 from ecgshared.study.deaths import is_cardiac_or_ill_defined

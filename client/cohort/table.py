@@ -17,7 +17,8 @@ from client.cohort.identities import normal_id
 from client.cohort.localtable import Coded, LocalTable
 from client.cohort.standard import Reading, contradictions, derive_age
 from client.cohort.tablefile import read_table
-from client.site.settings import DateAndTime, InUnit, MatchedLabel, SiteSettings, TableConfig
+from client.site.settings import SiteSettings
+from client.site.table_settings import DateAndTime, InUnit, MatchedLabel, TableConfig
 from ecgshared.errors import CohortError, ConfigError
 from ecgshared.study.declared import Declared
 

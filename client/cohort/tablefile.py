@@ -21,7 +21,7 @@ from client.cohort.localtable import (
     number_text,
 )
 from client.cohort.workbook import read_workbook
-from client.site.settings import TableConfig
+from client.site.table_settings import TableConfig
 from ecgshared.errors import CohortError
 
 

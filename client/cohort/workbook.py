@@ -26,7 +26,7 @@ from client.cohort.localtable import (
     number_text,
     padded,
 )
-from client.site.settings import TableConfig
+from client.site.table_settings import TableConfig
 from ecgshared.errors import CohortError
 
 LARGEST_PART = 4 << 30

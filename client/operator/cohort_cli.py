@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from client.approval.register import federations, in_force, record
-from client.site.settings import SHIPPED_SQL, SiteSettings, load_site
+from client.site.settings import SiteSettings, load_site
+from client.site.table_settings import SHIPPED_SQL
 from ecgshared.errors import ConfigError
 
 

@@ -21,7 +21,7 @@ from client.cohort.recordings import ANYWHERE, Recordings, match
 from client.cohort.tablefile import parquet_texts
 from client.cohort.workbook import MOST_COLUMNS, opened_workbook, sheet_rows
 from client.operator.headings import TIMES, meaning_of, plain
-from client.site.settings import TableConfig
+from client.site.table_settings import TableConfig
 from ecgshared.ecg.person import NUMERIC_SEX
 from ecgshared.ecg.record import EcgRecord
 from ecgshared.errors import CohortError

@@ -16,7 +16,7 @@ from ecgshared.errors import ConfigError
 if TYPE_CHECKING:
     from client.operator.guess_folder import FolderGuess
     from client.operator.guess_table import TableGuess
-    from client.site.settings import QueryConfig
+    from client.site.table_settings import QueryConfig
 
 
 @dataclass
@@ -104,7 +104,7 @@ def _from_recipe(recipe: str, folder: Path | None, site: str | None, out: Path) 
 
 
 def _query(database: str, sql: str, parameters: list[str]) -> QueryConfig:
-    from client.site.settings import SHIPPED_SQL, QueryConfig
+    from client.site.table_settings import SHIPPED_SQL, QueryConfig
     from ecgshared.config import validate
 
     faults = [text for text in parameters if "=" not in text]
@@ -122,7 +122,7 @@ def _query(database: str, sql: str, parameters: list[str]) -> QueryConfig:
 def _drawn(query: QueryConfig, out: Path) -> Path:
     """Draw the cohort and freeze it beside the site file."""
     from client.cohort.frozen import draw, freeze
-    from client.site.settings import TableConfig
+    from client.site.table_settings import TableConfig
 
     path = out.with_suffix(".cohort.parquet")
     if path.exists():

@@ -113,6 +113,8 @@ def test_a_renewed_certificate_of_the_same_key_is_the_same_site(authority):
     north = authority.site("north")
     require_signed(north, [signed(authority.site("coast", key=key))])
     require_signed(north, [signed(authority.site("coast", key=key))])
+    # Of that key alone: another one under the name is refused, also after the renewal.
+    assert "not the one" in refused(north, signed(authority.site("coast")))
 
 
 @pytest.mark.parametrize("wrong", ["authority", "name", "expired", "message", "signature", "nonsense"])
