@@ -7,7 +7,7 @@ between. Figures of an outcome above cuts are held against those of the same sco
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -104,6 +104,24 @@ def open_group(site: SiteContext, rows: Ints, parts: Mapping[str, Bools], name: 
     return site.cells.admit_group(
         site.data, {topic: _in_cohort(site, rows, part) for topic, part in parts.items()}, name
     )
+
+
+def open_times(
+    site: SiteContext, rows: Ints, years: Floats, observed: Bools, event: str, asked: Iterable[float]
+) -> Bools:
+    """Say at which times a curve may be told: who left, or had the event, by one and not by another step's counts.
+
+    Parameters
+    ----------
+    rows : row numbers in the cohort, shape = (n,), of the group. years, observed : of its ECGs, shape = (n,).
+    asked : times, years; one that is NaN is not asked for.
+    """
+    found = []
+    for at in asked:
+        by_then = years <= at
+        parts = {f"followed beyond a time: {event}": ~by_then, f"event {event} by a time": by_then & observed}
+        found.append(not np.isnan(at) and open_group(site, rows, parts, f"{at:g} years"))
+    return np.array(found, dtype=np.bool_)
 
 
 def _in_cohort(site: SiteContext, rows: Ints, inside: Bools) -> Bools:

@@ -38,6 +38,7 @@ class Told:
     ) -> None:
         self._memory, self._here, self._limits, self._figures = memory, here, limits, figures
         self._plan = planned
+        self._planned_open: dict[str, list[Asked]] = {}
         self.pending: list[Asked] = []
 
     @classmethod
@@ -87,5 +88,9 @@ class Told:
         return Asked(topic, name, self._figures, records[cell], patients[cell], few_of(topic, self._limits))
 
     def _open(self, topic: str, asked: Sequence[Asked]) -> Bools:
-        before = [one for one in (*self._planned, *self.pending) if one.topic == topic]
-        return self._memory.admitted([*before, *asked], here=self._here)[len(before) :]
+        if topic not in self._planned_open:
+            planned = [one for one in self._planned if one.topic == topic]
+            open_ones = self._memory.admitted(planned, here=self._here)
+            self._planned_open[topic] = [one for one, is_open in zip(planned, open_ones, strict=True) if is_open]
+        before = [*self._planned_open[topic], *(one for one in self.pending if one.topic == topic)]
+        return self._memory.admitted(asked, here=self._here, beside=before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from client.rows.allowance import spend_score
 from client.rows.context import SiteContext
 from client.rows.curve import told_curve
-from client.rows.cut_sets import open_cuts, open_group, outcome_parts
+from client.rows.cut_sets import open_cuts, open_group, open_times, outcome_parts
 from client.rows.groups import events_of
 from client.rows.risk import label_column, received, rows_under, score_rows
 from ecgshared.arrays import Bools, Floats, Ints
@@ -60,9 +60,16 @@ def tell(site: SiteContext, request: Request) -> Answer:
         raise Refused(RefusalCode.BAD_REQUEST, "this step profiles no risk", value=step.stage)
     rows = _rows(site, request, step)
     open_tables = _open_tables(site, request, rows, step)
-    return tell_answer(
+    answer = tell_answer(
         rows, step, site.settings.limits, patients_known=site.data.patients_known, open_tables=open_tables
     )
+    curve = answer.payload.curve.copy()
+    for g, side in enumerate((rows.high, ~rows.high) if rows.times is not None else ()):
+        assert rows.times is not None
+        at = np.where(np.isfinite(curve[g, :, 0]), step.times_years, np.nan)
+        mine = rows.times.take(np.flatnonzero(side))
+        curve[g, ~open_times(site, rows.rows[side], mine.years, mine.observed, str(step.event), at)] = np.nan
+    return replace(answer, payload=replace(answer.payload, curve=curve))
 
 
 PHASES = {"tell": tell}
