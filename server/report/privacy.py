@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ecgshared.errors import ConfigError
-from ecgshared.privacy.attacked import Measured, concerning
+from ecgshared.privacy.attacked import Measured, Tried, concerning, read_tried
 from ecgshared.stages.results.train import Result as Trained
 from ecgshared.study.registry import shared_room
 from server.report.labels import Labels
 from server.report.results import StepPlan
 from server.report.summary import Typed
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,15 @@ def statement(plan: Sequence[StepPlan], results: Typed, labels: Labels) -> list[
 def attacks(plan: Sequence[StepPlan]) -> tuple[Measured, ...]:
     """Return the attacks that aim at what the run did, as they were measured on a made hospital with this version."""
     return concerning(step.stage for step in plan)
+
+
+def tried(run: Path) -> tuple[Tried, ...]:
+    """Return what was tried on this very run; nothing where nothing was, or where the file cannot be read."""
+    try:
+        return read_tried(run)
+    except ConfigError as error:
+        _LOG.warning("%s", error)
+        return ()
 
 
 def declared(stage: str) -> tuple[tuple[tuple[str, str], ...], str]:
