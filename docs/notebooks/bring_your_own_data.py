@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 import ecgfed
 
@@ -46,17 +47,16 @@ table = pd.read_csv(source / "cohort.csv", sep=None, engine="python")
 print(table.columns.tolist())
 
 # %%
-settings = (source / "site.yaml").read_text(encoding="utf-8")
-import yaml
-
-columns = yaml.safe_load(settings)["table"]["columns"]
+columns = yaml.safe_load((source / "site.yaml").read_text(encoding="utf-8"))["table"]["columns"]
 words = {
-    "patient_id": "Patientennummer", "file": "Datei", "age": "Alter", "sex": "Geschlecht", "recorded_at": "Aufnahmedatum",
+    "patient_id": "Patientennummer",
+    "file": "Datei",
+    "age": "Alter",
+    "sex": "Geschlecht",
+    "recorded_at": "Aufnahmedatum",
     "death_date": "Todesdatum",
-}  # fmt: skip
-mine = table[[columns[name] for name in words if name in columns]].set_axis(
-    [words[n] for n in words if n in columns], axis=1
-)
+}
+mine = table[[columns[name] for name in words]].set_axis(list(words.values()), axis=1)
 mine["Geschlecht"] = mine["Geschlecht"].map(lambda value: "m" if str(value).lower()[0] in "m1" else "w")
 for name in ("Aufnahmedatum", "Todesdatum"):
     mine[name] = pd.to_datetime(mine[name], format="mixed").dt.strftime("%d.%m.%Y %H:%M")
@@ -66,8 +66,8 @@ mine.head(3)
 # %% [markdown]
 # ## The site file
 #
-# `site init` looks at folder and table, writes what it takes them for, marks what it guessed, and asks what it could not
-# decide.
+# `site init` looks at folder and table, writes what it takes them for, marks what it guessed, and asks what it could
+# not decide.
 
 # %%
 told = command(

@@ -22,8 +22,8 @@ hospitals = ecgfed.make_hospitals("demo", folder / "hospitals", patients=900, se
 pd.DataFrame({"patients": hospitals.patients, "ECGs": hospitals.ecgs})
 
 # %% [markdown]
-# A study from a template: what is predicted, of whom, by which net, in which steps. Two rounds are enough to see it work.
-# The made hospitals' site files name `study.yaml` as the study that they approved; so it takes that name.
+# A study from a template: what is predicted, of whom, by which net, in which steps. Two rounds are enough to see it
+# work. The made hospitals' site files name `study.yaml` as the study that they approved; so it takes that name.
 
 # %%
 hospitals.study.unlink()
@@ -35,8 +35,8 @@ run = ecgfed.simulate(hospitals.study, hospitals.sites, folder / "run")
 print(run.report)
 
 # %% [markdown]
-# Every figure stands in the results too. A hospital tells of no group of fewer than 10 patients, or of fewer than 5 with
-# the event: such a figure is None, and the report says why.
+# Every figure stands in the results too. A hospital tells of no group of fewer than 10 patients, or of fewer than 5
+# with the event: such a figure is None, and the report says why.
 
 # %%
 judged = run.results["steps"]["judged"]["result"]["sites"]

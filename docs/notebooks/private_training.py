@@ -7,8 +7,8 @@
 # %% [markdown]
 # # Private training
 #
-# Weights can give away ECGs of single patients. Training with noise bounds what anybody learns of one patient from them:
-# epsilon says how much. Here: what it costs before anybody trains, and a small model with and without it.
+# Weights can give away ECGs of single patients. Training with noise bounds what anybody learns of one patient from
+# them: epsilon says how much. Here: what it costs before anybody trains, and a small model with and without it.
 
 # %%
 import json
@@ -27,8 +27,8 @@ hospitals = ecgfed.make_hospitals("demo", folder / "hospitals", patients=1200, s
 # %% [markdown]
 # ## Before training
 #
-# The noise that fifteen full-batch steps need, for three budgets. It is a multiple of the most that one patient may move
-# the gradient; the gradient is a sum over all patients. So the more patients, the less the same noise hides.
+# The noise that fifteen full-batch steps need, for three budgets. It is a multiple of the most that one patient may
+# move the gradient; the gradient is a sum over all patients. So the more patients, the less the same noise hides.
 
 
 # %%
@@ -46,8 +46,9 @@ pd.Series({epsilon: noise(epsilon) for epsilon in (1, 3, 8)}, name="noise").rena
 # ## A head on fixed features
 #
 # A deep net from scratch needs more patients than a few hospitals have (`docs/models.md` tells what was measured). A
-# linear head on fixed features of the wave has 38 numbers to learn, and can be learned under noise. The same step twice:
-# once under `privacy:`, once without. A site refuses the latter on a network; these made ones allow it in their files.
+# linear head on fixed features of the wave has 38 numbers to learn, and can be learned under noise. The same step
+# twice: once under `privacy:`, once without. A site refuses the latter on a network; these made ones allow it in their
+# files.
 
 # %%
 head = {
