@@ -33,10 +33,18 @@ def templates() -> dict[str, str]:
     }
 
 
-def begin(template: str, out: Path, name: str, sites: tuple[str, ...] = (), rounds: int | None = None) -> list[str]:
+def begin(
+    template: str,
+    out: Path,
+    name: str,
+    sites: tuple[str, ...] = (),
+    rounds: int | None = None,
+    *,
+    replace: bool = False,
+) -> list[str]:
     """Write a study from a template, and its schema beside it; return the names that were made up for its sites.
 
-    ``rounds``: of every train step, where they are not to be the template's.
+    ``rounds``: of every train step, where they are not to be the template's. ``replace``: also over a file there.
 
     Raises
     ------
@@ -48,8 +56,8 @@ def begin(template: str, out: Path, name: str, sites: tuple[str, ...] = (), roun
         raise ConfigError(
             "a study's name is lower case: letters, digits, _ and -, a letter first", value=name, remedy="give --name"
         )
-    if out.exists():
-        raise ConfigError("there is a file of this name already", where=out, remedy="choose another --out")
+    if out.exists() and not replace:
+        raise ConfigError("there is a file of this name already", where=out, remedy="choose another --out, or --replace")
     text = files("ecgfed").joinpath("templates", f"{template}.yaml").read_text(encoding="utf-8")
     places = list(dict.fromkeys(re.findall(r"SITE_[A-Z]", text)))
     given = _placed(text, places, sites)

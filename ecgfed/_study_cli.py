@@ -24,6 +24,7 @@ def init(
         list[str] | None, typer.Option("--site", help="a hospital's name; repeat it, the one that only judges last")
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="of training, instead of the template's")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="write over a study that is there")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="the templates, or what was written, as JSON")] = False,
 ) -> None:
     """Write a commented study from a template, and the schema that lets an editor complete it."""
@@ -37,7 +38,7 @@ def init(
             typer.echo(f"{known:<16} {words}")
         typer.echo("then: ecgfed study init TEMPLATE --out study.yaml --site NAME --site NAME")
         return
-    made_up = begin(template, out, name or out.stem, tuple(site or ()), rounds)
+    made_up = begin(template, out, name or out.stem, tuple(site or ()), rounds, replace=replace)
     if as_json:
         typer.echo(json.dumps({"file": str(out), "schema": str(out.parent / SCHEMA_FILE), "made_up": made_up}))
         return

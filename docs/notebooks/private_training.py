@@ -71,7 +71,7 @@ content = {
     "steps": [
         {"id": "cohorts", "stage": "describe"},
         {"id": "private", **head, "privacy": budget},
-        {"id": "plain", **head, "local": {"steps": 1, "batch_size": 1000}},
+        {"id": "plain", **head, "local": {"epochs": 1, "batch_size": 64}},
         {"id": "judged_private", "stage": "evaluate", "uses": ["private"], "score": "private.male"},
         {"id": "judged_plain", "stage": "evaluate", "uses": ["plain"], "score": "plain.male"},
     ],
