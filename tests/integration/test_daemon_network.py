@@ -116,7 +116,7 @@ def test_everything_goes_through_the_proxy_of_the_environment(site, proxy, coord
 
 
 def test_health_and_metrics_are_served_on_loopback(site, coordinator):
-    assert is_serving(site.settings.network.health_port)
+    site.wait(lambda: is_serving(site.settings.network.health_port))
 
     def metrics() -> str:
         return httpx.get(f"http://127.0.0.1:{site.settings.network.metrics_port}/metrics", trust_env=False).text
