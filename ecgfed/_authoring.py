@@ -57,7 +57,7 @@ def begin(
             "a study's name is lower case: letters, digits, _ and -, a letter first", value=name, remedy="give --name"
         )
     if out.exists() and not replace:
-        raise ConfigError("there is a file of this name already", where=out, remedy="choose another --out, or --replace")
+        raise ConfigError("there is a file of this name already", where=out, remedy="another --out, or --replace")
     text = files("ecgfed").joinpath("templates", f"{template}.yaml").read_text(encoding="utf-8")
     places = list(dict.fromkeys(re.findall(r"SITE_[A-Z]", text)))
     given = _placed(text, places, sites)

@@ -16,7 +16,7 @@ LEFT = {
     "researcher": ("runs/first/report.html", "runs/first/results.json", "risk.ecgfed", "predicted.html"),
     "operator": ("mine/site.yaml", "mine/state/ingest/quality.html"),
     "coordinator": ("coordinator/admitted/north.crt", "hospital/site.yaml"),
-    "README": ("runs/first/report.html", "predicted.html", "ecg.png", "made/first.yaml", "mine/state/ingest/quality.html"),
+    "README": ("runs/first/report.html", "predicted.html", "ecg.png", "made/first.yaml", "mine/site.yaml"),
     "statistician": ("forest.svg", "curves.svg", "model.json", "risks.csv"),
 }
 """Files that stand in the folder when a page is done."""

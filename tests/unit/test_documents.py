@@ -39,7 +39,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 def typed(page: str) -> list[str]:
-    """Return the lines of a page that are typed: of `sh` blocks, of blocks set in by four, and commands in a sentence."""
+    """Return the lines of a page that are typed: in `sh` blocks, in blocks set in by four, commands in a sentence."""
     text = (ROOT / page).read_text(encoding="utf-8")
     plain = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
     lines = [line for language, block in blocks(page) if language == "sh" for line in block.splitlines()]

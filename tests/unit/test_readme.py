@@ -17,7 +17,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "docs/how-it-works.md", "docs/results.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "docs/how-it-works.md", "docs/results.md"]
+)
 def test_the_files_it_names_are_there(page: str) -> None:
     named = re.findall(
         r"`((?:client|server|ecgshared|simulations|deploy|docs|tests)/[\w/.-]*)`", (ROOT / page).read_text()
