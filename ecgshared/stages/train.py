@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from ecgshared.arrays import Floats
 from ecgshared.config import Config as BaseConfig
 from ecgshared.errors import PrivacyError
-from ecgshared.learning.plan import AugmentConfig, EarlyStopping, LocalWork, OptimiserConfig
+from ecgshared.learning.plan import MAINS_HZ, AugmentConfig, EarlyStopping, LocalWork, OptimiserConfig
 from ecgshared.models import DEFAULT, BaseModelConfig, HeadSpec, ModelConfig, config_class
 from ecgshared.privacy.config import PrivacyConfig
 from ecgshared.privacy.summed import Summand
@@ -458,6 +458,11 @@ def check(step: StepConfig, study: Study) -> None:
     if lacking:
         raise ValueError(f"step {step.id!r}: the model needs {', '.join(lacking)}; add to the study's covariates")
     _check_judge(step, study)
+    if step.augment.mains_mv and study.input.fs_hz <= 2 * min(MAINS_HZ):
+        raise ValueError(
+            f"step {step.id!r}: augment.mains_mv needs more than {2 * min(MAINS_HZ):g} samples a second; "
+            f"input.fs_hz is {study.input.fs_hz:g}"
+        )
     targets = [study.endpoints[head] for head in step.heads]
     columns = {e.column for e in targets if isinstance(e, BinaryEndpoint | ContinuousEndpoint)}
     for told in sorted(columns & set(step.model.side_inputs)):

@@ -115,6 +115,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         covariates=("age", "male", *study.covariates),
         local=step.local,
         optimiser=step.optimiser,
+        augment=step.augment,
         learning_rate=tuple(learning_rate(step.optimiser, r, step.rounds) for r in range(1, state.round + 1)),
         validation=tuple(state.validation),
         training_loss=tuple(state.training),
