@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ecgshared.models.leads import INDEPENDENT, LEAD_FIELD
+from ecgshared.ecg.dipole import INDEPENDENT, LEAD_FIELD
 
 CHEST = slice(6, 12)
 """V1..V6 among the twelve leads."""

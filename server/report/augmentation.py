@@ -77,7 +77,7 @@ def augmentation_panels(r: Result) -> list[Panels]:
 
 def made_ecg(fs_hz: float, seconds: float) -> Floats:
     """Return an ECG of a dipole that swings in P, QRS and T, shape = (12, T), mV."""
-    from ecgshared.models.leads import LEAD_FIELD, LIMB
+    from ecgshared.ecg.dipole import LEAD_FIELD, LIMB
 
     time = np.arange(round(fs_hz * seconds)) / fs_hz % _BEAT_S
     dipole = sum(

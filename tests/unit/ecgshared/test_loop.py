@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from ecgshared.ecg.dipole import LIMB
 from ecgshared.errors import ConfigError, ModelError
 from ecgshared.learning.augment import augment
 from ecgshared.learning.electrodes import PER_CM, move_chest_electrodes
@@ -24,7 +25,6 @@ from ecgshared.learning.plan import (
     learning_rate,
 )
 from ecgshared.models import HeadSpec, build
-from ecgshared.models.leads import LIMB
 from ecgshared.models.resnet1d import Resnet1dConfig
 
 HEADS = [HeadSpec("a", "g", 0.5), HeadSpec("b", "g", 1.0), HeadSpec("c")]
