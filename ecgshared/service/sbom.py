@@ -70,7 +70,7 @@ def sbom_json() -> str:
     packages = installed()
     components = {}
     for name, (package, _needed) in packages.items():
-        told = package.metadata
+        told = {key: package.metadata[key] for key in set(package.metadata)}
         words = told.get("License-Expression") or _short(told.get("License"))
         own = [Property(name="ecgfed:code_sha256", value=code_sha256())] if name == "ecgfed" else []
         components[name] = Component(
