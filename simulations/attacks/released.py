@@ -25,7 +25,8 @@ from ecgshared.errors import ConfigError, StatisticsError
 from ecgshared.learning.layout import Layout
 from ecgshared.learning.losses import objective
 from ecgshared.privacy.attacked import Tried, write_tried
-from ecgshared.stages.train import Config, StartingPoint, describe_step, starting_point
+from ecgshared.stages.train import Config, describe_step
+from ecgshared.stages.train_net import StartingPoint, starting_point
 from ecgshared.stats.influence import clustered_auc
 from ecgshared.study.endpoints import ContinuousEndpoint
 from ecgshared.study.study import Study
