@@ -1,7 +1,6 @@
-"""What attacks got: from a made hospital, as it comes with the software, and from a run whose nets were tried.
+"""What attacks got from a made hospital: figures that come with the software, measured by ``ecgfed simulate attack``.
 
 ``attacks.json`` beside this file is what ``ecgfed simulate attack --json`` printed; a test repeats a part of it.
-``attacks.json`` in a run's folder is what ``ecgfed simulate attack RUN`` found there.
 """
 
 from __future__ import annotations
@@ -11,16 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
-
-from pydantic import Field, TypeAdapter, ValidationError
-
-from ecgshared.config import Config
-from ecgshared.errors import ConfigError
-from ecgshared.service.files import write_atomically
-
-TRIED = "attacks.json"
-"""In the folder of a run."""
 
 PROTECTIONS: dict[str, str] = {
     "none": "no protection",
@@ -44,49 +33,6 @@ class Measured:
     measure: str
     concerns: tuple[str, ...]
     shares: dict[str, float | None]
-
-
-class Tried(Config):
-    """One attack on one net that a run released, and one of its hospitals.
-
-    ``members`` and ``strangers`` are patients that it was tried on; ``value`` with its interval is None where it could
-    not be tried, and ``why`` says why.
-    """
-
-    step: str
-    site: str
-    attack: str
-    measure: str
-    members: int = Field(ge=0)
-    strangers: int = Field(ge=0)
-    value: float | None
-    low: float | None
-    high: float | None
-    why: str = ""
-
-
-_MANY = TypeAdapter(tuple[Tried, ...])
-
-
-def write_tried(run: Path, found: Iterable[Tried]) -> None:
-    """Keep what was tried on a run in its folder; what stood there before is replaced."""
-    write_atomically(run / TRIED, _MANY.dump_json(tuple(found), indent=1))
-
-
-def read_tried(run: Path) -> tuple[Tried, ...]:
-    """Return what was tried on a run, nothing where nothing was.
-
-    Raises
-    ------
-    ConfigError : the file is damaged.
-    """
-    path = run / TRIED
-    try:
-        return _MANY.validate_json(path.read_bytes()) if path.exists() else ()
-    except ValidationError:
-        raise ConfigError(
-            "does not hold what attacks found", where=path, remedy="ecgfed simulate attack RUN writes it anew"
-        ) from None
 
 
 @cache

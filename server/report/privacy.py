@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ecgshared.errors import ConfigError
-from ecgshared.privacy.attacked import Measured, Tried, concerning, read_tried
+from ecgshared.privacy.attacked import Measured, concerning
 from ecgshared.stages.results.train import Result as Trained
 from ecgshared.study.registry import shared_room
 from server.report.labels import Labels
 from server.report.results import StepPlan
 from server.report.summary import Typed
+from server.report.tried import Tried, read_tried
 
 _LOG = logging.getLogger(__name__)
 

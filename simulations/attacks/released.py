@@ -24,7 +24,6 @@ from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.errors import ConfigError, StatisticsError
 from ecgshared.learning.layout import Layout
 from ecgshared.learning.losses import objective
-from ecgshared.privacy.attacked import Tried, write_tried
 from ecgshared.stages.train import Config, describe_step
 from ecgshared.stages.train_net import StartingPoint, starting_point
 from ecgshared.stats.influence import clustered_auc
@@ -32,6 +31,7 @@ from ecgshared.study.endpoints import ContinuousEndpoint
 from ecgshared.study.study import Study
 from ecgshared.wire.bytes import WireError, decode_payload, stamp_of
 from ecgshared.wire.protocol import Request, payload_type
+from server.report.tried import Tried, write_tried
 from server.rounds.run_folder import RunFolder
 
 MOST = 400

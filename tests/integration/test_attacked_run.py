@@ -8,8 +8,8 @@ import yaml
 from typer.testing import CliRunner
 
 from ecgshared.errors import ConfigError
-from ecgshared.privacy.attacked import TRIED, read_tried
 from server.report.cli import rebuild
+from server.report.tried import TRIED, read_tried
 from simulations.attacks.door import made_cohort
 from simulations.attacks.released import as_lines, try_run
 from simulations.cli import app
