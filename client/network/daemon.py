@@ -345,7 +345,7 @@ class Daemon:
             self._gate.check_run(head, self._link)
             asked = peek(head, parcel)
             if head.kind == MESSAGE_TYPE_HELLO:
-                self._answering.send_small(head, parcel, self._gate.hello(asked["study_hash"]))
+                self._answering.send_small(head, parcel, self._gate.hello(asked))
             else:
                 self._gate.check_request(head, asked)
                 self._answering.put(parcel)

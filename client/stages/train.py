@@ -25,7 +25,16 @@ from ecgshared.learning.plan import learning_rate
 from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privacy
 from ecgshared.privacy.dominance import carried, ranked
 from ecgshared.privacy.patient_sgd import PrivateStep
-from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector, judge_of
+from ecgshared.stages.train import (
+    LATE_WEIGHTS,
+    Config,
+    Update,
+    Validation,
+    describe_step,
+    head_weight_vector,
+    judge_of,
+    share_of,
+)
 from ecgshared.stats.roc import auc
 from ecgshared.study.endpoints import ContinuousEndpoint
 from ecgshared.wire.protocol import Answer, Evidence, Request, Split
@@ -250,8 +259,11 @@ class _Inputs:
             or standardise.shape != (2 + len(site.study.covariates), 2)
         ):
             raise Refused(RefusalCode.BAD_REQUEST, "totals of another shape than the study's")
-        share = float(shares[site.study.sites.train.index(site.settings.site)])
-        if not 0 < share <= 1:
+        late = request.arrays.get(LATE_WEIGHTS)
+        if late is not None and late.shape != shares.shape:
+            raise Refused(RefusalCode.BAD_REQUEST, "shares of latecomers of another shape than the study's")
+        share = share_of(request.arrays, config, site.study, site.settings.site)
+        if not 0 < share < np.inf:
             raise Refused(RefusalCode.TOO_FEW, "this site's share of the training ECGs is withheld")
         return cls(weights, counts[[heads.index(h) for h in config.heads]], share, standardise)
 

@@ -86,6 +86,7 @@ class Config(StepConfig):
     """A train step. ``uses`` must name a describe step: it gives the global counts N_h and the weights a_k."""
 
     can_be_frozen: ClassVar[bool] = True
+    alike_for_any_members: ClassVar[bool] = True
     splits_read: ClassVar[tuple[Split, ...]] = ("train", "validation")
     read_later: ClassVar[tuple[str, ...]] = ("model", "heads", "precision", "on")
 
@@ -246,8 +247,7 @@ def as_sums(answer: Update | Validation, request: Request, study: Study, site: s
 
     A figure that the site withholds adds nothing to its sum and nothing to the sum of the weights it is divided by.
     """
-    described = describe_step(study.step(request.step), study)
-    share = float(request.arrays[f"{described}.site_weights"][study.sites.train.index(site)])
+    share = share_of(request.arrays, study.step(request.step), study, site)
     arrays = {"share": np.array([share])}
     for name in ("training_loss", "validation_loss", "validation_auc"):
         if hasattr(answer, name):
@@ -263,6 +263,23 @@ def as_sums(answer: Update | Validation, request: Request, study: Study, site: s
 
 
 _TOLD = ("layout", "steps", "seconds", "noise_multiplier", "epsilon_spent", "delta")
+
+
+LATE_WEIGHTS = "late_weights"
+"""Array beside the weights: shares of sites that were away when the cohorts were described, and came later; else 0."""
+
+
+def share_of(arrays: Mapping[str, NDArray[Any]], step: StepConfig, study: Study, site: str) -> float:
+    """Return a site's a_k as a message has it; 0 where it is withheld.
+
+    Raises
+    ------
+    KeyError : the message lacks the totals. IndexError, ValueError : they are not those of the study's sites.
+    """
+    assert isinstance(step, Config)
+    place = study.sites.train.index(site)
+    share = float(arrays[f"{describe_step(step, study)}.{step.totals[1]}"][place])
+    return share if share > 0 or LATE_WEIGHTS not in arrays else float(arrays[LATE_WEIGHTS][place])
 
 
 def of_sums(
