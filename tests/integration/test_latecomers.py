@@ -60,7 +60,7 @@ class Absent(InProcessGrid):
 
 
 def run_of(
-    federation: SmallFederation,
+    small: SmallFederation,
     name: str,
     away: list[tuple[str, int]],
     sites: tuple[str, ...] = SITES[:3],
