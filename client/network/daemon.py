@@ -365,6 +365,7 @@ class Daemon:
             if left[0] < 0:
                 raise Refused(RefusalCode.BAD_REQUEST, "a request over the limit of max_message_mb")
             parcel.keep(object_id, content)
+            self._troubles = 0  # a line that is cut now and then carries on at once
 
         return keep
 

@@ -89,8 +89,8 @@ class Worker:
         self._code = str(ready.get("code", ""))
         return self._code
 
-    def ask(self, folder: Path, node_id: int, max_bytes: int) -> dict[str, Any]:
-        """Have the message in ``folder`` answered; return what was done.
+    def ask(self, folder: Path, *, node_id: int, max_bytes: int, piece_bytes: int) -> dict[str, Any]:
+        """Have the message in ``folder`` answered in pieces of so many bytes; return what was done.
 
         ``code`` is the refusal, or None; ``made`` says whether an answer lies in the folder; ``bytes`` and ``stage``
         describe it.
@@ -103,7 +103,12 @@ class Worker:
         if process is None or process.stdin is None:
             raise WorkerLost("the worker is not running")
         try:
-            command = {"folder": str(folder), "node_id": node_id, "max_bytes": max_bytes}
+            command = {
+                "folder": str(folder),
+                "node_id": node_id,
+                "max_bytes": max_bytes,
+                "piece_bytes": piece_bytes,
+            }
             process.stdin.write(json.dumps(command) + "\n")
             process.stdin.flush()
         except (OSError, ValueError):
@@ -202,12 +207,12 @@ def _answer_or_refuse(site_file: Path, **command: Any) -> dict[str, Any]:
     return {"made": False, "code": code.value}
 
 
-def _answer(site_file: Path, folder: str, node_id: int, max_bytes: int) -> dict[str, Any]:
+def _answer(site_file: Path, folder: str, node_id: int, max_bytes: int, piece_bytes: int) -> dict[str, Any]:
     from flwr.app import Context, RecordDict
 
     from client.app import app
     from client.network.fleet_messages import Head, deflate, inflate, peek
-    from client.network.flower_insides import TaskIdentity
+    from client.network.flower_insides import TaskIdentity, cut_into
     from client.network.inbox import Parcel, answer_of
     from ecgshared.wire.bytes import refusal_of
 
@@ -220,6 +225,7 @@ def _answer(site_file: Path, folder: str, node_id: int, max_bytes: int) -> dict[
     reply = app(message, context)
     del message
     refusal = refusal_of(reply.content)
+    cut_into(piece_bytes)
     data, parts = deflate(reply)
     size = sum(len(content) for content in parts.values())
     if size > max_bytes:

@@ -17,6 +17,7 @@ from client.rows.heads import admitted_heads
 from client.rows.inputs import ModelRows, seen_by
 from client.rows.model import SiteState, load_in_training, load_model
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
+from ecgshared.learning.compression import with_feedback
 from ecgshared.learning.loop import PlainStep, TrainStep, predict
 from ecgshared.learning.loop import train as train_locally
 from ecgshared.learning.losses import cell_losses, cell_weights, private_cell_weights
@@ -96,7 +97,7 @@ def fit(site: SiteContext, request: Request) -> Answer:
         trained = 0
     return Answer(
         Update(
-            update=layout.flatten(model).astype(inputs.weights.dtype),
+            update=_written(layout.flatten(model).astype(inputs.weights.dtype), inputs.weights, config, state, request),
             layout=layout.hash,
             steps=result.steps,
             # How long it took depends on how many patients a step drew, and who they are.
@@ -114,6 +115,23 @@ def fit(site: SiteContext, request: Request) -> Answer:
             **judged.evidence,
         },
     )
+
+
+def _written(
+    weights: NDArray[Any], received: NDArray[Any], config: Config, state: SiteState, request: Request
+) -> NDArray[Any]:
+    """Return what is sent of the weights: they themselves, or the way they went in fewer bytes."""
+    if config.compress is None:
+        return weights
+    kept = state.before("rounded_off", request.round)
+    try:
+        written, left = with_feedback(
+            weights - received, None if kept is None else kept["left"].numpy(), config.compress
+        )
+    except ValueError as error:
+        raise Refused(RefusalCode.GATE_CLOSED, f"the update cannot be compressed: {error}") from None
+    state.keep("rounded_off", request.round, {"left": torch.from_numpy(left)})
+    return written
 
 
 def validate(site: SiteContext, request: Request) -> Answer:

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from ecgshared.arrays import Floats
 from ecgshared.config import Config as BaseConfig
 from ecgshared.errors import PrivacyError
+from ecgshared.learning.compression import Compression, restored, written_as, written_size
 from ecgshared.learning.plan import AugmentConfig, EarlyStopping, LocalWork, OptimiserConfig
 from ecgshared.models import DEFAULT, BaseModelConfig, HeadSpec, ModelConfig, config_class
 from ecgshared.privacy.config import PrivacyConfig
@@ -106,6 +107,12 @@ class Config(StepConfig):
     local: LocalWork = Field(default=LocalWork(), description="what a hospital does in one round")
     augment: AugmentConfig = Field(default=AugmentConfig(), description="how training ECGs are varied")
     precision: Literal["fp32", "fp64"] = Field(default="fp32", description="of the vector that travels")
+    compress: Compression | None = Field(
+        default=None,
+        description="updates in fewer bytes, for slow lines: bf16 half of them, int8 a quarter; what is rounded off is "
+        "sent with the next round's. Neither with privacy nor under masks",
+        exclude_if=lambda kind: kind is None,
+    )
     keep: Literal["last", "best"] = Field(
         default="last", description="best: the lowest pooled validation loss; the default with early_stopping"
     )
@@ -141,7 +148,11 @@ class Config(StepConfig):
         unknown = set(self.head_weights) - set(self.heads)
         if unknown:
             raise ValueError(f"head_weights names {', '.join(sorted(unknown))}, which is no head of this step")
+        if self.compress is not None and self.precision != "fp32":
+            raise ValueError("compress writes fp32 in fewer bytes; leave precision out, or compress")
         if self.privacy is not None:
+            if self.compress is not None:
+                raise ValueError("privacy accounts for the update as it is noised; leave compress out")
             if self.local.steps is None:
                 raise ValueError("privacy needs local.steps: the number of steps must not depend on a site's data")
             if self.model.mixes_patients:
@@ -211,7 +222,8 @@ def _check_objective(model: BaseModelConfig, step: Config) -> None:
 class Update:
     """One site's work of one round.
 
-    ``update``: shape = (n_parameters,), its weights after local training. Validation speaks of the weights
+    ``update``: shape = (n_parameters,), its weights after local training; where the step compresses, the way they went
+    as :mod:`ecgshared.learning.compression` writes it. Validation speaks of the weights
     RECEIVED: ``validation_loss`` (each head's mean cross-entropy or, where it is continuous, absolute error as a share
     of half its range; or the mean of each of the model's own figures) and ``validation_auc``, shape = (H,), NaN of a
     continuous head. Under privacy no exact figure of a round leaves: losses and AUCs are NaN.
@@ -236,6 +248,25 @@ class Validation:
 
     validation_loss: Annotated[NDArray[np.float64], Statistic()]
     validation_auc: Annotated[NDArray[np.float64], Statistic()]
+
+
+def misfit(update: NDArray[Any], layout: str, wanted: str, step: Config, received: NDArray[Any]) -> str | None:
+    """Say why an update cannot be aggregated with others to the weights ``received``, or None where it can."""
+    kind, dtype, size = step.compress, received.dtype, len(received)
+    if kind is not None:
+        dtype, size = written_as(kind), written_size(kind, size)
+    fits = layout == wanted and update.shape == (size,) and update.dtype == dtype
+    if not fits:
+        return "wrong-shape"
+    return None if np.isfinite(weights_of(update, step, received)).all() else "not-finite"
+
+
+def weights_of(update: NDArray[Any], step: Config, received: NDArray[Any]) -> NDArray[Any]:
+    """Return a site's weights after its local training."""
+    if step.compress is None:
+        return update
+    with np.errstate(invalid="ignore", over="ignore"):
+        return received + restored(update, step.compress, len(received))
 
 
 SUMMED = {"fit": "own", "validate": "own"}
@@ -489,6 +520,8 @@ def check(step: StepConfig, study: Study) -> None:
     outside = [site for site in study.members(step) if site not in study.sites.train]
     if outside:
         raise ValueError(f"step {step.id!r}: {', '.join(outside)} would train, but is no training site of the study")
+    if study.secure_sum is not None and step.compress is not None:
+        raise ValueError(f"step {step.id!r}: what is added under masks cannot be compressed; leave compress out")
     described = study.step(describe_step(step, study))
     if described.population != step.population:
         raise ValueError(

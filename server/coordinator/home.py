@@ -72,6 +72,13 @@ class CoordinatorConfig(Config):
         description="whether an admitted site's request for its next certificate, of the same key and in the last "
         "month of the old one, is signed as it comes; ask: `ecgfed coordinator status` tells, `admit` signs",
     )
+    piece_kb: int = Field(
+        default=5120,
+        ge=128,
+        le=20_480,
+        description="what is sent to sites goes in pieces of so many KiB; a piece that is cut off is sent again whole: "
+        "smaller ones suit slow lines, and larger ones fast ones",
+    )
     max_reply_mb: int = Field(default=1024, ge=1, le=1024, description="a larger answer of a site is not fetched (MiB)")
 
     @field_validator("address", "listen")

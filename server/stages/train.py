@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ecgshared.errors import ModelError, RefusalCode, RunError, TooFewError
 from ecgshared.learning.plan import EarlyStopping, learning_rate
 from ecgshared.stages.results.train import PrivacyAccount, PrivacyResult, TrainingRound, ValidationRound
-from ecgshared.stages.train import Config, Result, StartingPoint, describe_step, starting_point
+from ecgshared.stages.train import Config, Result, StartingPoint, describe_step, misfit, starting_point, weights_of
 from ecgshared.study.amendment import LEFT
 from ecgshared.study.secure import TOGETHER
 from ecgshared.study.study import Study
@@ -74,7 +74,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
             round=number,
             arrays={"weights": state.weights, **late.arrays()},
             sites=able,
-            accept=lambda reply: _misfit(reply, layout_hash, initial),
+            accept=lambda reply: misfit(reply.update, reply.layout, layout_hash, step, initial),
             metrics=lambda by_site: _round_metrics(step, by_site, weights),
         )
         if not replies.by_site:
@@ -91,7 +91,10 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
             _save(context, state)
             break
         state.weights = aggregator.aggregate(
-            number, state.weights, {site: reply.update for site, reply in replies.by_site.items()}, weights
+            number,
+            state.weights,
+            {site: weights_of(reply.update, step, state.weights) for site, reply in replies.by_site.items()},
+            weights,
         )
         state.round, state.strategy = number, aggregator.state
         _save(context, state)
@@ -223,12 +226,6 @@ def _save(context: StepContext, state: _State) -> None:
         "privacy": {site: spent.model_dump() for site, spent in state.privacy.items()},
     }
     save_checkpoint(context.folder / CHECKPOINT, header, arrays)
-
-
-def _misfit(reply: Any, layout_hash: str, vector: NDArray[Any]) -> str | None:
-    """Why an update cannot be aggregated, or None where it can."""
-    fits = reply.layout == layout_hash and reply.update.shape == vector.shape and reply.update.dtype == vector.dtype
-    return None if fits else "wrong-shape"
 
 
 def _note_round(

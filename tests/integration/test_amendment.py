@@ -43,14 +43,18 @@ class Leaving(InProcessGrid):
         self._node = 2 + [file.stem for file in files].index(gone)
         self._left = rounds
 
+    @property
+    def has_left(self) -> bool:
+        return self._left <= 0
+
     def get_node_ids(self) -> Iterable[int]:
-        return [node for node in super().get_node_ids() if node != self._node or self._left > 0]
+        return [node for node in super().get_node_ids() if node != self._node or not self.has_left]
 
     def push_messages(self, messages: Iterable[Any]) -> Iterable[str]:
         ids = []
         for message in messages:
             mine = message.metadata.dst_node_id == self._node
-            if mine and self._left <= 0:
+            if mine and self.has_left:
                 ids.append("")
                 continue
             self._left -= mine and message.metadata.message_type == "query.ask"
@@ -94,7 +98,8 @@ class Run:
         folder = RunFolder.reopen(self.path)
         try:
             grid = Leaving([self.files[site] for site in SITES], GONE, rounds)
-            run_study(grid, folder, lambda *_: None, WaitingPolicy(revoked=self.home.is_revoked))
+            policy = WaitingPolicy(revoked=lambda site: grid.has_left and self.home.is_revoked(site))
+            run_study(grid, folder, lambda *_: None, policy)
         finally:
             folder.close()
 
