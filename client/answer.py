@@ -252,8 +252,8 @@ def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
     outbox = Outbox(settings.state / "outbox")
     outbox.forget_old(settings.retention.outbox_days)
     part_of_sum = "+" in request.phase
-    known_as = _known_as(study, request)
-    kept = outbox.find(known_as, once=part_of_sum or _private(study, request))
+    known_as, once = _known_as(study, request), part_of_sum or _private(study, request)
+    kept = outbox.find(known_as, once=once)
     if kept is None and part_of_sum:
         made = _part_of_sum(site, study, request, stage)
         outbox.keep(request, made)
@@ -262,7 +262,7 @@ def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
         made = computed(site, study, request, stage, ledger, release_of(request, stage))
         # Before it is kept: were the kept answer lost, the same round would be another release, and is another charge.
         ledger.answered()
-        outbox.keep(known_as, made)
+        outbox.keep(known_as, made, once=once)
     else:
         made = kept
     log_release(settings.state, made.log_line, replayed=kept is not None)

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from ecgshared.errors import EcgFedError, RefusalCode
-from ecgshared.service.files import private_folder
+from ecgshared.service.files import private_folder, write_atomically
 
-_LOG = "worker.log"
+_LOG, _LOG_BYTES = "worker.log", 10_000_000
 _PR_SET_PDEATHSIG = 1
 
 
@@ -63,7 +63,7 @@ class Worker:
         environment = dict(os.environ)
         if self._threads is not None:
             environment |= {"OMP_NUM_THREADS": str(self._threads), "OPENBLAS_NUM_THREADS": str(self._threads)}
-        with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+        with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600), "wb") as output:
             self._process = subprocess.Popen(
                 # -P: a folder named `client` where the daemon was started must not be taken for ours.
                 [
@@ -102,6 +102,7 @@ class Worker:
         process = self._process
         if process is None or process.stdin is None:
             raise WorkerLost("the worker is not running")
+        self._shorten_log()
         try:
             command = {
                 "folder": str(folder),
@@ -114,6 +115,14 @@ class Worker:
         except (OSError, ValueError):
             raise WorkerLost("the worker ended", value=process.poll()) from None
         return self._read()
+
+    def _shorten_log(self) -> None:
+        """Put what the process printed aside as ``.1`` once it is long; it appends, so that the file may be cut."""
+        log = self._state / "network" / _LOG
+        with suppress(OSError):
+            if log.stat().st_size > _LOG_BYTES:
+                write_atomically(log.with_name(f"{_LOG}.1"), log.read_bytes()[-_LOG_BYTES:], private=True)
+                os.truncate(log, 0)
 
     def close(self) -> None:
         """End the process for good: none is started any more."""
