@@ -24,7 +24,8 @@ from client.site.keys import load_keys
 from client.site.settings import load_site
 from ecgshared.errors import RefusalCode
 from ecgshared.stages.describe import SiteCounts, training_totals
-from ecgshared.stages.train import Update, initial_weights
+from ecgshared.stages.train import Update
+from ecgshared.stages.train_net import initial_weights
 from ecgshared.wire.bytes import body_of, decode_payload, stamp_of
 from ecgshared.wire.protocol import Request
 
