@@ -24,13 +24,13 @@ class SlowLine:
 
     Attributes
     ----------
-    up, down : bytes that were passed on. cuts : how often the line was cut.
+    rate : bytes a second; may be changed. up, down : bytes that were passed on. cuts : how often the line was cut.
     """
 
     def __init__(
         self, port: int, bytes_per_second: float, *, cut_every: float | None = None, silent_after: float | None = None
     ) -> None:
-        self._to, self._rate, self._cut_every, self._silent = port, bytes_per_second, cut_every, silent_after
+        self._to, self.rate, self._cut_every, self._silent = port, bytes_per_second, cut_every, silent_after
         self.up = self.down = self.cuts = 0
         self._free = {"up": 0.0, "down": 0.0}
         self._open: set[asyncio.StreamWriter] = set()
@@ -92,13 +92,17 @@ class SlowLine:
         while data := await asyncio.wait_for(reader.read(_PIECE), self._silent):
             # A byte takes its time on the line, one after the other.
             begun = max(time.monotonic(), self._free[way])
-            self._free[way] = begun + len(data) / self._rate
+            self._free[way] = begun + len(data) / self.rate
             await asyncio.sleep(self._free[way] - time.monotonic())
             setattr(self, way, getattr(self, way) + len(data))
             writer.write(data)
             await writer.drain()
         with suppress(OSError):
             writer.write_eof() if writer.can_write_eof() else None
+
+    def cut(self) -> None:
+        """Break all connections now."""
+        self._loop.call_soon_threadsafe(self._cut)
 
     def __enter__(self) -> Self:
         return self
