@@ -58,7 +58,7 @@ class Answering:
     ) -> None:
         self._settings, self._code, self._watch, self._link = settings, code, watch, link
         self._inbox, self._status, self._journal, self._stop = inbox, status, journal, stop
-        self._worker = Worker(site_file, settings.link_state, settings.compute.threads)
+        self._worker = Worker(site_file, settings.link_state, settings.compute.threads, settings.compute.device)
         self._max_bytes = network_of(settings).max_message_mb * 2**20
         self._queue: queue.SimpleQueue[Parcel | None] = queue.SimpleQueue()
         self._made_again: set[Path] = set()
@@ -128,7 +128,7 @@ class Answering:
         try:
             require_approved(self._settings, "code", self._code)
             self._start_worker()
-            self._status.set(worker_pid=self._worker.pid)
+            self._status.set(worker_pid=self._worker.pid, worker_has_network=not self._worker.alone)
         except EcgFedError as error:
             if not self._stop.is_set():
                 self._journal.tell("worker", f"the worker is not started: {error.what}", warn=True)
@@ -204,7 +204,7 @@ class Answering:
         for attempt in (1, 2):
             try:
                 self._start_worker()
-                self._status.set(worker_pid=self._worker.pid)
+                self._status.set(worker_pid=self._worker.pid, worker_has_network=not self._worker.alone)
                 return self._worker.ask(
                     parcel.folder,
                     node_id=self._link.node_id or 0,

@@ -22,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from client.network.alone import leave_network
 from ecgshared.errors import EcgFedError, RefusalCode
 from ecgshared.service.files import private_folder, write_atomically
 
@@ -34,10 +35,16 @@ class WorkerLost(EcgFedError):
 
 
 class Worker:
-    """A worker process as the daemon sees it. For one thread; any other may call :meth:`kill` and :meth:`close`."""
+    """A worker process as the daemon sees it. For one thread; any other may call :meth:`kill` and :meth:`close`.
 
-    def __init__(self, site_file: Path, state: Path, threads: int | None) -> None:
+    Attributes
+    ----------
+    alone : whether the process has no network.
+    """
+
+    def __init__(self, site_file: Path, state: Path, threads: int | None, device: str = "cpu") -> None:
         self._site_file, self._state, self._threads = site_file.resolve(), state, threads
+        self._device, self.alone = device, False
         self._process: subprocess.Popen[str] | None = None
         self._code = ""
         self._closed = False
@@ -74,6 +81,7 @@ class Worker:
                     str(self._site_file),
                     str(self._state),
                     str(os.getpid()),
+                    self._device,
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -86,7 +94,7 @@ class Worker:
             self.kill()
             raise WorkerLost("the daemon is ending")
         ready = self._read()
-        self._code = str(ready.get("code", ""))
+        self._code, self.alone = str(ready.get("code", "")), bool(ready.get("alone"))
         return self._code
 
     def ask(self, folder: Path, *, node_id: int, max_bytes: int, piece_bytes: int) -> dict[str, Any]:
@@ -164,6 +172,7 @@ class Worker:
 def main(arguments: list[str]) -> int:
     """Answer messages named on standard input until it closes."""
     site_file, state = Path(arguments[0]), Path(arguments[1])
+    alone = leave_network(as_user=arguments[3] == "cpu")
     _die_with(int(arguments[2]))
     # Who answers keeps the real standard output to itself; all else that is printed goes to the log.
     answers = os.fdopen(os.dup(1), "w")
@@ -175,7 +184,7 @@ def main(arguments: list[str]) -> int:
     fcntl.flock(lock, fcntl.LOCK_EX)
 
     code = _load_everything()
-    _say(answers, {"code": code})
+    _say(answers, {"code": code, "alone": alone})
     while True:
         command = commands.get()
         _say(answers, _answer_or_refuse(site_file, **command))

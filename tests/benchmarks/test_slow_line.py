@@ -2,7 +2,8 @@
 
     python -m pytest -m benchmark -s tests/benchmarks/test_slow_line.py
 
-Eleven minutes, nearly all of them waiting. ``MEGABYTES``, ``MBIT`` and ``CUT_EVERY`` (seconds) change the line.
+Eleven minutes, nearly all of them waiting. ``MEGABYTES``, ``MBIT`` and ``CUT_EVERY`` (seconds) change the line,
+``PIECE`` (bytes) what the coordinator sends at once.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def test_an_update_over_a_slow_line_that_is_cut(tmp_path, monkeypatch, capsys):
     import numpy as np
 
     monkeypatch.setattr(flower_array, "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", LARGEST_PIECE)
+    # As `piece_kb` of coordinator.yaml does: what is sent to the site is cut by the coordinator's processes.
+    monkeypatch.setenv("FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", os.environ.get("PIECE", str(piece_bytes(RATE))))
     coordinator = Coordinator(tmp_path / "coordinator")
     try:
         settings = join(coordinator, tmp_path / "site" / "site.yaml")
@@ -42,7 +45,6 @@ def test_an_update_over_a_slow_line_that_is_cut(tmp_path, monkeypatch, capsys):
         direct = FleetLink(settings.network)
         direct.activate(None)
         direct.close()
-        cut_into(piece_bytes(RATE))  # as coordinator.yaml's piece_kb would
         weights = np.frombuffer(os.urandom(SIZE), np.uint8)
         sent = coordinator.ask(run_id, node, "ab" * 32, ttl=3000.0, weights=weights)
         with SlowLine(coordinator.port, RATE, cut_every=CUT_EVERY) as line:
