@@ -14,47 +14,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from ecgshared.errors import RefusalCode, RunError, TooFewError
 from ecgshared.service.files import now
 from ecgshared.study.study import Study
-from ecgshared.wire.bytes import MESSAGE_TYPE_ASK, encode_request, to_records
+from ecgshared.wire.bytes import MESSAGE_TYPE_ASK
 from ecgshared.wire.protocol import Request
 from server.rounds.aside import AsideQuestions
+from server.rounds.patience import Stopped, Wait, WaitingPolicy
 from server.rounds.presence import POLL_SECONDS, Presence
+from server.rounds.question import Question
 from server.rounds.replies import FINAL, REVOKED, SiteState, description, read_reply, reasons, will_pass
 from server.rounds.run_folder import RunFolder
 from server.rounds.step_context import Accept, Metrics, Replies
 
 _LONGEST_PAUSE_SECONDS = 10.0
 _REVOKED_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class WaitingPolicy:
-    """How long a federation waits, and whom it tells. The default is that of one process: it does not wait.
-
-    Attributes
-    ----------
-    patience_seconds : how long it goes on asking below the quorum.
-    tell : is given what is going on, whenever that changes.
-    stopped : whether the coordinator wants the run to end.
-    site_of : which site a node is, by the key it was let in with; None where every node is believed.
-    revoked : whether the coordinator lets a site in no more: it is not waited for.
-    """
-
-    patience_seconds: float = 0.0
-    tell: Callable[[dict[str, Any]], None] = lambda _: None
-    stopped: Callable[[], bool] = lambda: False
-    site_of: Callable[[int], str | None] | None = None
-    revoked: Callable[[str], bool] = lambda _: False
 
 
 class Federation:
@@ -88,7 +69,7 @@ class Federation:
         ``own`` : what is sent to one site alone, by site, beside ``arrays``.
         """
         request = self._request(step, phase, round_number, arrays)
-        question = _Question.of(request, stage, accept, own or {})
+        question = Question.of(request, stage, accept, own or {})
         states = [SiteState(site) for site in sites]
         start = time.monotonic()
         self._ask_until_enough(question, states, quorum)
@@ -152,11 +133,11 @@ class Federation:
             },
         )
 
-    def _ask_until_enough(self, question: _Question, states: list[SiteState], quorum: int | None) -> None:
+    def _ask_until_enough(self, question: Question, states: list[SiteState], quorum: int | None) -> None:
         """Ask all, then those that are missing, until the quorum has answered or nothing more is to be hoped for."""
         deadline = time.monotonic() + self._study.federation.deadline_seconds
         patience = time.monotonic() + self._policy.patience_seconds
-        attempt, wait = 0, _Wait(self._run)
+        attempt, wait = 0, Wait(self._run)
         while True:
             missing = [state for state in states if state.able and not state.answered]
             self._collect(question, missing, self._needed(states, quorum) - _answered(states))
@@ -196,7 +177,7 @@ class Federation:
         wanted = self._study.federation.quorum if quorum is None else quorum
         return sum(state.able for state in states) if wanted == "all" else min(int(wanted), len(states))
 
-    def _collect(self, question: _Question, states: list[SiteState], lacking: int) -> None:
+    def _collect(self, question: Question, states: list[SiteState], lacking: int) -> None:
         """Send to the sites and sort what comes back until all answered or the deadline is over."""
         deadline = self._study.federation.deadline_seconds
         names = tuple(state.name for state in states)
@@ -227,7 +208,7 @@ class Federation:
             if state.message:
                 state.miss("deadline")
 
-    def _send(self, question: _Question, states: list[SiteState], end: float) -> None:
+    def _send(self, question: Question, states: list[SiteState], end: float) -> None:
         """Send to those of the sites that are connected and have approved the study."""
         ready = [s for s in states if s.name in self._presence.nodes and s.name not in self._presence.unapproved]
         if not ready:
@@ -244,7 +225,7 @@ class Federation:
             else:
                 state.miss("lost (not sent)")
 
-    def _hear(self, question: _Question, states: list[SiteState]) -> bool:
+    def _hear(self, question: Question, states: list[SiteState]) -> bool:
         """Take in what has come back; return whether anything has."""
         # An error reply may carry another source node: a site is known by the message it replies to.
         waiting = {message: state for state in states for message in state.open_messages}
@@ -272,7 +253,7 @@ class Federation:
             self._run.append("releases.jsonl", *released)
         return bool(replies)
 
-    def _ask_again(self, question: _Question, states: list[SiteState], end: float) -> None:
+    def _ask_again(self, question: Question, states: list[SiteState], end: float) -> None:
         """Ask those that were lost once more, if they are back, while others are still at work."""
         lost = [state for state in states if state.again_at < math.inf]
         if not lost or not _waiting(states):
@@ -297,7 +278,7 @@ class Federation:
         nonsense = [reason for reason in state.lost if not will_pass(reason) and reason not in FINAL]
         return will_pass(state.why) or (state.able and len(nonsense) <= self._study.federation.retries)
 
-    def _tell(self, question: _Question, sites: tuple[str, ...], late: list[str]) -> None:
+    def _tell(self, question: Question, sites: tuple[str, ...], late: list[str]) -> None:
         self._policy.tell(
             {
                 "step": question.request.step,
@@ -309,64 +290,6 @@ class Federation:
                 "connected": sorted(self._presence.nodes),
             }
         )
-
-
-@dataclass(frozen=True)
-class _Question:
-    """One request to the sites, as it is sent, and how its answers are read.
-
-    ``own`` : the records of those that are sent something of their own.
-    """
-
-    request: Request
-    stage: str
-    records: RecordDict
-    accept: Accept | None
-    own: Mapping[str, RecordDict]
-
-    @classmethod
-    def of(
-        cls, request: Request, stage: str, accept: Accept | None, own: Mapping[str, Mapping[str, NDArray[Any]]]
-    ) -> _Question:
-        """Write a request once for all sites, and again for each that is sent arrays of its own."""
-        records = {
-            site: to_records(encode_request(replace(request, arrays={**request.arrays, **arrays})))
-            for site, arrays in own.items()
-        }
-        return cls(request, stage, to_records(encode_request(request)), accept, records)
-
-    def records_for(self, site: str) -> RecordDict:
-        """Return what a site is sent."""
-        return self.own.get(site, self.records)
-
-    def bytes_to(self, site: str) -> int:
-        """Return the size of what a site is sent."""
-        return len(self.records_for(site).array_records["body"]["body"].data)
-
-    @property
-    def name(self) -> str:
-        return f"step {self.request.step!r}, {self.request.phase} {self.request.round}"
-
-
-class _Wait:
-    """A wait below the quorum, as the run folder tells of it."""
-
-    def __init__(self, run: RunFolder) -> None:
-        self._run, self._told, self._since = run, "", 0.0
-
-    def tell(self, why: str) -> None:
-        """Say for whom the run waits, where that has changed."""
-        self._since = self._since or time.monotonic()
-        if why != self._told:
-            self._run.update(status="waiting", waiting_for=why)
-        self._told = why
-
-    def over(self) -> None:
-        """Say that it goes on, or that it has ended, if it ever waited."""
-        if self._told:
-            self._run.update(status="running", waiting_for=None)
-            waited = f"waited {time.monotonic() - self._since:.0f} s"
-            self._run.append("events.jsonl", {"at": now(), "what": waited, "why": self._told})
 
 
 def _remedy(absent: Mapping[str, str]) -> str:
@@ -386,10 +309,6 @@ def _waiting(states: list[SiteState]) -> list[str]:
 
 def _answered(states: list[SiteState]) -> int:
     return sum(state.answered for state in states)
-
-
-class Stopped(RunError):
-    """The coordinator ended the run; its checkpoint is kept."""
 
 
 def _wait(attempt: int) -> float:

@@ -17,9 +17,10 @@ from ecgshared.study.registry import room, shared_room
 from ecgshared.study.secure import secure_sum_in_use, summed_phases
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
-from server.rounds.federation import Federation, Stopped, WaitingPolicy
+from server.rounds.federation import Federation
 from server.rounds.flower_insides import RunNotRunningException
 from server.rounds.frozen import take_up
+from server.rounds.patience import Stopped, WaitingPolicy
 from server.rounds.run_folder import RunFolder
 from server.rounds.secure_sums import MembersLost, SecureSums
 from server.rounds.step_context import Accept, Artefact, Metrics, Replies, StepContext

@@ -23,7 +23,7 @@ from ecgshared.study.amendment import load_amendment
 from server.coordinator.amending import amend_run
 from server.coordinator.cli import app as coordinator_cli
 from server.coordinator.trail import read_trail
-from server.rounds.federation import WaitingPolicy
+from server.rounds.patience import WaitingPolicy
 from server.rounds.run_folder import RunFolder
 from server.rounds.study_run import run_study
 from simulations.federation.grid import InProcessGrid

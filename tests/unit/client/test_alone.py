@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import os, socket, sys
+import encodings.idna, os, socket, sys  # all that it needs later, of a Python that only root may read
 from pathlib import Path
 from client.network.alone import leave_network
 if len(sys.argv) > 3:

@@ -21,7 +21,8 @@ from ecgshared.config import load
 from ecgshared.errors import ConfigError
 from server.coordinator import proxy
 from server.coordinator.authority import read_certificate
-from server.coordinator.home import CoordinatorConfig, Home
+from server.coordinator.config import CoordinatorConfig
+from server.coordinator.home import Home
 
 
 def create(folder: Path, **changes: object) -> Home:

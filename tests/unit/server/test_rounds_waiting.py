@@ -32,7 +32,8 @@ from ecgshared.wire.bytes import (
 from ecgshared.wire.protocol import Public
 from server.rounds import federation as rounds
 from server.rounds import presence
-from server.rounds.federation import Federation, Stopped, WaitingPolicy
+from server.rounds.federation import Federation
+from server.rounds.patience import Stopped, WaitingPolicy
 from server.rounds.run_folder import RunFolder
 
 SITES = ("north", "coast", "valley")
