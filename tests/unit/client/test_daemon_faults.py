@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import socket
+import threading
 import time
 from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from flwr.supernode import node_auth_http_interceptor
-from site_network import Coordinator, join
+from site_network import Coordinator, approve_all, join
 from slow_line import SlowLine
 
-from client.network import worker
+from client.network import answering, daemon, worker
+from client.network.answering import Answering
+from client.network.daemon import Daemon
 from client.network.fleet import FleetLink
 from client.network.fleet_failures import NotAdmitted, Unreachable
+from client.network.journal import Journal
 from client.network.status import describe
 from client.network.worker import Worker
+from ecgshared.errors import RefusalCode, Refused
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +97,44 @@ def test_what_the_worker_prints_does_not_grow_for_ever(tmp_path, monkeypatch):
             assert log.stat().st_size <= 1000
     assert log.with_name("worker.log.1").stat().st_size <= 1000
     assert b"%099d" % 99 in log.read_bytes() + log.with_name("worker.log.1").read_bytes()
+
+
+def test_code_that_was_changed_under_a_living_daemon_is_not_started(coordinator, tmp_path, monkeypatch):
+    """An upgrade in the middle of a run: what runs goes on; a worker that is to be started anew waits for people."""
+    settings = join(coordinator, tmp_path / "site" / "site.yaml")
+    approve_all(settings)
+    watch = SimpleNamespace(require=lambda: settings)
+    nobody: Any = None
+    made = Answering(
+        tmp_path / "site" / "site.yaml", settings, "", watch, nobody, nobody, nobody, nobody, threading.Event()
+    )  # type: ignore[arg-type]
+    monkeypatch.setattr(answering, "code_sha256", lambda: "0" * 64)
+    with pytest.raises(Refused) as refused:
+        made._start_worker()
+    assert refused.value.code is RefusalCode.CODE_NOT_APPROVED
+    assert made._worker.pid is None
+
+
+def test_a_state_that_cannot_be_written_answers_nothing_and_says_why(coordinator, tmp_path, monkeypatch):
+    file = tmp_path / "site" / "site.yaml"
+    settings = join(coordinator, file)
+    coordinator.register(settings.network.key)
+    journal = Journal(settings.link_state)
+    made = Daemon(file, settings, journal, "1")
+    real = daemon.next_session
+
+    def read_only(state):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(state))
+
+    monkeypatch.setattr(daemon, "next_session", read_only)
+    try:
+        with pytest.raises(Unreachable, match=r"the state cannot be written \(Read-only file system\)"):
+            made._connect()
+        assert made._link.node_id is None
+        monkeypatch.setattr(daemon, "next_session", real)
+        made._connect()
+        assert made._link.node_id is not None
+    finally:
+        made._link.deactivate()
+        made._link.close()
+        journal.close()
