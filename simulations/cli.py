@@ -47,6 +47,24 @@ def realism(
 
 
 @app.command()
+def sheets(
+    out: Annotated[Path, typer.Option(help="PNG to draw")],
+    scenario: Annotated[str, typer.Option(help="whose first hospital's people are recorded")] = "normals_activation",
+    ptbxl: Annotated[Path | None, typer.Option(help="folder of PTB-XL: as many of its NORM sheets beside")] = None,
+    count: Annotated[int, typer.Option(min=1, max=20, help="sheets of a kind")] = 6,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    blind: Annotated[bool, typer.Option("--blind", help="do not write which is which; it is printed")] = False,
+) -> None:
+    """Draw made ECGs on paper, beside real ones of the same ages and sexes, for a cardiologist to tell apart."""
+    from ecgshared.errors import ConfigError
+    from simulations.judging.realism import sheets as draw
+
+    if blind and ptbxl is None:
+        raise ConfigError("--blind needs real sheets beside the made ones", remedy="give --ptbxl PATH")
+    typer.echo(draw(out, scenario=scenario, ptbxl=ptbxl, count=count, seed=seed, blind=blind))
+
+
+@app.command()
 def sheet(
     out: Annotated[Path, typer.Option(help="PNG or SVG to draw")],
     obstacles: Annotated[

@@ -130,7 +130,7 @@ class TestScenarios:
 
 
 def test_sheets_are_drawn(made, tmp_path):
-    draw_sheets(tmp_path / "sheets.png", made, made, count=1)
+    draw_sheets(tmp_path / "sheets.png", ("made", made), ("", made), count=1)
     assert (tmp_path / "sheets.png").stat().st_size > 20_000
 
 
