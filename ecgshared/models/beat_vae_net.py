@@ -83,11 +83,11 @@ class BeatVae(nn.Module, ABC):
         return x
 
     def _missed(self, error: torch.Tensor) -> torch.Tensor:
-        """Return half the square of small errors; past ``robust_mv`` it grows as the error (pseudo-Huber), shape kept."""
+        """Return half the square of small errors; past ``robust_mv`` it grows as the error itself (pseudo-Huber)."""
         bend = self.config.robust_mv
         if bend == 0:
             return 0.5 * error.square()
-        return bend**2 * ((1 + (error / bend).square()).sqrt() - 1)
+        return error.square() / (1 + (1 + (error / bend).square()).sqrt())
 
     def _risk_change(self, x: torch.Tensor, again: torch.Tensor) -> torch.Tensor:
         if self._judge is None or not self.config.consistency:

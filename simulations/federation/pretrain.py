@@ -190,9 +190,7 @@ def _of_waves(
 ) -> tuple[NDArray[np.float32], dict[str, Floats]]:
     """Record hearts that are sums of Gaussian waves; return signals, mV, and the truth of each."""
     physique, waveform = chunk.scenario.physique, chunk.scenario.waveform
-    signals = record_ecgs(
-        rng, people, af, chunk.hospital, device, waveform, chunk.scenario.seconds, physique=physique
-    )
+    signals = record_ecgs(rng, people, af, chunk.hospital, device, waveform, chunk.scenario.seconds, physique=physique)
     heart = heart_of(people, waveform, physique)
     return signals, truth_of(people, heart, np.rad2deg(anatomy_of(people, physique).turn_rad), af)
 

@@ -1,8 +1,8 @@
 """New persons of an in-silico population, recorded and measured as in its hospitals; and moved, by the forward model.
 
 A move changes where the heart lies, how it is turned, or where V1 and V2 sit; the noiseless beat before and after,
-through a model's own filters, is what the physics says it does: that of the scenario's hearts, sums of Gaussian waves or
-tissue. A model shaped on one of them can so be held against the other.
+through a model's own filters, is what the physics says it does: that of the scenario's hearts, sums of Gaussian waves
+or tissue. A model shaped on one of them can so be held against the other.
 """
 
 from __future__ import annotations

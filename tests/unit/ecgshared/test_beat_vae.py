@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ecgshared.errors import ModelError
+from ecgshared.learning.draws import seed_draws
 from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import PlainStep, predict, train
 from ecgshared.learning.optimiser import make_optimiser
@@ -107,6 +108,33 @@ def test_it_begins_as_a_projection():
     data = Beats(20, 5)
     model = build(wide, (), SAMPLES, 0)
     assert predict(model, data, np.arange(20), output=model.judged).mean() < 0.2 * 1000 * np.abs(data.x).mean()
+
+
+def test_beats_are_varied_in_training_and_obey_einthoven_still():
+    wide = VAE(name="beat_vae", preset="small", latent=4, hidden=8)
+    model, x = build(wide, (), SAMPLES, 1), torch.as_tensor(Beats(200, 6).x)
+    model.eval()
+    assert torch.equal(model._given(x)[:, 6:], x[:, 6:])
+    model.train()
+    seed_draws(model, torch.Generator().manual_seed(3))
+    given = model._given(x)
+    torch.testing.assert_close(given[:, 2], given[:, 1] - given[:, 0], atol=1e-5, rtol=1e-5)
+    changed = (given - x).abs().amax(2)
+    assert (changed > 0.01).all()
+    # R stays where it is, within a hundredth of a second, and sizes stay within a third and what turning adds.
+    about = slice(15, 26)
+    peak = x[:, 7, about].abs().argmax(1)
+    assert ((given[:, 7, about].abs().argmax(1) - peak).abs() <= 1).float().mean() > 0.95
+    ratio = given.square().sum((1, 2)).sqrt() / x.square().sum((1, 2)).sqrt()
+    assert 0.5 < ratio.min() < 0.8
+    assert 1.2 < ratio.max() < 2
+
+
+def test_a_large_error_counts_as_itself():
+    model = build(VAE(name="beat_vae", preset="small", latent=4, hidden=8, robust_mv=0.01), (), SAMPLES, 1)
+    small, large = torch.tensor([1e-4]), torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(model._missed(small), 0.5 * small.square(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(model._missed(large), 0.01 * large - 1e-4, rtol=1e-3, atol=0)
 
 
 def local(model, data, *, work=None, lr=0.01):

@@ -473,17 +473,18 @@ def test_where_fibrosis_does_not_show_the_biomarker_tells_nothing():
     assert np.abs(qrs_of(shown) - qrs_of(hidden)).max() > 0.1
 
 
+@pytest.fixture(scope="module")
+def forward():
+    """Both physics' forward models of 24 persons each, and these."""
+    settings = InputConfig(fs_hz=250, seconds=6, band_hz=(0.5, 100), baseline="median")
+    model = SimpleNamespace(input=settings, conditions=("age", "male", "heart_frontal_deg", "heart_left_cm"))
+    worlds = {name: load_scenario(name) for name in ("uk_biobank_like", "uk_biobank_like_activation")}
+    cohorts = {name: draw_cohort(model, world, 24, 1) for name, world in worlds.items()}
+    return {name: Forward(cohorts[name], worlds[name], model) for name in worlds}, cohorts
+
+
 class TestMovedAsAConditionalVaeIsJudged:
     """`ecgfed generate consistency` against hearts of tissue: what a move changes, and what it leaves."""
-
-    INPUT = InputConfig(fs_hz=250, seconds=6, band_hz=(0.5, 100), baseline="median")
-
-    @pytest.fixture(scope="class")
-    def forward(self):
-        model = SimpleNamespace(input=self.INPUT, conditions=("age", "male", "heart_frontal_deg", "heart_left_cm"))
-        worlds = {name: load_scenario(name) for name in ("uk_biobank_like", "uk_biobank_like_activation")}
-        cohorts = {name: draw_cohort(model, world, 24, 1) for name, world in worlds.items()}
-        return {name: Forward(cohorts[name], worlds[name], model) for name in worlds}, cohorts
 
     def test_electrodes_move_their_own_leads_alone(self, forward):
         change = forward[0]["uk_biobank_like_activation"].change(Move("up", v1_v2_cm=2))
