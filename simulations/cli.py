@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -138,7 +140,9 @@ def run(
     """Run a study over site files on this machine, and write its report."""
     from simulations.federation.run import simulate
 
-    finish(simulate(study, sites, out, backend=backend.value, resume=resume))
+    files = " ".join(str(path) for path in (study, *sites))
+    with resumable(out, f"ecgfed simulate run {files} --out {out} --resume"):
+        finish(simulate(study, sites, out, backend=backend.value, resume=resume))
 
 
 @app.command()
@@ -186,8 +190,20 @@ def demo(
 
     if fresh and (out / "hospitals").is_dir():
         shutil.rmtree(out)
-    study, sites = prepare(out, seed)
-    finish(simulate(study, sites, out, resume=(out / "run.json").exists()))
+    with resumable(out, f"ecgfed simulate demo --out {out}"):
+        study, sites = prepare(out, seed)
+        finish(simulate(study, sites, out, resume=(out / "run.json").exists()))
+
+
+@contextmanager
+def resumable(out: Path, command: str) -> Iterator[None]:
+    """Say how a run goes on that Ctrl-C cuts short, where it got as far as its folder."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (out / "run.json").exists():
+            typer.echo(f"\ncut short; it goes on where it stood with\n  {command}", err=True)
+        raise
 
 
 def finish(folder: Path) -> None:

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ecgshared.ecg.dipole import INDEPENDENT, LIMB
 from ecgshared.ecg.windows import BEAT_S
 from ecgshared.errors import ModelError
 from ecgshared.learning.draws import Drawing, GaussianDraw
 from ecgshared.models.beat_vae import BeatVaeConfig
 from ecgshared.models.config import HeadSpec
-from ecgshared.models.leads import INDEPENDENT, LIMB, time_basis, usual_directions
+from ecgshared.models.leads import time_basis, usual_directions
 
 FINER, FINEST, MANY = 1.5, 3.0, 128
 """Knots against those of the median beat's basis: in a net of at most so MANY latents, and of more."""

@@ -10,7 +10,7 @@ import torch
 
 from ecgshared.learning.layout import Layout
 from ecgshared.models import build
-from ecgshared.stages.train import head_specs
+from ecgshared.stages.train_net import head_specs
 from ecgshared.study.study import Study
 from simulations.attacks.door import Attack, Door, asked, made_cohort, totals
 

@@ -11,7 +11,7 @@ from client.operator.releases import budget_lines
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.learning.layout import Layout
 from ecgshared.models import build
-from ecgshared.stages.train import head_specs, initial_weights
+from ecgshared.stages.train_net import head_specs, initial_weights
 
 TOTALS = {
     "d__head_counts": np.array([1.0]),
