@@ -84,15 +84,34 @@ def sheet(
 @app.command()
 def attack(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="ATTACK", help="by name; all where none is given")
+        list[str] | None,
+        typer.Argument(metavar="[RUN | ATTACK...]", help="a finished run's folder; or attacks by name, else all"),
+    ] = None,
+    site: Annotated[
+        list[Path] | None, typer.Option(help="of a run: the file of a hospital that trained in it; may be repeated")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the made hospital")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="the shares as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="what came out as JSON")] = False,
 ) -> None:
-    """Play a coordinator who does not play fair against one made hospital, without its protections and with them."""
+    """Play a coordinator who does not play fair: against one made hospital, without its protections and with them; or,
+    given a run's folder and its hospitals' site files, against the nets that it released. The run's report tells of
+    it."""
     import json
     from dataclasses import asdict
 
+    if names and (Path(names[0]) / "run.json").exists():
+        from ecgshared.errors import ConfigError
+        from simulations.attacks.released import as_lines as run_lines
+        from simulations.attacks.released import sites_beside, try_run
+
+        if len(names) > 1:
+            raise ConfigError("one run at a time", value=" ".join(names[1:]), allowed="RUN --site SITE.yaml ...")
+        run_folder = Path(names[0])
+        tried = try_run(run_folder, list(site or sites_beside(run_folder)))
+        typer.echo(
+            json.dumps([one.model_dump() for one in tried], indent=2) if as_json else "\n".join(run_lines(tried))
+        )
+        return
     from simulations.attacks.suite import as_lines, run
 
     found = run(names or [], seed)
