@@ -212,12 +212,12 @@ class SplineBeatVae(BeatVae):
         count, width = directions.shape
         with torch.no_grad():
             for parameter in (*self.shortcut.parameters(), *self.straight.parameters()):
-                parameter *= 0.01
+                parameter.mul_(0.01)
             self.shortcut.weight[:count, :width] += UNIT * directions
             self.straight.weight[:width, :count] += directions.T / UNIT
             for layer in (self.posterior, self.out_of[-1]):
                 for parameter in layer.parameters():
-                    parameter *= 0.1
+                    parameter.mul_(0.1)
             self.posterior.bias[self.config.latent :] = -3
 
 
