@@ -217,8 +217,8 @@ def _patient(r: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _observation(r: dict[str, Any]) -> list[dict[str, Any]]:
     quantity = r.get("valueQuantity") or {}
-    coded = next(iter((r.get("valueCodeableConcept") or {}).get("coding") or []), {})
-    identifier = next(iter(r.get("identifier") or []), {})
+    coded: dict[str, Any] = next(iter((r.get("valueCodeableConcept") or {}).get("coding") or []), {})
+    identifier: dict[str, Any] = next(iter(r.get("identifier") or []), {})
     told = {
         "happened_at": _moment(r.get("effectiveDateTime") or (r.get("effectivePeriod") or {}).get("start")),
         "value": None if quantity.get("value") is None else float(quantity["value"]),

@@ -56,7 +56,7 @@ def write_bundles(site_file: Path, folder: Path) -> dict[str, int]:
 
 def resources(cdm: Cdm) -> dict[str, list[dict[str, Any]]]:
     """Return the resources of a CDM's tables by kind."""
-    concepts = {int(row.concept_id): str(row.concept_name) for row in cdm.tables["concept"].itertuples()}
+    concepts = {int(row.concept_id): str(row.concept_name) for row in _rows(cdm, "concept")}
     named = {number: name.removeprefix("a kind of ") for number, name in concepts.items()}
     return {
         "Patient": list(_patients(cdm)),
@@ -64,20 +64,20 @@ def resources(cdm: Cdm) -> dict[str, list[dict[str, Any]]]:
         "Condition": [
             {**_head("Condition", row.condition_occurrence_id, row), **_coded(named[row.condition_concept_id]),
              "onsetDateTime": _time(row.condition_start_datetime)}
-            for row in cdm.tables["condition_occurrence"].itertuples()
+            for row in _rows(cdm, "condition_occurrence")
         ],
         "Procedure": [
             {**_head("Procedure", row.procedure_occurrence_id, row), **_coded(named[row.procedure_concept_id]),
              "status": "completed", "performedDateTime": _time(row.procedure_datetime)}
-            for row in cdm.tables["procedure_occurrence"].itertuples()
+            for row in _rows(cdm, "procedure_occurrence")
         ],
         "Observation": list(_observations(cdm, named)),
     }  # fmt: skip
 
 
 def _patients(cdm: Cdm) -> Iterator[dict[str, Any]]:
-    dead = {row.person_id: row.death_datetime for row in cdm.tables["death"].itertuples()}
-    for row in cdm.tables["person"].itertuples():
+    dead = {row.person_id: row.death_datetime for row in _rows(cdm, "death")}
+    for row in _rows(cdm, "person"):
         gender = {8532: "female", 8507: "male"}.get(row.gender_concept_id, "unknown")
         told = {"resourceType": "Patient", "id": f"p{row.person_id}", "gender": gender}
         told["birthDate"] = f"{row.birth_datetime:%Y-%m-%d}"
@@ -89,7 +89,7 @@ def _patients(cdm: Cdm) -> Iterator[dict[str, Any]]:
 def _encounters(cdm: Cdm, named: dict[int, str]) -> Iterator[dict[str, Any]]:
     classes = {"inpatient": "IMP", "outpatient": "AMB"}
     system = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
-    for row in cdm.tables["visit_occurrence"].itertuples():
+    for row in _rows(cdm, "visit_occurrence"):
         yield {
             **_head("Encounter", row.visit_occurrence_id, row),
             "status": "finished",
@@ -100,13 +100,13 @@ def _encounters(cdm: Cdm, named: dict[int, str]) -> Iterator[dict[str, Any]]:
 
 def _observations(cdm: Cdm, named: dict[int, str]) -> Iterator[dict[str, Any]]:
     final = {"status": "final"}
-    for row in cdm.tables["waveform_registry"].itertuples():
+    for row in _rows(cdm, "waveform_registry"):
         yield {
             **_head("Observation", f"ecg{row.waveform_registry_id}", row), **final, **_coded("ecg"),
             "identifier": [{"value": row.waveform_target_file_uri}],
             "effectiveDateTime": _time(row.waveform_file_start_datetime),
         }  # fmt: skip
-    for row in cdm.tables["measurement"].itertuples():
+    for row in _rows(cdm, "measurement"):
         name = named[row.measurement_concept_id]
         value = float(row.value_as_number) * (100 if name == "lvef" else 1)
         yield {
@@ -114,13 +114,18 @@ def _observations(cdm: Cdm, named: dict[int, str]) -> Iterator[dict[str, Any]]:
             "effectiveDateTime": f"{row.measurement_date:%Y-%m-%d}",
             "valueQuantity": {"value": value, "unit": _UNITS[name], "code": _UNITS[name]},
         }  # fmt: skip
-    for row in cdm.tables["death"].itertuples():
+    for row in _rows(cdm, "death"):
         if not pd.isna(row.cause_source_value):
             yield {
                 **_head("Observation", f"c{row.person_id}", row), **final, **_coded("cause"),
                 "effectiveDateTime": _time(row.death_datetime),
                 "valueCodeableConcept": {"coding": [{"system": _ICD, "code": row.cause_source_value}]},
             }  # fmt: skip
+
+
+def _rows(cdm: Cdm, table: str) -> list[Any]:
+    """Return a table's rows, each with its columns as attributes."""
+    return list(cdm.tables[table].itertuples())
 
 
 def _head(kind: str, number: object, row: Any) -> dict[str, Any]:
