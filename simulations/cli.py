@@ -139,6 +139,18 @@ def omop(
     typer.echo(f"{out or database}: {cdm.persons:,} persons, {cdm.ecgs:,} ECGs in {len(cdm.tables)} tables")
 
 
+@app.command()
+def fhir(
+    site_file: Annotated[Path, typer.Argument(metavar="SITE.yaml", help="of a made hospital")],
+    out: Annotated[Path, typer.Option(help="folder for the bundle and the NDJSON files")],
+) -> None:
+    """Lay a made hospital's table out as FHIR R4 resources, to try a cohort out of FHIR on."""
+    from simulations.hospitals.fhir import write_bundles
+
+    counts = write_bundles(site_file, out)
+    typer.echo(f"{out}: " + ", ".join(f"{n:,} {kind}" for kind, n in counts.items()))
+
+
 class Backend(StrEnum):
     """Where the sites of a simulated federation run."""
 
