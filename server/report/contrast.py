@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from ecgshared.stages.results.contrast import Contrasted, Pair, Result
 from server.report.evaluation_tables import span
 from server.report.forest import Forest, ForestRow, forest
+from server.report.glossary import in_words
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Key, Section, Table, Text
 
 
 def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     """One section a step."""
-    whom = labels.whom(step)
     lines: list[tuple[str, Contrasted, bool]] = [
         *((labels.pooled(group), found, True) for group, found in r.pooled.items() if _several(r, group)),
         *((labels.site(site), found, False) for site, found in r.sites.items()),
@@ -24,7 +24,7 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     blocks.append(
         Text(
             f"Score: {labels.score(r.score)}. Differences are of AUCs on the same ECGs, clustered by patient; over "
-            f"hospitals, of pairs within a hospital.{f' Of {whom}.' if whom else ''}"
+            f"hospitals, of pairs within a hospital."
         )
     )
     if r.placebo is not None:
@@ -35,7 +35,7 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
             blocks += _forests(lines, outcome, r, labels)
             blocks += _as_risks(lines, outcome, labels)
     if gone := {s: why for s, why in r.absent.items() if s not in r.sites}:
-        words = (f"{labels.site(s)} ({'; '.join(why.values())})" for s, why in gone.items())
+        words = (f"{labels.site(s)} ({in_words(why.values())})" for s, why in gone.items())
         blocks.append(Text(f"No answer: {', '.join(words)}."))
     return [Section(f"{labels.step(step)}: scores contrasted", blocks)]
 
