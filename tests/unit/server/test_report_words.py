@@ -103,7 +103,7 @@ def test_a_line_that_the_caption_names_lies_inside_the_drawing() -> None:
     for reference, inside in (((0.049, 0.6), True), (None, False)):
         limits = _limits(Panels("Rates", (), "share", "rate", reference=reference, panels=panels), ())
         assert limits is not None
-        assert (limits.y[0] < 0.049 and limits.y[1] > 0.6) is inside
+        assert bool(limits.y[0] < 0.049 and limits.y[1] > 0.6) is inside
 
 
 def test_an_outcome_keeps_its_colour_where_the_other_is_not_known() -> None:
