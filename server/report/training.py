@@ -18,9 +18,10 @@ def training_sections(step: str, r: Result, labels: Labels) -> list[Section]:
 
 def _curves(r: Result, labels: Labels) -> list[Figure]:
     figures = []
-    losses = [(v.round, v.loss) for v in r.validation if v.loss is not None]
-    if losses:
-        kept = [(n, loss) for n, loss in losses if n == r.kept_round]
+    # A round that nobody may judge is a gap, not a line between its neighbours.
+    losses = [(v.round, v.loss) for v in r.validation]
+    if any(loss is not None for _, loss in losses):
+        kept = [(n, loss) for n, loss in losses if n == r.kept_round and loss is not None]
         figures.append(
             Figure(
                 "Validation loss of the global model" if r.heads else "Validation of the global model",
@@ -30,13 +31,13 @@ def _curves(r: Result, labels: Labels) -> list[Figure]:
                 ],
                 "round",
                 "mean loss" if r.heads else ", ".join(r.judged),
-                caption=_ending(r),
+                caption=_ending(r) + _unjudged(r),
             )
         )
     aucs = []
     for head in r.heads:
-        told = [(v.round, v.auc[head]) for v in r.validation if v.auc.get(head) is not None]
-        if told:
+        told = [(v.round, v.auc.get(head)) for v in r.validation]
+        if any(auc is not None for _, auc in told):
             aucs.append(Series(labels.endpoint(head), [n for n, _ in told], [auc for _, auc in told]))
     if aucs:
         figures.append(
@@ -57,6 +58,17 @@ def _ending(r: Result) -> str:
     if r.stopped_early:
         return f"{kept}; training ended after {r.rounds} of {r.planned_rounds} rounds, as validation did not improve."
     return f"{kept}, of {counted(r.rounds, 'round')}."
+
+
+def _unjudged(r: Result) -> str:
+    """Say which rounds have no loss, and that they neither kept weights nor ended the training."""
+    silent = sum(v.loss is None for v in r.validation)
+    if not silent:
+        return ""
+    return (
+        f" The loss of {counted(silent, 'round')} is withheld (a few patients would carry it, or too few tell it): a "
+        "gap here, and no part of the choice."
+    )
 
 
 def _settings(r: Result, labels: Labels) -> Table:

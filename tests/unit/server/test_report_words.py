@@ -11,15 +11,18 @@ from federated_stages import CALIBRATE, Federation, site_data, study, typed
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.stages.results.arrhythmia import Incidence, Point
 from ecgshared.stages.results.base import EstimateResult
+from ecgshared.stages.results.train import Result as Trained
+from ecgshared.stages.results.train import ValidationRound
 from server.report.arrhythmia import _series
 from server.report.evaluation import sections
 from server.report.figures import PALETTE
 from server.report.forest import Forest
 from server.report.glossary import in_words
-from server.report.labels import Labels
+from server.report.labels import NO_LABELS, Labels
 from server.report.panels import _limits, panels_svg
 from server.report.sections import Key, Panels, Series, Table, Text
 from server.report.summary import summarise
+from server.report.training import _curves
 
 STEPS = [
     {"id": "cohorts", "stage": "describe"},
@@ -121,3 +124,18 @@ def test_an_outcome_keeps_its_colour_where_the_other_is_not_known() -> None:
 def test_why_a_hospital_is_absent_is_said_in_words() -> None:
     assert in_words(["too-few", "too-few"]) == "too few patients or events for any answer"
     assert in_words(["a reason of its own"]) == "a reason of its own"
+
+
+def test_a_round_whose_loss_is_withheld_is_a_gap_in_the_learning_curve_and_named_below_it() -> None:
+    rounds = [
+        ValidationRound(round=i, loss=loss, auc={"event": auc}, sites={})
+        for i, (loss, auc) in enumerate([(0.7, 0.5), (0.4, None), (None, 0.6), (None, 0.7), (0.6, 0.7)])
+    ]
+    told = {"heads": ("event",), "judged": ("event",), "kept_round": 1, "rounds": 4, "planned_rounds": 9}
+    result = Trained.model_construct(**told, validation=tuple(rounds), stopped_early=True)
+    loss, auc = _curves(result, NO_LABELS)
+    assert list(loss.series[0].y) == [0.7, 0.4, None, None, 0.6]
+    assert list(auc.series[0].y) == [0.5, None, 0.6, 0.7, 0.7]
+    assert "The loss of 2 rounds is withheld" in loss.caption
+    whole = result.model_copy(update={"validation": (rounds[0], rounds[1], rounds[4])})
+    assert "withheld" not in _curves(whole, NO_LABELS)[0].caption
