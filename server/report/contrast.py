@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ecgshared.stages.results.contrast import Contrasted, Pair, Result
-from server.report.evaluation_tables import span
+from server.report.evaluation_tables import p_of, span
 from server.report.forest import Forest, ForestRow, forest
 from server.report.glossary import in_words
 from server.report.labels import Labels
@@ -66,7 +66,7 @@ def _placebo(lines: Sequence[tuple[str, Contrasted, bool]], r: Result, labels: L
         [
             name,
             *(labels.score(score), p.ecgs, p.events, p.placebo_events),
-            *(span(p.auc), span(p.placebo_auc), span(p.difference), p.p),
+            *(span(p.auc), span(p.placebo_auc), span(p.difference), p_of(p.p, p.difference)),
         ]
         for name, found, _ in lines
         for score, p in found.placebo.items()
@@ -92,7 +92,7 @@ def _table(lines: Sequence[tuple[str, Contrasted, bool]], outcome: str, labels: 
         [
             name,
             *(labels.score(other), pair.ecgs, pair.events),
-            *(span(pair.auc), span(pair.other_auc), span(pair.difference), pair.p),
+            *(span(pair.auc), span(pair.other_auc), span(pair.difference), p_of(pair.p, pair.difference)),
         ]
         for name, found, _ in lines
         for other, pair in found.pairs.get(outcome, {}).items()
@@ -133,7 +133,11 @@ def risk_figures(pair: Pair) -> list[Cell]:
     if (r := pair.risks) is None:
         return [None] * len(RISK_COLUMNS)
     slopes = ["" if slope is None else span(slope) for slope in (r.slope, r.other_slope)]
-    return [*(span(b, 4) for b in (r.brier, r.other_brier, r.brier_difference)), r.brier_p, *slopes]
+    return [
+        *(span(b, 4) for b in (r.brier, r.other_brier, r.brier_difference)),
+        p_of(r.brier_p, r.brier_difference),
+        *slopes,
+    ]
 
 
 def _forests(lines: Sequence[tuple[str, Contrasted, bool]], outcome: str, r: Result, labels: Labels) -> list[Forest]:

@@ -14,6 +14,7 @@ from server.report.evaluation_tables import (
     threshold_table,
     weighted_tables,
 )
+from server.report.glossary import in_words
 from server.report.labels import Labels
 from server.report.sections import Block, Key, Section, Text
 
@@ -72,6 +73,9 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
         blocks.append(
             Text(f"{', '.join(ecg_level)}: no patient identifiers; intervals are of ECGs, and none is of patients.")
         )
+    if gone := {s: why for s, why in r.absent.items() if s not in r.sites}:
+        words = (f"{labels.site(s)} ({in_words(why.values())})" for s, why in gone.items())
+        blocks.append(Text(f"No answer: {', '.join(words)}."))
     return blocks
 
 

@@ -31,7 +31,9 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     blocks.append(_spread(lines))
     if r.cutoff is not None:
         blocks += _becomes(r, lines)
-        blocks.append(_flagged(r, lines, labels))
+        knowing = {labels.site(site) for site in r.sites if labels.offers(site, r.outcome)}
+        told = [(name, p) for name, p in lines if name in knowing or not isinstance(p, SiteProfile)]
+        blocks.append(_flagged(r, told, labels))
         blocks.append(_beside(lines, labels))
     blocks += _devices(lines)
     if gone := {s: why for s, why in r.absent.items() if s not in r.sites}:

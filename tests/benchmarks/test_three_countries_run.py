@@ -104,14 +104,14 @@ def test_high_risk_and_low_ejection_fraction_overlap_as_planted_for_a_score_that
     fraction and which these ECGs do not show; a score of ECG, age and sex cannot take it over. So the planted overlap
     is that of the true hazard given fibrosis, age and sex, blurred until it tells VF/VT apart as well as the learned
     score does. With a score of the true risk `test_three_countries.py` finds what is planted for that."""
-    groups = steps["circles_abroad"]["pooled"]["zero_shot"]["fixed"]["groups"]
+    groups = steps["circles_tenth"]["pooled"]["zero_shot"]["fixed"]["groups"]
     share, ecgs, patients = (groups["high"][key] for key in ("share", "ecgs", "patients"))
     found, everybody = groups["both"]["share"] / share, groups["marker"]["share"]
     auc = steps["judged"]["pooled"]["zero_shot"]["vfvt_1y"]["auc"]["value"]
     planted = planted_overlaps("us_system", share, auc)
     error = np.sqrt(found * (1 - found) / patients)
     print(
-        f"\nhigh-risk ECGs with a known low ejection fraction, US: {100 * found:.1f}% of {ecgs:.0f} "
+        f"\nthe tenth of ECGs at highest risk, a known low ejection fraction, US: {100 * found:.1f}% of {ecgs:.0f} "
         f"(standard error {100 * error:.1f}); planted for a score of ECG, age and sex with its AUC of {auc:.3f}: "
         f"{100 * planted['as_good']:.1f}%, with an AUC of {planted['best_auc']:.3f}, all that these can know: "
         f"{100 * planted['best']:.1f}%; by the true risk {100 * planted['risk']:.1f}%; of all ECGs "

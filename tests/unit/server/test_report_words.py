@@ -15,6 +15,7 @@ from ecgshared.stages.results.train import Result as Trained
 from ecgshared.stages.results.train import ValidationRound
 from server.report.arrhythmia import _series
 from server.report.evaluation import sections
+from server.report.evaluation_tables import p_of
 from server.report.figures import PALETTE
 from server.report.forest import Forest
 from server.report.glossary import in_words
@@ -139,3 +140,17 @@ def test_a_round_whose_loss_is_withheld_is_a_gap_in_the_learning_curve_and_named
     assert "The loss of 2 rounds is withheld" in loss.caption
     whole = result.model_copy(update={"validation": (rounds[0], rounds[1], rounds[4])})
     assert "withheld" not in _curves(whole, NO_LABELS)[0].caption
+
+
+def test_a_hospital_that_gave_no_answer_is_named_with_the_reason(found: dict[str, Any]) -> None:
+    fewer = {site: v for site, v in found["judged"].sites.items() if site != "b"}
+    silent = found["judged"].model_copy(update={"sites": fewer, "absent": {"b": {"local": "too-few"}}})
+    texts = [text.text for text in of_kind(sections("judged", silent, Labels(found["study"])), Text)]
+    assert "No answer: b (too few patients or events for any answer)." in texts
+
+
+def test_a_p_that_few_events_leave_out_is_not_said_to_be_withheld() -> None:
+    alone = EstimateResult(value=0.1, se=0.05, low=None, high=None)
+    assert p_of(None, alone) == "few events"
+    assert p_of(None, alone.model_copy(update={"value": None})) is None
+    assert p_of(0.03, alone) == 0.03
