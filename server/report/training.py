@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ecgshared.learning.plan import LocalWork, OptimiserConfig
+from ecgshared.stages.results.base import Number
 from ecgshared.stages.results.train import PrivacyResult, Result
 from server.report.labels import Labels, counted
 from server.report.sections import Block, Cell, Figure, Key, Section, Series, Table, Text
@@ -22,6 +25,8 @@ def _curves(r: Result, labels: Labels) -> list[Figure]:
     losses = [(v.round, v.loss) for v in r.validation]
     if any(loss is not None for _, loss in losses):
         kept = [(n, loss) for n, loss in losses if n == r.kept_round and loss is not None]
+        y_range = _from_the_first_round_on(losses)
+        untrained = f" That of the untrained net, {losses[0][1]:.3f}, lies above the drawing." if y_range else ""
         figures.append(
             Figure(
                 "Validation loss of the global model" if r.heads else "Validation of the global model",
@@ -31,7 +36,8 @@ def _curves(r: Result, labels: Labels) -> list[Figure]:
                 ],
                 "round",
                 "mean loss" if r.heads else ", ".join(r.judged),
-                caption=_ending(r) + _unjudged(r),
+                y_range=y_range,
+                caption=_ending(r) + untrained + _unjudged(r),
             )
         )
     aucs = []
@@ -50,6 +56,16 @@ def _curves(r: Result, labels: Labels) -> list[Figure]:
             )
         )
     return figures
+
+
+def _from_the_first_round_on(losses: Sequence[tuple[int, Number]]) -> tuple[float, float] | None:
+    """Return a range of losses without that of the untrained net, beside which an overfit would not be seen."""
+    first = next((loss for n, loss in losses if n == 0 and loss is not None), None)
+    later = [loss for n, loss in losses if n > 0 and loss is not None]
+    if first is None or len(later) < 2 or first <= max(later):
+        return None
+    air = 0.05 * (max(later) - min(later)) or 0.05 * max(later)
+    return min(later) - air, max(later) + air
 
 
 def _ending(r: Result) -> str:

@@ -40,7 +40,7 @@ from simulations.patients.people import draw_people
 from simulations.patients.scenario import load_scenario
 from simulations.physics.disease import hazards
 
-pytestmark = pytest.mark.benchmark
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
 TERMS = ("age", "male", "high_risk", "defibrillator", "high_risk:defibrillator")
 SCORE_ERROR = 0.7
 """SD, on the logit scale, of the score around the true risk."""

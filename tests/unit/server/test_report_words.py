@@ -154,3 +154,13 @@ def test_a_p_that_few_events_leave_out_is_not_said_to_be_withheld() -> None:
     assert p_of(None, alone) == "few events"
     assert p_of(None, alone.model_copy(update={"value": None})) is None
     assert p_of(0.03, alone) == 0.03
+
+
+def test_the_loss_of_the_untrained_net_does_not_hide_an_overfit() -> None:
+    rounds = [ValidationRound(round=i, loss=loss, auc={}, sites={}) for i, loss in enumerate((1.1, 0.20, 0.21, 0.24))]
+    told = {"heads": ("event",), "judged": ("event",), "kept_round": 1, "rounds": 3, "planned_rounds": 3}
+    (loss,) = _curves(Trained.model_construct(**told, validation=tuple(rounds), stopped_early=False), NO_LABELS)
+    assert loss.y_range is not None
+    assert 0.15 < loss.y_range[0] < 0.20
+    assert 0.24 < loss.y_range[1] < 0.30
+    assert "untrained net, 1.100, lies above" in loss.caption
