@@ -33,8 +33,18 @@ def templates() -> dict[str, str]:
     }
 
 
-def begin(template: str, out: Path, name: str, sites: tuple[str, ...] = ()) -> list[str]:
+def begin(
+    template: str,
+    out: Path,
+    name: str,
+    sites: tuple[str, ...] = (),
+    rounds: int | None = None,
+    *,
+    replace: bool = False,
+) -> list[str]:
     """Write a study from a template, and its schema beside it; return the names that were made up for its sites.
+
+    ``rounds``: of every train step, where they are not to be the template's. ``replace``: also over a file there.
 
     Raises
     ------
@@ -46,14 +56,16 @@ def begin(template: str, out: Path, name: str, sites: tuple[str, ...] = ()) -> l
         raise ConfigError(
             "a study's name is lower case: letters, digits, _ and -, a letter first", value=name, remedy="give --name"
         )
-    if out.exists():
-        raise ConfigError("there is a file of this name already", where=out, remedy="choose another --out")
+    if out.exists() and not replace:
+        raise ConfigError("there is a file of this name already", where=out, remedy="another --out, or --replace")
     text = files("ecgfed").joinpath("templates", f"{template}.yaml").read_text(encoding="utf-8")
     places = list(dict.fromkeys(re.findall(r"SITE_[A-Z]", text)))
-    given = _placed(places, sites)
+    given = _placed(text, places, sites)
     for place in places:
         text = text.replace(place, given.get(place, place.lower()))
     text = text.replace("name: NAME", f"name: {name}", 1)
+    if rounds is not None:
+        text = re.sub(r"\brounds: \d+", f"rounds: {rounds}", text)
     from ecgfed._schema import schema
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -62,17 +74,18 @@ def begin(template: str, out: Path, name: str, sites: tuple[str, ...] = ()) -> l
     return [place.lower() for place in places if place not in given]
 
 
-def _placed(places: list[str], sites: tuple[str, ...]) -> dict[str, str]:
-    """Give hospitals the template's places in order; those beyond them train beside the one before the last.
+def _placed(text: str, places: list[str], sites: tuple[str, ...]) -> dict[str, str]:
+    """Give hospitals the template's places in order; those beyond them train beside the last that trains.
 
-    The last place judges without training, where there are several.
+    In a template where nobody trains they stand beside the last place.
     """
     if len(sites) <= len(places):
         return dict(zip(places, sites, strict=False))
-    if len(places) == 1:
-        return {places[0]: ", ".join(sites)}
-    first = len(places) - 2
-    return dict(zip(places, (*sites[:first], ", ".join(sites[first:-1]), sites[-1]), strict=True))
+    trains = re.search(r"^sites:.*?train: \[(.*?)\]", text, re.M)
+    crowded = places.index(trains[1].split(", ")[-1]) if trains else len(places) - 1
+    after = len(places) - 1 - crowded
+    several = ", ".join(sites[crowded : len(sites) - after])
+    return dict(zip(places, (*sites[:crowded], several, *sites[len(sites) - after :]), strict=True))
 
 
 def summary(study: Study) -> list[str]:

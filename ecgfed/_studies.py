@@ -81,6 +81,27 @@ def make_hospitals(scenario: Name, out: Name, *, patients: int | None = None, se
     return Hospitals(folder, sites, study if text is not None else None, dict(made.patients), dict(made.ecgs))
 
 
+def new_study(template: str, path: Name, *, sites: Iterable[str] = (), rounds: int | None = None) -> Study:
+    """Write a study from a template, as ``ecgfed study init`` does, and the schema by which editors complete it.
+
+    Parameters
+    ----------
+    template : one that ``ecgfed study init`` lists: risk, survival, private, zero_shot and others.
+    path : the file to write; its name without ending becomes the study's.
+    sites : names of the hospitals, the one that only judges last.
+    rounds : of every train step, instead of the template's.
+
+    Raises
+    ------
+    EcgFedError : there is no such template, there is a file already, or a name is none.
+    """
+    from ecgfed._authoring import begin
+
+    file = Path(path)
+    begin(template, file, file.stem, tuple(sites), rounds)
+    return load_study(file)
+
+
 def simulate(study: Name | None, sites: Iterable[Name], out: Name, *, resume: bool = False) -> Run:
     """Run a study over site files on this machine, write its report, and return the run.
 

@@ -23,15 +23,25 @@ def init(
     site: Annotated[
         list[str] | None, typer.Option("--site", help="a hospital's name; repeat it, the one that only judges last")
     ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="of training, instead of the template's")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="write over a study that is there")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the templates, or what was written, as JSON")] = False,
 ) -> None:
     """Write a commented study from a template, and the schema that lets an editor complete it."""
     from ecgfed._authoring import SCHEMA_FILE, begin, templates
 
     if template is None:
+        if as_json:
+            typer.echo(json.dumps(templates(), indent=2))
+            return
         for known, words in templates().items():
             typer.echo(f"{known:<16} {words}")
+        typer.echo("then: ecgfed study init TEMPLATE --out study.yaml --site NAME --site NAME")
         return
-    made_up = begin(template, out, name or out.stem, tuple(site or ()))
+    made_up = begin(template, out, name or out.stem, tuple(site or ()), rounds, replace=replace)
+    if as_json:
+        typer.echo(json.dumps({"file": str(out), "schema": str(out.parent / SCHEMA_FILE), "made_up": made_up}))
+        return
     typer.echo(f"wrote {out} and {out.parent / SCHEMA_FILE}")
     if made_up:
         typer.echo(f"its sites are called {', '.join(made_up)}: write your hospitals' names there")
@@ -69,9 +79,14 @@ def check(
 def graph(
     study_file: StudyFile,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="a flowchart for Markdown pages")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="steps and what each uses, as JSON")] = False,
 ) -> None:
     """Show the steps of a study and what each one uses."""
     from ecgfed._authoring import graph as drawn
     from ecgshared.study.study import load_study
 
-    typer.echo(drawn(load_study(study_file), mermaid=mermaid))
+    study = load_study(study_file)
+    if as_json:
+        typer.echo(json.dumps([{"id": s.id, "stage": s.stage, "uses": s.uses} for s in study.steps], indent=2))
+        return
+    typer.echo(drawn(study, mermaid=mermaid))

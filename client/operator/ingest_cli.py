@@ -85,21 +85,9 @@ def _of_everything(site: str) -> Study:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int, str], None]]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from ecgshared.service.progress import Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("looking over the table", total=None)
-
-        def progress(done: int, total: int, text: str) -> None:
-            bar.update(task, completed=done, total=total or None, description=text)
-
-        yield progress
+    with Bars() as bars:
+        moved = bars.add("ingest")
+        moved(0, 0, "looking over the table")
+        yield moved

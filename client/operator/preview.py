@@ -23,7 +23,8 @@ from client.site.settings import SiteSettings
 from ecgshared.errors import Refused
 from ecgshared.stages.describe import SiteCounts, training_totals
 from ecgshared.stages.train import Config as TrainConfig
-from ecgshared.stages.train import describe_step, initial_weights
+from ecgshared.stages.train import describe_step
+from ecgshared.stages.train_net import initial_weights
 from ecgshared.study.registry import room, shared_room
 from ecgshared.study.study import Study
 from ecgshared.wire.bytes import decode_payload, stamp_of

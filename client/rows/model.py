@@ -16,7 +16,8 @@ from ecgshared.errors import ModelError, RefusalCode, Refused
 from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import place
 from ecgshared.service.files import private_folder, write_atomically
-from ecgshared.stages.train import Config, built, starting_point
+from ecgshared.stages.train import Config
+from ecgshared.stages.train_net import built, starting_point
 from ecgshared.wire.protocol import Request
 
 _KEPT_ROUNDS = 3

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ecgshared.ecg.beats import MedianBeat, median_beat
+from ecgshared.ecg.dipole import INDEPENDENT
 from ecgshared.ecg.leads import LEADS
-from ecgshared.ecg.moments import INDEPENDENT
 from ecgshared.ecg.pacing import without_spikes
 from ecgshared.ecg.preprocess import resample
 from ecgshared.ecg.record import EcgRecord

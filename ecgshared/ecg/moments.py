@@ -6,12 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgshared.ecg.beats import MedianBeat
+from ecgshared.ecg.dipole import INDEPENDENT
 from ecgshared.ecg.rows import means, median_of
 
 F64 = NDArray[np.float64]
-
-INDEPENDENT: tuple[int, ...] = (0, 1, 6, 7, 8, 9, 10, 11)
-"""I, II, V1..V6 in :data:`ecgshared.ecg.leads.LEADS`."""
 
 _UPPER = np.triu_indices(8)
 

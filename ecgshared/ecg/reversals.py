@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from ecgshared.ecg.beats import MedianBeat
 from ecgshared.ecg.chest_leads import chest_finding
+from ecgshared.ecg.dipole import INDEPENDENT
 from ecgshared.ecg.leads import LEADS
-from ecgshared.ecg.moments import INDEPENDENT, moments, moved
+from ecgshared.ecg.moments import moments, moved
 from ecgshared.ecg.polarity import polarity_finding
 from ecgshared.ecg.record import Finding
 

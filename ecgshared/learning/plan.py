@@ -100,19 +100,46 @@ class EarlyStopping(Config):
     min_gain: float = Field(default=0.0, ge=0, description="how much lower a loss must be to count as better")
 
 
+MAINS_HZ = (50.0, 60.0)
+
+
 class AugmentConfig(Config):
     """Random changes of a training ECG. All off by default; each is drawn anew for every ECG and step."""
 
-    shift_seconds: float = Field(default=0.0, ge=0, le=5, description="largest shift in time, gap filled with 0")
+    shift_seconds: float = Field(
+        default=0.0, ge=0, le=5, description="largest shift in time, gap filled with 0: a random crop"
+    )
     scale: float = Field(default=0.0, ge=0, lt=1, description="amplitude times 1 +/- this, alike on all leads")
     wander_mv: float = Field(default=0.0, ge=0, le=1, description="largest amplitude of a 0.05-0.5 Hz baseline sine")
+    mains_mv: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="largest amplitude of mains hum, of 50 or 60 Hz; needs more than 100 samples a second",
+        exclude_if=lambda value: value == 0,
+    )
+    muscle_mv: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="largest SD, at its middle, of a burst of muscle noise of 0.2 to 1.5 s",
+        exclude_if=lambda value: value == 0,
+    )
+    electrode_cm: float = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        description="SD of how far each chest electrode lies from its place, up and around the chest, by the forward "
+        "model's lead field",
+        exclude_if=lambda value: value == 0,
+    )
     noise_mv: float = Field(default=0.0, ge=0, le=0.5, description="SD of white noise")
     lead_dropout: float = Field(default=0.0, ge=0, lt=1, description="probability that a lead is set to 0")
 
     @property
     def any(self) -> bool:
         """Whether anything is changed at all."""
-        return any(value > 0 for value in self.model_dump().values())
+        return any(value > 0 for _, value in self)
 
 
 def learning_rate(optimiser: OptimiserConfig, round_number: int, rounds: int) -> float:

@@ -19,12 +19,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ecgshared.ecg.dipole import INDEPENDENT, LIMB
 from ecgshared.errors import ModelError
 from ecgshared.learning.cox_loss import cox_items, published_cox_items
 from ecgshared.learning.draws import Dropout, GaussianDraw
 from ecgshared.models.config import BEAT_WINDOW_S, HeadSpec
 from ecgshared.models.cvae import CvaeConfig
-from ecgshared.models.leads import INDEPENDENT, LIMB, time_basis
+from ecgshared.models.leads import time_basis
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -12.0, 4.0
 EMBEDDING = 64

@@ -3,34 +3,34 @@
 ``validation`` of round r speaks of the global weights after r rounds (0: the initial ones). ``judged`` names what its
 losses are of: the heads, or the model's own figures, which have no AUC. ``model``, ``input``, ``seed`` and
 ``covariates`` (the rows of the array ``standardise``) let the weights be used without the study.
+
+Here is what a study says of a training; :mod:`~ecgshared.stages.train_answers` has what hospitals answer,
+:mod:`~ecgshared.stages.train_net` the net that it begins with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from ecgshared.arrays import Floats
 from ecgshared.config import Config as BaseConfig
-from ecgshared.errors import PrivacyError
-from ecgshared.learning.plan import AugmentConfig, EarlyStopping, LocalWork, OptimiserConfig
-from ecgshared.models import DEFAULT, BaseModelConfig, HeadSpec, ModelConfig, config_class
+from ecgshared.learning.plan import MAINS_HZ, AugmentConfig, EarlyStopping, LocalWork, OptimiserConfig
+from ecgshared.models import DEFAULT, BaseModelConfig, ModelConfig, config_class
 from ecgshared.privacy.config import PrivacyConfig
-from ecgshared.privacy.summed import Summand
 from ecgshared.stages.results.train import Result as Result
-from ecgshared.study.endpoints import BinaryEndpoint, ContinuousEndpoint, Event, TimeToEventEndpoint
+from ecgshared.stages.train_answers import SUMMED as SUMMED
+from ecgshared.stages.train_answers import Update as Update
+from ecgshared.stages.train_answers import Validation as Validation
+from ecgshared.stages.train_answers import as_sums as as_sums
+from ecgshared.stages.train_answers import of_sums as of_sums
+from ecgshared.study.endpoints import BinaryEndpoint, ContinuousEndpoint, Event
 from ecgshared.study.score import trained_heads
-from ecgshared.wire.protocol import Public, Request, Split, Statistic, StepConfig, Weights, payload
+from ecgshared.wire.protocol import Split, StepConfig
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from ecgshared.learning.layout import Layout
     from ecgshared.study.study import Study
 
 
@@ -205,195 +205,9 @@ def _check_objective(model: BaseModelConfig, step: Config) -> None:
         raise ValueError("privacy cannot train model.survival: a risk set mixes patients")
 
 
-@payload("train", "fit")
-@dataclass(frozen=True)
-class Update:
-    """One site's work of one round.
-
-    ``update``: shape = (n_parameters,), its weights after local training. Validation speaks of the weights
-    RECEIVED: ``validation_loss`` (each head's mean cross-entropy or, where it is continuous, absolute error as a share
-    of half its range; or the mean of each of the model's own figures) and ``validation_auc``, shape = (H,), NaN of a
-    continuous head. Under privacy no exact figure of a round leaves: losses and AUCs are NaN.
-    """
-
-    update: Annotated[NDArray[Any], Weights()]
-    layout: Annotated[str, Public()]
-    steps: Annotated[int, Public()]
-    seconds: Annotated[float, Public()]
-    training_loss: Annotated[float, Statistic()]
-    validation_loss: Annotated[NDArray[np.float64], Statistic()]
-    validation_auc: Annotated[NDArray[np.float64], Statistic()]
-    noise_multiplier: Annotated[float, Public()]
-    epsilon_spent: Annotated[float, Public()]
-    delta: Annotated[float, Public()]
-
-
-@payload("train", "validate")
-@dataclass(frozen=True)
-class Validation:
-    """Validation figures of the weights received, shape = (H,) each: loss and AUC."""
-
-    validation_loss: Annotated[NDArray[np.float64], Statistic()]
-    validation_auc: Annotated[NDArray[np.float64], Statistic()]
-
-
-SUMMED = {"fit": "own", "validate": "own"}
-"""What can be added under masks; each hospital's own group must meet its limits: it trained on it."""
-
-
-def as_sums(answer: Update | Validation, request: Request, study: Study, site: str) -> Summand:
-    """Return an answer as numbers that add up: the way the weights went and the figures, times the site's a_k.
-
-    A figure that the site withholds adds nothing to its sum and nothing to the sum of the weights it is divided by.
-    """
-    described = describe_step(study.step(request.step), study)
-    share = float(request.arrays[f"{described}.site_weights"][study.sites.train.index(site)])
-    arrays = {"share": np.array([share])}
-    for name in ("training_loss", "validation_loss", "validation_auc"):
-        if hasattr(answer, name):
-            figure = np.atleast_1d(np.asarray(getattr(answer, name), dtype=np.float64))
-            known = np.isfinite(figure)
-            arrays[name] = share * np.array([np.where(known, figure, 0.0), known])
-    told: dict[str, str] = {}
-    if isinstance(answer, Update):
-        moved = answer.update.astype(np.float64) - request.arrays["weights"]
-        arrays["update"] = share * moved
-        told = {name: str(getattr(answer, name)) for name in _TOLD}
-    return Summand(arrays, frozenset({"update"}), told)
-
-
-_TOLD = ("layout", "steps", "seconds", "noise_multiplier", "epsilon_spent", "delta")
-
-
-def of_sums(
-    cls: type[Any], sums: Mapping[str, Floats], told: Sequence[Mapping[str, str]], request: Request
-) -> Update | Validation:
-    """Return added answers as one: the mean of the weights and of the figures, by the sites' a_k."""
-    share = float(sums["share"][0])
-    if not share > 0:
-        raise PrivacyError("the sites of the sum have no weight")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        figures = {
-            name: np.where(pair[1] > 0, pair[0] / pair[1], np.nan)
-            for name, pair in sums.items()
-            if name.endswith(("_loss", "_auc"))
-        }
-    if cls is Validation:
-        return Validation(figures["validation_loss"], figures["validation_auc"])
-    received = request.arrays["weights"]
-    if sums["update"].shape != received.shape:
-        raise PrivacyError("the sum is of other weights", value=sums["update"].shape, allowed=str(received.shape))
-    layouts = {texts.get("layout", "") for texts in told}
-    return Update(
-        update=(received + sums["update"] / share).astype(received.dtype),
-        layout=layouts.pop() if len(layouts) == 1 else "",
-        steps=max(int(texts["steps"]) for texts in told),
-        seconds=max(float(texts["seconds"]) for texts in told),
-        training_loss=float(figures["training_loss"][0]),
-        validation_loss=figures["validation_loss"],
-        validation_auc=figures["validation_auc"],
-        noise_multiplier=min(float(texts["noise_multiplier"]) for texts in told),
-        epsilon_spent=max(float(texts["epsilon_spent"]) for texts in told),
-        delta=max(float(texts["delta"]) for texts in told),
-    )
-
-
-def head_specs(config: Config, study: Study) -> tuple[HeadSpec, ...]:
-    """Return the model's outputs; heads of one endpoint group share a cumulative hazard."""
-    specs = []
-    for name in config.heads:
-        endpoint = study.endpoints[name]
-        if isinstance(endpoint, TimeToEventEndpoint) and endpoint.group is not None:
-            specs.append(HeadSpec(name, endpoint.group, endpoint.horizon_years))
-        else:
-            specs.append(HeadSpec(name, continuous=isinstance(endpoint, ContinuousEndpoint)))
-    return tuple(specs)
-
-
 def head_weight_vector(config: Config) -> NDArray[np.float64]:
     """Return w, shape = (H,), in the order of ``config.heads``."""
     return np.array([config.head_weights.get(head, 1.0) for head in config.heads])
-
-
-@dataclass(frozen=True)
-class StartingPoint:
-    """A net as training begins with it, the same at the coordinator and at every site.
-
-    Attributes
-    ----------
-    layout : of the vector that travels: all of the net, what is trained of it, or its adapters.
-    of_all : of the whole net, as it is used afterwards.
-    parameters, trained : how many the net has, and how many numbers are trained.
-    """
-
-    model: nn.Module
-    layout: Layout
-    of_all: Layout
-    parameters: int
-    trained: int
-
-    def whole(self, vector: NDArray[Any]) -> NDArray[Any]:
-        """Return the vector of the whole net for one that travelled; adapters become part of it."""
-        from ecgshared.learning.adapters import merged
-
-        self.layout.load(self.model, vector)
-        return self.of_all.flatten(merged(self.model))
-
-
-def starting_point(step: Config, study: Study, arrays: Mapping[str, NDArray[Any]]) -> StartingPoint:
-    """Build the step's net as training begins with it.
-
-    Parameters
-    ----------
-    arrays : those of the steps it uses, as ``"<step>.weights"``; read where the step starts from another.
-
-    Raises
-    ------
-    ModelError : the net to start from has another trunk.
-    """
-    from ecgshared.learning.adapters import add_adapters
-    from ecgshared.learning.layout import Layout
-    from ecgshared.learning.transfer import count_trained, freeze, parts_of, take_over
-
-    model = built(step, study)
-    parameters = count_trained(model)
-    whole = Layout.of(model, step.layout_mode)
-    start = step.start_from
-    if start is None:
-        return StartingPoint(model, whole, whole, parameters, parameters)
-    source: Any = study.step(start.step)
-    take_over(
-        model,
-        Layout.of(built(source, study)),
-        arrays[f"{start.step}.weights"],
-        head=() if start.trainable in ("last", "lora") else step.model.head_parts,
-        outputs=step.model.last_parts,
-        same_outputs=head_specs(source, study) == head_specs(step, study),
-    )
-    if start.trainable == "all":
-        return StartingPoint(model, whole, whole, parameters, parameters)
-    trained = parts_of(model, step.model.head_parts if start.trainable == "head" else step.model.last_parts)
-    if start.trainable == "lora":
-        trained += add_adapters(model, start.rank, study.seed, without=step.model.last_parts)
-    freeze(model, trained)
-    return StartingPoint(model, Layout.of(model, only=trained), whole, parameters, count_trained(model))
-
-
-def initial_weights(step: Config, study: Study) -> tuple[str, NDArray[Any], int]:
-    """Return layout hash, initial vector and number of trainable parameters of a step that starts from the seed."""
-    start = starting_point(step, study, {})
-    return start.layout.hash, start.layout.flatten(start.model), start.trained
-
-
-def built(step: Config, study: Study) -> nn.Module:
-    """Build the step's net with the weights of the study's seed."""
-    import torch
-
-    from ecgshared.models import build
-
-    dtype = torch.float64 if step.precision == "fp64" else torch.float32
-    samples = step.model.samples(study.input.fs_hz, study.input.seconds)
-    return build(step.model, head_specs(step, study), samples, study.seed, dtype)
 
 
 def describe_step(step: StepConfig, study: Study) -> str:
@@ -458,6 +272,11 @@ def check(step: StepConfig, study: Study) -> None:
     if lacking:
         raise ValueError(f"step {step.id!r}: the model needs {', '.join(lacking)}; add to the study's covariates")
     _check_judge(step, study)
+    if step.augment.mains_mv and study.input.fs_hz <= 2 * min(MAINS_HZ):
+        raise ValueError(
+            f"step {step.id!r}: augment.mains_mv needs more than {2 * min(MAINS_HZ):g} samples a second; "
+            f"input.fs_hz is {study.input.fs_hz:g}"
+        )
     targets = [study.endpoints[head] for head in step.heads]
     columns = {e.column for e in targets if isinstance(e, BinaryEndpoint | ContinuousEndpoint)}
     for told in sorted(columns & set(step.model.side_inputs)):

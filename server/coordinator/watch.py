@@ -17,6 +17,8 @@ from server.coordinator.submission import GOING
 
 _TURN_SECONDS = 0.5
 _REPORT_SECONDS = 60.0
+_SILENCE_SECONDS = 10.0
+"""Where no terminal shows it, who is waited for is said this often."""
 
 
 def watch_run(folder: Path, console: Console | None = None) -> str:
@@ -43,13 +45,18 @@ def watch_run(folder: Path, console: Console | None = None) -> str:
 
 
 def _lines(folder: Path, history: Tail, events: Tail, console: Console) -> str:
-    said = ""
+    said, spoke = "", time.monotonic()
     while True:
         info = _read(folder / "run.json")
         for event in events.fresh():
             console.print(f"{event['at']} {event['what']} {event['why']}".rstrip(), highlight=False)
         for line in history.fresh():
             console.print(one_line(line), highlight=False, soft_wrap=True)
+            spoke = time.monotonic()
+        if time.monotonic() - spoke >= _SILENCE_SECONDS:
+            spoke = time.monotonic()
+            if words := _asking(_read(folder / "live.json")):
+                console.print(words, highlight=False, soft_wrap=True)
         state = str(info.get("waiting_for") or "")
         if state and state != said:
             console.print(f"waiting: {state}", highlight=False, soft_wrap=True)
@@ -59,6 +66,14 @@ def _lines(folder: Path, history: Tail, events: Tail, console: Console) -> str:
         time.sleep(_TURN_SECONDS)
     _last_words(info, folder, console)
     return str(info["status"])
+
+
+def _asking(live: dict[str, Any]) -> str:
+    """Return what is asked at the moment and who is still at it; a site's first question has it read its recordings."""
+    if not live.get("step"):
+        return ""
+    late = ", ".join(live.get("late", [])) or "nobody"
+    return f"asking: {live['step']} {live['phase']} {live['round']}, since {live['since']}; still at it: {late}"
 
 
 def one_line(line: dict[str, Any]) -> str:

@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import chi2
 
 from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError
+from ecgshared.stages.results.survival import Coefficient
 from ecgshared.stages.survival import SPREAD_EDGES, Cohort, Config, IntervalSums
 from ecgshared.stats.cox import CoxSums, PooledHazard, RiskSums, exact_sums, pooled_hazard
 from ecgshared.stats.cox_fit import CoxFit, Moments, Penalty, newton_fit
 from ecgshared.stats.cox_proportional import ProportionalHazards, TrendSums, proportional_hazards, trend_outer
 from ecgshared.stats.cox_residuals import ResidualTerms, residual_terms, robust_fit
-from server.pooling.combine import absences, quorum, released
+from ecgshared.stats.influence import estimate
+from server.pooling.combine import absences, number, quorum, released
 from server.pooling.members import Members
 from server.rounds.step_context import StepContext
 
@@ -268,3 +271,19 @@ def _terms_arrays(terms: ResidualTerms) -> dict[str, Any]:
         "drift": terms.drift,
         "dying_drift": terms.dying_drift,
     }
+
+
+def coefficient(fit: CoxFit, j: int, per_sd: float) -> Coefficient:
+    """Return a coefficient of a fit with its interval and the P of Wald's test; NaN where the fit has no error."""
+    b, se = float(fit.beta[j]), float(np.sqrt(fit.covariance[j, j]))
+    found = estimate(b, se**2 if np.isfinite(se) else np.nan, "identity")
+    p = float(chi2.sf((b / se) ** 2, 1)) if se > 0 else np.nan
+    return Coefficient(
+        coef=number(b),
+        se=number(se),
+        low=number(found.low),
+        high=number(found.high),
+        hazard_ratio=number(np.exp(b)),
+        p=number(p),
+        per_sd=number(per_sd),
+    )

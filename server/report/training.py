@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from ecgshared.learning.plan import LocalWork, OptimiserConfig
 from ecgshared.stages.results.base import Number
 from ecgshared.stages.results.train import PrivacyResult, Result
+from server.report.augmentation import augmentation_panels
 from server.report.labels import Labels, counted
 from server.report.sections import Block, Cell, Figure, Key, Section, Series, Table, Text
 
 
 def training_sections(step: str, r: Result, labels: Labels) -> list[Section]:
     """Return one section."""
-    blocks: list[Block] = [*_curves(r, labels), _settings(r, labels), *_left_out(r, labels)]
+    blocks: list[Block] = [*_curves(r, labels), _settings(r, labels), *augmentation_panels(r), *_left_out(r, labels)]
     if r.privacy is not None:
         blocks += _privacy(step, r.privacy, labels)
     return [Section(f"{labels.step(step)}: training", blocks)]

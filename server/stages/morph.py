@@ -239,7 +239,7 @@ def _mean_beat(step: Config, context: StepContext, found: list[Site], target: fl
 
     from ecgshared.learning.layout import Layout
     from ecgshared.learning.morph import morph
-    from ecgshared.stages.train import built
+    from ecgshared.stages.train_net import built
 
     study = context.study
     vae_step, net_step, head = nets(step, study)

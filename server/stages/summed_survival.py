@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import chi2
 
 from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError, TooFewError
 from ecgshared.stages.results.base import Absences, MeanSd
 from ecgshared.stages.results.summed_survival import SummedModel, SurvivalAt
-from ecgshared.stages.results.survival import ChiSquared, Coefficient
+from ecgshared.stages.results.survival import ChiSquared
 from ecgshared.stages.summed_survival import Config, Result, Who, grids
 from ecgshared.stages.survival import Cohort, columns_of, model_columns
-from ecgshared.stats.cox_fit import CoxFit
-from ecgshared.stats.influence import estimate
 from ecgshared.stats.kaplan_meier import log_log_interval
 from ecgshared.stats.small_samples import few_events
 from ecgshared.study.secure import TOGETHER
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, number
-from server.pooling.cox import Question, errors_and_hazards, fit_over_sites
+from server.pooling.cox import Question, coefficient, errors_and_hazards, fit_over_sites
 from server.report.labels import NO_LABELS, Labels, counted
 from server.report.sections import Block, Cell, Section, Table, Text
 from server.rounds.secure_sums import TooFewTogether
@@ -119,7 +116,7 @@ def _model(question: Question) -> SummedModel:
     return SummedModel(
         inputs=question.names,
         coefficients={
-            name: _coefficient(raw, j, float(raw.beta[j] * moments.sd[j])) for j, name in enumerate(question.names)
+            name: coefficient(raw, j, float(raw.beta[j] * moments.sd[j])) for j, name in enumerate(question.names)
         },
         log_likelihood=number(fit.log_likelihood),
         log_likelihood_null=number(fit.log_likelihood_null),
@@ -134,21 +131,6 @@ def _model(question: Question) -> SummedModel:
             )
         },
         notes=tuple(notes),
-    )
-
-
-def _coefficient(fit: CoxFit, j: int, per_sd: float) -> Coefficient:
-    b, se = float(fit.beta[j]), float(np.sqrt(fit.covariance[j, j]))
-    found = estimate(b, se**2 if np.isfinite(se) else np.nan, "identity")
-    p = float(chi2.sf((b / se) ** 2, 1)) if se > 0 else np.nan
-    return Coefficient(
-        coef=number(b),
-        se=number(se),
-        low=number(found.low),
-        high=number(found.high),
-        hazard_ratio=number(np.exp(b)),
-        p=number(p),
-        per_sd=number(per_sd),
     )
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from ecgshared.arrays import Floats
 from ecgshared.errors import StatisticsError, TooFewError
@@ -26,11 +25,10 @@ from ecgshared.stats.cox_disclosure import common_grid
 from ecgshared.stats.cox_fit import CoxFit, Moments
 from ecgshared.stats.cox_proportional import ProportionalHazards
 from ecgshared.stats.cox_tests import overall_tests
-from ecgshared.stats.influence import estimate
 from ecgshared.stats.meta_analysis import meta_analysis
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, est, number, numbers, quorum, released
-from server.pooling.cox import Question, errors_and_hazards, fit_over_sites
+from server.pooling.cox import Question, coefficient, errors_and_hazards, fit_over_sites
 from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
 from server.report.survival import fit_sections
@@ -149,7 +147,7 @@ def _model(question: Question, active: tuple[str, ...]) -> tuple[CoxModel, dict[
     if not len(years):
         notes.append("No site may tell its observed risk at any time up to the horizon: no absolute risks.")
     ecgs, patients, events = (number(sum(question.cohorts[s].counts[i] for s in members)) for i in range(3))
-    coefficients = {name: _coefficient(raw, j, float(beta[j])) for j, name in enumerate(names)}
+    coefficients = {name: coefficient(raw, j, float(beta[j])) for j, name in enumerate(names)}
     if step.mode == "local":
         coefficients = {name: _of_sites(c, forest[name]) for name, c in coefficients.items()}
     result = CoxModel(
@@ -188,21 +186,6 @@ def _tests(fit: CoxFit) -> dict[str, ChiSquared]:
         for name, test in overall_tests(fit).items()
         if np.isfinite(test.statistic)
     }
-
-
-def _coefficient(fit: CoxFit, j: int, per_sd: float) -> Coefficient:
-    b, se = float(fit.beta[j]), float(np.sqrt(fit.covariance[j, j]))
-    found = estimate(b, se**2, "identity") if np.isfinite(se) else estimate(b, np.nan, "identity")
-    p = float(chi2.sf((b / se) ** 2, 1)) if se > 0 else np.nan
-    return Coefficient(
-        coef=number(b),
-        se=number(se),
-        low=number(found.low),
-        high=number(found.high),
-        hazard_ratio=number(np.exp(b)),
-        p=number(p),
-        per_sd=number(per_sd),
-    )
 
 
 def _of_sites(coefficient: Coefficient, forest: ForestResult) -> Coefficient:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ecgshared.errors import ModelError, RefusalCode, RunError, TooFewError
 from ecgshared.learning.plan import EarlyStopping, learning_rate
 from ecgshared.stages.results.train import PrivacyAccount, PrivacyResult, TrainingRound, ValidationRound
-from ecgshared.stages.train import Config, Result, StartingPoint, describe_step, starting_point
+from ecgshared.stages.train import Config, Result, describe_step
+from ecgshared.stages.train_net import StartingPoint, starting_point
 from ecgshared.study.secure import TOGETHER
 from ecgshared.study.study import Study
 from ecgshared.wire.checkpoint import load_checkpoint, save_checkpoint
@@ -115,6 +116,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         covariates=("age", "male", *study.covariates),
         local=step.local,
         optimiser=step.optimiser,
+        augment=step.augment,
         learning_rate=tuple(learning_rate(step.optimiser, r, step.rounds) for r in range(1, state.round + 1)),
         validation=tuple(state.validation),
         training_loss=tuple(state.training),

@@ -10,7 +10,7 @@ import torch
 from ecgshared.arrays import Floats
 from ecgshared.learning.layout import Layout
 from ecgshared.models import build
-from ecgshared.stages.train import head_specs
+from ecgshared.stages.train_net import head_specs
 from ecgshared.study.study import Study
 from simulations.attacks.door import Attack, Door, asked, made_cohort, totals
 from simulations.attacks.figures import DESCRIBE, NET

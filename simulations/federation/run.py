@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
 from client.answer import Sites
 from client.approval.required import readable_studies
 from client.dataset.data import SiteData
 from client.site.settings import load_site
 from ecgshared.errors import ConfigError, RunError
+from ecgshared.service.progress import Bars
 from ecgshared.study.study import Study, load_study
 from server.rounds.run_folder import RunFolder
 from server.rounds.study_run import Progress as Report
@@ -97,42 +95,24 @@ def check_sites(study: Study, site_files: list[Path]) -> None:
 
 def read_recordings(study: Study, site_files: list[Path], sites: Sites) -> None:
     """Fill the sites' caches before the first round, where progress and faults can be shown in full."""
-    with _bars() as bars:
+    with Bars() as bars:
         for path in site_files:
             settings = load_site(path)
             if settings.site not in study.sites.all:
                 continue
-            task = bars.add_task("", total=None, name=f"read {settings.site}")
-
-            def moved(done: int, total: int, text: str, task: TaskID = task) -> None:
-                bars.update(task, completed=done, total=total or None, description=text)
-
+            moved = bars.add(f"read {settings.site}")
             data = sites[path].cohort(study, progress=moved)
-            bars.update(task, completed=len(data), total=len(data), description="in its cohort")
-
-
-def _bars() -> Progress:
-    return Progress(
-        TextColumn("{task.fields[name]:<12}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-        console=Console(stderr=True),
-    )
+            moved(len(data), len(data), "in its cohort")
 
 
 @contextmanager
 def progress_bars(study: Study) -> Iterator[Report]:
     """Show one bar a step; yield the function that moves them."""
-    with _bars() as bars:
-        tasks: dict[str, TaskID] = {
-            step.id: bars.add_task("", total=1, name=step.id, start=False) for step in study.steps
-        }
+    with Bars() as bars:
+        tasks = {step.id: bars.add(step.id, started=False) for step in study.steps}
 
         def report(step: str, done: int, total: int, text: str) -> None:
-            bars.start_task(tasks[step])
-            bars.update(tasks[step], completed=done, total=total, description=text)
+            tasks[step](done, total, text)
 
         yield report
 

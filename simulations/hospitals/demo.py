@@ -6,9 +6,7 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
+from ecgshared.service.progress import Bars, Moved
 from simulations.hospitals.make import make_hospitals
 from simulations.patients.scenario import load_scenario
 
@@ -24,19 +22,13 @@ def prepare(out: Path, seed: int | None) -> tuple[Path, list[Path]]:
         # Made beside and renamed: an interrupted making leaves no half a hospital behind.
         draft = out / "hospitals.part"
         shutil.rmtree(draft, ignore_errors=True)
-        with Progress(
-            TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-        ) as bars:
-            tasks: dict[str, TaskID] = {}
+        with Bars() as bars:
+            tasks: dict[str, Moved] = {}
 
             def advance(name: str, done: int, total: int) -> None:
                 if name not in tasks:
-                    tasks[name] = bars.add_task(f"make {name}", total=total)
-                bars.update(tasks[name], completed=done)
+                    tasks[name] = bars.add(f"make {name}")
+                tasks[name](done, total)
 
             make_hospitals(scenario, draft, seed, None, advance)
         text = files("simulations").joinpath("scenarios", STUDY).read_text(encoding="utf-8")

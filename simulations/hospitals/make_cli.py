@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 NAMES = (
-    "demo, many_sites, normals, null, three_countries, uk_biobank_like; demo_activation, normals_activation, "
-    "three_countries_activation"
+    "demo, many_sites, normals, null, three_countries, uk_biobank_like; with hearts of tissue demo_activation, morph, "
+    "morph_null, normals_activation, pretraining_activation, three_countries_activation, uk_biobank_like_activation"
 )
 
 
@@ -26,9 +26,9 @@ def make(
 ) -> None:
     """Make the hospitals of a scenario: recordings, cohort tables, site files and its study; the truth lies apart."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ecgshared.errors import ConfigError
+    from ecgshared.service.progress import Bars, Moved
     from simulations.hospitals.make import make_hospitals, true_hazard_auc, truth_table
     from simulations.patients.scenario import load_scenario, study_of
 
@@ -42,19 +42,13 @@ def make(
     elif ecgs is not None:
         # Deaths and the end of the ECG period cut some follow-up ECGs short: about a fifth of the further ones.
         scale = ecgs / sum(p.patients * (1 + 0.8 * (p.ecgs_per_patient - 1)) for p in populations)
-    columns = (
-        TextColumn("{task.description:>12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
-        tasks: dict[str, object] = {}
+    with Bars() as bars:
+        tasks: dict[str, Moved] = {}
 
         def advance(name: str, done: int, total: int) -> None:
             if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done)  # type: ignore[arg-type]
+                tasks[name] = bars.add(f"make {name}")
+            tasks[name](done, total)
 
         made = make_hospitals(chosen, out, seed, scale, advance, processes)
     truth = truth_table(out)

@@ -30,7 +30,8 @@ from client.app import make_app
 from client.cache.entries import UNITS_PER_MV
 from client.dataset.data import CachedSignals, SiteData
 from ecgshared.models import build
-from ecgshared.stages.train import Config, head_specs
+from ecgshared.stages.train import Config
+from ecgshared.stages.train_net import head_specs
 from ecgshared.stats.roc import auc
 from ecgshared.study.study import Study, load_study
 from ecgshared.wire.protocol import SPLITS

@@ -31,7 +31,7 @@ from client.dataset.opening import open_site
 from client.site.settings import load_site
 from ecgshared.models import build
 from ecgshared.privacy.accounting import noise_multiplier
-from ecgshared.stages.train import head_specs
+from ecgshared.stages.train_net import head_specs
 from ecgshared.study.study import load_study
 from server.report.results import read_json, write_results
 from simulations.federation.run import simulate

@@ -1,4 +1,4 @@
-"""Every line of the README's table of results, measured again by the line's own command and held against it.
+"""Every line of the table of results (docs/results.md), measured again by the line's own command and held against it.
 
 ``pytest -m benchmark -s tests/benchmarks/test_readme_figures.py -k sex`` takes one line; all of them take hours. A
 figure must come out again to the digits printed; speed and memory are shown beside, and not judged: another machine has
@@ -24,7 +24,8 @@ import pytest
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(0)]
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 _NUMBER = r"[-−+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
 _INTERVAL = re.compile(rf"({_NUMBER})%? \(({_NUMBER})%? to ({_NUMBER})%?")
 _OF_A_MACHINE = re.compile(
@@ -48,7 +49,7 @@ class Line:
 
 def lines() -> list[Line]:
     """Return the rows; "the same" is the command of the row above."""
-    table = README[README.index("| what | figure | command |") :]
+    table = RESULTS[RESULTS.index("| what | figure | command |") :]
     found: list[Line] = []
     for row in re.findall(r"^\| (.*) \|$", table, re.M)[2:]:
         what, figures, command = (cell.strip() for cell in row.split(" | "))
@@ -62,8 +63,8 @@ LINES = lines()
 
 
 def typed(word: str) -> str:
-    """Return the line that the README types to run this study, in the folder it goes to first."""
-    (line,) = re.findall(rf"^    (ecgfed simulate run {word}\.yaml .*)$", README, re.M)
+    """Return the line that docs/commands.md types to run this study, in the folder it goes to first."""
+    (line,) = re.findall(rf"^    (ecgfed simulate run {word}\.yaml .*)$", COMMANDS, re.M)
     return line
 
 
@@ -79,7 +80,7 @@ def example(folder: Path) -> Path:
 
 def commands(line: Line, folder: Path) -> Iterator[tuple[list[str], Path]]:
     """Yield what to run and where."""
-    study = re.search(r"the `(\w+)` study above", line.command)
+    study = re.search(r"the `(\w+)` study in `docs/commands.md`", line.command)
     if study is not None:
         said = typed(study[1]).replace("ecgfed", f"{sys.executable} -m ecgshared", 1)
         said = re.sub(r"--out \S+", f"--out {folder / 'run'}", said)
@@ -92,7 +93,7 @@ def commands(line: Line, folder: Path) -> Iterator[tuple[list[str], Path]]:
 
 
 def number(text: str) -> float:
-    """Read a number as the README writes it."""
+    """Read a number as the table writes it."""
     return float(text.replace(",", "").replace("−", "-"))
 
 
@@ -152,7 +153,7 @@ def test_a_line_of_the_readme_is_measured_again(line: Line, tmp_path: Path) -> N
         if not any(all(map(same, printed, found)) for found in estimates)
     ]
     missing += [text for text in re.findall(_NUMBER, line.judged) if not any(same(text, value) for value in numbers)]
-    print(f"\n{line.what}\n  README: {line.figures}\n  not found again: {', '.join(missing) or 'nothing'}")
+    print(f"\n{line.what}\n  table: {line.figures}\n  not found again: {', '.join(missing) or 'nothing'}")
     assert not missing
 
 

@@ -62,7 +62,8 @@ def test_certificates_roll_over_while_a_run_goes_on(trial: Trial) -> None:
     assert '"certificate-in-use"' in told[BY_HAND]
     assert '"certificate-ends"' in told[LAST]
     for site in TRAIN:
-        assert '"connection-lost"' not in told[site]
+        # A daemon may be up before its coordinator is; once it is in, nothing may shut it out.
+        assert '"connection-lost"' not in told[site].partition('"connected"')[2]
     assert "CERTIFICATE: the certificate ends in 0 day(s)" in _command(
         "site", "status", str(trial.network.site_files[LAST])
     )

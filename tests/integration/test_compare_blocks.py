@@ -59,7 +59,7 @@ def logits(folder, study, data, rows):
     import torch
 
     from ecgshared.models import build
-    from ecgshared.stages.train import head_specs
+    from ecgshared.stages.train_net import head_specs
 
     step, arrays = study.step("risk_without_north"), folder.artefact("risk_without_north").arrays
     net = build(step.model, head_specs(step, study), study.input.samples, study.seed, torch.float32)

@@ -24,7 +24,8 @@ from client.site.keys import load_keys
 from client.site.settings import load_site
 from ecgshared.errors import RefusalCode
 from ecgshared.stages.describe import SiteCounts, training_totals
-from ecgshared.stages.train import Update, initial_weights
+from ecgshared.stages.train import Update
+from ecgshared.stages.train_net import initial_weights
 from ecgshared.wire.bytes import body_of, decode_payload, stamp_of
 from ecgshared.wire.protocol import Request
 
@@ -69,6 +70,14 @@ def asked(site, run_id) -> Callable[[], SiteCounts]:
         return decode_payload(site.counts(run_id, number), SiteCounts, stamp_of(request, "north"))
 
     return ask
+
+
+@pytest.fixture
+def good(site) -> Iterator[str]:
+    """The site file as it is, which it is again afterwards, whatever became of the test."""
+    text = site.file.read_text()
+    yield text
+    site.file.write_text(text)
 
 
 def edit(site: AskedSite, change: Callable[[dict], object]) -> None:
@@ -225,23 +234,21 @@ def test_threads_count_at_once_in_a_new_worker(site, asked):
     assert b"OPENBLAS_NUM_THREADS=1" in environment
 
 
-def test_a_broken_file_is_named_and_nothing_is_answered_until_it_is_mended(site, asked, run_id):
-    good = site.file.read_text()
+def test_a_broken_file_is_named_and_nothing_is_answered_until_it_is_mended(site, asked, run_id, good):
     site.file.write_text(good + "limmits: {}\n")
     site.wait(lambda: "nothing is answered: the site file cannot be used" in site.log.read_text())
     assert site.refusal(run_id, 5000) is RefusalCode.DATA_UNAVAILABLE
-    assert any(line.startswith("SITE FILE: nothing is answered") for line in told(site))
+    site.wait(lambda: any(line.startswith("SITE FILE: nothing is answered") for line in told(site)))
     site.file.write_text(good)
     assert asked().patients[0] > 0
     site.wait(lambda: not any(line.startswith("SITE FILE") for line in told(site)))
 
 
-def test_what_needs_a_restart_is_said(site, asked):
-    good = site.file.read_text()
+def test_what_needs_a_restart_is_said(site, asked, good):
     edit(site, lambda content: content["network"].update(max_message_mb=5))
     wanted = "RESTART NEEDED: changed since it started: network.max_message_mb"
     site.wait(lambda: wanted in told(site))
-    assert "changed, and counts only after a restart: network.max_message_mb" in site.log.read_text()
+    site.wait(lambda: "changed, and counts only after a restart: network.max_message_mb" in site.log.read_text())
     assert asked().patients[0] > 0
     key, certificate = site.settings.network.key, site.settings.network.certificate
     key.write_bytes(key.read_bytes() + b"\n")
@@ -255,8 +262,7 @@ def test_what_needs_a_restart_is_said(site, asked):
 
 
 @pytest.mark.parametrize("change", [{"state": "elsewhere"}, {"network": None}])
-def test_another_folder_of_state_or_no_network_answers_nothing(site, asked, run_id, change):
-    good = site.file.read_text()
+def test_another_folder_of_state_or_no_network_answers_nothing(site, asked, run_id, change, good):
     edit(site, lambda content: content.update(change))
     assert site.refusal(run_id, 6000) is RefusalCode.DATA_UNAVAILABLE
     site.wait(lambda: f"{next(iter(change))} changed; until a restart nothing is answered" in site.log.read_text())

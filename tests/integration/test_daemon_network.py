@@ -116,7 +116,7 @@ def test_everything_goes_through_the_proxy_of_the_environment(site, proxy, coord
 
 
 def test_health_and_metrics_are_served_on_loopback(site, coordinator):
-    assert is_serving(site.settings.network.health_port)
+    site.wait(lambda: is_serving(site.settings.network.health_port))
 
     def metrics() -> str:
         return httpx.get(f"http://127.0.0.1:{site.settings.network.metrics_port}/metrics", trust_env=False).text
@@ -127,8 +127,8 @@ def test_health_and_metrics_are_served_on_loopback(site, coordinator):
 
     before = answered()
     assert site.counts(coordinator.run(), 72)
-    assert answered() == before + 1
-    assert "ecgfed_site_connected 1.0" in metrics()
+    site.wait(lambda: answered() == before + 1)
+    site.wait(lambda: "ecgfed_site_connected 1.0" in metrics())
 
 
 def test_a_partition_is_told_and_an_answer_waits_for_its_end(site, proxy, coordinator):
@@ -183,7 +183,7 @@ def test_a_full_disk_refuses_without_a_promise(site, coordinator, tmp_path):
         assert site.refusal(run_id, 4, weights=np.random.default_rng(1).random(500_000)) is RefusalCode.DATA_UNAVAILABLE
     finally:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert not site.inbox()
+    site.wait(lambda: not site.inbox())
     assert "the inbox cannot be written" in site.log.read_text()
     assert site.counts(run_id, 5)
 

@@ -76,7 +76,8 @@ def test_one_full_batch_step_over_sites_equals_the_pooled_step(federation):
 
 
 def _start(study: Path) -> np.ndarray:
-    from ecgshared.stages.train import Config, initial_weights
+    from ecgshared.stages.train import Config
+    from ecgshared.stages.train_net import initial_weights
     from ecgshared.study.study import load_study
 
     loaded = load_study(study)

@@ -24,7 +24,7 @@ from client.egress.ledger import Ledger
 from ecgshared.learning.layout import Layout
 from ecgshared.models import build
 from ecgshared.privacy.accounting import epsilon_spent
-from ecgshared.stages.train import head_specs
+from ecgshared.stages.train_net import head_specs
 from ecgshared.wire.protocol import Request
 from simulations.attacks.door import Door, asked, made_cohort, totals
 

@@ -99,7 +99,7 @@ def test_a_step_begins_with_the_weights_of_another(federation, trainable):
 
 def _parts(study, step, found):
     from ecgshared.learning.layout import Layout
-    from ecgshared.stages.train import built
+    from ecgshared.stages.train_net import built
 
     model = built(study.step(step), study)
     Layout.of(model).load(model, found.arrays["weights"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ecgshared.ecg.input import InputConfig
-from ecgshared.learning.plan import LocalWork, OptimiserConfig
+from ecgshared.learning.plan import AugmentConfig, LocalWork, OptimiserConfig
 from ecgshared.models import ModelConfig
 from ecgshared.privacy.config import PrivacyConfig
 from ecgshared.stages.results.base import Number, ResultPart, StageResult
@@ -66,6 +66,7 @@ class Result(StageResult):
     covariates: tuple[str, ...] = Field(description="rows of the array standardise")
     local: LocalWork
     optimiser: OptimiserConfig
+    augment: AugmentConfig = Field(default=AugmentConfig(), description="how training ECGs were varied")
     learning_rate: tuple[float, ...]
     validation: tuple[ValidationRound, ...]
     training_loss: tuple[TrainingRound, ...]

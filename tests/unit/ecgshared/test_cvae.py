@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from ecgshared.ecg.dipole import LIMB
 from ecgshared.errors import ModelError
 from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import PlainStep, predict, train
@@ -18,7 +19,7 @@ from ecgshared.models import HeadSpec, build
 from ecgshared.models.config import BEAT_WINDOW_S
 from ecgshared.models.cvae import CvaeConfig
 from ecgshared.models.decode import decode_beats
-from ecgshared.models.leads import LIMB, time_basis
+from ecgshared.models.leads import time_basis
 from ecgshared.privacy.accounting import PrivacyPlan
 from ecgshared.privacy.patient_sgd import PrivateStep
 from ecgshared.stages.train import Config as TrainConfig

@@ -9,8 +9,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from ecgshared.ecg.dipole import LIMB
 from ecgshared.errors import ConfigError, ModelError
 from ecgshared.learning.augment import augment
+from ecgshared.learning.electrodes import PER_CM, move_chest_electrodes
 from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import PlainStep, place, predict, train
 from ecgshared.learning.losses import cell_weights
@@ -303,6 +305,57 @@ def test_augmentation_is_off_by_default_and_each_kind_does_what_it_says():
     dropped = (run(lead_dropout=0.5) == 0).all(2)
     assert 0.2 < dropped.float().mean() < 0.8
     assert torch.equal(run(scale=0.2, noise_mv=0.1), run(scale=0.2, noise_mv=0.1))
+
+
+def test_hum_and_bursts_are_what_they_say():
+    """Hum is one line of the spectrum at 50 or 60 Hz; a burst is short, fast, and each lead's own."""
+    x, fs, generator = torch.zeros(40, 12, 2000), 500, torch.Generator().manual_seed(0)
+    hum = augment(x, AugmentConfig(mains_mv=0.1), fs_hz=fs, generator=generator)
+    assert hum.abs().max() <= 0.1
+    peaks = np.abs(np.fft.rfft(hum.numpy())).argmax(-1) * fs / 2000
+    assert set(np.unique(peaks)) == {50.0, 60.0}
+    assert (peaks == peaks[:, :1]).all()
+    slow = augment(x, AugmentConfig(mains_mv=0.1), fs_hz=110, generator=generator)
+    peaks = np.abs(np.fft.rfft(slow.numpy())).argmax(-1) * 110 / 2000
+    np.testing.assert_allclose(peaks, 50, rtol=0, atol=110 / 2000)
+    with pytest.raises(ConfigError, match="no mains hum"):
+        augment(x, AugmentConfig(mains_mv=0.1), fs_hz=100, generator=generator)
+
+    burst = augment(x, AugmentConfig(muscle_mv=0.1), fs_hz=fs, generator=generator).numpy()
+    lasting = (np.abs(burst) > 0).sum(-1) / fs
+    assert lasting.max() <= 1.5 + 2 / fs
+    assert 0.03 < burst[np.abs(burst) > 0].std() < 0.1
+    power = np.square(np.abs(np.fft.rfft(burst))).mean((0, 1))
+    assert power[: len(power) // 2].sum() < 0.25 * power.sum()
+
+
+def test_moved_chest_electrodes_see_what_the_forward_model_says():
+    """The table is the simulator's own derivative; limb leads stay; ECGs of a dipole change as the moved model's."""
+    from simulations.physics import torso
+
+    around = np.stack([-torso.REFERENCE_ELECTRODES_CM[4:, 1], torso.REFERENCE_ELECTRODES_CM[4:, 0]], 1)
+    around /= np.linalg.norm(around, axis=1, keepdims=True)
+
+    def field(shift_cm):
+        at = torso.reference_electrodes()
+        at[0, 4:, 2] += shift_cm[:, 0]
+        at[0, 4:, :2] += shift_cm[:, 1:] * around
+        return torso.calibrated(torso.lead_field(torso.reference_anatomy(), at))[0]
+
+    for way in range(2):
+        step = np.zeros((6, 2))
+        step[:, way] = 1.0
+        np.testing.assert_allclose(PER_CM[:, way], (field(step) - field(-step))[2:] / 2, rtol=0, atol=5.1e-4)
+    rng = np.random.default_rng(0)
+    dipole, shift = rng.normal(0, 0.5, (3, 50)), rng.normal(0, 0.5, (6, 2))
+    eight, moved = (torch.as_tensor(field(s) @ dipole)[None] for s in (np.zeros((6, 2)), shift))
+    limbs = torch.as_tensor(LIMB) @ eight[:, :2]
+    x = torch.cat([limbs, eight[:, 2:]], 1)
+    found = move_chest_electrodes(x, torch.as_tensor(shift)[None])
+    assert torch.equal(found[:, :6], limbs)
+    error = (found[:, 6:] - moved[:, 2:]).norm() / (moved[:, 2:] - eight[:, 2:]).norm()
+    assert error < 0.15
+    assert torch.equal(move_chest_electrodes(x, torch.zeros(1, 6, 2)), x)
 
 
 def test_augmentation_needs_the_rate():

@@ -15,9 +15,7 @@ SAMPLES = 60
 
 
 def nets(seed=0):
-    vae = build(
-        config_class("beat_vae")(name="beat_vae", preset="small", latent=5, width=4, hidden=8), (), SAMPLES, seed
-    )
+    vae = build(config_class("beat_vae")(name="beat_vae", preset="small", latent=5, hidden=8), (), SAMPLES, seed)
     config = config_class("beat_risk")(name="beat_risk", blocks=1, width=8, hidden=8)
     net = build(config, [HeadSpec("a"), HeadSpec("b")], SAMPLES, seed)
     return vae.double(), net.double()

@@ -18,7 +18,7 @@ from ecgshared.models.config import HeadSpec
 from ecgshared.models.resnet1d import Resnet1dConfig
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.stages.saliency import BEAT_PHASES, phase_of
-from ecgshared.stages.train import built
+from ecgshared.stages.train_net import built
 from server.report.sections import Panels, Table
 from server.rounds.step_context import Artefact
 from server.stages.saliency import report

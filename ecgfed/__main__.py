@@ -1,0 +1,5 @@
+"""``python -m ecgfed`` is ``ecgfed``."""
+
+from ecgshared.cli import main
+
+main()
