@@ -10,6 +10,8 @@ Measured: the interaction planted at -5.26 points, found -5.49 in the mean; of 2
 holds it in 95.0%. 196,387 ECGs without recordings under limits of 10 and 5: VF/VT's AUC 0.929 at home, 0.916 abroad;
 arrhythmic arrests 0.925, others 0.551; high-risk ECGs with a known low ejection fraction 11.8%, planted 11.9%; VF/VT
 written down abroad 12.2 times as likely (9.5 to 15.7), planted 11. In the null 97.8% of 90 intervals hold 0.5.
+Noise beside age and sex: 600 differences of AUC, -0.0093 in the mean where those fits are worth -0.0082; 0.5% of the
+intervals lie above zero, 7.3% below it, 95.5% hold what the fits are worth.
 """
 
 from __future__ import annotations
