@@ -23,9 +23,10 @@ from client.egress.gate import Release, log_release, release
 from client.egress.ledger import Ledger
 from client.egress.memory import Asked, GroupMemory, Keys
 from client.egress.outbox import Outbox
-from client.egress.questions import Questions, score_of
+from client.egress.questions import Questions
 from client.egress.secure_sum import Own, SecureSite
 from client.ingest.reading import Progress
+from client.rows.asked_scores import sent_scores
 from client.rows.context import SiteContext
 from client.rows.groups import GROUP, closed_in_study, groups_of, keys_of, planned
 from client.rows.told import Told
@@ -138,11 +139,12 @@ class Site:
             return
         questions = self._questions.setdefault(context.settings.state, Questions(context.settings.state))
         questions.bind(request.arrays, study=study.sha256, run=request.run)
-        score = score_of(request.arrays, [name for name in sent if _scores(study, name)])
+        scores = sent_scores(study, step, request.arrays)
         groups = [one.digest for one in context.spoken if one.topic == GROUP and one.size >= one.few]
-        if step.stage != "train" and score and groups:
+        if step.stage != "train" and groups:
             most = limits.lockbox_scores if step.opens_lockbox or not context.trains else limits.validation_scores
-            questions.count(score, groups, most=most, study=study.sha256, step=step.id)
+            for score in scores:
+                questions.count(score, groups, most=most, study=study.sha256, step=step.id)
 
     def remember(self, context: SiteContext, request: Request) -> None:
         """Write down whom an answer speaks of, before it can leave."""
@@ -202,12 +204,6 @@ class Site:
     def is_now(self, context: SiteContext) -> bool:
         """Tell whether a context handed out is still what would be handed out: same settings, same cohort."""
         return self.settings() == context.settings and self._cohorts.is_now(context.settings, context.study)
-
-
-def _scores(study: Study, name: str) -> bool:
-    """Tell whether an array is part of a score: not the totals that stand before it, nor a cut through it."""
-    step = next((step for step in study.steps if step.id == name.partition(".")[0]), None)
-    return step is None or step.stage not in ("describe", "threshold")
 
 
 def _without(data: SiteData, records: Keys) -> SiteData:

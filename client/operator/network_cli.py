@@ -251,11 +251,24 @@ def status(
 def releases(
     site_file: SiteFile,
     as_json: Annotated[bool, typer.Option("--json", help="every line in full, as JSON")] = False,
+    acro: Annotated[
+        Path | None, typer.Option(help="write the values too, for an output checker: ACRO's results.json and tables")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="for --acro: of this run only")] = None,
 ) -> None:
     """List all that ever left this site."""
     from client.operator.releases import as_table, read_releases
     from client.site.settings import load_site
 
+    if acro is not None:
+        from client.operator.checked_output import write_acro
+
+        outputs, review = write_acro(load_site(site_file), acro, run)
+        told = {"folder": str(acro), "outputs": outputs, "to_review": review}
+        typer.echo(
+            json.dumps(told) if as_json else f"{acro}: {outputs} output(s), {review} of them for a person to review"
+        )
+        return
     found = read_releases(load_site(site_file).state)
     typer.echo("\n".join(json.dumps(line, sort_keys=True) for line in found) if as_json else "\n".join(as_table(found)))
 

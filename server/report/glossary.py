@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ecgshared.errors import RefusalCode
 from ecgshared.study.amendment import LEFT
 
@@ -82,6 +84,11 @@ _CODES: dict[str, str] = {
 def explain(reason: str) -> str:
     """Return what a reason means in words; empty for one that speaks for itself."""
     return next((words for code, words in _CODES.items() if reason.startswith(code)), "")
+
+
+def in_words(reasons: Iterable[str]) -> str:
+    """Return why a site is absent, in words where there are any: "too few patients or events for any answer"."""
+    return "; ".join(dict.fromkeys(explain(reason) or reason for reason in reasons))
 
 
 REASONS = explain
