@@ -49,6 +49,24 @@ def realism(
 
 
 @app.command()
+def sheets(
+    out: Annotated[Path, typer.Option(help="PNG to draw")],
+    scenario: Annotated[str, typer.Option(help="whose first hospital's people are recorded")] = "normals_activation",
+    ptbxl: Annotated[Path | None, typer.Option(help="folder of PTB-XL: as many of its NORM sheets beside")] = None,
+    count: Annotated[int, typer.Option(min=1, max=20, help="sheets of a kind")] = 6,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    blind: Annotated[bool, typer.Option("--blind", help="do not write which is which; it is printed")] = False,
+) -> None:
+    """Draw made ECGs on paper, beside real ones of the same ages and sexes, for a cardiologist to tell apart."""
+    from ecgshared.errors import ConfigError
+    from simulations.judging.realism import sheets as draw
+
+    if blind and ptbxl is None:
+        raise ConfigError("--blind needs real sheets beside the made ones", remedy="give --ptbxl PATH")
+    typer.echo(draw(out, scenario=scenario, ptbxl=ptbxl, count=count, seed=seed, blind=blind))
+
+
+@app.command()
 def sheet(
     out: Annotated[Path, typer.Option(help="PNG or SVG to draw")],
     obstacles: Annotated[
@@ -119,6 +137,18 @@ def omop(
     else:
         write_postgres(cdm, str(database), schema)
     typer.echo(f"{out or database}: {cdm.persons:,} persons, {cdm.ecgs:,} ECGs in {len(cdm.tables)} tables")
+
+
+@app.command()
+def fhir(
+    site_file: Annotated[Path, typer.Argument(metavar="SITE.yaml", help="of a made hospital")],
+    out: Annotated[Path, typer.Option(help="folder for the bundle and the NDJSON files")],
+) -> None:
+    """Lay a made hospital's table out as FHIR R4 resources, to try a cohort out of FHIR on."""
+    from simulations.hospitals.fhir import write_bundles
+
+    counts = write_bundles(site_file, out)
+    typer.echo(f"{out}: " + ", ".join(f"{n:,} {kind}" for kind, n in counts.items()))
 
 
 class Backend(StrEnum):
