@@ -8,6 +8,7 @@ What a site holds to, whatever the coordinator says:
   refused, also after a restart (the secrets and what was done with them are on the disk before an answer leaves, and
   the outbox gives the same answer to the same request);
 * of one member it reveals the share of the seed or that of the key, never both;
+* of one question it helps to open sums of one set of hospitals (:mod:`client.egress.opened_sums`);
 * its numbers leave under masks only after the group they speak of met the strictest limits among the members: its own
   group by the gate, or that of all together, whose sizes the sites add among themselves.
 
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from client.egress.opened_sums import OpenedSums, question_of
 from client.egress.sum_files import Bytes, SumFiles, as_bytes, as_rows, read, refused, write
 from client.egress.sum_members import Group, Offered, Secrets
 from client.egress.sum_session import Own as Own
@@ -67,6 +69,7 @@ class SecureSite:
         self._threshold = config.least(len(self._allowed))
         digest = hashlib.sha256(f"{study.sha256}/{run}".encode()).hexdigest()[:24]
         self._files = SumFiles(settings.state / FOLDER / digest / step.id)
+        self._opened = OpenedSums(settings.state / FOLDER, study.sha256, step.id)
 
     def answer(self, request: Request) -> Any:
         """Answer one part of a sum.
@@ -173,8 +176,11 @@ class SecureSite:
     def hidden(self, request: Request) -> HiddenWords:
         """Give this site's numbers under masks, once the limits are met."""
         session = self._session(request)
-        # Of a sum that is not weighed nothing is kept here: the outbox has what leaves, the same when asked again.
-        own = session.kept() if session.pooled else self._own(without_ours(request, _of(request)))
+        asked = without_ours(request, _of(request))
+        if not session.pooled:
+            session.note_question(question_of(asked.phase, asked.round, asked.arrays))
+        # Of a sum that is not weighed no numbers are kept here: the outbox has what leaves, the same when asked again.
+        own = session.kept() if session.pooled else self._own(asked)
         if own is None:
             raise refused("what this site kept of this sum is gone, or it took no part in it")
         if session.pooled:
@@ -189,6 +195,9 @@ class SecureSite:
         session = self._session(request, giving=False)
         sent = indices(request.arrays["secure.sent"], len(session.group.members))
         self._require_enough(sent)
+        question = session.question()
+        if question is not None:  # else it gave nothing to this sum; those who did are more than half, and hold to it
+            self._opened.require_same(question, [session.group.members[i] for i in sent])
         return Revealed(*session.shares(sent))
 
     # ----------------------------------------------------------------------------------------------------------

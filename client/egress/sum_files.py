@@ -38,7 +38,7 @@ class SumFiles:
         return self._folder / f"setup-{number}.{what}"
 
     def of_sum(self, round_number: int, what: str) -> Path:
-        """Return the file of one sum: ``claim``, ``own``, ``dealt`` or ``weighed``."""
+        """Return the file of one sum: ``claim``, ``asked``, ``own``, ``dealt`` or ``weighed``."""
         return self._folder / f"{round_number}.{what}"
 
     def forget_older(self, number: int) -> None:

@@ -128,6 +128,17 @@ class Session:
         together = None if least is None else Together(arrays["patients"], arrays["events"], arrays["carried"], least)
         return Own(summand, together)
 
+    def note_question(self, question: str) -> None:
+        """Keep what this site is asked to add, where the sites answer each for itself."""
+        write(self.path("asked"), {"question": question}, {})
+
+    def question(self) -> str | None:
+        """Return what the sum is of: all that the step adds of the sites together, or what was asked; None where this
+        site gave nothing to it."""
+        if self.pooled:
+            return "pooled"
+        return str(read(self.path("asked"))[0]["question"]) if self.path("asked").exists() else None
+
     def hidden(self, words: Words) -> Words:
         """Return this site's words under its masks."""
         group = self.group

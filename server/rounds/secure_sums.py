@@ -1,12 +1,14 @@
 """The coordinator's side of secure sums: it hands keys and envelopes on, adds what is hidden, and opens the sum.
 
 A set of keys serves many sums, each with keys of its own. Where a member of the set is lost, training goes on without
-its words and a new set is made for the next round; sums of statistics must be of the same people from the first to the
-last of a step, so that the step begins anew without who was lost (:class:`MembersLost`).
+its words and a new set is made for the next round. Sums of statistics must be of the same people from the first to the
+last of a step, whoever asks and however often: beside an earlier sum, one without a hospital would tell that hospital's
+own numbers. The step waits for who was lost (:class:`MembersLost`).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ecgshared.errors import RunError
+from ecgshared.errors import RefusalCode, RunError
+from ecgshared.service.files import write_atomically
+from ecgshared.study.amendment import LEFT
 from ecgshared.study.secure import TOGETHER, summed_phases
 from ecgshared.study.study import Study
 from ecgshared.wire.hidden import HiddenWords
@@ -25,6 +29,9 @@ from server.rounds.one_sum import OneSum, told
 from server.rounds.one_sum import TooFewTogether as TooFewTogether
 from server.rounds.step_context import Accept, Replies
 
+_PEOPLE = "people.json"
+"""In the step's folder: whose people are in its sums of statistics."""
+
 
 @dataclass
 class SecureSums:
@@ -33,7 +40,6 @@ class SecureSums:
     Attributes
     ----------
     ask : asks sites one part. folder : the step's own.
-    without : sites that were lost before, and stay out.
     """
 
     study: Study
@@ -41,17 +47,20 @@ class SecureSums:
     run: str
     ask: AskParts
     folder: Path
-    without: frozenset[str] = frozenset()
+    _without: frozenset[str] = frozenset()
     _people: tuple[str, ...] | None = None
     _summed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._sets = KeySets(self.study, self.step, self.run, self.ask, self.folder)
+        file = self.folder / _PEOPLE
+        if file.exists():
+            self._people = tuple(json.loads(file.read_text(encoding="utf-8")))
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Sites that may take part, in the order of their names."""
-        return tuple(sorted(set(self.study.members(self.step)) - self.without))
+        """Sites that take part, in the order of their names: of statistics those of the first sum."""
+        return self._people or tuple(sorted(set(self.study.members(self.step)) - self._without))
 
     @property
     def summed(self) -> tuple[str, ...]:
@@ -80,6 +89,8 @@ class SecureSums:
         RunError : too few sites answered, or the sum could not be opened.
         """
         pooled = summed_phases(self.step.stage)[phase] == "pooled"
+        if left := set(self._people or ()) - set(self.study.members(self.step)):
+            raise MembersLost(dict.fromkeys(left, LEFT))
         wanted = self.members if sites is None or TOGETHER in sites else tuple(sorted(set(sites) & set(self.members)))
         for _ in range(TRIES):
             keys = self._sets.current(wanted)
@@ -101,14 +112,14 @@ class SecureSums:
         raise RunError(
             f"step {self.step.id!r}, {phase} {round_number}: sites were lost in each attempt at a secure sum",
             value="; ".join(f"{site}: {why}" for site, why in sorted(sum_.absent.items())),
-            remedy="the run is kept: mend the sites and go on with it (resume)",
+            remedy=_remedy(sum_.absent),
         )
 
     def _lose(self, lost: Mapping[str, str]) -> None:
-        """Go on without sites before anything was told of their people; after that the step begins anew."""
+        """Go on without sites before anything was told of their people."""
         if self._people is not None or len(set(self.members) - set(lost)) < self.threshold:
             raise MembersLost(lost)
-        self.without = self.without | set(lost)
+        self._without = self._without | set(lost)
         self._sets.absent |= lost
         self._sets.drop()
 
@@ -119,5 +130,13 @@ class SecureSums:
         self._summed |= set(sent)
         if pooled and self._people is None:
             self._people = sent
+            write_atomically(self.folder / _PEOPLE, json.dumps(list(sent)).encode(), sync=True)
         reasons = {site: why for site, why in {**self._sets.absent, **absent}.items() if site not in words}
         return Replies({TOGETHER: payload}, reasons, {site: told(reply) for site, reply in words.items()}, sent)
+
+
+def _remedy(absent: Mapping[str, str]) -> str:
+    mend = "the run is kept: mend the sites and go on with it (resume)"
+    if RefusalCode.SECURE_SUM_REFUSED.value not in absent.values():
+        return mend
+    return f"{mend}; who was in a sum of this step before must be in the next one too"

@@ -107,18 +107,16 @@ def _run_steps(study: Study, federation: Federation, folder: RunFolder, progress
 def _run_step(
     step: StepConfig, study: Study, federation: Federation, folder: RunFolder, progress: Progress
 ) -> Artefact[Any]:
-    """Run a step; begin it anew where sums of other people than the first ones would come of it."""
-    without: dict[str, str] = {}
-    while True:
-        try:
-            return _run_once(step, study, federation, folder, progress, without)
-        except MembersLost as lost:
-            if set(lost.sites) <= set(without):
-                raise RunError(f"step {step.id!r}: {lost}", remedy="the run is kept: go on with it (resume)") from None
-            without |= lost.sites
-            folder.append(
-                "events.jsonl", {"at": now(), "what": f"step {step.id} begins anew", "why": f"without {lost}"}
-            )
+    """Run a step; say what is to be done where hospitals are lost that are in sums of it that were opened."""
+    try:
+        return _run_once(step, study, federation, folder, progress)
+    except MembersLost as lost:
+        why = "are in sums of this step already: one without them would tell their own numbers by the difference"
+        if left := sorted(set(lost.sites) & set(study.gone)):
+            raise TooFewError(f"hospitals that left {why}", value=", ".join(left)) from None
+        raise RunError(
+            f"step {step.id!r}: {lost}; they {why}", remedy="wait until they are back, and go on with the run (resume)"
+        ) from None
 
 
 def _run_once(
@@ -127,7 +125,6 @@ def _run_once(
     federation: Federation,
     folder: RunFolder,
     progress: Progress,
-    without: Mapping[str, str],
 ) -> Artefact[Any]:
     shared_room(step.stage)
     inputs = _inputs(step, study, folder)
@@ -141,9 +138,7 @@ def _run_once(
         return federation.ask(step.id, step.stage, phase, round, arrays, sites, **how)
 
     sums = (
-        SecureSums(study, step, folder.info["run"], ask_parts, step_folder, frozenset(without))
-        if secure_sum_in_use(study, step)
-        else None
+        SecureSums(study, step, folder.info["run"], ask_parts, step_folder) if secure_sum_in_use(study, step) else None
     )
 
     def ask(

@@ -80,12 +80,12 @@ class Hospitals:
         self.refused: dict[str, list[RefusalCode]] = {}
         self.bend: Any = lambda site, request: request
 
-    def sums(self, step: str) -> SecureSums:
-        folder = self.folder / "run" / step
+    def sums(self, step: str, run: str = RUN) -> SecureSums:
+        folder = self.folder / run / step
         folder.mkdir(parents=True, exist_ok=True)
 
         def ask(phase, round, arrays, sites, *, own=None, accept=None):
-            request = Request(self.study.sha256, RUN, step, phase, round, dict(arrays))
+            request = Request(self.study.sha256, run, step, phase, round, dict(arrays))
             by_site, absent = {}, {}
             for site in sites:
                 mine = replace(request, arrays={**request.arrays, **(own or {}).get(site, {})})
@@ -98,7 +98,7 @@ class Hospitals:
                     absent[site] = "lost"
             return Replies(by_site, absent)
 
-        return SecureSums(self.study, self.study.step(step), RUN, ask, folder)
+        return SecureSums(self.study, self.study.step(step), run, ask, folder)
 
     def ask(self, site: str, request: Request) -> Any:
         if site in self.down or request.phase.rpartition("+")[2] == self.down_from.get(site):
@@ -326,13 +326,48 @@ class TestRestarts:
             four.ask(site, replace(request, round=request.round + 1))
         assert refused.value.code == RefusalCode.SECURE_SUM_REFUSED
 
-    def test_who_is_lost_after_the_first_sum_makes_the_step_begin_anew(self, four):
+    def test_who_is_lost_after_the_first_sum_is_waited_for(self, four):
         sums = four.sums("score")
         sums.add("moments", 0, {})
         four.down.add("site03")
-        with pytest.raises(MembersLost) as lost:
-            sums.add("newton", 0, {})
-        assert set(lost.value.sites) == {"site03"}
+        for again in (sums, four.sums("score")):
+            with pytest.raises(MembersLost) as lost:
+                again.add("moments", 1, {})
+            assert set(lost.value.sites) == {"site03"}
+        four.down.clear()
+        found = four.sums("score").add("moments", 1, {})
+        assert np.array_equal(found.by_site[TOGETHER].total, four.plain(four.names))
+
+    def test_who_was_away_before_the_first_sum_stays_out_of_the_step(self, four):
+        four.down.add("site03")
+        four.sums("score").add("moments", 0, {})
+        four.down.clear()
+        found = four.sums("score").add("moments", 1, {})
+        assert np.array_equal(found.by_site[TOGETHER].total, four.plain(four.names[:3]))
+
+    @pytest.mark.parametrize("other", ["r", "another-run"])
+    @pytest.mark.parametrize(("step", "phase"), [("score", "moments"), ("risk", "fit")])
+    def test_a_question_is_opened_with_one_set_of_hospitals(self, four, step, phase, other, monkeypatch):
+        """A coordinator who says that one was lost, and subtracts: no hospital helps to open the second sum."""
+        monkeypatch.setattr("ecgshared.stages.train.of_sums", lambda *_: "update")
+        arrays = {"weights": np.zeros(INPUTS)}
+        four.sums(step).add(phase, 1, arrays)
+        for file in (four.folder / RUN).rglob("people.json"):
+            file.unlink()
+        four.down.add("site03")
+        with pytest.raises(RunError):
+            four.sums(step, other).add(phase, 1, arrays)
+        assert set(four.refused) == set(four.names[:3])
+        assert {code for codes in four.refused.values() for code in codes} == {RefusalCode.SECURE_SUM_REFUSED}
+        four.down.clear()
+        assert four.sums(step, other).add(phase, 1, arrays).summed == four.names
+
+    def test_the_next_round_of_training_goes_on_without_who_is_lost(self, four, monkeypatch):
+        monkeypatch.setattr("ecgshared.stages.train.of_sums", lambda *_: "update")
+        sums = four.sums("risk")
+        sums.add("fit", 1, {"weights": np.zeros(INPUTS)})
+        four.down.add("site03")
+        assert sums.add("fit", 2, {"weights": np.ones(INPUTS)}).summed == four.names[:3]
 
     def test_secrets_are_their_owners_and_older_ones_are_wiped(self, four):
         for _ in range(2):
