@@ -38,6 +38,7 @@ from ecgshared.stages.train import (
 )
 from ecgshared.stats.roc import auc
 from ecgshared.study.endpoints import ContinuousEndpoint
+from ecgshared.study.secure import LEAST_SITES, secure_sum_in_use
 from ecgshared.wire.protocol import Answer, Evidence, Request, Split
 
 
@@ -283,7 +284,25 @@ class _Inputs:
         share = share_of(request.arrays, config, site.study, site.settings.site)
         if not 0 < share < np.inf:
             raise Refused(RefusalCode.TOO_FEW, "this site's share of the training ECGs is withheld")
+        if secure_sum_in_use(site.study, config):
+            _require_others(site, config, share, shares if late is None else shares + late)
         return cls(weights, counts[[heads.index(h) for h in config.heads]], share, standardise)
+
+
+def _require_others(site: SiteContext, config: Config, share: float, shares: NDArray[Any]) -> None:
+    """Refuse shares under which a sum would be this site's update and hardly anybody else's: masks hide nothing then.
+
+    What the others are said to have follows from what this site knows it has.
+    """
+    ecgs = sum(len(site.data.rows(split)) for split in config.on) / share * np.asarray(shares, dtype=np.float64)
+    ecgs[site.study.sites.train.index(site.settings.site)] = 0.0
+    if np.count_nonzero(ecgs >= max(site.settings.limits.min_patients, 1)) < LEAST_SITES - 1:
+        raise Refused(
+            RefusalCode.SECURE_SUM_REFUSED,
+            "the shares sent would make the sum this site's own update",
+            value=f"{np.count_nonzero(ecgs > 0)} other site(s) with a share",
+            allowed=f"at least {LEAST_SITES - 1} others of {site.settings.limits.min_patients} ECGs or more each",
+        )
 
 
 @dataclass(frozen=True)

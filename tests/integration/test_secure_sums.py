@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ecgshared.errors import ConfigError, RunError
 from ecgshared.study.secure import TOGETHER
 from server.rounds import one_sum
 from server.rounds.run_folder import RunFolder
+from server.stages import describe as server_describe
 from simulations.federation.run import simulate
 
 SITES = ("north", "coast", "valley", "island")
@@ -44,10 +46,10 @@ def steps(federation: Any, **training: Any) -> list[dict[str, Any]]:
     return [{"id": "cohorts", "stage": "describe"}, federation.train(heads=["male"], model=MODEL, **training)]
 
 
-def ran(federation: Any, name: str, *, secure: dict[str, Any] | None, **changes: Any) -> Path:
+def ran(small: Any, name: str, *, secure: dict[str, Any] | None, **changes: Any) -> Path:
     site_changes = changes.pop("site", {})
-    study = federation.study(**({"sites": FOUR} | changes | ({} if secure is None else {"secure_sum": secure})))
-    return simulate(study, federation.sites(**site_changes), federation.folder / name)
+    study = small.study(**({"sites": FOUR} | changes | ({} if secure is None else {"secure_sum": secure})))
+    return simulate(study, small.sites(**site_changes), small.folder / name)
 
 
 FULL_BATCHES = {"precision": "fp64", "local": {"steps": 2, "batch_size": None}}
@@ -97,6 +99,22 @@ def test_too_small_a_group_of_all_sites_stays_hidden(federation):
             steps=[*steps(federation), CALIBRATE],
             site={"limits": {"min_patients": 5, "min_events": 2000}, "secure_sums": {"limits_of": "pooled"}},
         )
+
+
+def test_shares_that_leave_one_hospital_alone_in_the_sum_are_refused(federation, monkeypatch):
+    """A coordinator who says that the others have next to nothing would read the one's update out of the sum."""
+    honest = server_describe.training_totals
+
+    def crafted(counts):
+        totals = honest(counts)
+        return replace(totals, site_weights=np.where(np.arange(len(SITES)) == 0, 0.997, 0.001))
+
+    monkeypatch.setattr(server_describe, "training_totals", crafted)
+    run = ran(federation, "crafted", secure={}, steps=steps(federation), federation={"quorum": 3})
+    assert artefact(run, "risk").result.together == tuple(sorted(SITES[1:]))
+    assert {line["absent"][SITES[0]] for line in lines(run / "history.jsonl") if line["phase"] == "fit+hidden"} == {
+        "secure-sum-refused"
+    }
 
 
 @pytest.mark.parametrize(
