@@ -30,8 +30,8 @@ from ecgshared.errors import ConfigError
 from ecgshared.service.files import private_folder, write_atomically
 from ecgshared.service.fingerprint import code_sha256
 from ecgshared.service.pages import Pages, Visit
-from ecgshared.study.registry import shared_room
 from ecgshared.study.amendment import is_amendment
+from ecgshared.study.registry import shared_room
 from ecgshared.study.study import Study, load_study
 
 _LISTED = 200
