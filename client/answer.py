@@ -28,7 +28,7 @@ from client.egress.secure_sum import Own, SecureSite
 from client.ingest.reading import Progress
 from client.rows.asked_scores import sent_scores
 from client.rows.context import SiteContext
-from client.rows.groups import GROUP, closed_in_study, groups_of, keys_of, planned
+from client.rows.groups import GROUP, closed_in_study, groups_of, here_of, keys_of, planned
 from client.rows.told import Told
 from client.site.at_rest import encryption_of
 from client.site.current import SiteFile
@@ -119,7 +119,7 @@ class Site:
             present=keys_of(whole),
             told=Told(
                 self._memory(settings),
-                keys_of(cohort.data)[0],
+                here_of(cohort.data),
                 settings.limits,
                 step.stage,
                 lambda: planned(whole, study, settings, but=step.id),
@@ -172,7 +172,7 @@ class Site:
         ------
         Refused : TOO_FEW where a set differs by a few from what was told before.
         """
-        step, here, waiting = study.step(request.step), keys_of(data)[0], 0
+        step, here, waiting = study.step(request.step), here_of(data), 0
         if settings.limits.withhold_nothing:
             return data, ()
         memory = self._memory(settings)
