@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -13,6 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from client.approval.amendments import amended_study
+from client.approval.asked import checked_stage
 from client.approval.required import require_approved, require_approved_code
 from client.dataset.cohorts import Cohorts
 from client.dataset.data import SiteData
@@ -27,22 +28,19 @@ from client.egress.secure_sum import Own, SecureSite
 from client.ingest.reading import Progress
 from client.rows.asked_scores import sent_scores
 from client.rows.context import SiteContext
-from client.rows.groups import GROUP, closed_in_study, groups_of, keys_of, planned
+from client.rows.groups import GROUP, closed_in_study, groups_of, here_of, keys_of, planned
 from client.rows.told import Told
 from client.site.at_rest import encryption_of
 from client.site.current import SiteFile
 from client.site.keys import load_keys
-from client.site.settings import WEIGHTS_POLICY, SiteSettings
+from client.site.settings import SiteSettings
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.privacy.summed import Summand, summand_of
 from ecgshared.study.registry import room, shared_room
 from ecgshared.study.secure import secure_sum_in_use, summed_phases
 from ecgshared.study.study import Study
 from ecgshared.wire.bytes import decode_payload, stamp_of
-from ecgshared.wire.protocol import Answer, Request, StepConfig, Weights, field_kinds, payload_type
-
-_RUN_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,80}$")
-
+from ecgshared.wire.protocol import Answer, Request, payload_type
 
 _ATTEMPTS = 3
 
@@ -118,7 +116,7 @@ class Site:
             present=keys_of(whole),
             told=Told(
                 self._memory(settings),
-                keys_of(cohort.data)[0],
+                here_of(cohort.data),
                 settings.limits,
                 step.stage,
                 lambda: planned(whole, study, settings, but=step.id),
@@ -171,7 +169,7 @@ class Site:
         ------
         Refused : TOO_FEW where a set differs by a few from what was told before.
         """
-        step, here, waiting = study.step(request.step), keys_of(data)[0], 0
+        step, here, waiting = study.step(request.step), here_of(data), 0
         if settings.limits.withhold_nothing:
             return data, ()
         memory = self._memory(settings)
@@ -247,7 +245,8 @@ def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
     outbox = Outbox(settings.state / "outbox")
     outbox.forget_old(settings.retention.outbox_days)
     part_of_sum = "+" in request.phase
-    kept = outbox.find(request, once=part_of_sum or _private(study, request))
+    known_as, once = _known_as(study, request), part_of_sum or _private(study, request)
+    kept = outbox.find(known_as, once=once)
     if kept is None and part_of_sum:
         made = _part_of_sum(site, study, request, stage)
         outbox.keep(request, made)
@@ -256,7 +255,7 @@ def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
         made = computed(site, study, request, stage, ledger, release_of(request, stage))
         # Before it is kept: were the kept answer lost, the same round would be another release, and is another charge.
         ledger.answered()
-        outbox.keep(request, made)
+        outbox.keep(known_as, made, once=once)
     else:
         made = kept
     log_release(settings.state, made.log_line, replayed=kept is not None)
@@ -277,6 +276,17 @@ def _private(study: Study, request: Request) -> bool:
     return getattr(study.step(request.step), "privacy", None) is not None
 
 
+def _known_as(study: Study, request: Request) -> Request:
+    """Return a request as the outbox knows it: an amendment asks anew only where an answer hangs on who else is asked.
+
+    What was noised once must not be noised again because somebody left; but a share of a sum's noise is larger among
+    fewer sites: the old one is refused there.
+    """
+    step = study.step(request.step)
+    hangs = not step.alike_for_any_members and (secure_sum_in_use(study, step) or not _private(study, request))
+    return request if "+" in request.phase or hangs else replace(request, amendment="")
+
+
 def release_of(request: Request, stage: str) -> Callable[[Answer, SiteSettings], Release]:
     """Return the gate that an answer to this request goes through."""
     return lambda answer, settings: release(answer, request, stage=stage, settings=settings)
@@ -293,11 +303,12 @@ def _part_of_sum(site: Site, study: Study, request: Request, stage: str) -> Rele
             )
         # Noised once, whatever sums it goes into: a sum that failed is begun again with the same weights.
         outbox, ledger = Outbox(settings.state / "outbox"), Ledger(settings.state)
-        kept = outbox.find(asked, once=True)
+        known_as = _known_as(study, asked)
+        kept = outbox.find(known_as, once=True)
         if kept is None:
             kept = computed(site, study, asked, stage, ledger, release_of(asked, stage))
             ledger.answered()
-            outbox.keep(asked, kept)
+            outbox.keep(known_as, kept)
         return Own(_summand(kept.body, settings, study, asked, stage), None)
 
     secure = SecureSite(settings, study, study.step(request.step), request.run, own)
@@ -358,76 +369,19 @@ def computed(
                 raise
         else:
             if site.is_now(context):
-                require_still_approved(context.settings, study)
+                require_still_approved(context.settings, study, request.run)
                 site.remember(context, request)
                 return made
         log_event(context.settings.state, "made-again", step=request.step, phase=request.phase, round=request.round)
     raise Refused(RefusalCode.DATA_UNAVAILABLE, "the site's files changed each time an answer was computed")
 
 
-def require_still_approved(settings: SiteSettings, study: Study) -> None:
-    """On the network, raise :class:`Refused` where code or study was withdrawn while an answer was computed."""
+def require_still_approved(settings: SiteSettings, study: Study, run: str) -> None:
+    """On the network, raise :class:`Refused` where code, study or membership is approved no more since it was asked."""
     if settings.network is not None:
         require_approved_code(settings)
         require_approved(settings, "study", study.sha256)
-
-
-def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str:
-    """Return the stage of the request's step; refuse what the study does not hold for this site."""
-    if not _RUN_NAME.match(request.run) or request.round < 0:
-        raise Refused(RefusalCode.BAD_REQUEST, "a run name or round out of range")
-    steps = {step.id: step for step in study.steps}
-    if request.step not in steps:
-        raise Refused(RefusalCode.UNKNOWN_STEP, "the study has no such step", value=request.step)
-    step = steps[request.step]
-    if settings.site not in study.members(step):
-        raise Refused(RefusalCode.NOT_A_MEMBER, f"step {step.id!r} is not for site {settings.site!r}")
-    if settings.design == "case_control" and settings.site not in study.sites.case_control and step.stage != "describe":
-        raise Refused(
-            RefusalCode.CASE_CONTROL, "the study takes this site for a cohort; it must stand under sites.case_control"
-        )
-    if step.frozen is not None:
-        raise Refused(RefusalCode.BAD_REQUEST, f"step {step.id!r} is imported: no site is asked about it")
-    shared_room(step.stage)
-    if payload_type(step.stage, request.phase) is None:
-        raise Refused(RefusalCode.BAD_REQUEST, f"stage {step.stage!r} has no such phase", value=request.phase)
-    _require_way(settings, study, step, request.phase)
-    _require_protected(settings, study, step, request.phase)
-    return step.stage
-
-
-def _require_protected(settings: SiteSettings, study: Study, step: StepConfig, phase: str) -> None:
-    """Refuse weights, and figures about training patients, that leave otherwise than the site's policy says."""
-    if getattr(step, "privacy", None) is not None:
-        return
-    asked, masked, _ = phase.partition("+")
-    declared = payload_type(step.stage, asked)
-    if declared is not None and any(isinstance(kind, Weights) for _, kind in field_kinds(declared).values()):
-        policy = settings.weights_policy
-        if policy == "private" or (policy == "secure_sum" and not masked):
-            raise Refused(
-                RefusalCode.PRIVACY_REQUIRED,
-                "plain weights do not leave this site",
-                where="privacy.weights",
-                value=policy,
-                allowed=WEIGHTS_POLICY[policy],
-            )
-    trained_on = settings.site in study.sites.train and "train" in step.reads_splits
-    if trained_on and step.stage not in ("describe", "train") and settings.privacy.statistics == "refused":
-        raise Refused(RefusalCode.PRIVACY_REQUIRED, "no figure about training patients leaves this site but by noise")
-
-
-def _require_way(settings: SiteSettings, study: Study, step: StepConfig, phase: str) -> None:
-    """Refuse to send readable what is to be added under masks, or under masks what is not."""
-    in_use = secure_sum_in_use(study, step)
-    if "+" in phase:
-        if not in_use:
-            raise Refused(RefusalCode.BAD_REQUEST, "the study adds nothing under masks in this step", value=phase)
-    elif in_use and summed_phases(step.stage) and phase not in summed_phases(step.stage):
-        raise Refused(RefusalCode.SECURE_SUM_REQUIRED, "the study tells this of all hospitals together", value=phase)
-    elif phase in summed_phases(step.stage) and (in_use or settings.secure_sums.policy == "required"):
-        why = "the study adds this under masks" if in_use else "this site adds this under masks only"
-        raise Refused(RefusalCode.SECURE_SUM_REQUIRED, f"{why}: it does not leave by itself", value=phase)
+        amended_study(settings, study, run, study.amendment)
 
 
 def _generator(settings: SiteSettings, *names: str) -> np.random.Generator:
