@@ -5,8 +5,8 @@ hospitals (``deploy/examples/real/age_sex.yaml``, its proposed net alone) is run
 its own, by the product's own rounds; the errors of all lockboxes together are compared, intervals clustered by patient.
 
 Each way of each seed is half a minute to a minute of one core. ``ECGFED_BESIDE_SEEDS`` (0,1,2) and
-``ECGFED_BESIDE_WAYS`` (federated,roof,alone) name what is trained, ``ECGFED_BESIDE_OUT`` a folder where each is kept, so
-that they can be run one by one, and the figures of all as JSON. ``ECGFED_BESIDE_ROUNDS`` is for trying it out.
+``ECGFED_BESIDE_WAYS`` (federated,roof,alone) name what is trained, ``ECGFED_BESIDE_OUT`` a folder where each is kept,
+so that they can be run one by one, and the figures of all as JSON. ``ECGFED_BESIDE_ROUNDS`` is for trying it out.
 """
 
 from __future__ import annotations
