@@ -115,6 +115,21 @@ def completion(shell: str) -> None:
     click.echo(found(command, {}, "ecgfed", "_ECGFED_COMPLETE").source())
 
 
+@command.command()
+@click.option("--out", type=click.Path(path_type=Path), help="the file; standard output where it is not given")
+def sbom(out: Path | None) -> None:
+    """Write what this installation is made of: a CycloneDX bill of materials, each package with version and licence."""
+    from ecgshared.service.files import write_atomically
+    from ecgshared.service.sbom import sbom_json
+
+    text = sbom_json()
+    if out is None:
+        click.echo(text)
+        return
+    write_atomically(out, text.encode())
+    click.echo(f"wrote {out}")
+
+
 def main() -> None:
     """Run the command; an :class:`EcgFedError` is printed as text and ends with status 2, never a traceback.
 

@@ -49,6 +49,24 @@ def realism(
 
 
 @app.command()
+def sheets(
+    out: Annotated[Path, typer.Option(help="PNG to draw")],
+    scenario: Annotated[str, typer.Option(help="whose first hospital's people are recorded")] = "normals_activation",
+    ptbxl: Annotated[Path | None, typer.Option(help="folder of PTB-XL: as many of its NORM sheets beside")] = None,
+    count: Annotated[int, typer.Option(min=1, max=20, help="sheets of a kind")] = 6,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    blind: Annotated[bool, typer.Option("--blind", help="do not write which is which; it is printed")] = False,
+) -> None:
+    """Draw made ECGs on paper, beside real ones of the same ages and sexes, for a cardiologist to tell apart."""
+    from ecgshared.errors import ConfigError
+    from simulations.judging.realism import sheets as draw
+
+    if blind and ptbxl is None:
+        raise ConfigError("--blind needs real sheets beside the made ones", remedy="give --ptbxl PATH")
+    typer.echo(draw(out, scenario=scenario, ptbxl=ptbxl, count=count, seed=seed, blind=blind))
+
+
+@app.command()
 def sheet(
     out: Annotated[Path, typer.Option(help="PNG or SVG to draw")],
     obstacles: Annotated[
@@ -66,15 +84,34 @@ def sheet(
 @app.command()
 def attack(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="ATTACK", help="by name; all where none is given")
+        list[str] | None,
+        typer.Argument(metavar="[RUN | ATTACK...]", help="a finished run's folder; or attacks by name, else all"),
+    ] = None,
+    site: Annotated[
+        list[Path] | None, typer.Option(help="of a run: the file of a hospital that trained in it; may be repeated")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the made hospital")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="the shares as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="what came out as JSON")] = False,
 ) -> None:
-    """Play a coordinator who does not play fair against one made hospital, without its protections and with them."""
+    """Play a coordinator who does not play fair: against one made hospital, without its protections and with them; or,
+    given a run's folder and its hospitals' site files, against the nets that it released. The run's report tells of
+    it."""
     import json
     from dataclasses import asdict
 
+    if names and (Path(names[0]) / "run.json").exists():
+        from ecgshared.errors import ConfigError
+        from simulations.attacks.released import as_lines as run_lines
+        from simulations.attacks.released import sites_beside, try_run
+
+        if len(names) > 1:
+            raise ConfigError("one run at a time", value=" ".join(names[1:]), allowed="RUN --site SITE.yaml ...")
+        run_folder = Path(names[0])
+        tried = try_run(run_folder, list(site or sites_beside(run_folder)))
+        typer.echo(
+            json.dumps([one.model_dump() for one in tried], indent=2) if as_json else "\n".join(run_lines(tried))
+        )
+        return
     from simulations.attacks.suite import as_lines, run
 
     found = run(names or [], seed)
@@ -100,6 +137,18 @@ def omop(
     else:
         write_postgres(cdm, str(database), schema)
     typer.echo(f"{out or database}: {cdm.persons:,} persons, {cdm.ecgs:,} ECGs in {len(cdm.tables)} tables")
+
+
+@app.command()
+def fhir(
+    site_file: Annotated[Path, typer.Argument(metavar="SITE.yaml", help="of a made hospital")],
+    out: Annotated[Path, typer.Option(help="folder for the bundle and the NDJSON files")],
+) -> None:
+    """Lay a made hospital's table out as FHIR R4 resources, to try a cohort out of FHIR on."""
+    from simulations.hospitals.fhir import write_bundles
+
+    counts = write_bundles(site_file, out)
+    typer.echo(f"{out}: " + ", ".join(f"{n:,} {kind}" for kind, n in counts.items()))
 
 
 class Backend(StrEnum):

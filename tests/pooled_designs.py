@@ -107,7 +107,7 @@ def evaluated(heads: list[Scored], limits: DisclosureLimits = LIMITS) -> Evaluat
     sketches, cases = {}, {}
     for i, head in enumerate(heads):
         local[str(i)] = gated(
-            local_answer([head], STEP, limits, cut=None, patients_known=True), request("local"), limits
+            local_answer([head], STEP, limits, cuts=[None], patients_known=True), request("local"), limits
         )
         reply = gated(scale_answer([head], limits), request("scale"), limits)
         sketches[str(i)] = released_sketches(reply.head, reply.case, reply.mean, reply.ecgs, 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def note_path(table: Path) -> Path:
     return table.with_name(table.name + ".frozen.json")
 
 
-def draw(config: QueryConfig) -> bytes:
-    """Run the query and return its rows as Parquet: the same rows give the same bytes.
+def draw(config: QueryConfig, said: Callable[[str], None] = lambda _: None) -> bytes:
+    """Run the query and return its rows as Parquet: the same rows give the same bytes. ``said``: as of the query.
 
     Raises
     ------
@@ -60,7 +61,7 @@ def draw(config: QueryConfig) -> bytes:
     import pyarrow.parquet
 
     sink = io.BytesIO()
-    pyarrow.parquet.write_table(run_query(config).replace_schema_metadata(None), sink, compression="zstd")
+    pyarrow.parquet.write_table(run_query(config, said).replace_schema_metadata(None), sink, compression="zstd")
     return sink.getvalue()
 
 

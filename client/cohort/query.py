@@ -7,11 +7,12 @@ PostgreSQL is reached by ADBC; DuckDB reads its own files and folders of CSV and
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from client.site.table_settings import SHIPPED_SQL, QueryConfig
+from client.site.table_settings import FHIR, SHIPPED_SQL, QueryConfig
 from ecgshared.errors import CohortError, ConfigError
 
 _NAME = re.compile(r"\$\{(\w+)\}")
@@ -40,8 +41,10 @@ def shipped(name: str) -> str:
     return (files("client") / "cohort" / "sql" / f"{name.replace('-', '_')}.sql").read_text(encoding="utf-8")
 
 
-def run_query(config: QueryConfig) -> Any:
+def run_query(config: QueryConfig, said: Callable[[str], None] = lambda _: None) -> Any:
     """Run the query and return a ``pyarrow.Table`` of plain columns.
+
+    ``said`` is told what a source counts beside its rows.
 
     Raises
     ------
@@ -50,14 +53,17 @@ def run_query(config: QueryConfig) -> Any:
     """
     sql = statement(config)
     try:
-        if re.match(r"^postgres(ql)?://", config.database):
+        if config.database.startswith(FHIR):
+            table = _fhir(config, sql, said)
+        elif re.match(r"^postgres(ql)?://", config.database):
             table = _postgres(config.database, sql)
         elif "://" in config.database:
             raise ConfigError(
                 "is no database this reads",
                 where="table.query.database",
                 value=config.database,
-                allowed="postgresql://user@host/name, a .duckdb file, or a folder of CSV and Parquet files",
+                allowed="postgresql://user@host/name, a .duckdb file, a folder of CSV and Parquet files, fhir:FOLDER, "
+                "or fhir:https://host/base",
             )
         else:
             table = _duckdb(Path(config.database), sql)
@@ -80,6 +86,24 @@ def _postgres(uri: str, sql: str) -> Any:
             return cursor.fetch_arrow_table()
     except postgres.Error as error:
         raise _refused(uri, error) from None
+
+
+def _fhir(config: QueryConfig, sql: str, said: Callable[[str], None]) -> Any:
+    import duckdb
+
+    from client.cohort.fhir import fhir_tables
+
+    source = config.database.removeprefix(FHIR)
+    if "://" in source and not re.match(r"^https?://", source):
+        raise ConfigError("is no address of a FHIR server", where="table.query.database", value=source)
+    tables = fhir_tables(source, config.codes, said)
+    try:
+        with duckdb.connect() as connection:
+            for name, table in tables.items():
+                connection.register(name, table)
+            return connection.sql(sql).to_arrow_table()
+    except duckdb.Error as error:
+        raise _refused(config.database, error) from None
 
 
 def _duckdb(path: Path, sql: str) -> Any:

@@ -91,7 +91,9 @@ def read(
             for i in np.flatnonzero(_to_read(found, settings.quality))
         ]
         if jobs and not may_read:
-            raise CohortError(f"{len(jobs)} recording(s) are not read yet", remedy="ecgfed site ingest SITE.yaml")
+            raise CohortError(
+                f"{len(jobs)} recording(s) are not read yet", remedy="ecgfed site ingest SITE.yaml --study STUDY.yaml"
+            )
         if jobs:
             ingest(cache, jobs, recipe, threads=settings.compute.threads, progress=progress)
             found = cache.lookup(records, signatures, READING_VERSION)

@@ -108,13 +108,22 @@ class GroupMemory:
         self._sets: dict[str, Ints] = {}
         self._told: list[_Told] = []
 
-    def judge(self, asked: Sequence[Asked], *, here: Keys | None) -> list[Conflict | None]:
-        """Judge sets one after the other, each beside those before it that were not refused."""
+    def judge(
+        self, asked: Sequence[Asked], *, here: Keys | None, beside: Sequence[Asked] = ()
+    ) -> list[Conflict | None]:
+        """Judge sets one after the other, each beside those before it that were not refused.
+
+        Parameters
+        ----------
+        beside : sets judged before, of which none was refused; they count as told.
+        """
         self._load()
         found: list[Conflict | None] = [None] * len(asked)
         for topic in dict.fromkeys(one.topic for one in asked):
             mine = [i for i, one in enumerate(asked) if one.topic == topic]
-            for i, conflict in zip(mine, self._judged_topic([asked[i] for i in mine], here), strict=True):
+            others = [one for one in beside if one.topic == topic]
+            judged = self._judged_topic([asked[i] for i in mine], here, others)
+            for i, conflict in zip(mine, judged, strict=True):
                 found[i] = conflict
         return found
 
@@ -131,9 +140,14 @@ class GroupMemory:
         """
         return next((found for found in self.judge(asked, here=here) if found is not None), None)
 
-    def admitted(self, asked: Sequence[Asked], *, here: Keys | None) -> Bools:
-        """Say of each set whether it may be told of, the most wanted first; one that may not is passed over."""
-        judged = self.judge(asked, here=here)
+    def admitted(self, asked: Sequence[Asked], *, here: Keys | None, beside: Sequence[Asked] = ()) -> Bools:
+        """Say of each set whether it may be told of, the most wanted first; one that may not is passed over.
+
+        Parameters
+        ----------
+        beside : as :meth:`judge`.
+        """
+        judged = self.judge(asked, here=here, beside=beside)
         return np.array([one.size >= one.few and found is None for one, found in zip(asked, judged, strict=True)], bool)
 
     def remember(
@@ -192,19 +206,27 @@ class GroupMemory:
         self._load()
         return np.isin(records, self._records)
 
-    def _judged_topic(self, asked: list[Asked], here: Keys | None) -> list[Conflict | None]:
+    def _judged_topic(
+        self, asked: list[Asked], here: Keys | None, beside: list[Asked] | None = None
+    ) -> list[Conflict | None]:
         names = list(dict.fromkeys(t.set for t in self._told if t.topic == asked[0].topic))
         known = set(names)
+        new = [one for one in beside or () if one.digest not in known and one.size >= one.few > 1]
+        known |= {one.digest for one in new}
         if all(one.digest in known or not one.size >= one.few > 1 for one in asked):
             return [None] * len(asked)
+        # Those judged before stand where sets asked for stand, ahead of them, and are not judged again.
+        asked, first = [*new, *asked], len(new)
         records, patients = self._universe(asked)
         index = _Index(records)
         matrix = np.zeros((len(names) + len(asked), len(records)), dtype=np.bool_)
         for i, name in enumerate(names):
             matrix[i, index.of(self._records[self._sets[name]])] = True
+        for i, one in enumerate(new, start=len(names)):
+            matrix[i, index.of(one.records)] = True
         patient = np.unique(patients, return_inverse=True)[1].astype(np.int64)
-        rows, judged = list(range(len(names))), list[Conflict | None]()
-        for i, one in enumerate(asked, start=len(names)):
+        rows, judged = list(range(len(names) + first)), list[Conflict | None]()
+        for i, one in enumerate(asked[first:], start=len(names) + first):
             judged.append(None)
             if one.digest in known or not one.size >= one.few > 1:
                 continue

@@ -39,7 +39,7 @@ def cohort(
     config = settings.table
     if config.query is None:
         raise ConfigError("the site file has no table.query: its table is read as it lies there", where=site_file)
-    content = draw(config.query)
+    content = draw(config.query, lambda text: typer.echo(text, err=True))
     change = compare(config.path, content)
     ending = [] if change is None or change.same else _studies(settings)
     if change is not None:

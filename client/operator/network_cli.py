@@ -76,14 +76,21 @@ def resume(site_file: SiteFile) -> None:
 
 def show(
     site_file: SiteFile,
-    what: Annotated[str, typer.Argument(metavar="STUDY", help="STUDY.yaml, or the hash of one the site holds")],
+    what: Annotated[
+        str, typer.Argument(metavar="STUDY", help="STUDY.yaml, the hash of one the site holds, or AMENDMENT.yaml")
+    ],
 ) -> None:
-    """Say in plain words what a study would run here, and what would leave at each step."""
+    """Say in plain words what a study would run here, what would leave at each step, or whom an amendment takes out."""
+    from client.approval.amendments import check_amendment, show_amendment
     from client.approval.show import named_study, show_study
     from client.operator.group_lines import group_lines
     from client.site.settings import load_site
+    from ecgshared.study.amendment import is_amendment
 
     settings = load_site(site_file)
+    if is_amendment(Path(what)):
+        typer.echo("\n".join(show_amendment(settings, *check_amendment(settings, Path(what)))))
+        return
     study = named_study(settings, what)
     typer.echo("\n".join([*show_study(settings, study), *group_lines(settings, study)]))
 
@@ -110,12 +117,14 @@ def annex(
 
 def approve(
     site_file: SiteFile,
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="STUDY.yaml, `code`, `envelope`, or a code's sha256")],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="STUDY.yaml, AMENDMENT.yaml, `code`, `envelope`, or a code's sha256")
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="ask nothing")] = False,
     person: Annotated[str | None, typer.Option(help="who approves, where the site wants named people to")] = None,
     person_key: Annotated[Path | None, typer.Option("--person-key", help="their key", metavar="FILE")] = None,
 ) -> None:
-    """Approve a study, the installed software, or the coordinator's envelope; exit 1 if that was not confirmed."""
+    """Approve a study, a change of its members, the installed software, or the envelope; exit 1 if not confirmed."""
     from client.approval.decision import approve as approve_it
     from client.approval.people import open_key
     from client.operator.group_lines import group_lines
@@ -157,7 +166,9 @@ def person(
 
 def withdraw(
     site_file: SiteFile,
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="STUDY.yaml, `code`, `envelope`, or a sha256")],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="STUDY.yaml, AMENDMENT.yaml, `code`, `envelope`, or a sha256")
+    ],
 ) -> None:
     """Take an approval back; a question that comes later is refused."""
     from client.approval.decision import withdraw as withdraw_it
@@ -240,11 +251,24 @@ def status(
 def releases(
     site_file: SiteFile,
     as_json: Annotated[bool, typer.Option("--json", help="every line in full, as JSON")] = False,
+    acro: Annotated[
+        Path | None, typer.Option(help="write the values too, for an output checker: ACRO's results.json and tables")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="for --acro: of this run only")] = None,
 ) -> None:
     """List all that ever left this site."""
     from client.operator.releases import as_table, read_releases
     from client.site.settings import load_site
 
+    if acro is not None:
+        from client.operator.checked_output import write_acro
+
+        outputs, review = write_acro(load_site(site_file), acro, run)
+        told = {"folder": str(acro), "outputs": outputs, "to_review": review}
+        typer.echo(
+            json.dumps(told) if as_json else f"{acro}: {outputs} output(s), {review} of them for a person to review"
+        )
+        return
     found = read_releases(load_site(site_file).state)
     typer.echo("\n".join(json.dumps(line, sort_keys=True) for line in found) if as_json else "\n".join(as_table(found)))
 

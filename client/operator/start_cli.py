@@ -34,9 +34,14 @@ def init(
     folder: Annotated[Path | None, typer.Option(help="the folder of the recordings")] = None,
     table: Annotated[Path | None, typer.Option(help="the table of the ECGs: CSV, .xlsx or Parquet")] = None,
     database: Annotated[
-        str | None, typer.Option(help="in place of a table: PostgreSQL's URL, or a folder of CSV or Parquet files")
+        str | None,
+        typer.Option(
+            help="in place of a table: PostgreSQL's URL, a folder of CSV or Parquet files, fhir:FOLDER or fhir:https://..."
+        ),
     ] = None,
-    sql: Annotated[str, typer.Option(help="the query of the database: a file, or a shipped one")] = "omop-scd",
+    sql: Annotated[
+        str | None, typer.Option(help="the query: a file, or a shipped one; omop-scd, or fhir-scd after fhir:")
+    ] = None,
     parameter: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="what ${NAME} stands for in the SQL")
     ] = None,
@@ -66,7 +71,8 @@ def init(
         )
     if out.exists() and folder is not None:
         raise ConfigError("there is a site file already", where=out, remedy="give another --out, or move it away")
-    query = None if database is None else _query(database, sql, parameter or [])
+    shipped = "fhir-scd" if (database or "").startswith("fhir:") else "omop-scd"
+    query = None if database is None else _query(database, sql or shipped, parameter or [])
     if query is not None:
         table = _drawn(query, out)
     filled = Filled()
@@ -104,15 +110,17 @@ def _from_recipe(recipe: str, folder: Path | None, site: str | None, out: Path) 
 
 
 def _query(database: str, sql: str, parameters: list[str]) -> QueryConfig:
-    from client.site.table_settings import SHIPPED_SQL, QueryConfig
+    from client.site.table_settings import FHIR, SHIPPED_SQL, QueryConfig
     from ecgshared.config import validate
 
     faults = [text for text in parameters if "=" not in text]
     if faults:
         raise ConfigError("is no NAME=VALUE", where="--set", value=faults)
+    scheme = FHIR if database.startswith(FHIR) else ""
+    place = database.removeprefix(scheme)
     # Files as seen from the site file are named once it is written; here, from where the operator stands.
     data = {
-        "database": database if "://" in database else str(Path(database).resolve()),
+        "database": database if "://" in place else scheme + str(Path(place).resolve()),
         "sql": sql if sql in SHIPPED_SQL else str(Path(sql).resolve()),
         "parameters": dict(text.split("=", 1) for text in parameters),
     }
@@ -127,7 +135,8 @@ def _drawn(query: QueryConfig, out: Path) -> Path:
     path = out.with_suffix(".cohort.parquet")
     if path.exists():
         raise ConfigError("there is a frozen cohort already", where=path, remedy="give another --out, or move it away")
-    freeze(TableConfig(path=path, query=query, columns={}), draw(query))
+    content = draw(query, lambda text: typer.echo(text, err=True))
+    freeze(TableConfig(path=path, query=query, columns={}), content)
     return path
 
 

@@ -8,7 +8,8 @@ new.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -45,10 +46,16 @@ def spend(site: SiteContext, request: Request, topic: str, *, cap: int, of: Iter
     ------
     Refused : ``BUDGET_SPENT``. Only another study, which the site approves anew, starts a new count.
     """
+    arrays = {name: request.arrays[name] for name in (request.arrays if of is None else of)}
+    spend_of(site, f"{request.study_hash[:32]}-{request.step}", topic, arrays, cap=cap)
+
+
+def spend_of(site: SiteContext, account: str, topic: str, arrays: Mapping[str, Any], *, cap: int) -> None:
+    """Count a question as :func:`spend` does, in an account of another name than the study's and the step's."""
     digest = hashlib.sha256(topic.encode() + b"\0")
-    for name in sorted(request.arrays if of is None else of):
-        digest.update(name.encode() + b"\0" + np.ascontiguousarray(request.arrays[name]).tobytes())
-    path = site.settings.state / FOLDER / f"{request.study_hash[:32]}-{request.step}.log"
+    for name in sorted(arrays):
+        digest.update(name.encode() + b"\0" + np.ascontiguousarray(arrays[name]).tobytes())
+    path = site.settings.state / FOLDER / f"{account}.log"
     asked = set(path.read_text(encoding="ascii").split("\n")) if path.exists() else set()
     head = hashlib.sha256(topic.encode()).hexdigest()[:16]
     line = f"{head} {digest.hexdigest()}"

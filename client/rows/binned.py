@@ -24,11 +24,22 @@ CURVE = ("lower", "by_lower", "upper", "by_upper", "case_position", "case_weight
 @dataclass(frozen=True)
 class CutQuestion:
     """Cuts asked for, the most wanted first; ``fixed``: a decision threshold, which comes before them; ``room``: bins
-    of controls that each side of a cut must have room for."""
+    of controls that each side of a cut must have room for; ``closed``: those among them that are not answered."""
 
     cuts: tuple[float, ...]
     fixed: float | None = None
     room: int = ROOM
+    closed: frozenset[float] = frozenset()
+
+    @property
+    def open_cuts(self) -> tuple[float, ...]:
+        """Cuts that may be answered."""
+        return tuple(cut for cut in self.cuts if cut not in self.closed)
+
+    @property
+    def open_fixed(self) -> float | None:
+        """The threshold, where it may be answered."""
+        return None if self.fixed in self.closed else self.fixed
 
 
 def read_cuts(request: Request, n_heads: int, fixed: float | None = None, room: int = ROOM) -> list[CutQuestion]:
@@ -82,11 +93,13 @@ class Binned:
             score[control],
             head.patient[control],
             limits,
-            cuts=question.cuts,
-            fixed=question.fixed,
+            cuts=question.open_cuts,
+            fixed=question.open_fixed,
             room=question.room,
         )
-        cuts = answered_cuts(score, head.y, head.patient, limits, bins=bins, cuts=question.cuts, fixed=question.fixed)
+        cuts = answered_cuts(
+            score, head.y, head.patient, limits, bins=bins, cuts=question.open_cuts, fixed=question.open_fixed
+        )
         tops = [HIGHEST, *cuts][: len(cuts)]
         sizes = [
             group_size(head.patient, head.y, (score >= cut) & (score < top))

@@ -31,6 +31,7 @@ class FollowedRows:
     Attributes
     ----------
     x : float array, shape = (n, P): the columns of all models, on their own scale.
+    rows : row numbers in the cohort, shape = (n,).
     years, observed, patient : shape = (n,). cause : int array, shape = (n,): 0 censored, 1 the event, 2 a death that
         forestalled it.
     without_time, without_input : patients, shape = (m,), one entry for each ECG left out.
@@ -39,6 +40,7 @@ class FollowedRows:
     """
 
     x: Floats
+    rows: NDArray[np.int64]
     years: Floats
     observed: NDArray[np.bool_]
     cause: NDArray[np.int64]
@@ -87,6 +89,7 @@ def followed_rows(
     absent = timed[:, None] & ~known
     return FollowedRows(
         x=x[keep],
+        rows=rows[keep],
         years=years,
         observed=observed,
         cause=cause,

@@ -6,6 +6,7 @@ import numpy as np
 
 from client.rows.allowance import spend, spend_score
 from client.rows.context import SiteContext
+from client.rows.cut_sets import spend_cuts
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
 from ecgshared.arrays import Floats
 from ecgshared.errors import RefusalCode, Refused
@@ -46,6 +47,7 @@ def controls(site: SiteContext, request: Request) -> Answer:
     head, number = _head(site, request)
     cuts = _cuts(request)
     spend(site, request, f"controls {number}", cap=CURVES)
+    spend_cuts(site, request, f"controls {_name(site, number)}", cuts, cap=CURVES)
     free = head.y == 0
     group = np.searchsorted(cuts, score_of(head.risk[free]), side="right")
     n = len(cuts) + 1
@@ -60,6 +62,7 @@ def placed(site: SiteContext, request: Request) -> Answer:
     cuts = _cuts(request)
     counts = received(request, "controls", (len(cuts) + 1,))
     spend(site, request, f"placed {number}", cap=1)
+    spend_cuts(site, request, f"placed {_name(site, number)}", cuts)
     if (counts < 0).any() or not counts.sum() > 0:
         raise Refused(RefusalCode.BAD_REQUEST, "a curve that is none")
     below = np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum()
@@ -121,6 +124,11 @@ def _head(site: SiteContext, request: Request) -> tuple[Scored, int]:
     if not 0 <= number < len(heads):
         raise Refused(RefusalCode.BAD_REQUEST, "no such head", value=number)
     return heads[number], number
+
+
+def _name(site: SiteContext, number: int) -> str:
+    assert isinstance(site.step, Config)
+    return heads_of(site.step, site.study)[number]
 
 
 def _cuts(request: Request) -> Floats:

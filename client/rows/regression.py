@@ -11,6 +11,7 @@ from scipy.special import logit
 
 from client.rows.allowance import spend_score
 from client.rows.context import SiteContext
+from client.rows.cut_sets import open_cuts, open_group, outcome_parts
 from client.rows.risk import label_column, rows_under, score_rows
 from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.errors import RefusalCode, Refused
@@ -77,6 +78,9 @@ def regression_rows(site: SiteContext, request: Request) -> RegressionRows:
     keep = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
     for level in levels.values():
         keep &= np.isfinite(level)
+    bounded = {f.text: (f.column, values[f.text][keep] == 1) for f in factors.values() if f.sign}
+    high = columns["high_risk"][keep] if "high_risk" in columns else None
+    _require_open(site, request, step, rows[keep], y[keep], high, bounded)
     patient = site.data.patient[rows]
     return judged(
         x[keep],
@@ -90,6 +94,26 @@ def regression_rows(site: SiteContext, request: Request) -> RegressionRows:
         site.settings.limits,
         patients_known=site.data.patients_known,
     )
+
+
+def _require_open(
+    site: SiteContext,
+    request: Request,
+    step: Config,
+    rows: Ints,
+    y: Floats,
+    high: Floats | None,
+    bounded: dict[str, tuple[str, Bools]],
+) -> None:
+    """Refuse where those at high risk, or beyond a column's bound, differ by a few from those of another step."""
+    parts = {"everybody": np.ones(len(rows), dtype=np.bool_)}
+    parts |= outcome_parts(site.study, dict(zip(step.outcome, y.T, strict=True)))
+    if high is not None and not open_cuts(site, request, rows, high, [1.0], parts, any_score=True).all():
+        raise Refused(RefusalCode.TOO_FEW, "who is at high risk differs by a few from another step's")
+    for text, (column, beyond) in bounded.items():
+        within = {f"{topic} within bounds of {column}": part & beyond for topic, part in parts.items()}
+        if not open_group(site, rows, within, text):
+            raise Refused(RefusalCode.TOO_FEW, "a bound differs by a few patients from another step's", value=text)
 
 
 def judged(

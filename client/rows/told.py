@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -38,6 +38,7 @@ class Told:
     ) -> None:
         self._memory, self._here, self._limits, self._figures = memory, here, limits, figures
         self._plan = planned
+        self._planned_open: dict[str, list[Asked]] = {}
         self.pending: list[Asked] = []
 
     @classmethod
@@ -59,13 +60,37 @@ class Told:
         """
         if self._limits.withhold_nothing:
             return np.ones(len(cells), dtype=np.bool_)
-        records, patients = keys_of(data)
-        few = few_of(topic, self._limits)
-        asked = [
-            Asked(topic, name, self._figures, records[cell], patients[cell], few)
-            for name, cell in zip(names, cells, strict=True)
-        ]
-        before = [one for one in (*self._planned, *self.pending) if one.topic == topic]
-        open_ones = self._memory.admitted([*before, *asked], here=self._here)[len(before) :]
+        asked = [self._asked(topic, data, cell, name) for name, cell in zip(names, cells, strict=True)]
+        open_ones = self._open(topic, asked)
         self.pending += [one for one, is_open in zip(asked, open_ones, strict=True) if is_open]
         return open_ones
+
+    def admit_group(self, data: SiteData, parts: Mapping[str, Bools], name: str) -> bool:
+        """Say whether a group may be told of under several topics, under all of them or none.
+
+        What is smaller than the least size passes: nothing is told of it anyway.
+
+        Parameters
+        ----------
+        parts : of the group what each topic is about, bool arrays of shape = (n,).
+        """
+        if self._limits.withhold_nothing:
+            return True
+        asked = [self._asked(topic, data, part, name) for topic, part in parts.items()]
+        asked = [one for one in asked if one.size >= one.few]
+        if not all(self._open(one.topic, [one])[0] for one in asked):
+            return False
+        self.pending += asked
+        return True
+
+    def _asked(self, topic: str, data: SiteData, cell: Bools, name: str) -> Asked:
+        records, patients = keys_of(data)
+        return Asked(topic, name, self._figures, records[cell], patients[cell], few_of(topic, self._limits))
+
+    def _open(self, topic: str, asked: Sequence[Asked]) -> Bools:
+        if topic not in self._planned_open:
+            planned = [one for one in self._planned if one.topic == topic]
+            open_ones = self._memory.admitted(planned, here=self._here)
+            self._planned_open[topic] = [one for one, is_open in zip(planned, open_ones, strict=True) if is_open]
+        before = [*self._planned_open[topic], *(one for one in self.pending if one.topic == topic)]
+        return self._memory.admitted(asked, here=self._here, beside=before)

@@ -99,12 +99,14 @@ def followed(site: SiteContext, rows: Ints, risk: Floats, head: str) -> Followed
     return everybody.of(np.isfinite(risk) & np.isfinite(times.years))
 
 
-def weighted_answer(heads: Sequence[Followed | None], risk_cut: float | None, patients_known: bool) -> Answer:
-    """Compute the weighted figures of every head; ``risk_cut`` is the threshold as a risk, None where there is none."""
+def weighted_answer(
+    heads: Sequence[Followed | None], risk_cuts: Sequence[float | None], patients_known: bool
+) -> Answer:
+    """Compute the weighted figures of every head; ``risk_cuts`` are each one's threshold as a risk, None where none."""
     n = len(heads)
     counts, figures, moments = np.full((n, 4), np.nan), np.full((n, len(WEIGHTED), 4), np.nan), np.full((n, 4), np.nan)
     patients, events = np.zeros((n, len(WEIGHTED)), dtype=np.int64), np.zeros((n, len(WEIGHTED)), dtype=np.int64)
-    for h, rows in enumerate(heads):
+    for h, (rows, risk_cut) in enumerate(zip(heads, risk_cuts, strict=True)):
         if rows is None or not len(rows.years):
             continue
         counts[h] = _counts(rows, patients_known)

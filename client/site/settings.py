@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from client.site.described import DescribedConfig
-from client.site.table_settings import SHIPPED_SQL, DateAndTime, QueryConfig, TableConfig
+from client.site.table_settings import FHIR, SHIPPED_SQL, DateAndTime, QueryConfig, TableConfig
 from ecgshared.config import Config, load_yaml, validate
 from ecgshared.errors import ConfigError
 from ecgshared.privacy.disclosure import DisclosureLimits
@@ -360,7 +360,9 @@ def _absolute_query(query: QueryConfig | None, absolute: Callable[[Path], Path])
     """Return a query whose files are named absolutely."""
     if query is None:
         return None
-    database = query.database if "://" in query.database else str(absolute(Path(query.database)))
+    scheme = FHIR if query.database.startswith(FHIR) else ""
+    place = query.database.removeprefix(scheme)
+    database = query.database if "://" in place else scheme + str(absolute(Path(place)))
     sql = query.sql if query.sql in SHIPPED_SQL else str(absolute(Path(query.sql)))
     return query.model_copy(update={"database": database, "sql": sql})
 

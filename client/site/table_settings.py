@@ -10,8 +10,20 @@ from pydantic import Field, field_validator, model_validator
 
 from ecgshared.config import Config
 
-SHIPPED_SQL = ("omop-scd", "mimic-iv-ecg")
+SHIPPED_SQL = ("omop-scd", "mimic-iv-ecg", "fhir-scd")
 """Queries that come with ecgfed, in client/cohort/sql."""
+FHIR = "fhir:"
+"""Before a folder of bundles, or the address of a server."""
+FHIR_CODES = (
+    "http://loinc.org|11524-6",
+    "http://loinc.org|34534-8",
+    "http://snomed.info/sct|268400002",
+    "http://loinc.org|10230-1",
+    "http://loinc.org|18043-0",
+    "http://loinc.org|39156-5",
+    "http://loinc.org|79378-6",
+)
+"""Of what fhir-scd speaks of: ECGs, ejection fraction, body mass index, cause of death."""
 
 
 class MatchedLabel(Config):
@@ -50,11 +62,15 @@ class QueryConfig(Config):
 
     database: str = Field(
         description="postgresql://user@host/name (password in PGPASSWORD or ~/.pgpass), a .duckdb file, or a folder of "
-        "CSV and Parquet files, each a table"
+        "CSV and Parquet files, each a table; fhir:FOLDER for FHIR R4 bundles and NDJSON, fhir:https://host/base for a "
+        "FHIR server (token in ECGFED_FHIR_TOKEN)"
     )
     sql: str = Field(
         default="omop-scd",
-        description="a file of SQL, one row per ECG, or a shipped one: omop-scd for OMOP CDM 5.4, mimic-iv-ecg",
+        description="a file of SQL, one row per ECG, or a shipped one: omop-scd (OMOP CDM 5.4), fhir-scd, mimic-iv-ecg",
+    )
+    codes: tuple[str, ...] = Field(
+        default=FHIR_CODES, description="system|code of the observations that a FHIR server is asked for; none: for all"
     )
     parameters: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$")]] = Field(
         default={}, description="what ${name} stands for in the SQL: {schema: cdm}"
@@ -63,7 +79,7 @@ class QueryConfig(Config):
     @model_validator(mode="after")
     def _without_password(self) -> QueryConfig:
         # Of the whole section, as the message of a key would show its value.
-        if re.match(r"^\w+://[^/@]*:[^/@]*@", self.database) or "password=" in self.database.lower():
+        if re.match(r"^(fhir:)?\w+://[^/@]*:[^/@]*@", self.database) or "password=" in self.database.lower():
             raise ValueError("database holds a password; give it in PGPASSWORD or ~/.pgpass")
         return self
 

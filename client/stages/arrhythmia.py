@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from client.rows.allowance import spend, spend_score
 from client.rows.bands import open_outcomes, told_cuts
 from client.rows.binned import sketches
 from client.rows.context import SiteContext
+from client.rows.cut_sets import open_cuts
+from client.rows.groups import events_of
 from client.rows.risk import Scored, label_column, received, rows_under, score_rows
 from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.errors import RefusalCode, Refused
@@ -42,12 +44,14 @@ class ArrhythmiaRows:
     ----------
     score : float array, shape = (n,), logit of the risk. risk, patient : shape = (n,).
     outcomes : of :data:`COUNTED`, what may be told of the whole; shape = (n,) each, NaN where not known.
+    rows : row numbers in the cohort, shape = (n,); empty where it does not matter.
     """
 
     score: Floats
     risk: Floats
     patient: Ints
     outcomes: dict[str, Floats]
+    rows: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def of(self, outcome: str) -> tuple[Floats, Bools]:
         """Return an outcome of :data:`OUTCOMES` and where it is known; nowhere where it may not be told."""
@@ -81,7 +85,9 @@ def curve(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``curve``: above one set of cuts."""
     cuts = _cuts(request)
     spend(site, request, "curve", cap=1, of=["cuts"])
-    return curve_answer(_rows(site, request), cuts, site.settings.limits, patients_known=site.data.patients_known)
+    rows = _rows(site, request)
+    told = _told(site, request, rows, cuts)
+    return curve_answer(rows, cuts, site.settings.limits, patients_known=site.data.patients_known, told=told)
 
 
 def errors(site: SiteContext, request: Request) -> Answer:
@@ -90,7 +96,8 @@ def errors(site: SiteContext, request: Request) -> Answer:
     rates = received(request, "rates", (len(cuts) + 1, len(OUTCOMES)))
     spend(site, request, "curve", cap=1, of=["cuts"])
     spend(site, request, "errors", cap=1, of=["cuts", "rates"])
-    return errors_answer(_rows(site, request), cuts, rates, site.settings.limits)
+    rows = _rows(site, request)
+    return errors_answer(rows, cuts, rates, site.settings.limits, told=_told(site, request, rows, cuts))
 
 
 def coding(site: SiteContext, request: Request) -> Answer:
@@ -114,10 +121,15 @@ PHASES = {"scale": scale, "curve": curve, "errors": errors, "coding": coding}
 
 
 def curve_answer(
-    rows: ArrhythmiaRows, cuts: tuple[float, ...], limits: DisclosureLimits, *, patients_known: bool
+    rows: ArrhythmiaRows,
+    cuts: tuple[float, ...],
+    limits: DisclosureLimits,
+    *,
+    patients_known: bool,
+    told: Floats | None = None,
 ) -> Answer:
-    """Count each outcome above every cut that may be told."""
-    told = told_cuts(rows.score, rows.outcomes, rows.patient, limits, cuts)
+    """Count each outcome above every cut that may be told; ``told`` : those, None where no other step told of any."""
+    told = told_cuts(rows.score, rows.outcomes, rows.patient, limits, cuts) if told is None else told
     shape = (len(told), len(COUNTED))
     numbers = {name: np.zeros(shape) for name in ("ecgs", "patients", "events", "event_patients")}
     rate = np.full((len(told), len(OUTCOMES), 4), np.nan)
@@ -153,9 +165,16 @@ def curve_answer(
     )
 
 
-def errors_answer(rows: ArrhythmiaRows, cuts: tuple[float, ...], rates: Floats, limits: DisclosureLimits) -> Answer:
-    """Sum squared influences on the pooled rates above each cut that may be told."""
-    told = told_cuts(rows.score, rows.outcomes, rows.patient, limits, cuts)
+def errors_answer(
+    rows: ArrhythmiaRows,
+    cuts: tuple[float, ...],
+    rates: Floats,
+    limits: DisclosureLimits,
+    *,
+    told: Floats | None = None,
+) -> Answer:
+    """Sum squared influences on the pooled rates above each cut that may be told, as in :func:`curve_answer`."""
+    told = told_cuts(rows.score, rows.outcomes, rows.patient, limits, cuts) if told is None else told
     places = {cut: i for i, cut in enumerate((*cuts, LOWEST))}
     squares, people = np.zeros((len(told), len(OUTCOMES))), np.zeros((len(told), len(OUTCOMES)), dtype=np.int64)
     for i, cut in enumerate(told):
@@ -165,6 +184,20 @@ def errors_answer(rows: ArrhythmiaRows, cuts: tuple[float, ...], rates: Floats, 
             squares[i, o] = ratio_square_sum(inside * y, inside, rows.patient, float(rates[places[float(cut)], o]))
             people[i, o] = len(np.unique(rows.patient[inside > 0]))
     return Answer(Errors(told, squares), {"cut": Evidence(people.max(axis=1, initial=0)), "squares": Evidence(people)})
+
+
+def _told(site: SiteContext, request: Request, rows: ArrhythmiaRows, cuts: tuple[float, ...]) -> Floats:
+    """Return the cuts that may be told by themselves and beside those of other steps, descending, the whole last."""
+    step = site.step
+    assert isinstance(step, Config)
+    told = told_cuts(rows.score, rows.outcomes, rows.patient, site.settings.limits, cuts)
+    named = {"vfvt": events_of(site.study, step.vfvt), "composite": "event composite"}
+    named |= {} if step.scd is None else {"scd": events_of(site.study, step.scd)}
+    parts = {f"known: {named[name]}": ~np.isnan(y) for name, y in rows.outcomes.items()}
+    parts |= {named[name]: y == 1 for name, y in rows.outcomes.items()}
+    inner = told[told > LOWEST]
+    is_open = open_cuts(site, request, rows.rows, rows.score, inner.tolist(), parts)
+    return np.concatenate([inner[is_open], told[told == LOWEST]])
 
 
 def _cuts(request: Request) -> tuple[float, ...]:
@@ -188,5 +221,5 @@ def _rows(site: SiteContext, request: Request) -> ArrhythmiaRows:
     patient = site.data.patient[rows[keep]]
     known = {name: y for name, y in columns.items() if np.isfinite(y).any()}
     return ArrhythmiaRows(
-        score_of(risk[keep]), risk[keep], patient, open_outcomes(known, patient, site.settings.limits)
+        score_of(risk[keep]), risk[keep], patient, open_outcomes(known, patient, site.settings.limits), rows[keep]
     )

@@ -13,6 +13,7 @@ from client.rows.allowance import spend, spend_score
 from client.rows.binned import Binned, CutQuestion, read_curve, read_cuts, sketches
 from client.rows.compared import compare_answer
 from client.rows.context import SiteContext
+from client.rows.cut_sets import open_cuts, open_question, outcome_parts
 from client.rows.heads import admitted_heads
 from client.rows.judged import SUMMED_PHASES
 from client.rows.logits import feature_matrix
@@ -40,7 +41,7 @@ from ecgshared.stats.control_bins import ROOM
 from ecgshared.stats.influence import ratio_square_sum
 from ecgshared.stats.performance import Performance, performance, rates_at_cuts
 from ecgshared.stats.placement import ControlCurve, isolates, place
-from ecgshared.stats.score_scale import HIGHEST
+from ecgshared.stats.score_scale import HIGHEST, score_of
 from ecgshared.stats.score_scale import risk_of as risk_at
 from ecgshared.study.score import risk_of
 from ecgshared.study.study import Study
@@ -55,7 +56,7 @@ def local(site: SiteContext, request: Request) -> Answer:
         heads,
         step,
         site.settings.limits,
-        cut=_cut(site, request),
+        cuts=[_open_threshold(site, request, head, name) for head, name in _named(site, heads)],
         patients_known=site.data.patients_known,
         admitted=_admitted_subgroups(site, step, heads),
         study=site.study,
@@ -86,7 +87,7 @@ def histogram(site: SiteContext, request: Request) -> Answer:
     site.require_cohort()
     heads = _heads(site, request)
     spend(site, request, "histogram", cap=1)
-    return histogram_answer(heads, site.settings.limits, _questions(site, request, len(heads)))
+    return histogram_answer(heads, site.settings.limits, _questions(site, request, heads))
 
 
 def placement(site: SiteContext, request: Request) -> Answer:
@@ -95,7 +96,7 @@ def placement(site: SiteContext, request: Request) -> Answer:
     heads = _heads(site, request)
     head = _head(request, heads)
     spend(site, request, f"placement {head}", cap=1)
-    question = _questions(site, request, len(heads))[head]
+    question = _questions(site, request, heads)[head]
     return placement_answer(heads[head], request, question, site.settings.limits)
 
 
@@ -144,9 +145,14 @@ def weighted(site: SiteContext, request: Request) -> Answer:
     rows = rows_under(site, site.data.rows("lockbox"), step.max_age)
     risk = score_rows(site, request, step, rows)
     spend_score(site, request)
-    cut = _cut(site, request)
-    heads = [followed(site, rows, risk, head) for head in heads_of(step, site.study)]
-    return weighted_answer(heads, None if cut is None else float(risk_at(cut)), site.data.patients_known)
+    names = heads_of(step, site.study)
+    labelled = [with_outcome(site, rows, risk, name) for name in names]
+    # As of those with a label, so of all who are followed.
+    cuts = [_open_threshold(site, request, head, name) for head, name in zip(labelled, names, strict=True)]
+    heads = [followed(site, rows, risk, name) for name in names]
+    return weighted_answer(
+        heads, [None if cut is None else float(risk_at(cut)) for cut in cuts], site.data.patients_known
+    )
 
 
 PHASES = {
@@ -166,7 +172,7 @@ def local_answer(
     step: Config,
     limits: DisclosureLimits,
     *,
-    cut: float | None,
+    cuts: Sequence[float | None],
     patients_known: bool,
     admitted: Bools | None = None,
     study: Study | None = None,
@@ -175,11 +181,12 @@ def local_answer(
 
     Parameters
     ----------
+    cuts : the threshold, for each head; None where there is none, or nothing may be told of it.
     admitted : which subgroups may be told of beside those of other steps, shape = (heads, subgroups); None: all.
     study : whose columns subgroups are named by; None: sex and age alone.
     """
     groups = partitions_of(step, study)
-    found = [_performance(head, groups, limits, cut) for head in heads]
+    found = [_performance(head, groups, limits, cut) for head, cut in zip(heads, cuts, strict=True)]
     whole = Evidence(_stack(p.whole.patients for p in found), _stack(p.whole.events for p in found))
     counts = np.array([p.counts for p in found])
     sub_counts = np.array([p.subgroup_counts.values for p in found])
@@ -415,12 +422,30 @@ def _head(request: Request, heads: Sequence[Scored]) -> int:
     return head
 
 
-def _questions(site: SiteContext, request: Request, n_heads: int) -> list[CutQuestion]:
-    """Read the cuts asked for. A hospital alone in its group tells its own AUC, whose precision no bins carry: there a
-    cut needs but one bin of controls on either side, and a curve has points at 100 ECGs too."""
+def _named(site: SiteContext, heads: Sequence[Scored]) -> list[tuple[Scored, str]]:
+    return list(zip(heads, heads_of(_config(site), site.study), strict=True))
+
+
+def _questions(site: SiteContext, request: Request, heads: Sequence[Scored]) -> list[CutQuestion]:
+    """Read the cuts asked for, without those closed by other steps'. A hospital alone in its group tells its own AUC,
+    whose precision no bins carry: there a cut needs but one bin of controls on either side, and a curve has points at
+    100 ECGs too."""
     group_of, own = site.study.sites.group_of, site.settings.site
     alone = sum(group_of(s) == group_of(own) for s in site.study.members(site.step)) == 1
-    return read_cuts(request, n_heads, _cut(site, request), room=1 if alone else ROOM)
+    asked = read_cuts(request, len(heads), _cut(site, request), room=1 if alone else ROOM)
+    return [
+        open_question(site, request, head, name, question)
+        for (head, name), question in zip(_named(site, heads), asked, strict=True)
+    ]
+
+
+def _open_threshold(site: SiteContext, request: Request, head: Scored, name: str) -> float | None:
+    """Return the threshold where figures of those above it may be told beside other steps'."""
+    cut = _cut(site, request)
+    if cut is None or head.rows is None or not len(head.rows):
+        return cut
+    parts = outcome_parts(site.study, {name: head.y.astype(np.float64)})
+    return cut if open_cuts(site, request, head.rows, score_of(head.risk), [cut], parts).all() else None
 
 
 def _cut(site: SiteContext, request: Request) -> float | None:

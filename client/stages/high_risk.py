@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from client.rows.allowance import spend_score
 from client.rows.context import SiteContext
 from client.rows.curve import told_curve
+from client.rows.cut_sets import open_cuts, open_group, open_times, outcome_parts
+from client.rows.groups import events_of
 from client.rows.risk import label_column, received, rows_under, score_rows
 from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
@@ -20,7 +22,7 @@ from ecgshared.stages.high_risk import QUANTILES, Config, Told, outcome_of, vari
 from ecgshared.stages.overlap import fixed
 from ecgshared.stages.survival import cox_limits
 from ecgshared.stats.influence import UNDEFINED, by_patient, clustered_ratio
-from ecgshared.stats.score_scale import score_of
+from ecgshared.stats.score_scale import HIGHEST, score_of
 from ecgshared.study.endpoints import EventTimes
 from ecgshared.wire.protocol import Answer, Evidence, Request
 
@@ -31,7 +33,7 @@ class ProfileRows:
 
     Attributes
     ----------
-    risk, patient : shape = (n,). high : bool, shape = (n,).
+    risk, patient : shape = (n,). high : bool, shape = (n,). rows : row numbers in the cohort. cut : where high begins.
     columns : variables by name, shape = (n,), NaN where unknown. lvef, device : the same.
     y : the outcome, NaN where not known. markers : bool arrays, unknown is no. times : of the event, or None.
     left_out : patients of the ECGs without a risk, one an ECG.
@@ -47,6 +49,8 @@ class ProfileRows:
     markers: tuple[Bools, ...]
     times: EventTimes | None
     left_out: Ints
+    rows: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    cut: float = HIGHEST
 
 
 def tell(site: SiteContext, request: Request) -> Answer:
@@ -55,25 +59,92 @@ def tell(site: SiteContext, request: Request) -> Answer:
     if not isinstance(step, Config):
         raise Refused(RefusalCode.BAD_REQUEST, "this step profiles no risk", value=step.stage)
     rows = _rows(site, request, step)
-    return tell_answer(rows, step, site.settings.limits, patients_known=site.data.patients_known)
+    open_tables = _open_tables(site, request, rows, step)
+    answer = tell_answer(
+        rows, step, site.settings.limits, patients_known=site.data.patients_known, open_tables=open_tables
+    )
+    curve = answer.payload.curve.copy()
+    for g, side in enumerate((rows.high, ~rows.high) if rows.times is not None else ()):
+        assert rows.times is not None
+        at = np.where(np.isfinite(curve[g, :, 0]), step.times_years, np.nan)
+        mine = rows.times.take(np.flatnonzero(side))
+        curve[g, ~open_times(site, rows.rows[side], mine.years, mine.observed, str(step.event), at)] = np.nan
+    return replace(answer, payload=replace(answer.payload, curve=curve))
 
 
 PHASES = {"tell": tell}
 
 
-def tell_answer(rows: ProfileRows, step: Config, limits: DisclosureLimits, *, patients_known: bool) -> Answer:
+@dataclass(frozen=True)
+class OpenTables:
+    """What may be told beside figures of other steps: of high risk and the others, of bands, of each marker."""
+
+    high: bool = True
+    risk_bands: bool = True
+    lvef_bands: bool = True
+    markers: tuple[bool, ...] | None = None
+
+
+def _open_tables(site: SiteContext, request: Request, rows: ProfileRows, step: Config) -> OpenTables:
+    flags = {
+        name: column for name, column in rows.columns.items() if np.isin(column[np.isfinite(column)], (0, 1)).all()
+    }
+    parts = {f"{'yes' if answer else 'no'} to {name}": c == answer for name, c in flags.items() for answer in (0, 1)}
+    parts |= {"everybody": np.ones(len(rows.y), dtype=np.bool_)}
+    outcome = outcome_of(step, site.study)
+    parts |= outcome_parts(site.study, {outcome: rows.y})
+    event, ill = events_of(site.study, outcome), rows.y == 1
+    score, device = score_of(rows.risk), np.asarray(rows.device == 1)
+    high = open_cuts(site, request, rows.rows, score, [rows.cut], parts, any_score=True)
+    # Bands are the study's, and those of the next study may lie a hair beside them.
+    known = np.isfinite(rows.device)
+    edges = [float(one) for one in score_of(np.asarray(step.risk_bands, dtype=np.float64))]
+    bands = open_cuts(
+        site, request, rows.rows[known], score[known], edges, {"device": known[known], "event device": device[known]}
+    )
+    of_lvef = [
+        open_group(site, rows.rows, {"device by LVEF": known & part, "event device by LVEF": device & part}, str(edge))
+        for edge in step.lvef_bands
+        if (part := rows.lvef <= edge).any()
+    ]
+    within = "within bounds of"
+    markers = [
+        open_group(
+            site,
+            rows.rows,
+            {f"everybody {within} {factor.column}": flag, f"{event} {within} {factor.column}": flag & ill},
+            factor.text,
+        )
+        for factor, flag in zip(step.factors, rows.markers, strict=True)
+    ]
+    return OpenTables(bool(high.all()), bool(bands.all()), all(of_lvef), tuple(markers))
+
+
+def tell_answer(
+    rows: ProfileRows,
+    step: Config,
+    limits: DisclosureLimits,
+    *,
+    patients_known: bool,
+    open_tables: OpenTables = OpenTables(),
+) -> Answer:
     """Compute every figure and the group behind each of its cells."""
     whole = group_size(rows.patient).patients
     sides = [group_size(rows.patient, None, side).patients for side in (rows.high, ~rows.high)]
     # All and one side give the other.
     told = bool(release_partition(np.array(sides), None, limits)[[n > 0 for n in sides]].all())
+    told = told and open_tables.high
     sides = sides if told else [0, 0]
     carried = min(whole, _carriers(rows.risk, rows.patient))
     variables, of_variables = _variables(rows, limits, told=told)
-    by_risk, of_risk = _devices(_band(rows.risk, step.risk_bands), len(step.risk_bands) + 1, rows, limits)
+    by_risk, of_risk = _devices(
+        _band(rows.risk, step.risk_bands), len(step.risk_bands) + 1, rows, limits, told=open_tables.risk_bands
+    )
     measured = np.where(np.isnan(rows.lvef), len(step.lvef_bands) + 1, _band(rows.lvef, step.lvef_bands, closed=True))
-    by_lvef, of_lvef = _devices(measured.astype(np.int64), len(step.lvef_bands) + 2, rows, limits)
-    flagged, captured, of_flags = _captured(rows, limits)
+    by_lvef, of_lvef = _devices(
+        measured.astype(np.int64), len(step.lvef_bands) + 2, rows, limits, told=open_tables.lvef_bands
+    )
+    flagged, captured, of_flags = _captured(rows, limits, open_tables)
     curve, events, of_curve = _curves(rows, step, limits, told=told)
     share = np.array([min(q, 1 - q) for q in QUANTILES])
     quantiles = np.quantile(rows.risk, QUANTILES) if len(rows.risk) else np.full(len(QUANTILES), np.nan)
@@ -147,7 +218,7 @@ def _variables(rows: ProfileRows, limits: DisclosureLimits, *, told: bool) -> tu
     return found, people if told else np.zeros_like(people)
 
 
-def _devices(band: Ints, n: int, rows: ProfileRows, limits: DisclosureLimits) -> tuple[Floats, Evidence]:
+def _devices(band: Ints, n: int, rows: ProfileRows, limits: DisclosureLimits, *, told: bool) -> tuple[Floats, Evidence]:
     known = np.isfinite(rows.device)
     table = np.zeros((n, 2))
     people, rarer = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
@@ -157,10 +228,10 @@ def _devices(band: Ints, n: int, rows: ProfileRows, limits: DisclosureLimits) ->
         size = group_size(rows.patient, np.nan_to_num(rows.device), inside)
         people[b], rarer[b] = size.patients, size.events
     shown = release_partition(people, rarer, limits)
-    return table, Evidence(np.where(shown, people, 0), rarer)
+    return table, Evidence(np.where(shown & told, people, 0), rarer)
 
 
-def _captured(rows: ProfileRows, limits: DisclosureLimits) -> tuple[Floats, Floats, Evidence]:
+def _captured(rows: ProfileRows, limits: DisclosureLimits, open_tables: OpenTables) -> tuple[Floats, Floats, Evidence]:
     """What high risk and each marker flag of all, and of the events."""
     known = np.asarray(np.isfinite(rows.y), dtype=np.bool_)
     y, patient = rows.y[known], rows.patient[known]
@@ -184,6 +255,10 @@ def _captured(rows: ProfileRows, limits: DisclosureLimits) -> tuple[Floats, Floa
             between = [len(np.unique(patient[part])) for part in _apart(flags[later], flags[earlier])]
             if any(0 < few < limits.min_patients for few in between) and people[earlier]:
                 people[later] = 0
+    open_ones = open_tables.markers if open_tables.markers is not None else (True,) * len(rows.markers)
+    people[: 1 + len(open_ones)] *= np.array([open_tables.high, *open_ones])
+    if several is not None and not all(open_ones):
+        people[-1] = 0
     if several is not None and 0 < len(np.unique(patient[several > 1])) < limits.min_patients:
         # The markers' counts less that of any of them are of those who have two or more.
         people[-1] = 0
@@ -252,4 +327,6 @@ def _rows(site: SiteContext, request: Request, step: Config) -> ProfileRows:
         markers=markers,
         times=times,
         left_out=data.patient[rows[~known]],
+        rows=kept,
+        cut=cut,
     )

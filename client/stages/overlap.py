@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from client.rows.allowance import spend, spend_score
 from client.rows.binned import sketches
 from client.rows.context import SiteContext
+from client.rows.cut_sets import open_cuts, open_group, outcome_parts
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
 from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.errors import RefusalCode, Refused, StatisticsError
@@ -22,6 +23,7 @@ from ecgshared.stages.overlap import (
     GROUPS,
     PAIRS,
     UNKNOWN,
+    YES,
     CellCounts,
     Config,
     Errors,
@@ -48,6 +50,7 @@ class OverlapRows:
     ----------
     level : int array, shape = (n,): NO, YES or UNKNOWN. cut : score at which high risk begins.
     other : the second cut; HIGHEST where there is none.
+    closed : cuts of which nothing may be told beside those of other steps.
     """
 
     scored: Scored
@@ -55,6 +58,7 @@ class OverlapRows:
     cut: float
     limits: DisclosureLimits
     other: float = HIGHEST
+    closed: frozenset[float] = frozenset()
 
     @cached_property
     def _score(self) -> Floats:
@@ -80,6 +84,8 @@ class OverlapRows:
 
     def told(self, cut: float) -> tuple[Bools, Bools]:
         """Return of which groups sizes may be told, and of which events; shape = (G,) each."""
+        if cut in self.closed:
+            return np.zeros(_G, dtype=np.bool_), np.zeros(_G, dtype=np.bool_)
         unions, parts = self.groups(cut), partitions(self._bands(cut)[1])
         patient, y = self.scored.patient, self.scored.y
         sizes = told_unions(unions, parts, self.cell, patient, self.limits)
@@ -214,4 +220,20 @@ def _rows(site: SiteContext, request: Request, other: float = HIGHEST) -> Overla
     yes = step.factor.of({step.factor.column: np.asarray(columns[step.factor.column][kept], dtype=np.float64)})
     level = np.where(np.isnan(yes), UNKNOWN, np.nan_to_num(yes)).astype(np.int64)
     scored = with_outcome(site, rows, risk, outcome_of(step, site.study))
-    return OverlapRows(scored, level, cut, site.settings.limits, other)
+    return OverlapRows(
+        scored, level, cut, site.settings.limits, other, _closed(site, request, step, scored, level, (cut, other))
+    )
+
+
+def _closed(
+    site: SiteContext, request: Request, step: Config, scored: Scored, level: Ints, cuts: Sequence[float]
+) -> frozenset[float]:
+    """Return the cuts that are closed by those of other steps; all of them where the marker's bound is."""
+    assert scored.rows is not None
+    parts = outcome_parts(site.study, {outcome_of(step, site.study): scored.y.astype(np.float64)})
+    marked = {f"{topic} within bounds of {step.factor.column}": part & (level == YES) for topic, part in parts.items()}
+    if not open_group(site, scored.rows, marked, step.factor.text):
+        return frozenset(cuts)
+    known = [cut for cut in dict.fromkeys(cuts) if cut < HIGHEST]
+    told = open_cuts(site, request, scored.rows, score_of(scored.risk), known, parts, any_score=True)
+    return frozenset(cut for cut, is_told in zip(known, told, strict=True) if not is_told)

@@ -8,6 +8,7 @@ import numpy as np
 from client.rows import subdistribution
 from client.rows.allowance import spend
 from client.rows.context import SiteContext
+from client.rows.cut_sets import open_times
 from client.rows.followed import followed_rows
 from client.rows.question import ModelQuestion, on_grid, read_question, survival_step, too_small
 from client.rows.risk import received
@@ -231,13 +232,15 @@ def baseline(site: SiteContext, request: Request) -> Answer:
         site.settings.limits,
         cox_limits(site.settings.limits).min_leavers,
     )
+    told = np.where(np.isin(at, may), at, np.nan)
+    is_open = open_times(site, followed.rows, followed.years, followed.observed, asked.step.event, told)
     seen = cumulative_incidence(followed.years, followed.cause, at)
     fields = ("predicted", "slope", "observed")
     payload = BaselineSums(
         # Six digits find a baseline; sixteen would say more of single people than a mean should.
         predicted=np.round((1 - survival).mean(axis=0), 6),
         slope=np.round((survival * hazard).mean(axis=0), 6),
-        observed=np.where(np.isin(at, may), seen.risk, np.nan),
+        observed=np.where(is_open, seen.risk, np.nan),
     )
     size = asked.evidence
     evidence = Evidence(np.full(len(at), size.patients), np.full(len(at), size.events))

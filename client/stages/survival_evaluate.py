@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from client.rows.allowance import spend
 from client.rows.context import SiteContext
 from client.rows.curve import told_curve
+from client.rows.cut_sets import open_times
 from client.rows.followed import FollowedRows, followed_rows
 from client.rows.risk import received
 from ecgshared.arrays import Floats
@@ -72,7 +73,16 @@ def local(site: SiteContext, request: Request) -> Answer:
     spend(site, request, request.phase, cap=QUESTIONS)
     followed = followed_rows(site, fit, request.arrays, site.data.rows("lockbox"))
     models = [predicted(site, request, fit, name, followed) for name in fit.inputs_of]
-    return local_answer(followed, models, fit, curve_times(step, fit), site.settings.limits, site.data.patients_known)
+    times = curve_times(step, fit)
+    answer = local_answer(followed, models, fit, times, site.settings.limits, site.data.patients_known)
+    curves = answer.payload.curves.copy()
+    for i, model in enumerate(models):
+        for k in range(fit.risk_groups):
+            mine = model.group == k
+            at = np.where(np.isfinite(curves[i, k, :, 0]), times, np.nan)
+            told = open_times(site, followed.rows[mine], followed.years[mine], followed.observed[mine], fit.event, at)
+            curves[i, k, ~told] = np.nan
+    return replace(answer, payload=replace(answer.payload, curves=curves))
 
 
 PHASES = {"local": local}

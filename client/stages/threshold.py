@@ -7,6 +7,7 @@ import numpy as np
 from client.rows.allowance import spend, spend_score
 from client.rows.binned import Binned, CutQuestion, read_cuts, sketches
 from client.rows.context import SiteContext
+from client.rows.cut_sets import open_question
 from client.rows.risk import Scored, received, rows_under, score_rows, with_outcome
 from ecgshared.arrays import Floats
 from ecgshared.errors import RefusalCode, Refused
@@ -22,17 +23,18 @@ def scale(site: SiteContext, request: Request) -> Answer:
 
 def histogram(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``histogram``; of one score, counts above one set of cuts."""
-    scored, question = _scored(site, request), read_cuts(request, 1, room=CANDIDATE_ROOM)[0]
+    scored = _scored(site, request)
     spend(site, request, "histogram", cap=1)
+    question = _question(site, request, scored)
     return histogram_answer(scored, site.settings.limits, question, patients_known=site.data.patients_known)
 
 
 def variance(site: SiteContext, request: Request) -> Answer:
     """Answer the phase ``variance``."""
-    question = read_cuts(request, 1, room=CANDIDATE_ROOM)[0]
-    rates = received(request, "rates", (len(question.cuts) + 2,))
+    rates = received(request, "rates", (len(read_cuts(request, 1)[0].cuts) + 2,))
     spend(site, request, "variance", cap=1)
-    return variance_answer(_scored(site, request), site.settings.limits, question, rates)
+    scored = _scored(site, request)
+    return variance_answer(scored, site.settings.limits, _question(site, request, scored), rates)
 
 
 PHASES = {"scale": scale, "histogram": histogram, "variance": variance}
@@ -75,6 +77,12 @@ def variance_answer(scored: Scored, limits: DisclosureLimits, question: CutQuest
     squares, people = mine.squares(scored, question, rates)
     evidence = Evidence(mine.patients, mine.events)
     return Answer(CutVariance(mine.cuts, squares, people), dict.fromkeys(("cut", "square_sum", "patients"), evidence))
+
+
+def _question(site: SiteContext, request: Request, scored: Scored) -> CutQuestion:
+    assert isinstance(site.step, Config)
+    asked = read_cuts(request, 1, room=CANDIDATE_ROOM)[0]
+    return open_question(site, request, scored, target_of(site.step, site.study), asked)
 
 
 def _scored(site: SiteContext, request: Request) -> Scored:

@@ -102,5 +102,6 @@ assert (own / "state" / "ingest" / "quality.html").exists()
 
 # %%
 command(f"ecgfed study init risk --out {folder / 'study.yaml'} --site klinik --site coast --site island")
+command(f"ecgfed site ingest {own / 'site.yaml'} --study {folder / 'study.yaml'}")
 told = command(f"ecgfed site show {own / 'site.yaml'} {folder / 'study.yaml'}")
 assert "leaves" in told

@@ -9,21 +9,22 @@ from pydantic import Field, model_validator
 from ecgshared.models.config import BaseModelConfig, Sees
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "full": {"latent": 512, "width": 32, "hidden": 512},
-    "small": {"latent": 48, "width": 16, "hidden": 128},
+    "full": {"latent": 512, "hidden": 512},
+    "small": {"latent": 48, "hidden": 256},
 }
-PUBLISHED = {"latent": 512, "kl_weight": 0.01}
+PUBLISHED = {"latent": 512, "kl_weight": 0.01, "robust_mv": 0.0, "varied": 0.0}
 
 
 class BeatVaeConfig(BaseModelConfig):
     """A variational autoencoder of single beats (after Nature 2026, doi 10.1038/s41586-026-10674-6).
 
-    The default decodes by convolutions, beside a part straight in the latent, to the eight independent leads; the
-    other four follow by Einthoven and Goldberger. ``paper_faithful`` is the published net: two convolutions of 12
-    channels in, a perceptron of four layers of 100 units out, twelve leads each for itself.
+    The default works on spline coefficients of the eight independent leads, by a perceptron beside a straight way; the
+    other four leads follow by Einthoven and Goldberger. ``paper_faithful`` is the published net: two convolutions of
+    12 channels in, a perceptron of four layers of 100 units out, twelve leads each for itself.
 
-    The loss of a beat is half its squared error, summed over time and averaged over leads (mV^2), ``kl_weight`` times
-    the divergence, and ``consistency`` times the squared change of the risk that the frozen net ``risk`` sees.
+    The loss of a beat is half its squared error, less where it is large (``robust_mv``), summed over time and averaged
+    over leads (mV^2), ``kl_weight`` times the divergence, and ``consistency`` times the squared change of the risk that
+    the frozen net ``risk`` sees. It learns from beats that are ``varied``.
     """
 
     sees: ClassVar[Sees] = "single_beat"
@@ -35,8 +36,13 @@ class BeatVaeConfig(BaseModelConfig):
     preset: Literal["full", "small"] = Field(default="full", description="size: 512 latents, or a small one of 48")
     paper_faithful: bool = Field(default=False, description="the published net and weights")
     latent: int = Field(default=512, ge=1, le=1024, description="numbers of the latent")
-    width: int = Field(default=32, ge=1, le=512, description="channels of the convolutions; not of paper_faithful")
-    hidden: int = Field(default=512, ge=1, le=4096, description="units between them and the latent; not the paper's")
+    hidden: int = Field(default=512, ge=1, le=4096, description="units of the perceptrons; not of paper_faithful")
+    robust_mv: float = Field(
+        default=0.01, ge=0, le=1, description="past it an error counts as itself and not as its square; 0: never"
+    )
+    varied: float = Field(
+        default=1.0, ge=0, le=2, description="strength of random changes of size, pace and turn in training"
+    )
     kl_weight: float = Field(default=0.001, ge=0, description="of the divergence, in nats; paper: 0.01")
     kl_warmup: float = Field(default=0.25, ge=0, le=1, description="share of the rounds over which kl_weight rises")
     risk: str | None = Field(

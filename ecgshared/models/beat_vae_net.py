@@ -1,4 +1,4 @@
-"""A variational autoencoder of single beats: a convolutional net, and the published perceptron, behind one interface.
+"""A variational autoencoder of single beats: a net on spline coefficients, and the published one, behind one interface.
 
 No layer mixes items and none is normalised: what a beat weighs in millivolts is part of what is learned. All weights
 are those of linear maps and convolutions, of which one patient's gradient can be told.
@@ -18,14 +18,13 @@ from torch.nn import functional as F
 from ecgshared.ecg.dipole import INDEPENDENT, LIMB
 from ecgshared.ecg.windows import BEAT_S
 from ecgshared.errors import ModelError
-from ecgshared.learning.draws import GaussianDraw
+from ecgshared.learning.draws import Drawing, GaussianDraw
 from ecgshared.models.beat_vae import BeatVaeConfig
 from ecgshared.models.config import HeadSpec
 from ecgshared.models.leads import time_basis, usual_directions
 
-KERNEL = 9
-FINER = 1.5
-"""Knots of the straight way against those of the median beat's basis."""
+FINER, FINEST, MANY = 1.5, 3.0, 128
+"""Knots against those of the median beat's basis: in a net of at most so MANY latents, and of more."""
 UNIT = 3.0
 """From millivolts of a direction to a latent of about unit size."""
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -16.0, 4.0
@@ -73,11 +72,23 @@ class BeatVae(nn.Module, ABC):
 
     def item_losses(self, x: torch.Tensor, covariates: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the objective of each beat, shape = (B,); labels are not read."""
-        mean, log_variance = self.encode(self._checked(x))
+        x = self._given(self._checked(x))
+        mean, log_variance = self.encode(x)
         again = self._decode(self.draw(mean, log_variance))
-        error = 0.5 * (again - x).square().sum(2).mean(1)
+        error = self._missed(again - x).sum(2).mean(1)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
         return error + self.kl_weight * kl + self._risk_change(x, again)
+
+    def _given(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the beats that are learnt from: those of ``x``, or what they might be in others."""
+        return x
+
+    def _missed(self, error: torch.Tensor) -> torch.Tensor:
+        """Return half the square of small errors; past ``robust_mv`` it grows as the error itself (pseudo-Huber)."""
+        bend = self.config.robust_mv
+        if bend == 0:
+            return 0.5 * error.square()
+        return error.square() / (1 + (1 + (error / bend).square()).sqrt())
 
     def _risk_change(self, x: torch.Tensor, again: torch.Tensor) -> torch.Tensor:
         if self._judge is None or not self.config.consistency:
@@ -98,58 +109,97 @@ class BeatVae(nn.Module, ABC):
         return x
 
 
-class ConvolutionalBeatVae(BeatVae):
-    """The default net: convolutions in and out, and beside them a straight way of spline coefficients.
+class Varied(Drawing):
+    """Beats as other hearts in other chests might have them: larger or smaller, slower or faster, turned.
+
+    A few hundred people are not all there are: what is learnt of their beats alone misses a third more of others'.
+    """
+
+    SIZE, PACE, TURN, PLACE_S = 0.3, (0.12, 0.15), 0.1, 0.003
+    """Size times 1 +/- this; SD of how far time is stretched before and after R; SD of what each of the eight leads
+    gets of another, half as much from limb to chest; SD of where R lies."""
+
+    def __init__(self, strength: float, samples: int) -> None:
+        super().__init__()
+        self.strength = strength
+        before, after = BEAT_S
+        self.rate = samples / (after - before)
+        self.peak = -before * self.rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return eight leads (B, 8, W), each beat changed by draws of its own; as they are outside training."""
+        if not self.training or self.strength == 0:
+            return x
+        by, samples = self.strength, x.shape[2]
+        pace = 1 + by * x.new_tensor(self.PACE) * self._normal(x, len(x), 2)
+        place = by * self.PLACE_S * self.rate * self._normal(x, len(x), 1)
+        t = torch.arange(samples, device=x.device, dtype=x.dtype)[None] - self.peak
+        source = (torch.where(t < 0, t * pace[:, :1], t * pace[:, 1:]) + self.peak + place).clamp(0, samples - 1.001)
+        left = source.long()
+        share = (source - left)[:, None]
+        index = left[:, None].expand(-1, x.shape[1], -1)
+        x = x.gather(2, index) * (1 - share) + x.gather(2, index + 1) * share
+        mixed = by * self.TURN * self._normal(x, len(x), 8, 8)
+        mixed[:, 2:, :2] *= 0.5
+        mixed[:, :2, 2:] *= 0.5
+        size = 1 + min(by * self.SIZE, 0.9) * (2 * self._uniform(x, len(x), 1, 1) - 1)
+        return size * (x + mixed @ x)
+
+    def _normal(self, like: torch.Tensor, *shape: int) -> torch.Tensor:
+        return like.new_empty(shape).normal_(generator=self.generator)
+
+    def _uniform(self, like: torch.Tensor, *shape: int) -> torch.Tensor:
+        return like.new_empty(shape).uniform_(generator=self.generator)
+
+
+class SplineBeatVae(BeatVae):
+    """The default net: on spline coefficients of the eight leads, a straight way in and out, and a perceptron beside.
 
     The straight way is what principal components would be, and begins where a beat's dipole would be seen slow before
-    fast; the convolutions add what is not linear. The dependent limb leads have levels of their own: preprocessing
+    fast; the perceptrons add what is not linear. The dependent limb leads have levels of their own: preprocessing
     sets each lead to its own median, which is no sum of others.
     """
 
     def __init__(self, config: BeatVaeConfig, samples: int) -> None:
         super().__init__(config, samples)
-        self._basis = torch.from_numpy(time_basis(samples, BEAT_S, FINER))
+        basis = time_basis(samples, BEAT_S, FINER if config.latent <= MANY else FINEST)
+        self._basis = torch.from_numpy(basis)
         self._limb = torch.from_numpy(LIMB)
-        width, hidden, latent = config.width, config.hidden, config.latent
-        self.functions = self._basis.shape[1]
-        self.lengths = [samples]
-        for _ in range(3):
-            self.lengths.append(-(-self.lengths[-1] // 2))
-        flat = 2 * width * self.lengths[-1]
-        channels = (8, width, width, 2 * width)
-        self.down = nn.ModuleList(
-            nn.Conv1d(a, b, KERNEL, stride=2, padding=KERNEL // 2) for a, b in itertools.pairwise(channels)
-        )
-        self.to_hidden = nn.Linear(flat, hidden)
+        hidden, latent = config.hidden, config.latent
+        self.functions = basis.shape[1]
+        self.vary = Varied(config.varied, samples)
+        numbers = 8 * self.functions + 4
+        self.shortcut = nn.Linear(numbers, latent)
+        self.into = nn.ModuleList([nn.Linear(numbers, hidden), nn.Linear(hidden, hidden)])
         self.posterior = nn.Linear(hidden, 2 * latent)
-        self.shortcut = nn.Linear(8 * self.functions + 4, latent, bias=False)
-        self.straight = nn.Linear(latent, 8 * self.functions + 4)
-        self.from_latent = nn.Linear(latent, hidden)
-        self.unfold = nn.Linear(hidden, flat)
-        self.up = nn.ModuleList(
-            nn.Conv1d(b, a, KERNEL, padding=KERNEL // 2) for a, b in reversed(list(itertools.pairwise(channels)))
-        )
+        self.straight = nn.Linear(latent, numbers)
+        self.out_of = nn.ModuleList([nn.Linear(latent, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, numbers)])
 
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`BeatVae.encode`."""
         eight = x[:, list(INDEPENDENT)]
-        y = eight
-        for conv in self.down:
-            y = F.elu(conv(y))
-        mean, log_variance = self.posterior(F.elu(self.to_hidden(y.flatten(1)))).chunk(2, 1)
-        coefficients = (eight @ self._basis.to(x.device, x.dtype)).flatten(1)
         levels = (x[:, 2:6] - self._dependent(eight)).mean(2)
-        return mean + self.shortcut(torch.cat([coefficients, levels], 1)), log_variance.clamp(
-            MIN_LOG_VARIANCE, MAX_LOG_VARIANCE
-        )
+        coefficients = (eight @ self._basis.to(x.device, x.dtype)).flatten(1)
+        given = torch.cat([coefficients, levels * math.sqrt(self.samples)], 1)
+        y = given
+        for layer in self.into:
+            y = F.silu(layer(y))
+        mean, log_variance = self.posterior(y).chunk(2, 1)
+        return mean + self.shortcut(given), log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
 
     def _decode(self, z: torch.Tensor) -> torch.Tensor:
-        y = F.elu(self.unfold(F.elu(self.from_latent(z)))).view(len(z), -1, self.lengths[-1])
-        for i, (conv, length) in enumerate(zip(self.up, self.lengths[-2::-1], strict=True)):
-            y = conv(F.interpolate(y, size=length, mode="linear", align_corners=False))
-            y = F.elu(y) if i < len(self.up) - 1 else y
-        straight, levels = self.straight(z).split([8 * self.functions, 4], 1)
-        eight = y + straight.view(len(z), 8, self.functions) @ self._basis.to(z.device, z.dtype).T
+        y = z
+        for layer in self.out_of[:-1]:
+            y = F.silu(layer(y))
+        made, levels = (self.straight(z) + self.out_of[-1](y)).split([8 * self.functions, 4], 1)
+        eight = made.view(len(z), 8, self.functions) @ self._basis.to(z.device, z.dtype).T
+        return self._twelve(eight, levels / math.sqrt(self.samples))
+
+    def _given(self, x: torch.Tensor) -> torch.Tensor:
+        eight = x[:, list(INDEPENDENT)]
+        return self._twelve(self.vary(eight), (x[:, 2:6] - self._dependent(eight)).mean(2))
+
+    def _twelve(self, eight: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
         return torch.cat([eight[:, :2], self._dependent(eight) + levels[:, :, None], eight[:, 2:]], 1)
 
     def _dependent(self, eight: torch.Tensor) -> torch.Tensor:
@@ -161,14 +211,14 @@ class ConvolutionalBeatVae(BeatVae):
         directions = torch.from_numpy(usual_directions(self.functions, self.config.latent)).float()
         count, width = directions.shape
         with torch.no_grad():
-            for weight in (self.shortcut.weight, self.straight.weight, self.straight.bias):
-                weight *= 0.01
+            for parameter in (*self.shortcut.parameters(), *self.straight.parameters()):
+                parameter.mul_(0.01)
             self.shortcut.weight[:count, :width] += UNIT * directions
             self.straight.weight[:width, :count] += directions.T / UNIT
+            for layer in (self.posterior, self.out_of[-1]):
+                for parameter in layer.parameters():
+                    parameter.mul_(0.1)
             self.posterior.bias[self.config.latent :] = -3
-            self.posterior.weight *= 0.1
-            for parameter in self.up[-1].parameters():
-                parameter.mul_(0.1)
 
 
 class PublishedBeatVae(BeatVae):
@@ -216,7 +266,7 @@ def build(
     """Build the net with weights from ``seed`` alone; see :func:`ecgshared.models.build`. It has no heads."""
     if heads:
         raise ModelError("a beat_vae has no heads", value=[head.name for head in heads], remedy="leave heads out")
-    model: BeatVae = (PublishedBeatVae if config.paper_faithful else ConvolutionalBeatVae)(config, samples)
+    model: BeatVae = (PublishedBeatVae if config.paper_faithful else SplineBeatVae)(config, samples)
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv1d):

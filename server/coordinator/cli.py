@@ -265,6 +265,25 @@ def resume(
 
 
 @app.command()
+def amend(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="one that is stopped, paused or failed")],
+    without: Annotated[list[str], typer.Option("--without", help="a site that left for good", metavar="SITE")],
+    home: HomeOption = DEFAULT_HOME,
+    why: Annotated[str, typer.Option(help="one line for the other sites")] = "",
+) -> None:
+    """Have a run go on without sites that left for good: write the change that the other sites are to approve."""
+    from server.coordinator.amending import amend_run
+    from server.coordinator.home import Home
+
+    done = amend_run(Home(home), run, without, why)
+    typer.echo(f"wrote {done.file}: run {run} goes on without {', '.join(done.amendment.without)}")
+    for step in done.left_out:
+        typer.echo(f"step {step} is left out: nobody is left for it")
+    typer.echo(f"send it to {', '.join(done.stay)}; there: ecgfed site approve SITE.yaml {done.file.name}")
+    typer.echo(f"then: ecgfed coordinator resume {run}; it waits for those that have not approved yet")
+
+
+@app.command()
 def report(run: Run = None, home: HomeOption = DEFAULT_HOME) -> None:
     """Write a run's report, results.json and event files anew."""
     from server.coordinator.home import Home

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ecgshared.stages.results.arrhythmia import Incidence, Point, Result
 from server.report.forest import ForestRow, forest
+from server.report.glossary import in_words
 from server.report.labels import Labels
 from server.report.overlap import rate_span
 from server.report.sections import Block, Cell, Folded, Panels, Section, Series, Table, Text
@@ -21,13 +22,12 @@ _DRAWN = ("composite", "vfvt")
 
 def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     """One section a step."""
-    whom = labels.whom(step)
     blocks: list[Block] = [
         Text(
             f"VF/VT: {labels.endpoint(r.vfvt)}; "
             + (f"sudden death: {labels.endpoint(r.scd)}. " if r.scd else "sudden death is no part of it. ")
             + "VF/VT alone is of ECGs whose patients did not die of something else before it could be seen "
-            f"(death-censored). Intervals are clustered by patient.{f' Of {whom}.' if whom else ''}"
+            "(death-censored). Intervals are clustered by patient."
         )
     ]
     lines = [
@@ -44,7 +44,7 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     blocks += _coding(r, labels)
     blocks.append(Folded("Rates at every cut", [_all(name, outcomes) for name, outcomes in lines]))
     if gone := {s: why for s, why in r.absent.items() if s not in r.sites}:
-        words = (f"{labels.site(s)} ({'; '.join(why.values())})" for s, why in gone.items())
+        words = (f"{labels.site(s)} ({in_words(why.values())})" for s, why in gone.items())
         blocks.append(Text(f"Hospitals that tell of none of it: {', '.join(words)}."))
     return [Section(f"{labels.step(step)}: ventricular arrhythmia", blocks)]
 
@@ -79,8 +79,9 @@ def _series(outcomes: Mapping[str, Incidence], least: float) -> list[Series]:
     for outcome in _DRAWN:
         points = [p for p in outcomes[outcome].points if (_percentile(p) or 0.0) >= least]
         points = sorted(points, key=lambda p: _percentile(p) or 0.0)
-        # Of everybody alone there is no curve.
+        # Of everybody alone there is no curve; an outcome without one keeps its colour.
         if len(points) < 2 - (least > 0):
+            series.append(Series(_WORDS[outcome], (), ()))
             continue
         series.append(
             Series(

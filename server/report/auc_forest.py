@@ -17,8 +17,8 @@ def auc_forests(r: Result, head: str, pooled: Pooled, sites: Sites, labels: Labe
     """One forest plot of the sites' AUCs, groups apart; none where no site tells its own."""
     rows: list[ForestRow] = []
     notes: list[str] = []
-    for group in dict.fromkeys((*r.pooled, *(v.group for v in r.sites.values()))):
-        members = {s: sites[s] for s, v in r.sites.items() if v.group == group}
+    for group in dict.fromkeys((*pooled, *(r.sites[s].group for s in sites))):
+        members = {s: v for s, v in sites.items() if r.sites[s].group == group}
         rows.append(ForestRow(f"{labels.group(group)[:1].upper()}{labels.group(group)[1:]}", heading=True))
         rows += [
             ForestRow(labels.site(s), v.auc.value, v.auc.low, v.auc.high, weight=v.events, site=s)

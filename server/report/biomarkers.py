@@ -8,6 +8,7 @@ from ecgshared.ecg.leads import LEADS
 from ecgshared.stages.results.biomarker import BiomarkerModel, Result, Zoom
 from ecgshared.stages.results.regress import CoefficientResult, FitResult
 from server.report.forest import Forest, ForestRow, forest
+from server.report.glossary import in_words
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Figure, Key, Section, Series, Table, Text
 
@@ -193,7 +194,7 @@ def _who(r: Result, labels: Labels) -> Table:
     ]
     for site, why in r.absent.items():
         if site not in r.sites:
-            rows.append([labels.site(site), *["-"] * (1 + len(reasons)), "; ".join(why.values())])
+            rows.append([labels.site(site), *["-"] * (1 + len(reasons)), in_words(why.values())])
     return Table(
         "Whose ECGs were measured",
         ["hospital", "measured", *(f"left out: {reason}" for reason in reasons), "takes no part, and why"],

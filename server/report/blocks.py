@@ -8,7 +8,7 @@ from ecgshared.stages.results.base import StageResult
 from ecgshared.stages.results.contrast import Pair, Result
 from ecgshared.study.study import Study
 from server.report.contrast import RISK_COLUMNS, risk_figures
-from server.report.evaluation_tables import span
+from server.report.evaluation_tables import p_of, span
 from server.report.forest import ForestRow, forest
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Section, Table
@@ -64,4 +64,4 @@ def block_sections(step: str, study: Study | None, results: Mapping[str, StageRe
 
 
 def _figures(p: Pair) -> list[Cell]:
-    return [p.ecgs, p.events, span(p.auc), span(p.other_auc), span(p.difference), p.p]
+    return [p.ecgs, p.events, span(p.auc), span(p.other_auc), span(p.difference), p_of(p.p, p.difference)]

@@ -143,6 +143,9 @@ def table_one(r: Result, head: str, labels: Labels, *, everybody: bool = True) -
                 f"{_column(variable, labels)}{', %' if variable in r.yes_no else ', mean (SD)'}",
                 *(
                     _shown(s.table1.get(g, {}).get(variable), _DECIMALS.get(variable, 1), share=variable in r.yes_no)
+                    # Nobody withholds what is of an endpoint that a hospital does not know.
+                    if g == "all" or head in s.heads_offered
+                    else "-"
                     for s in part.values()
                     for g in groups
                 ),
@@ -257,9 +260,12 @@ def consort(sites: Sites, rules: Sequence[str], labels: Labels) -> Consort | Non
     return Consort(f"From tables to cohorts: {names}", (), "", "", caption=" ".join(notes), boxes=boxes, ends=ends)
 
 
+_PARTS = {"training": "training hospital", "zero_shot": "only evaluated", "case_control": "case-control series"}
+
+
 def _end(name: str, s: SiteDescription, labels: Labels) -> list[str]:
     trains = labels.study is not None and name in labels.study.sites.train
-    lines = [] if labels.study is None else ["training hospital" if trains else "only evaluated"]
+    lines = [] if labels.study is None else [_PARTS[labels.study.sites.group_of(name)]]
     patients, ecgs = cohort_size(s)
     lines.append(f"{_n(patients)} patients, {_n(ecgs)} ECGs")
     train, validation = s.patients.get("train"), s.patients.get("validation")

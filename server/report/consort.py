@@ -52,7 +52,11 @@ def _ends(ends: Sequence[tuple[str, Sequence[str]]], below: float, parts: list[s
     y = below + _AIR
     for first in range(0, len(ends), columns):
         row = ends[first : first + columns]
-        texts = [[(name, True), *((line, False) for line in _wrapped(lines, width))] for name, lines in row]
+        texts = [
+            # Bold letters are wider.
+            [(line, bold) for bold in (True, False) for line in _wrapped([name] if bold else lines, width - 18 * bold)]
+            for name, lines in row
+        ]
         for c, text in enumerate(texts):
             x = 0.75 + c * (width + 14)
             if not first:

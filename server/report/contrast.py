@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ecgshared.stages.results.contrast import Contrasted, Pair, Result
-from server.report.evaluation_tables import span
+from server.report.evaluation_tables import p_of, span
 from server.report.forest import Forest, ForestRow, forest
+from server.report.glossary import in_words
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Key, Section, Table, Text
 
 
 def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     """One section a step."""
-    whom = labels.whom(step)
     lines: list[tuple[str, Contrasted, bool]] = [
         *((labels.pooled(group), found, True) for group, found in r.pooled.items() if _several(r, group)),
         *((labels.site(site), found, False) for site, found in r.sites.items()),
@@ -24,7 +24,7 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     blocks.append(
         Text(
             f"Score: {labels.score(r.score)}. Differences are of AUCs on the same ECGs, clustered by patient; over "
-            f"hospitals, of pairs within a hospital.{f' Of {whom}.' if whom else ''}"
+            f"hospitals, of pairs within a hospital."
         )
     )
     if r.placebo is not None:
@@ -35,7 +35,7 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
             blocks += _forests(lines, outcome, r, labels)
             blocks += _as_risks(lines, outcome, labels)
     if gone := {s: why for s, why in r.absent.items() if s not in r.sites}:
-        words = (f"{labels.site(s)} ({'; '.join(why.values())})" for s, why in gone.items())
+        words = (f"{labels.site(s)} ({in_words(why.values())})" for s, why in gone.items())
         blocks.append(Text(f"No answer: {', '.join(words)}."))
     return [Section(f"{labels.step(step)}: scores contrasted", blocks)]
 
@@ -66,7 +66,7 @@ def _placebo(lines: Sequence[tuple[str, Contrasted, bool]], r: Result, labels: L
         [
             name,
             *(labels.score(score), p.ecgs, p.events, p.placebo_events),
-            *(span(p.auc), span(p.placebo_auc), span(p.difference), p.p),
+            *(span(p.auc), span(p.placebo_auc), span(p.difference), p_of(p.p, p.difference)),
         ]
         for name, found, _ in lines
         for score, p in found.placebo.items()
@@ -92,7 +92,7 @@ def _table(lines: Sequence[tuple[str, Contrasted, bool]], outcome: str, labels: 
         [
             name,
             *(labels.score(other), pair.ecgs, pair.events),
-            *(span(pair.auc), span(pair.other_auc), span(pair.difference), pair.p),
+            *(span(pair.auc), span(pair.other_auc), span(pair.difference), p_of(pair.p, pair.difference)),
         ]
         for name, found, _ in lines
         for other, pair in found.pairs.get(outcome, {}).items()
@@ -133,7 +133,11 @@ def risk_figures(pair: Pair) -> list[Cell]:
     if (r := pair.risks) is None:
         return [None] * len(RISK_COLUMNS)
     slopes = ["" if slope is None else span(slope) for slope in (r.slope, r.other_slope)]
-    return [*(span(b, 4) for b in (r.brier, r.other_brier, r.brier_difference)), r.brier_p, *slopes]
+    return [
+        *(span(b, 4) for b in (r.brier, r.other_brier, r.brier_difference)),
+        p_of(r.brier_p, r.brier_difference),
+        *slopes,
+    ]
 
 
 def _forests(lines: Sequence[tuple[str, Contrasted, bool]], outcome: str, r: Result, labels: Labels) -> list[Forest]:

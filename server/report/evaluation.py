@@ -14,6 +14,7 @@ from server.report.evaluation_tables import (
     threshold_table,
     weighted_tables,
 )
+from server.report.glossary import in_words
 from server.report.labels import Labels
 from server.report.sections import Block, Key, Section, Text
 
@@ -26,10 +27,13 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
 
 
 def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
-    pooled = {group: by_head[head] for group, by_head in r.pooled.items()}
-    sites = {s: v.heads[head] for s, v in r.sites.items()}
+    # Nothing is withheld where nothing is known: such hospitals are named, and have no line.
+    unknown = [s for s in r.sites if not labels.offers(s, head)]
+    sites = {s: v.heads[head] for s, v in r.sites.items() if s not in unknown}
+    knowing = {r.sites[s].group for s in sites}
+    pooled = {g: by_head[head] for g, by_head in r.pooled.items() if g in knowing or not unknown}
     blocks: list[Block] = [_key(step, r, group, head, p, labels) for group, p in pooled.items()]
-    series = [s for s, v in r.sites.items() if v.group == "case_control"]
+    series = [s for s in sites if r.sites[s].group == "case_control"]
     blocks += [_key_of_series(step, r, s, head, sites[s], labels) for s in series]
     # A group of one hospital is that hospital, and has no figures beside its own.
     pooled = {group: p for group, p in pooled.items() if len(p.sites) != 1}
@@ -38,6 +42,7 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
             f"Score: {labels.score(r.score)}. 95% intervals are clustered by patient where a hospital knows its "
             "patients; bounds hold what all scores, put together, would give. Training hospitals and hospitals that "
             "never trained are never pooled together."
+            + (f" Whether it followed is not known at {', '.join(map(labels.site, unknown))}." if unknown else "")
         ),
         *figure_tables(pooled, sites, labels, series),
         *chosen_by_luck(pooled, labels),
@@ -68,6 +73,9 @@ def _blocks(step: str, r: Result, head: str, labels: Labels) -> list[Block]:
         blocks.append(
             Text(f"{', '.join(ecg_level)}: no patient identifiers; intervals are of ECGs, and none is of patients.")
         )
+    if gone := {s: why for s, why in r.absent.items() if s not in r.sites}:
+        words = (f"{labels.site(s)} ({in_words(why.values())})" for s, why in gone.items())
+        blocks.append(Text(f"No answer: {', '.join(words)}."))
     return blocks
 
 

@@ -141,7 +141,7 @@ def compared_tables(pooled: Pooled, sites: Sites, labels: Labels) -> list[Table]
     """This score beside others on the same ECGs; none where the step names no other."""
     lines: list[tuple[str, PooledHead | SiteHead]] = [(labels.pooled(g), p) for g, p in pooled.items()]
     rows: list[list[Cell]] = [
-        [name, labels.score(other), c.ecgs, c.events, c.auc, c.other_auc, span(c.difference), c.p]
+        [name, labels.score(other), c.ecgs, c.events, c.auc, c.other_auc, span(c.difference), p_of(c.p, c.difference)]
         for name, v in [*lines, *((labels.site(s), v) for s, v in sites.items())]
         for other, c in v.compared.items()
     ]
@@ -176,6 +176,11 @@ def subgroup_blocks(pooled: Pooled, sites: Sites, labels: Labels) -> list[Block]
     elif note:
         blocks.append(Text(note))
     return blocks
+
+
+def p_of(p: Number, difference: EstimateResult) -> Cell:
+    """Return a P; in words where a difference is told and few events leave it none: that is not withheld."""
+    return "few events" if p is None and difference.value is not None else p
 
 
 def span(estimate: EstimateResult, digits: int = 3) -> str | None:

@@ -9,6 +9,7 @@ from ecgshared.stages.results.base import MeanSd, Number
 from ecgshared.stages.results.high_risk import Band, Profile, Result, SiteProfile
 from ecgshared.study.endpoints import EVENTS
 from ecgshared.study.terms import Term
+from server.report.glossary import in_words
 from server.report.labels import Labels
 from server.report.overlap import rate_span
 from server.report.sections import Block, Cell, Figure, Folded, Panels, Section, Series, Table, Text
@@ -19,7 +20,6 @@ Lines = Sequence[tuple[str, Profile]]
 
 def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     """One section a step."""
-    whom = labels.whom(step)
     cut = "No cut-off was fixed: nobody is at high risk."
     if r.cutoff is not None:
         cut = f"High risk: {100 * r.cutoff:.2f}% or more."
@@ -27,15 +27,17 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
         *((labels.pooled(group), p) for group, p in r.pooled.items() if _several(r, group)),
         *((labels.site(site), p) for site, p in r.sites.items()),
     ]
-    blocks: list[Block] = [Text(f"{cut} Intervals are clustered by patient.{f' Of {whom}.' if whom else ''}")]
+    blocks: list[Block] = [Text(f"{cut} Intervals are clustered by patient.")]
     blocks.append(_spread(lines))
     if r.cutoff is not None:
         blocks += _becomes(r, lines)
-        blocks.append(_flagged(r, lines, labels))
+        knowing = {labels.site(site) for site in r.sites if labels.offers(site, r.outcome)}
+        told = [(name, p) for name, p in lines if name in knowing or not isinstance(p, SiteProfile)]
+        blocks.append(_flagged(r, told, labels))
         blocks.append(_beside(lines, labels))
     blocks += _devices(lines)
     if gone := {s: why for s, why in r.absent.items() if s not in r.sites}:
-        words = (f"{labels.site(s)} ({'; '.join(why.values())})" for s, why in gone.items())
+        words = (f"{labels.site(s)} ({in_words(why.values())})" for s, why in gone.items())
         blocks.append(Text(f"No answer: {', '.join(words)}."))
     return [Section(f"{labels.step(step)}: who is at high risk", blocks)]
 
@@ -72,7 +74,7 @@ def _becomes(r: Result, lines: Lines) -> list[Figure]:
     if r.event is None:
         return []
     times = [0.0, *r.times_years]
-    panels = []
+    panels, unknown = [], []
     for name, p in lines:
         series = []
         for group, words in (("high", "at high risk"), ("others", "others")):
@@ -83,6 +85,7 @@ def _becomes(r: Result, lines: Lines) -> list[Figure]:
             )
         if any(v is not None for one in series for v in one.y):
             panels.append((name, series))
+            unknown += [] if any(v is not None for v in series[0].y) else [name]
     if not panels:
         return []
     event = EVENTS.get(r.event, r.event)
@@ -93,7 +96,8 @@ def _becomes(r: Result, lines: Lines) -> list[Figure]:
             "years after the ECG",
             "have had it",
             caption=("" if r.event == "death" else f"Aalen-Johansen: who dies of something else never has {event}. ")
-            + "Dark: at high risk. Read where enough patients leave between two times; bands: 95% intervals.",
+            + "Dark: at high risk. Read where enough patients leave between two times; bands: 95% intervals."
+            + (f" Withheld at high risk: {', '.join(unknown)}." if unknown else ""),
             panels=panels,
         )
     ]

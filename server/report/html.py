@@ -35,7 +35,7 @@ from server.report.graph import NODE_HEIGHT, NODE_WIDTH, layout
 from server.report.labels import NO_LABELS, Labels
 from server.report.methods import methods
 from server.report.panels import panels_svg
-from server.report.privacy import attacks, phase_words, statement
+from server.report.privacy import attacks, phase_words, statement, tried
 from server.report.published import beside_published
 from server.report.results import StepResult, typed_result
 from server.report.sections import (
@@ -158,6 +158,7 @@ def compose(run: Run, lay_out: LayOut | None = None) -> Page:
         books=books,
         privacy=statement(run.plan, results, labels),
         attacks=attacks(run.plan),
+        tried=tried(run.folder),
         protections=PROTECTIONS,
         as_share=as_share,
         stage_of={step.id: step.stage for step in run.plan},

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ecgshared.stages.evaluate import Config as EvaluateConfig
 from ecgshared.stages.evaluate import heads_of
 from ecgshared.stages.results.base import StageResult
+from ecgshared.stages.results.describe import Result as Described
 from ecgshared.study.endpoints import EVENTS, TimeToEventEndpoint
 from ecgshared.study.study import Study
 
@@ -71,6 +72,11 @@ class Labels:
     def site(self, name: str) -> str:
         """Return a hospital's label, or its name."""
         return name if self.study is None else self.study.labels.get(name, name)
+
+    def offers(self, site: str, endpoint: str) -> bool:
+        """Say whether a hospital knows an endpoint: not where a describe step found no label of it there."""
+        described = [r.sites[site] for r in self.told.values() if isinstance(r, Described) and site in r.sites]
+        return not described or any(endpoint in found.heads_offered for found in described)
 
     def column(self, name: str) -> str:
         """Return an input in words: a column's label, or the endpoint behind "<train step>.<head>"."""

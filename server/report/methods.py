@@ -165,7 +165,9 @@ def _stage(step: StepConfig, study: Study, labels: Labels) -> str:
             f"ties: {models}; horizon {step.horizon_years:g} years."
         )
     if isinstance(step, Evaluate):
-        sites = "all hospitals" if set(study.members(step)) == set(study.sites.all) else _join(study.members(step))
+        members = study.members(step)
+        every = set(members) == set(study.sites.all)
+        sites = "all hospitals" if every else _join([labels.site(name) for name in members])
         return f"{_upper(labels.step(step.id))}: the frozen score was evaluated at {sites}."
     return ""
 
@@ -189,6 +191,7 @@ def _trained(step: Train, labels: Labels) -> str:
     start = step.start_from
     began = f" It began with the weights of {labels.step(start.step)}{_FROZEN[start.trainable]}." if start else ""
     inputs = _join([{"age": "age", "male": "sex"}.get(name, labels.column(name)) for name in step.model.side_inputs])
+    rounds = f"{'up to ' if step.early_stopping else ''}{step.rounds} rounds"
     private = ""
     if step.privacy is not None:
         p = step.privacy
@@ -199,14 +202,14 @@ def _trained(step: Train, labels: Labels) -> str:
         )
     return (
         f"{_upper(labels.step(step.id))}: a {step.model.name} learned {what} from {seen if step.heads else 'the ECG'}"
-        f"{f' with {inputs}' if inputs else ''}, in {step.rounds} rounds of {step.strategy.name} ({work} at "
+        f"{f' with {inputs}' if inputs else ''}, in {rounds} of {step.strategy.name} ({work} at "
         "each hospital a "
         f"round, {step.optimiser.name}, learning rate {step.optimiser.lr:g}); {kept} were kept.{began}{private}"
     )
 
 
 def _federation(study: Study) -> str:
-    quorum = "every hospital" if study.federation.quorum == "all" else f"{study.federation.quorum} hospitals"
+    quorum = "every hospital" if study.federation.quorum == "all" else counted(study.federation.quorum, "hospital")
     return (
         f"A round counted when {quorum} had answered. Hospitals released model weights and statistics only, "
         "each through a "

@@ -6,6 +6,7 @@ from ecgshared.stages.overlap import GROUPS
 from ecgshared.stages.results.base import EstimateResult
 from ecgshared.stages.results.overlap import AtCut, GroupOverlap, Overlap, Result
 from ecgshared.study.terms import Term
+from server.report.glossary import in_words
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Folded, Section, Table, Text
 from server.report.venn import Venn, percent
@@ -18,12 +19,11 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     title = f"{labels.step(step)}: overlap with {marker_words(r, labels)}"
     if r.cutoff is None:
         return [Section(title, [Text("No cut-off was fixed, so nobody is at high risk, and nothing overlaps.")])]
-    whom = labels.whom(step)
     blocks: list[Block] = [
         Text(
             f"High-risk ECG: a predicted risk of {100 * r.cutoff:.2f}% or more. Rates: {labels.endpoint(r.outcome)}, "
             "of ECGs, intervals clustered by patient. Those never measured stand among the normal where "
-            f"it says “normal or unknown”, and apart below.{f' Of {whom}.' if whom else ''}"
+            f"it says “normal or unknown”, and apart below."
         )
     ]
     lines = [(labels.pooled(group), overlap) for group, overlap in r.pooled.items()]
@@ -34,7 +34,7 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     if compared := _compared([*several, *sites], r, labels):
         blocks.append(compared)
     blocks.append(Folded("Groups by hospital", [_table(name, overlap, r, labels) for name, overlap in sites]))
-    if gone := {labels.site(s): "; ".join(why.values()) for s, why in r.absent.items() if s not in r.sites}:
+    if gone := {labels.site(s): in_words(why.values()) for s, why in r.absent.items() if s not in r.sites}:
         blocks.append(Text(f"No answer: {', '.join(f'{site} ({why})' for site, why in gone.items())}."))
     return [Section(title, blocks)]
 

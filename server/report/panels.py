@@ -16,7 +16,9 @@ from matplotlib.ticker import LogLocator
 from server.report.figures import _STYLE, GRID, INK, MUTED, _draw, _inline, _log_axis
 from server.report.sections import Figure, Panels, Series
 
-_PANEL_WIDTH, _PANEL_HEIGHT, _GAP_X, _GAP_Y = 1.9, 1.65, 0.22, 0.42
+_SIZES = {1: (4.8, 2.7), 2: (2.31, 2.2)}
+"""Width and height of a panel where there is one column, or two: a page shows such a drawing half as wide."""
+_SIZE, _GAP_X, _GAP_Y = (1.9, 1.65), 0.22, 0.42
 _LEFT, _BOTTOM, _TOP, _RIGHT = 0.66, 0.5, 0.28, 0.1
 MOST_COLUMNS = 4
 
@@ -34,17 +36,18 @@ def panels_svg(figure: Panels, *, sites: Sequence[str] = (), prefix: str = "f") 
     """Draw small multiples as one ``<svg>`` element; see :func:`server.report.figures.figure_svg`."""
     rows = max(1, math.ceil(len(figure.panels) / MOST_COLUMNS))
     columns = max(1, math.ceil(len(figure.panels) / rows))
-    width = _LEFT + columns * _PANEL_WIDTH + (columns - 1) * _GAP_X + _RIGHT
-    height = _TOP + rows * _PANEL_HEIGHT + (rows - 1) * _GAP_Y + _BOTTOM
+    wide, high = _SIZES.get(columns, _SIZE)
+    width = _LEFT + columns * wide + (columns - 1) * _GAP_X + _RIGHT
+    height = _TOP + rows * high + (rows - 1) * _GAP_Y + _BOTTOM
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": prefix}):
         canvas = Canvas(figsize=(width, height), facecolor="none")
         FigureCanvasSVG(canvas)
         limits = _limits(figure, sites)
         for i, (heading, series) in enumerate(figure.panels):
             column, row = i % columns, i // columns
-            left = _LEFT + column * (_PANEL_WIDTH + _GAP_X)
-            top = _TOP + row * (_PANEL_HEIGHT + _GAP_Y)
-            box = (left / width, 1 - (top + _PANEL_HEIGHT) / height, _PANEL_WIDTH / width, _PANEL_HEIGHT / height)
+            left = _LEFT + column * (wide + _GAP_X)
+            top = _TOP + row * (high + _GAP_Y)
+            box = (left / width, 1 - (top + high) / height, wide / width, high / height)
             axes = canvas.add_axes(box)
             _draw(axes, _alone(figure, series), tuple(sites))
             if limits is not None:
@@ -105,6 +108,10 @@ def _limits(figure: Panels, sites: Sequence[str]) -> _Limits | None:
         # What is read against the diagonal has one scale both ways, from zero on.
         most = 1.03 * max(x[1], y[1])
         x = y = (-0.03 * most, most)
-    elif x_log and "share" in figure.x_label:
+    elif isinstance(figure.reference, tuple):
+        # A caption says what these lines are: they lie inside.
+        lines, air = figure.reference, 0.05 * (y[1] - y[0])
+        y = min(y[0], min(lines) - air), max(y[1], max(lines) + air)
+    if x_log and "share" in figure.x_label:
         x = (x[0], min(x[1], 1.1))
     return _Limits(x, y, x_log)

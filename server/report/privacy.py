@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ecgshared.errors import ConfigError
 from ecgshared.privacy.attacked import Measured, concerning
@@ -12,6 +14,9 @@ from ecgshared.study.registry import shared_room
 from server.report.labels import Labels
 from server.report.results import StepPlan
 from server.report.summary import Typed
+from server.report.tried import Tried, read_tried
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,15 @@ def statement(plan: Sequence[StepPlan], results: Typed, labels: Labels) -> list[
 def attacks(plan: Sequence[StepPlan]) -> tuple[Measured, ...]:
     """Return the attacks that aim at what the run did, as they were measured on a made hospital with this version."""
     return concerning(step.stage for step in plan)
+
+
+def tried(run: Path) -> tuple[Tried, ...]:
+    """Return what was tried on this very run; nothing where nothing was, or where the file cannot be read."""
+    try:
+        return read_tried(run)
+    except ConfigError as error:
+        _LOG.warning("%s", error)
+        return ()
 
 
 def declared(stage: str) -> tuple[tuple[tuple[str, str], ...], str]:

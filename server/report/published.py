@@ -72,8 +72,11 @@ def _rows(step: str, result: StageResult, study: Study, labels: Labels) -> Itera
 
 
 def _event(study: Study, head: str) -> str:
+    """Return the event of an endpoint as the paper counts it, within a year of the ECG; empty for any other."""
     endpoint = study.endpoints.get(head)
-    return str(endpoint.event) if isinstance(endpoint, TimeToEventEndpoint) else ""
+    if not isinstance(endpoint, TimeToEventEndpoint) or endpoint.after_years or endpoint.horizon_years != 1:
+        return ""
+    return str(endpoint.event)
 
 
 def _auc(e: EstimateResult) -> Cell:
@@ -87,6 +90,10 @@ def _percent(value: Number) -> Cell:
 
 
 def _evaluated(step: str, r: Evaluate, study: Study) -> Iterator[Row]:
+    # Published is the part under 80: where a study judges a part and everybody, that part stands beside it.
+    judged = {s.id: s.population for s in study.steps if s.stage == "evaluate"}
+    if judged.get(step) is None and any(judged.values()):
+        return
     for group, by_head in r.pooled.items():
         for head, p in by_head.items():
             event = _event(study, head)

@@ -8,6 +8,7 @@ from ecgshared.stages.results.base import EstimateResult
 from ecgshared.stages.results.regress import CoefficientResult, FitResult, ModelResult, Result
 from ecgshared.study.terms import Factor, Term
 from server.report.forest import Forest, ForestRow, forest
+from server.report.glossary import in_words
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Section, Table, Text
 
@@ -189,7 +190,7 @@ def _who(r: Result, labels: Labels) -> Table:
         for site, s in r.sites.items()
     ]
     rows += [
-        [labels.site(site), *["-"] * (3 + len(r.outcomes)), "; ".join(why.values())]
+        [labels.site(site), *["-"] * (3 + len(r.outcomes)), in_words(why.values())]
         for site, why in r.absent.items()
         if site not in r.sites
     ]

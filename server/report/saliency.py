@@ -12,12 +12,11 @@ _METHODS = {"gradient_x_input": "gradient times input", "integrated_gradients": 
 
 def sections(step: str, r: Result, labels: Labels) -> list[Section]:
     """One section a step."""
-    whom = labels.whom(step)
     blocks: list[Block] = [
         Text(
             f"Output explained: the logit of {labels.score(r.head)}; by {_METHODS.get(r.method, r.method)}, one ECG a "
             "patient, each ECG's shares adding up to one. Means over patients. It shows where the net looks, not what "
-            f"it sees there.{f' Of {whom}.' if whom else ''}"
+            f"it sees there."
         )
     ]
     for group, found in r.pooled.items():

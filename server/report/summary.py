@@ -119,9 +119,11 @@ def _range(values: list[float], digits: int) -> str:
 
 def _how_good(results: Typed, labels: Labels) -> list[str]:
     sentences = []
+    # Beside figures of a part of them, those of everybody say so.
+    parts = any(labels.whom(step) for step, r in results.items() if isinstance(r, Evaluated))
     for step, r in results.items():
         if isinstance(r, Evaluated):
-            sentences += _evaluated(step, r, labels)
+            sentences += _evaluated(step, r, labels, labels.whom(step) or ("everybody eligible" if parts else ""))
         elif isinstance(r, SurvivalEvaluated):
             for group, pooled in r.pooled.items():
                 for name, m in pooled.models.items():
@@ -133,9 +135,9 @@ def _how_good(results: Typed, labels: Labels) -> list[str]:
     return sentences
 
 
-def _evaluated(step: str, r: Evaluated, labels: Labels) -> list[str]:
+def _evaluated(step: str, r: Evaluated, labels: Labels, whom: str) -> list[str]:
     sentences = []
-    whom = f", {labels.whom(step)}" if labels.whom(step) else ""
+    whom = f", {whom}" if whom else ""
     for group, heads in r.pooled.items():
         for head, p in heads.items():
             found, what = group_auc(r, head, p), "AUC"
@@ -161,9 +163,10 @@ def _evaluated(step: str, r: Evaluated, labels: Labels) -> list[str]:
 
 def _hospitals(study: Study | None, described: Described | None, results: Typed, labels: Labels) -> Table | None:
     judged = [(step, r) for step, r in results.items() if isinstance(r, Evaluated) and r.heads]
-    # Of everybody rather than of a part of them; of several, the last.
-    whole = [one for one in judged if not labels.whom(one[0])]
-    evaluated = (whole or judged)[-1] if judged else None
+    # That in which most hospitals tell; of several such, of everybody rather than of a part of them, then the last.
+    evaluated = max(
+        enumerate(judged), key=lambda one: (_telling(one[1][1]), not labels.whom(one[1][0]), one[0]), default=(0, None)
+    )[1]
     if described is None and evaluated is None:
         return None
     names: dict[str, Any] = dict.fromkeys(
@@ -175,18 +178,25 @@ def _hospitals(study: Study | None, described: Described | None, results: Typed,
         names |= dict.fromkeys(evaluated[1].sites)
         columns += ["ECGs judged", "with the event", "AUC (95% CI)", "observed rate", "expected/observed"]
         head = evaluated[1].heads[0]
-        note += f" Judged: step {labels.step(evaluated[0])}, {labels.endpoint(head)}."
+        whom = f", {labels.whom(evaluated[0])}" if labels.whom(evaluated[0]) else ""
+        note += f" Judged: step {labels.step(evaluated[0])}, {labels.endpoint(head)}{whom}."
     rows: list[list[Cell]] = []
     for name in names:
         s = described.sites.get(name) if described else None
         part = "-" if study is None else _PART[study.sites.group_of(name)]
         counts: list[Cell] = ["-", "-"] if s is None else [*cohort_size(s)]
-        rows.append([labels.site(name), part, *counts, *(_judged(evaluated[1], name) if evaluated else [])])
+        rows.append([labels.site(name), part, *counts, *(_judged(evaluated[1], name, labels) if evaluated else [])])
     return Table("Hospitals", columns, rows, note=note)
 
 
-def _judged(r: Evaluated, site: str) -> list[Cell]:
+def _telling(r: Evaluated) -> int:
+    return sum(site.heads[r.heads[0]].ecgs is not None for site in r.sites.values())
+
+
+def _judged(r: Evaluated, site: str, labels: Labels) -> list[Cell]:
     found = r.sites.get(site)
+    if found is not None and not labels.offers(site, r.heads[0]):
+        return ["not offered", "-", "-", "-", "-"]
     if found is None:
         return ["no answer" if site in r.absent else "not asked", "-", "-", "-", "-"]
     v = found.heads[r.heads[0]]

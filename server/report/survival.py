@@ -11,6 +11,7 @@ from ecgshared.stages.results.base import Number
 from ecgshared.stages.results.survival import Coefficient, CoxModel, ForestResult, Result
 from ecgshared.study.columns import FLAGS
 from server.report.forest import Forest, ForestRow, forest
+from server.report.glossary import in_words
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Section, Table, Text
 
@@ -72,7 +73,7 @@ def _who(r: Result, labels: Labels) -> Table:
         for site, s in r.sites.items()
     ]
     rows += [
-        [labels.site(site), "no", "; ".join(why.values()), *["-"] * 6]
+        [labels.site(site), "no", in_words(why.values()), *["-"] * 6]
         for site, why in r.absent.items()
         if site not in r.sites
     ]

@@ -14,6 +14,7 @@ from ecgshared.stages.results.survival_evaluate import (
 )
 from server.report.evaluation_tables import span
 from server.report.forest import Forest, ForestRow, forest
+from server.report.glossary import in_words
 from server.report.labels import Labels
 from server.report.sections import Block, Cell, Figure, Key, Panel, Panels, Section, Series, Table, Text, told
 from server.report.survival import missing
@@ -283,5 +284,5 @@ def _left_out(r: Result, labels: Labels) -> Table:
         ]
         for site, s in r.sites.items()
     ]
-    rows += [[site, "; ".join(why.values()), "-", "-", "-"] for site, why in r.absent.items() if site not in r.sites]
+    rows += [[site, in_words(why.values()), "-", "-", "-"] for site, why in r.absent.items() if site not in r.sites]
     return Table("Who was left out", ["hospital", "why not", "time unknown", "input missing", "missing"], rows)

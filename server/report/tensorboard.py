@@ -40,7 +40,7 @@ def write_events(run_folder: Path) -> Path:
 
 def scalars(run: Run) -> list[tuple[str, int, float, float]]:
     """Return (tag, round, wall time in Unix seconds, value) of every point, in order of time."""
-    wall_time = _unix_seconds(run.results.run.started)
+    wall_time = unix_seconds(run.results.run.started)
     points: list[tuple[str, int, float, float]] = []
     for line in run.history:
         wall_time += line.seconds
@@ -57,7 +57,8 @@ def scalars(run: Run) -> list[tuple[str, int, float, float]]:
     return points
 
 
-def _unix_seconds(time: str) -> float:
+def unix_seconds(time: str) -> float:
+    """Return an ISO 8601 time, in UTC where it names no zone, as Unix seconds."""
     try:
         moment = datetime.fromisoformat(time)
     except ValueError:

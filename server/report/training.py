@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ecgshared.learning.plan import LocalWork, OptimiserConfig
+from ecgshared.stages.results.base import Number
 from ecgshared.stages.results.train import PrivacyResult, Result
 from server.report.augmentation import augmentation_panels
 from server.report.labels import Labels, counted
@@ -19,9 +22,12 @@ def training_sections(step: str, r: Result, labels: Labels) -> list[Section]:
 
 def _curves(r: Result, labels: Labels) -> list[Figure]:
     figures = []
-    losses = [(v.round, v.loss) for v in r.validation if v.loss is not None]
-    if losses:
-        kept = [(n, loss) for n, loss in losses if n == r.kept_round]
+    # A round that nobody may judge is a gap, not a line between its neighbours.
+    losses = [(v.round, v.loss) for v in r.validation]
+    if any(loss is not None for _, loss in losses):
+        kept = [(n, loss) for n, loss in losses if n == r.kept_round and loss is not None]
+        y_range = _from_the_first_round_on(losses)
+        untrained = f" That of the untrained net, {losses[0][1]:.3f}, lies above the drawing." if y_range else ""
         figures.append(
             Figure(
                 "Validation loss of the global model" if r.heads else "Validation of the global model",
@@ -31,13 +37,14 @@ def _curves(r: Result, labels: Labels) -> list[Figure]:
                 ],
                 "round",
                 "mean loss" if r.heads else ", ".join(r.judged),
-                caption=_ending(r),
+                y_range=y_range,
+                caption=_ending(r) + untrained + _unjudged(r),
             )
         )
     aucs = []
     for head in r.heads:
-        told = [(v.round, v.auc[head]) for v in r.validation if v.auc.get(head) is not None]
-        if told:
+        told = [(v.round, v.auc.get(head)) for v in r.validation]
+        if any(auc is not None for _, auc in told):
             aucs.append(Series(labels.endpoint(head), [n for n, _ in told], [auc for _, auc in told]))
     if aucs:
         figures.append(
@@ -52,12 +59,33 @@ def _curves(r: Result, labels: Labels) -> list[Figure]:
     return figures
 
 
+def _from_the_first_round_on(losses: Sequence[tuple[int, Number]]) -> tuple[float, float] | None:
+    """Return a range of losses without that of the untrained net, beside which an overfit would not be seen."""
+    first = next((loss for n, loss in losses if n == 0 and loss is not None), None)
+    later = [loss for n, loss in losses if n > 0 and loss is not None]
+    if first is None or len(later) < 2 or first <= max(later):
+        return None
+    air = 0.05 * (max(later) - min(later)) or 0.05 * max(later)
+    return min(later) - air, max(later) + air
+
+
 def _ending(r: Result) -> str:
     """Say which weights were kept, and why training ended."""
     kept = f"The weights of round {r.kept_round} were kept"
     if r.stopped_early:
         return f"{kept}; training ended after {r.rounds} of {r.planned_rounds} rounds, as validation did not improve."
     return f"{kept}, of {counted(r.rounds, 'round')}."
+
+
+def _unjudged(r: Result) -> str:
+    """Say which rounds have no loss, and that they neither kept weights nor ended the training."""
+    silent = sum(v.loss is None for v in r.validation)
+    if not silent:
+        return ""
+    return (
+        f" The loss of {counted(silent, 'round')} is withheld (a few patients would carry it, or too few tell it): a "
+        "gap here, and no part of the choice."
+    )
 
 
 def _settings(r: Result, labels: Labels) -> Table:

@@ -15,6 +15,7 @@ from ecgshared.stats.calibration import LogisticSums, sandwich, to_raw_scale
 from ecgshared.study.score import calibrate_inputs
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import absences, federated_newton, number, numbers, quorum, released
+from server.report.glossary import in_words
 from server.report.labels import NO_LABELS, Labels, counted
 from server.report.sections import Section, Table, Text
 from server.rounds.step_context import Artefact, StepContext
@@ -166,6 +167,11 @@ def report(artefact: Artefact[Result], labels: Labels = NO_LABELS) -> list[Secti
     sites = [
         [labels.site(site), s.ecgs, s.patients, s.events, s.left_out, "yes" if s.took_part else "no"]
         for site, s in r.sites.items()
+    ]
+    sites += [
+        [labels.site(site), "-", "-", "-", "-", f"no: {in_words(why.values())}"]
+        for site, why in r.absent.items()
+        if site not in r.sites
     ]
     penalty = f", ridge {r.ridge:g}" if r.ridge else ""
     return [

@@ -267,12 +267,11 @@ def _sentence(r: Result) -> str:
             f"exceeds {r.min_rate:.3g}."
         )
     tried = f"None of {candidates} has a {limit} above {r.min_rate:.3g}. " if r.min_rate is not None else ""
+    share = "" if r.top_share is None else f"{100 * r.top_share:.3g}%"
     if r.rule == "top_share":
-        return (
-            f"{tried}The cut-off leaves the top {r.top_share:.3g} of ECGs above it, as near as the sites' edges allow."
-        )
+        return f"{tried}The cut-off leaves the top {share} of ECGs above it, as near as the sites' edges allow."
     if r.top_share is not None:
-        tried += f"No cut that the sites could answer lies near the top {r.top_share:.3g} of ECGs either. "
+        tried += f"No cut that the sites could answer lies near the top {share} of ECGs either. "
     return f"{tried}There is no high-risk group, and later steps report none."
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from ecgshared.learning.layout import Layout
 from ecgshared.models import build
@@ -65,6 +66,41 @@ def window(study: Study, low: float, high: float) -> Any:
     return Layout.of(model, "full").flatten(model)
 
 
+def by_age(study: Study) -> Any:
+    """Return weights whose logit is (age - 60) / 10."""
+    config: Any = study.step("net")
+    model: Any = build(config.model, head_specs(config, study), 200, 0, torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.hidden.weight[0, model.hidden.in_features - 2], model.hidden.bias[0] = 1.0, 10.0
+        model.output.weight[0, 0], model.output.bias[0] = 1.0, -10.0
+    return Layout.of(model, "full").flatten(model)
+
+
+def moved_threshold(site: dict[str, Any], rng: np.random.Generator, epsilon: float | None = None) -> float:
+    """Return the share of lockbox patients of 60 to 68 whose age and LVEF follow from 33 thresholds of one score."""
+    data, limits = made_cohort(300, rng, train=0.3, lockbox=0.4), np.arange(60.0, 68.01, 0.25)
+    steps: list[dict[str, Any]] = [DESCRIBE, NET]
+    for i in range(len(limits)):
+        steps.append({"id": f"t{i}", "stage": "threshold", "uses": ["net"], "score": "net.dead"})
+        steps.append({"id": f"h{i}", "stage": "high_risk", "uses": [f"t{i}"]})
+    study, door = asked("thresholds", steps), Door(data, site)
+    before, found = None, 0
+    for i, limit in enumerate(limits):
+        cut = (limit - 60) / 10
+        sent = {"net.weights": by_age(study), "net.standardise": totals("d", 60, 10)["d.standardise"]}
+        told = door.ask(study, f"h{i}", "tell", sent | {f"t{i}.cut": np.array([cut]), f"t{i}.cutoff": expit([cut])})
+        if told is None or not np.isfinite(told.variables[0, 0]).all():
+            continue
+        if before is not None and before.groups[0] - told.groups[0] == 1:
+            age, lvef = (before.variables[0] - told.variables[0])[[0, 2], 1]
+            found += bool((np.abs(data.age - age) + np.abs(data.covariates["lvef"] - lvef)).min() < 0.01)
+        before = told
+    between = (data.split == 2) & (data.age >= 60) & (data.age < 68)
+    return found / int(between.sum())
+
+
 def made_score(site: dict[str, Any], rng: np.random.Generator, epsilon: float | None = None) -> float:
     """Return the share of 20 lockbox patients of known age whose outcome one question each tells."""
     data = made_cohort(150, rng, train=0.3, lockbox=0.4)
@@ -107,6 +143,11 @@ ATTACKS: dict[str, Attack] = {
         moved_age_limit,
         "patients isolated by 121 studies a quarter of a year apart",
         ("calibrate", "evaluate", "regress"),
+    ),
+    "moved threshold": Attack(
+        moved_threshold,
+        "patients isolated by 33 thresholds of one score a quarter of a year of age apart",
+        ("high_risk", "overlap", "regress", "evaluate", "arrhythmia"),
     ),
     "score made for one": Attack(
         made_score, "outcomes of known persons, one question each", ("evaluate", "contrast", "calibrate")

@@ -1,6 +1,7 @@
 """Weights learnt from nobody: a net trained on made ECGs to read what the makers know of each heart.
 
-Labels are the heart's turn, intervals, rhythm and failure, with age and sex. Another study starts from the weights
+Labels are the heart's turn, intervals, rhythm and failure, with age and sex; hearts are those of the scenario, sums of
+Gaussian waves or tissue (``pretraining_activation``). Another study starts from the weights
 (``import`` and ``start_from``). People and hearts are drawn, recorded and preprocessed in memory, by the forward model
 that makes in-silico hospitals; the training is a study's, at one site that stands for all of them, so that its run has
 a report, and its model a file, as any other.
@@ -28,12 +29,18 @@ from ecgshared.service.processes import in_processes
 from ecgshared.study.study import load_study
 from ecgshared.wire.protocol import SPLITS
 from simulations.federation.run import simulate
+from simulations.patients.activation import bodies_of, record_activation
+from simulations.patients.ailments import States, draw_states
 from simulations.patients.people import draw_people
-from simulations.patients.recording import record_ecgs
-from simulations.patients.scenario import HospitalConfig, Scenario, load_scenario
+from simulations.patients.recording import place_electrodes, record_ecgs
+from simulations.patients.scenario import DeviceConfig, HospitalConfig, Scenario, load_scenario
+from simulations.physics.beats import Bodies, activation_of
 from simulations.physics.body import anatomy_of, heart_of
+from simulations.physics.conduction import durations_ms, rest_ms
 from simulations.physics.disease import People
 from simulations.physics.heart import Heart
+from simulations.physics.rhythms import RHYTHMS
+from simulations.physics.traits import Traits
 
 MADE = "made"
 """The site, and the train step."""
@@ -173,13 +180,32 @@ def _made(chunk: _Chunk) -> tuple[NDArray[np.int16], Mapping[str, Floats]]:
     fibrillating = rng.random(CHUNK) < hospital.population.af_share
     shares = np.array([device.share for device in hospital.devices])
     device = hospital.devices[int(rng.choice(len(shares), p=shares / shares.sum()))]
+    recorded = _of_tissue if chunk.scenario.heart == "activation" else _of_waves
+    signals, truth = recorded(rng, chunk, people, fibrillating, device)
+    return to_units(preprocess(signals, float(device.fs_hz), chunk.input)), truth
+
+
+def _of_waves(
+    rng: np.random.Generator, chunk: _Chunk, people: People, af: NDArray[np.bool_], device: DeviceConfig
+) -> tuple[NDArray[np.float32], dict[str, Floats]]:
+    """Record hearts that are sums of Gaussian waves; return signals, mV, and the truth of each."""
     physique, waveform = chunk.scenario.physique, chunk.scenario.waveform
-    signals = record_ecgs(
-        rng, people, fibrillating, hospital, device, waveform, chunk.scenario.seconds, physique=physique
-    )
-    seen = preprocess(signals, float(device.fs_hz), chunk.input)
+    signals = record_ecgs(rng, people, af, chunk.hospital, device, waveform, chunk.scenario.seconds, physique=physique)
     heart = heart_of(people, waveform, physique)
-    return to_units(seen), truth_of(people, heart, np.rad2deg(anatomy_of(people, physique).turn_rad), fibrillating)
+    return signals, truth_of(people, heart, np.rad2deg(anatomy_of(people, physique).turn_rad), af)
+
+
+def _of_tissue(
+    rng: np.random.Generator, chunk: _Chunk, people: People, af: NDArray[np.bool_], device: DeviceConfig
+) -> tuple[NDArray[np.float32], dict[str, Floats]]:
+    """Record hearts of tissue with what ails them; return signals, mV, and the truth of each."""
+    scenario, hospital = chunk.scenario, chunk.hospital
+    states = draw_states(rng, people, hospital.population.ailments, af)
+    place = place_electrodes(rng, hospital.habits, CHUNK)
+    seconds, scatter = scenario.seconds, scenario.heart_scatter
+    signals = record_activation(rng, people, states, hospital, device, scenario.waveform, seconds, place, scatter)
+    bodies = bodies_of(people, states, scenario.waveform, place, np.zeros(CHUNK), scatter)
+    return signals, tissue_truth(people, states, bodies)
 
 
 def truth_of(people: People, heart: Heart, turn_deg: Floats, fibrillating: NDArray[np.bool_]) -> dict[str, Floats]:
@@ -196,5 +222,27 @@ def truth_of(people: People, heart: Heart, turn_deg: Floats, fibrillating: NDArr
         "qrs_ms": 1000.0 * (behind.max(axis=1) - ahead.min(axis=1)),
         "qt_ms": 1000.0 * heart.qt_s,
         "fibrillation": fibrillating.astype(np.float64),
+        "fibrosis": people.fibrosis,
+    }
+
+
+def tissue_truth(people: People, states: States, bodies: Bodies) -> dict[str, Floats]:
+    """Return the same of hearts of tissue: QRS ends, and T, when all but the last hundredth of muscle has."""
+    traits, rhythm = bodies.traits, states.rhythm_names()
+    qrs, qt = np.empty(len(people.age)), np.empty(len(people.age))
+    for part in activation_of(bodies):
+        some = Traits(traits.values[part.rows])
+        lasts = durations_ms(some, part.fronts.tissue, rest_ms(part.scar))
+        qrs[part.rows] = np.percentile(part.activation_ms, 99, axis=1)
+        qt[part.rows] = np.percentile(part.activation_ms + lasts, 99, axis=1)
+    return {
+        "age": people.age,
+        "male": people.male.astype(np.float64),
+        "heart_failure": people.heart_failure.astype(np.float64),
+        **{f"heart_{way}_deg": np.rad2deg(traits[way]) for way in ("frontal", "vertical", "tilt")},
+        "pr_ms": np.where(rhythm == RHYTHMS[0], np.clip(traits["pr"] + states.long_pr_ms, 90, 360), np.nan),
+        "qrs_ms": qrs,
+        "qt_ms": qt,
+        "fibrillation": (rhythm == "fibrillation").astype(np.float64),
         "fibrosis": people.fibrosis,
     }

@@ -1,7 +1,8 @@
 """New persons of an in-silico population, recorded and measured as in its hospitals; and moved, by the forward model.
 
 A move changes where the heart lies, how it is turned, or where V1 and V2 sit; the noiseless beat before and after,
-through a model's own filters, is what the physics says it does.
+through a model's own filters, is what the physics says it does: that of the scenario's hearts, sums of Gaussian waves
+or tissue. A model shaped on one of them can so be held against the other.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from ecgshared.errors import ConfigError, RunError
 from ecgshared.models.config import BEAT_WINDOW_S
 from simulations.generation.checkpoint import Checkpoint
 from simulations.hospitals.make import make_patients
+from simulations.patients.activation import bodies_of, record_activation, regular_leads
+from simulations.patients.ailments import healthy_states
 from simulations.patients.fates import solve_baseline
-from simulations.patients.imaging import measured_anatomy
+from simulations.patients.imaging import measured_anatomy, true_anatomy
 from simulations.patients.recording import place_electrodes, record_ecgs
 from simulations.patients.scenario import HospitalConfig, Scenario
-from simulations.physics.body import anatomy_of, heart_of
+from simulations.physics.body import heart_of
 from simulations.physics.disease import People
 from simulations.physics.heart import dipole, regular_rhythm
 from simulations.physics.torso import ELECTRODES, Anatomy, project, twelve
+from simulations.physics.traits import NAMES, Traits
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -87,13 +91,13 @@ def draw_cohort(checkpoint: Checkpoint, world: Scenario, people: int, seed: int)
     first = np.unique(made.person, return_index=True)[1]
     person, table = made.person[first], made.table.iloc[first].reset_index(drop=True)
     electrodes = place_electrodes(rng, hospital.habits, len(person))
-    found = measured_anatomy(rng, made.people, person, electrodes, hospital.imaging, world.physique)
+    found = measured_anatomy(rng, made.people, person, electrodes, hospital.imaging, world)
     table = pd.concat([table, found], axis=1)
     who = made.people.rows(person, made.people.age[person] + made.at_years[first])
     beats, known = _recorded(rng, who, electrodes, hospital, world, checkpoint)
     values = _conditions(checkpoint, table)
     who = who.rows(np.flatnonzero(known), who.age[known])
-    return Cohort(who, anatomy_of(who, world.physique), electrodes[known], beats, values[known])
+    return Cohort(who, true_anatomy(who, world), electrodes[known], beats, values[known])
 
 
 def _hospital(world: Scenario) -> tuple[str, HospitalConfig]:
@@ -119,9 +123,11 @@ def _recorded(
         rows = np.arange(start, min(start + _CHUNK, n))
         who = people.rows(rows, people.age[rows])
         calm = np.zeros(len(rows), dtype=bool)
-        signals = record_ecgs(
-            rng, who, calm, hospital, device, world.waveform, settings.seconds, electrodes[rows], world.physique
-        )
+        where = (hospital, device, world.waveform, settings.seconds, electrodes[rows])
+        if world.heart == "activation":
+            signals = record_activation(rng, who, healthy_states(len(rows)), *where, world.heart_scatter)
+        else:
+            signals = record_ecgs(rng, who, calm, *where, world.physique)
         for row, signal in zip(rows, preprocess(signals, float(device.fs_hz), settings), strict=True):
             beat = window_of(signal, settings.fs_hz)
             if beat is not None:
@@ -141,13 +147,14 @@ class Forward:
     """The noiseless beats of a cohort, as it is and moved, through the model's filters."""
 
     def __init__(self, cohort: Cohort, world: Scenario, checkpoint: Checkpoint) -> None:
-        self._cohort, self._settings = cohort, checkpoint.input
+        self._cohort, self._settings, self._world = cohort, checkpoint.input, world
         n = len(cohort.people.age)
-        steady = regular_rhythm(np.full(n, 60.0, dtype=np.float32), self._settings.seconds)
-        heart = heart_of(cohort.people, world.waveform, world.physique)
-        self._waves = dipole(heart, steady, fs=self._settings.fs_hz, seconds=self._settings.seconds)
+        if world.heart == "gaussians":
+            steady = regular_rhythm(np.full(n, 60.0, dtype=np.float32), self._settings.seconds)
+            heart = heart_of(cohort.people, world.waveform, world.physique)
+            self._waves = dipole(heart, steady, fs=self._settings.fs_hz, seconds=self._settings.seconds)
         self._centre = np.zeros(n, dtype=np.int64)
-        base = self._signals(cohort.anatomy, cohort.electrodes_cm)
+        base = self._signals(Move("still"))
         for i, signal in enumerate(base):
             beat = median_beat(signal, self._settings.fs_hz)
             if beat is None:
@@ -157,22 +164,41 @@ class Forward:
 
     def change(self, move: Move) -> F32:
         """Return moved minus unmoved beats, shape = (n, 12, W), mV, cut at the same instants."""
-        anatomy, electrodes = self._cohort.anatomy, self._cohort.electrodes_cm.copy()
-        electrodes[:, [ELECTRODES.index("V1"), ELECTRODES.index("V2")], 2] += move.v1_v2_cm
-        moved = replace(
-            anatomy,
-            turn_rad=anatomy.turn_rad + np.deg2rad(move.turn_deg),
-            heart_cm=anatomy.heart_cm + np.array(move.shift_cm),
-        )
-        return self._cut(self._signals(moved, electrodes)) - self.base
+        return self._cut(self._signals(move)) - self.base
 
-    def _signals(self, anatomy: Anatomy, electrodes: F64) -> F32:
-        leads = twelve(project(self._waves, anatomy, electrodes))
+    def _signals(self, move: Move) -> F32:
+        electrodes = self._cohort.electrodes_cm.copy()
+        electrodes[:, [ELECTRODES.index("V1"), ELECTRODES.index("V2")], 2] += move.v1_v2_cm
+        made = self._tissue if self._world.heart == "activation" else self._gaussians
+        leads = twelve(made(move, electrodes))
         parts = [
             preprocess(leads[start : start + _CHUNK], self._settings.fs_hz, self._settings)
             for start in range(0, len(leads), _CHUNK)
         ]
         return np.concatenate(parts)
+
+    def _gaussians(self, move: Move, electrodes: F64) -> F32:
+        anatomy = self._cohort.anatomy
+        moved = replace(
+            anatomy,
+            turn_rad=anatomy.turn_rad + np.deg2rad(move.turn_deg),
+            heart_cm=anatomy.heart_cm + np.array(move.shift_cm),
+        )
+        return project(self._waves, moved, electrodes)
+
+    def _tissue(self, move: Move, electrodes: F64) -> F32:
+        people, n = self._cohort.people, len(electrodes)
+        held = (people, healthy_states(n), self._world.waveform, electrodes, np.zeros(n), self._world.heart_scatter)
+        bodies = bodies_of(*held)
+        values = bodies.traits.values.copy()
+        for name, by in zip(("left", "back", "up"), move.shift_cm, strict=True):
+            values[:, NAMES.index(name)] += by
+        for name, by in zip(_TURNS, np.deg2rad(move.turn_deg), strict=True):
+            values[:, NAMES.index(name)] += by
+        moved = replace(bodies, traits=Traits(values))
+        fs, seconds = self._settings.fs_hz, self._settings.seconds
+        chunks = [np.arange(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
+        return np.concatenate([regular_leads(moved.rows(rows), fs, seconds) for rows in chunks])
 
     def _cut(self, signals: F32) -> F32:
         fs = self._settings.fs_hz

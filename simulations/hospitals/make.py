@@ -186,7 +186,7 @@ def _write_records(
     if config.imaging is not None:
         tape = np.random.default_rng([seed, number, 1000])
         electrodes = place_electrodes(tape, config.habits, n)
-        measured = measured_anatomy(tape, cohort.people, cohort.person, electrodes, config.imaging, scenario.physique)
+        measured = measured_anatomy(tape, cohort.people, cohort.person, electrodes, config.imaging, scenario)
         table = pd.concat([table, measured], axis=1)
     wanted = (*config.table.declared, *(name for name in APART if name in config.table.columns))
     if wanted:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 NAMES = (
-    "demo, many_sites, normals, null, three_countries, uk_biobank_like; demo_activation, normals_activation, "
-    "three_countries_activation"
+    "demo, many_sites, normals, null, three_countries, uk_biobank_like; with hearts of tissue demo_activation, morph, "
+    "morph_null, normals_activation, pretraining_activation, three_countries_activation, uk_biobank_like_activation"
 )
 
 

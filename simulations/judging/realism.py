@@ -11,7 +11,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from ecgshared.ecg.leads import LEADS
 from ecgshared.errors import CohortError
 from simulations.judging.telltales import HELD_OUT, TUNED, Judged, judge, single_aucs, telltales
 from simulations.judging.waveform_features import FEATURES, waveform_features
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -270,28 +273,57 @@ def tell_apart(real: Recordings, made: Recordings) -> tuple[F64, Judged]:
     return aucs, found
 
 
-def draw_sheets(path: Path, real: Recordings, made: Recordings, count: int = 6) -> None:
-    """Draw sheets of real recordings on the left and made ones on the right, without saying which is which."""
+def draw_sheets(path: Path, *kinds: tuple[str, Recordings], count: int = 6) -> None:
+    """Draw sheets of recordings, each kind in a column under its name ("" says nothing of what it is)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(26, 6.4 * count), layout="constrained")
+    figure = Figure(figsize=(13 * len(kinds), 6.4 * count), layout="constrained")
     for row in range(count):
-        for column, part in enumerate((real, made)):
-            axes = figure.add_subplot(count, 2, 2 * row + column + 1)
-            x = part.signal[row]
-            for k, name in enumerate(LEADS):
-                piece = slice(k // 3 * 1250, (k // 3 + 1) * 1250)
-                axes.plot(
-                    np.arange(1250) / FS + k // 3 * 2.5, x[k, piece] - np.median(x[k, piece]) - 2 * (k % 3), "k", lw=0.8
-                )
-                axes.text(k // 3 * 2.5 + 0.05, 0.75 - 2 * (k % 3), name, fontsize=8)
-            axes.plot(np.arange(x.shape[1]) / FS, x[1] - np.median(x[1]) - 6, "k", lw=0.8)
-            axes.set(xticks=np.arange(0, 10.1, 0.2), yticks=np.arange(-7.5, 2, 0.5), xlim=(0, 10), ylim=(-7.5, 1.8))
-            axes.grid(color="#f4b6b6", lw=0.4)
-            axes.tick_params(labelbottom=False, labelleft=False, length=0)
+        for column, (name, part) in enumerate(kinds):
+            axes = figure.add_subplot(count, len(kinds), len(kinds) * row + column + 1)
+            _draw_sheet(axes, part.signal[row])
             sex = "man" if part.male[row] else "woman"
-            axes.set_title(f"{'real' if column == 0 else 'made'}: {sex} of {part.age[row]:.0f}", fontsize=9)
+            axes.set_title(f"{name}: {sex} of {part.age[row]:.0f}".removeprefix(": "), fontsize=9)
     figure.savefig(path, dpi=70)
+
+
+def _draw_sheet(axes: Axes, x: F32) -> None:
+    """Draw twelve leads, a quarter of the recording each in four columns, and all of lead II below."""
+    quarter = x.shape[1] // 4
+    at = np.arange(quarter) / FS
+    for k, name in enumerate(LEADS):
+        left, piece = k // 3 * quarter / FS, x[k, k // 3 * quarter : (k // 3 + 1) * quarter]
+        axes.plot(at + left, piece - np.median(piece) - 2 * (k % 3), "k", lw=0.8)
+        axes.text(left + 0.05, 0.75 - 2 * (k % 3), name, fontsize=8)
+    axes.plot(np.arange(x.shape[1]) / FS, x[1] - np.median(x[1]) - 6, "k", lw=0.8)
+    axes.set(xticks=np.arange(0, 10.1, 0.2), yticks=np.arange(-7.5, 2, 0.5), xlim=(0, 10), ylim=(-7.5, 1.8))
+    axes.grid(color="#f4b6b6", lw=0.4)
+    axes.tick_params(labelbottom=False, labelleft=False, length=0)
+
+
+def sheets(path: Path, *, scenario: str, ptbxl: Path | None, count: int, seed: int, blind: bool) -> str:
+    """Draw made sheets, beside as many real NORM ones of the same ages and sexes where ``ptbxl`` is given.
+
+    Returns
+    -------
+    What was drawn, in words; with ``blind``, where columns have no names and are in a drawn order, which is which.
+    """
+    rng = np.random.default_rng([seed, 6])
+    if ptbxl is None:
+        age, male = rng.integers(22, 85, count).astype(np.float64), np.arange(count) % 2 == 0
+        blank = np.full(count, "")
+        real = Recordings(np.empty((count, 12, 0), np.float32), age, male, blank, blank)
+        draw_sheets(path, ("made", make_like(real, 1, seed, scenario)), count=count)
+        return f"{count} made sheets: {path}"
+    every = read_norm(ptbxl, part="judge" if physics_of(scenario) == "activation" else "all")
+    chosen = np.sort(rng.choice(len(every.age), count, replace=False))
+    real = Recordings(*(getattr(every, name)[chosen] for name in Recordings.__dataclass_fields__))
+    kinds = [("made", make_like(real, 1, seed, scenario)), ("real", real)]
+    if blind and rng.random() < 0.5:
+        kinds.reverse()
+    draw_sheets(path, *(("" if blind else name, part) for name, part in kinds), count=count)
+    told = f"; from left to right: {', '.join(name for name, _ in kinds)}" if blind else ""
+    return f"{count} made and {count} real sheets: {path}; it holds real ECGs{told}"
 
 
 def compare(
@@ -334,7 +366,7 @@ def compare(
     typer.echo(f"AUC of a small net that tells real from made: {detector_auc(real, like):.3f} (0.5: it cannot)")
     tell_apart(real, like)
     if picture is not None:
-        draw_sheets(picture, real, like)
+        draw_sheets(picture, ("real", real), ("made", like))
         typer.echo(f"six made and six real sheets: {picture}; it holds real ECGs")
     if delineated:
         for kind, recordings in (("real", real), ("made", like)):

@@ -147,6 +147,17 @@ def beats_to_leads(
     return leads
 
 
+def regular_leads(bodies: Bodies, fs: float, seconds: float) -> F32:
+    """Return eight leads of hearts that beat once a second, breath held and without noise, shape = (n, 8, T), mV."""
+    own, sinus = ventricular_beats(bodies), atrial_beats(bodies)
+    out = np.zeros((len(bodies.fibrosis), round(fs * seconds), 8), dtype=np.float32)
+    for i, pr in enumerate(bodies.traits["pr"] / 1000):
+        for at in np.arange(0.5, seconds, 1.0):
+            _lay(out[i], _row(own, i), float(at), 1.0, 0.0, 1.0, fs)
+            _lay(out[i], _row(sinus, i), float(at - pr), 1.0, 0.0, 1.0, fs)
+    return np.ascontiguousarray(out.transpose(0, 2, 1))
+
+
 def _row(waves: Waves, row: int) -> tuple[F32, F32]:
     """Return one heart's waves with time first: early and late, shape = (T, 16) each."""
     return np.ascontiguousarray(waves.early[row].T), np.ascontiguousarray(waves.late[row].T)

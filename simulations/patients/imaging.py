@@ -6,14 +6,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from simulations.patients.scenario import ImagingConfig
-from simulations.physics.body import Physique, anatomy_of
+from simulations.patients.scenario import ImagingConfig, Scenario
+from simulations.physics.beats import chest_of
+from simulations.physics.body import anatomy_of
 from simulations.physics.disease import People
-from simulations.physics.torso import ELECTRODES
+from simulations.physics.torso import ELECTRODES, Anatomy
+from simulations.physics.traits import draw_traits
 
 F64 = NDArray[np.float64]
 _AXES = ("left", "posterior", "superior")
 _TURNS = ("frontal", "vertical", "tilt")
+
+
+def true_anatomy(people: People, world: Scenario) -> Anatomy:
+    """Return where each person's heart lies, by the physics of the scenario's hearts."""
+    if world.heart == "activation":
+        return chest_of(draw_traits(people, world.heart_scatter))
+    return anatomy_of(people, world.physique)
 
 
 def measured_anatomy(
@@ -22,7 +31,7 @@ def measured_anatomy(
     person: NDArray[np.int64],
     electrodes_cm: F64,
     imaging: ImagingConfig,
-    physique: Physique,
+    world: Scenario,
 ) -> pd.DataFrame:
     """Return what is measured of each ECG's person, one row per ECG.
 
@@ -38,7 +47,7 @@ def measured_anatomy(
     ventricles were not measured), ``electrode_NAME_*_cm`` (30).
     """
     n = len(people.age)
-    anatomy = anatomy_of(people, physique)
+    anatomy = true_anatomy(people, world)
     centre = anatomy.heart_cm + imaging.position_error_cm * rng.standard_normal((n, 3))
     turn = np.rad2deg(anatomy.turn_rad) + imaging.turn_error_deg * rng.standard_normal((n, 3))
     columns = {f"heart_{axis}_cm": np.round(centre[:, i], 2)[person] for i, axis in enumerate(_AXES)}

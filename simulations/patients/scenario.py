@@ -201,7 +201,9 @@ class Scenario(Config):
     format_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
     like: str | None = Field(
-        default=None, description="a scenario that comes with the package: its keys hold where this file is silent"
+        default=None,
+        description="a scenario that comes with the package: its keys hold where this file is silent; "
+        "null takes one out",
     )
     purpose: str
     seed: int = 0
@@ -270,9 +272,12 @@ def _whole(path: Path) -> dict[str, Any]:
 
 
 def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with what ``own`` says in its place, key by key down through mappings."""
+    """Return ``base`` with what ``own`` says in its place, key by key down through mappings; null takes a key out."""
     found = dict(base)
     for key, value in own.items():
+        if value is None:
+            found.pop(key, None)
+            continue
         held = found.get(key)
         found[key] = _over(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
     return found

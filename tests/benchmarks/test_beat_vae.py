@@ -103,16 +103,26 @@ def split(shared_data):
 
 
 @pytest.mark.benchmark
-@pytest.mark.parametrize(
-    ("preset", "rounds", "kl_weight"), [("small", 15, 1e-4), ("full", 4, 1e-5)], ids=["small", "full"]
-)
-def test_reconstruction_beside_principal_components(split, preset, rounds, kl_weight):
-    """What a beat_vae misses of a held-out beat, lead by lead; no claim that it misses less than components do."""
+@pytest.mark.parametrize("latents", [16, 48, 128])
+def test_reconstruction_beside_principal_components(split, latents):
+    """What a beat_vae misses of a held-out beat, lead by lead, is less than what as many components miss."""
     learn, judge = split
-    error, used = vae_error(learn, judge, preset=preset, rounds=rounds, kl_weight=kl_weight, lr=2e-3)
-    latents = config_class("beat_vae")(name="beat_vae", preset=preset).latent
+    error, used = vae_error(learn, judge, preset="small", latent=latents, rounds=ROUNDS, kl_weight=1e-5, lr=2e-3)
     beside = pca_error(learn, judge, latents)
-    print(f"{preset}: {error.mean():.1f} uV with {latents} latents ({used} in use); components {beside.mean():.1f} uV")
+    print(f"{latents} latents ({used} in use): {error.mean():.1f} uV; components {beside.mean():.1f} uV")
     for lead, ours, theirs in zip(LEADS, error, beside, strict=True):
         print(f"  {lead:4} {ours:5.1f} {theirs:5.1f}")
-    assert error.mean() < 0.5 * 1000 * np.abs(judge - learn.mean(axis=0)).mean()
+    assert error.mean() < beside.mean()
+    if latents < 128:
+        assert (error < beside).all()
+
+
+@pytest.mark.benchmark
+def test_the_published_size_beside_as_many_components(split):
+    """512 latents: where nearly all of a beat fits, a straight line is hard to beat, and no claim is made."""
+    learn, judge = split
+    error, used = vae_error(learn, judge, preset="full", rounds=12, kl_weight=1e-6, lr=2e-3)
+    print(
+        f"512 latents ({used} in use): {error.mean():.1f} uV; components {pca_error(learn, judge, 512).mean():.1f} uV"
+    )
+    assert error.mean() < 15.7  # as published, of other beats and far more

@@ -17,7 +17,7 @@ from simulations.attacks import training
 from simulations.attacks.suite import ATTACKS, PROTECTIONS, run
 from simulations.cli import app
 
-WORKS = {"moved age limit": 0.3, "full-batch traps": 0.5, "steps at a tiny rate": 0.3}
+WORKS = {"moved age limit": 0.3, "moved threshold": 0.4, "full-batch traps": 0.5, "steps at a tiny rate": 0.3}
 """Shares that an attack gets at least without protections; 0.8 where none stands here."""
 BY_DOOR = [name for name, attack in ATTACKS.items() if attack.door]
 

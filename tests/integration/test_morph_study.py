@@ -27,7 +27,7 @@ from server.rounds.run_folder import RunFolder
 from simulations.federation.run import simulate
 
 NET = {"name": "beat_risk", "blocks": 1, "width": 8, "groups": 2, "hidden": 8}
-VAE = {"name": "beat_vae", "preset": "small", "latent": 6, "width": 4, "hidden": 16, "risk": "net.death_2y"}
+VAE = {"name": "beat_vae", "preset": "small", "latent": 6, "hidden": 16, "risk": "net.death_2y"}
 LIMITS = {"min_patients": 4, "min_events": 0}
 WIDTH = 60
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,102 @@ def test_age_bands_moved_by_a_year_tell_of_nobody_between(tmp_path):
         between = other[:, 1] - counts[0][:, 1]
         assert not ((np.abs(between) > 0) & (np.abs(between) < 10)).any()
     assert any(np.isnan(other[:2]).any() for other in counts[1:])
+
+
+def cuts_of(stage, *, n=20, **more):
+    """A study with so many thresholds of one score, and a step that tells of the high-risk group of each."""
+    steps = []
+    for i in range(n):
+        steps.append({"id": f"t{i}", "stage": "threshold", "uses": ["net"], "score": "net.dead"})
+        steps.append({"id": f"h{i}", "stage": stage, "uses": [f"t{i}"]} | more)
+    return of_net("thresholds", *steps)
+
+
+def linear(asked):
+    """Weights whose logit is (age - 60) / 10."""
+    model = build(asked.step("net").model, head_specs(asked.step("net"), asked), 200, 0, torch.float32)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+        model.hidden.weight[0, model.hidden.in_features - 2], model.hidden.bias[0] = 1.0, 10.0
+        model.output.weight[0, 0], model.output.bias[0] = 1.0, -10.0
+    return Layout.of(model, "full").flatten(model)
+
+
+def of_cut(asked, i, years):
+    cut = (years - 60) / 10
+    arrays = {f"t{i}__cut": np.array([cut]), f"t{i}__cutoff": 1 / (1 + np.exp(-np.array([cut])))}
+    return arrays | {"net__weights": linear(asked), "net__standardise": TOTALS["d__standardise"]}
+
+
+def told_apart(sizes):
+    """Differences of sizes of high-risk groups that were told, NaN left out."""
+    known = np.array([size for size in sizes if np.isfinite(size)])
+    assert len(known) >= 2, "the first group, and one far enough from it, are told"
+    return np.abs(known[:, None] - known[None]).ravel()
+
+
+def high_risk_size(stage, told, everybody):
+    if stage == "evaluate":
+        return np.round(told.at_threshold[0, 0, 0] * everybody)
+    if stage == "overlap":
+        return told.sizes[1, 0]
+    return told.total[0] if stage == "regress" else told.groups[0]
+
+
+@pytest.mark.parametrize("stage", ["high_risk", "overlap", "evaluate", "regress"])
+def test_thresholds_moved_by_a_year_tell_of_nobody_between(tmp_path, stage):
+    """Before: age, sex, LVEF and BMI of twelve patients from forty cuts of one study."""
+    more = {
+        "overlap": {"marker": "male", "outcome": "dead", "size_matched": False},
+        "evaluate": {"score": "net.dead"},
+        "regress": {"outcome": ["dead"], "models": [{"name": "m", "terms": ["high_risk", "age"]}]},
+    }.get(stage, {})
+    asked, hospital = cuts_of(stage, **more), Hospital(tmp_path, lockbox_third(500))
+    sizes = []
+    # Twenty cuts, a year apart: some far enough from the first to be told.
+    for i in range(20):
+        phase = {"overlap": "cells", "evaluate": "local", "regress": "cohort"}.get(stage, "tell")
+        try:
+            told = hospital.ask(asked, f"h{i}", phase, **of_cut(asked, i, 52 + i))
+        except Refused as refused:
+            assert refused.code is RefusalCode.TOO_FEW  # noqa: PT017  some are told, and some are not
+            continue
+        sizes.append(high_risk_size(stage, told, (hospital.data.split == 2).sum()))
+    between = told_apart(sizes)
+    assert not ((between > 0) & (between < 10)).any()
+
+
+def test_one_set_of_cuts_a_score_is_answered_over_all_studies(tmp_path):
+    hospital = Hospital(tmp_path, lockbox_third(500))
+    first = {"net__weights": linear(of_net("a", JUDGED)), "net__standardise": TOTALS["d__standardise"]}
+    cuts = np.array([[-1.0, 0.0, 1.0]])
+    hospital.ask(of_net("a", JUDGED), "judged", "histogram", cuts=cuts, **first)
+    hospital.ask(of_net("b", JUDGED), "judged", "histogram", run="again", cuts=cuts, **first)
+    with pytest.raises(Refused, match="questions of this") as refused:
+        hospital.ask(of_net("c", JUDGED), "judged", "histogram", run="third", cuts=cuts + 0.01, **first)
+    assert refused.value.code is RefusalCode.BUDGET_SPENT
+
+
+def test_the_outputs_of_one_net_are_scores_of_their_own(tmp_path):
+    """Before: a net of a hundred outputs was one of the five scores that a lockbox group answers about."""
+    heads = [f"dead{i}" for i in range(7)]
+    steps = [JUDGED | {"id": f"judged{i}", "score": f"net.{head}"} for i, head in enumerate(heads)]
+    asked = study(
+        name="heads",
+        input=INPUT,
+        endpoints={head: {"kind": "binary", "column": "dead"} for head in heads},
+        steps=[{"id": "d", "stage": "describe"}, PLAIN_NET | {"heads": heads}, *steps],
+    )
+    data = lockbox_third(300)
+    data = dataclasses.replace(data, heads=tuple(heads), labels=np.repeat(data.labels, len(heads), axis=1))
+    hospital, (_, first, _) = Hospital(tmp_path, data), initial_weights(asked.step("net"), asked)
+    arrays = {"net__weights": first, "net__standardise": TOTALS["d__standardise"]}
+    for i in range(5):
+        hospital.ask(asked, f"judged{i}", "local", **arrays)
+    with pytest.raises(Refused, match="over all studies") as refused:
+        hospital.ask(asked, "judged5", "local", **arrays)
+    assert refused.value.code is RefusalCode.BUDGET_SPENT
 
 
 def test_an_honest_score_is_told_of(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ecgshared.errors import ModelError
+from ecgshared.learning.draws import seed_draws
 from ecgshared.learning.layout import Layout
 from ecgshared.learning.loop import PlainStep, predict, train
 from ecgshared.learning.optimiser import make_optimiser
@@ -21,7 +22,7 @@ from ecgshared.study.study import Study
 
 SAMPLES = 60  # at 100 Hz
 VAE, RISK = config_class("beat_vae"), config_class("beat_risk")
-SMALL = VAE(name="beat_vae", preset="small", latent=4, width=4, hidden=8)
+SMALL = VAE(name="beat_vae", preset="small", latent=4, hidden=8, robust_mv=0, varied=0)
 PUBLISHED = VAE(name="beat_vae", paper_faithful=True, latent=6)
 
 
@@ -49,7 +50,7 @@ def judge_net(seed=3):
     return build(config, [HeadSpec("a"), HeadSpec("b")], SAMPLES, seed)
 
 
-@pytest.mark.parametrize("config", [SMALL, PUBLISHED], ids=["convolutional", "published"])
+@pytest.mark.parametrize("config", [SMALL, PUBLISHED], ids=["splines", "published"])
 def test_the_loss_is_error_divergence_and_change_of_risk(config):
     model = build(config, (), SAMPLES, 1).eval()
     x = torch.as_tensor(Beats(3, 0).x)
@@ -109,6 +110,33 @@ def test_it_begins_as_a_projection():
     assert predict(model, data, np.arange(20), output=model.judged).mean() < 0.2 * 1000 * np.abs(data.x).mean()
 
 
+def test_beats_are_varied_in_training_and_obey_einthoven_still():
+    wide = VAE(name="beat_vae", preset="small", latent=4, hidden=8)
+    model, x = build(wide, (), SAMPLES, 1), torch.as_tensor(Beats(200, 6).x)
+    model.eval()
+    assert torch.equal(model._given(x)[:, 6:], x[:, 6:])
+    model.train()
+    seed_draws(model, torch.Generator().manual_seed(3))
+    given = model._given(x)
+    torch.testing.assert_close(given[:, 2], given[:, 1] - given[:, 0], atol=1e-5, rtol=1e-5)
+    changed = (given - x).abs().amax(2)
+    assert (changed > 0.01).all()
+    # R stays where it is, within a hundredth of a second, and sizes stay within a third and what turning adds.
+    about = slice(15, 26)
+    peak = x[:, 7, about].abs().argmax(1)
+    assert ((given[:, 7, about].abs().argmax(1) - peak).abs() <= 1).float().mean() > 0.95
+    ratio = given.square().sum((1, 2)).sqrt() / x.square().sum((1, 2)).sqrt()
+    assert 0.5 < ratio.min() < 0.8
+    assert 1.2 < ratio.max() < 2
+
+
+def test_a_large_error_counts_as_itself():
+    model = build(VAE(name="beat_vae", preset="small", latent=4, hidden=8, robust_mv=0.01), (), SAMPLES, 1)
+    small, large = torch.tensor([1e-4]), torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(model._missed(small), 0.5 * small.square(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(model._missed(large), 0.01 * large - 1e-4, rtol=1e-3, atol=0)
+
+
 def local(model, data, *, work=None, lr=0.01):
     work = work or LocalWork(steps=1, batch_size=None)
     opt = make_optimiser(OptimiserConfig(name="adam", lr=lr), model.parameters(), lr=lr)
@@ -127,7 +155,7 @@ def test_it_learns_what_varies():
     assert after < 0.4 * spread
 
 
-@pytest.mark.parametrize("config", [SMALL, PUBLISHED], ids=["convolutional", "published"])
+@pytest.mark.parametrize("config", [SMALL, PUBLISHED], ids=["splines", "published"])
 def test_a_private_step_sums_each_beats_clipped_gradient(config):
     """Against a loop over beats; draws are left out, and the frozen judge takes part."""
     start = build(config, (), SAMPLES, 1, torch.float64)

@@ -76,7 +76,7 @@ def test_the_figures_of_a_level_are_those_of_its_own_ecgs() -> None:
     risk, blank = 1 / (1 + np.exp(-(rng.normal(size=n) + y))), np.full(n, np.nan, dtype=np.float32)
     head = Scored(risk, y, np.arange(n), blank, blank, 0, 0, columns={"smoking": level})
     step = Config(id="j", stage="evaluate", score="net.event", subgroups=("smoking",))
-    told = local_answer([head], step, DisclosureLimits(), cut=None, patients_known=True, study=STUDY)
+    told = local_answer([head], step, DisclosureLimits(), cuts=[None], patients_known=True, study=STUDY)
     for g in range(3):
         inside = level == g
         own = clustered_auc(risk[inside], y[inside], np.arange(n)[inside])

@@ -9,6 +9,8 @@ import yaml
 from ecgshared.stages.results.base import EstimateResult
 from ecgshared.stages.results.contrast import Contrasted, PlaceboContrast
 from ecgshared.stages.results.contrast import Result as Contrast
+from ecgshared.stages.results.evaluate import PooledHead
+from ecgshared.stages.results.evaluate import Result as Evaluated
 from ecgshared.stages.results.high_risk import Distribution, Profile
 from ecgshared.stages.results.high_risk import Result as HighRisk
 from ecgshared.study.study import Study
@@ -93,3 +95,14 @@ def test_the_section_stands_only_where_the_study_names_the_paper_and_says_whose_
     ((table,),) = [section.blocks for section in beside_published(real, RESULTS, Labels(real))]
     assert "real data" in table.note
     assert "made" not in table.note
+
+
+def test_only_what_is_published_stands_beside_it_a_year_s_outcome_of_those_under_80() -> None:
+    study = Study.model_validate(content())
+    head = PooledHead.model_construct(auc=estimate(0.8), base_rate=0.01, threshold=None)
+    pooled = {"training": {"vfvt_1y": head, "vfvt_5y": head}}
+    judged = Evaluated.model_construct(pooled=pooled)
+    ((table,),) = [s.blocks for s in beside_published(study, {"judged": judged}, Labels(study))]
+    assert isinstance(table, Table)
+    assert [row[0] for row in table.rows] == ["AUC, VF/VT, Sweden"]
+    assert beside_published(study, {"judged_all": judged}, Labels(study)) == []

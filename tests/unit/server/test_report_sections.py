@@ -186,6 +186,7 @@ def test_an_endpoint_that_a_hospital_does_not_offer_is_said() -> None:
     site = described(100.0, 80.0, WHOLE).model_copy(update={"heads_offered": ()})
     (table,) = table_one(cohorts({"a": site}), "scd", NO_LABELS)
     assert list(table.rows[0]) == ["ECGs", 120.0, "not offered", "not offered"]
+    assert {tuple(row[2:]) for row in table.rows[1:]} == {("-", "-")}
 
 
 def test_the_consort_diagram_adds_up_and_tells_withheld_lines_with_the_next() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from ecgshared.ecg.beats import median_beat
+from ecgshared.ecg.input import InputConfig
 from ecgshared.ecg.terminal import terminal_slopes
 from ecgshared.errors import ConfigError
+from simulations.generation.forward import Forward, Move, draw_cohort
 from simulations.judging.mechanism import cross, draw_mechanism
-from simulations.patients.activation import bodies_of, record_activation
+from simulations.patients.activation import bodies_of, record_activation, regular_leads
 from simulations.patients.ailments import AilmentsConfig, draw_states, healthy_states
 from simulations.patients.people import draw_people
 from simulations.patients.scenario import PopulationConfig, load_scenario
@@ -467,3 +471,45 @@ def test_where_fibrosis_does_not_show_the_biomarker_tells_nothing():
     bodies = bodies_of(people, healthy_states(N), nothing, reference_electrodes(N), np.zeros(N))
     assert (bodies.fibrosis == 0).all()
     assert np.abs(qrs_of(shown) - qrs_of(hidden)).max() > 0.1
+
+
+@pytest.fixture(scope="module")
+def forward():
+    """Both physics' forward models of 24 persons each, and these."""
+    settings = InputConfig(fs_hz=250, seconds=6, band_hz=(0.5, 100), baseline="median")
+    model = SimpleNamespace(input=settings, conditions=("age", "male", "heart_frontal_deg", "heart_left_cm"))
+    worlds = {name: load_scenario(name) for name in ("uk_biobank_like", "uk_biobank_like_activation")}
+    cohorts = {name: draw_cohort(model, world, 24, 1) for name, world in worlds.items()}
+    return {name: Forward(cohorts[name], worlds[name], model) for name in worlds}, cohorts
+
+
+class TestMovedAsAConditionalVaeIsJudged:
+    """`ecgfed generate consistency` against hearts of tissue: what a move changes, and what it leaves."""
+
+    def test_electrodes_move_their_own_leads_alone(self, forward):
+        change = forward[0]["uk_biobank_like_activation"].change(Move("up", v1_v2_cm=2))
+        size = np.abs(change).max(axis=(0, 2))
+        assert (size[[6, 7]] > 0.05).all()
+        np.testing.assert_allclose(size[[*range(6), 8, 9, 10, 11]], 0, atol=1e-6)
+
+    def test_nothing_changes_where_nothing_moves(self, forward):
+        np.testing.assert_array_equal(forward[0]["uk_biobank_like_activation"].change(Move("still")), 0)
+
+    def test_a_heart_turns_the_same_way_in_both_physics(self, forward):
+        """Limb leads of the mean person; ventricles turn alike, while atria of tissue follow by a third."""
+        old, new = (f.change(Move("turned", turn_deg=(20, 0, 0))).mean(axis=0)[:6] for f in forward[0].values())
+        assert np.corrcoef(old.ravel(), new.ravel())[0, 1] > 0.5
+
+    def test_scans_find_the_turn_that_the_leads_were_made_with(self, forward):
+        cohort = forward[1]["uk_biobank_like_activation"]
+        turn = np.degrees(cohort.anatomy.turn_rad[:, 0])
+        # By an error of two degrees.
+        assert 0.5 < (cohort.values[:, 2] - turn).std() < 4
+        assert turn.std() > 8
+
+    def test_a_heart_beats_once_a_second(self):
+        people, states = draw_people(np.random.default_rng(0), PopulationConfig(patients=3), 3), healthy_states(3)
+        bodies = bodies_of(people, states, WaveformEffects(), reference_electrodes(3), np.zeros(3))
+        eight = regular_leads(bodies, 250.0, 5.0)
+        np.testing.assert_allclose(eight[:, :, 250:500], eight[:, :, 500:750], atol=1e-6)
+        assert (np.abs(eight[:, 1]).max(axis=1) > 0.2).all()

@@ -113,6 +113,13 @@ class TestScenarios:
         assert ours.hospitals["us_system"].population.ailments.scar == 0.045
         assert study_of("three_countries_activation") == study_of("three_countries")
 
+    def test_null_takes_out_what_the_other_has(self):
+        ours, theirs = load_scenario("morph_null"), load_scenario("three_countries_activation")
+        assert list(ours.hospitals) == ["sweden_university", "sweden_county"]
+        assert (ours.waveform.conduction, ours.hazard.arrhythmic_fibrosis) == (0, 0)
+        assert ours.hazard.arrhythmic_age == theirs.hazard.arrhythmic_age
+        assert study_of("morph_null").splitlines()[0].startswith("# What does a net see in single beats")
+
     def test_being_like_nothing_or_oneself_is_refused(self, tmp_path):
         for other in ("elsewhere", 3):
             path = tmp_path / "mine.yaml"
@@ -130,7 +137,7 @@ class TestScenarios:
 
 
 def test_sheets_are_drawn(made, tmp_path):
-    draw_sheets(tmp_path / "sheets.png", made, made, count=1)
+    draw_sheets(tmp_path / "sheets.png", ("made", made), ("", made), count=1)
     assert (tmp_path / "sheets.png").stat().st_size > 20_000
 
 
