@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from client.approval.amendments import amended_study
 from client.approval.required import require_approved, require_approved_code
 from client.dataset.cohorts import Cohorts
 from client.dataset.data import SiteData
@@ -27,7 +28,7 @@ from client.egress.secure_sum import Own, SecureSite
 from client.ingest.reading import Progress
 from client.rows.asked_scores import sent_scores
 from client.rows.context import SiteContext
-from client.rows.groups import GROUP, closed_in_study, groups_of, keys_of, planned
+from client.rows.groups import GROUP, closed_in_study, groups_of, here_of, keys_of, planned
 from client.rows.told import Told
 from client.site.at_rest import encryption_of
 from client.site.current import SiteFile
@@ -118,7 +119,7 @@ class Site:
             present=keys_of(whole),
             told=Told(
                 self._memory(settings),
-                keys_of(cohort.data)[0],
+                here_of(cohort.data),
                 settings.limits,
                 step.stage,
                 lambda: planned(whole, study, settings, but=step.id),
@@ -171,7 +172,7 @@ class Site:
         ------
         Refused : TOO_FEW where a set differs by a few from what was told before.
         """
-        step, here, waiting = study.step(request.step), keys_of(data)[0], 0
+        step, here, waiting = study.step(request.step), here_of(data), 0
         if settings.limits.withhold_nothing:
             return data, ()
         memory = self._memory(settings)
@@ -247,7 +248,8 @@ def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
     outbox = Outbox(settings.state / "outbox")
     outbox.forget_old(settings.retention.outbox_days)
     part_of_sum = "+" in request.phase
-    kept = outbox.find(request, once=part_of_sum or _private(study, request))
+    known_as, once = _known_as(study, request), part_of_sum or _private(study, request)
+    kept = outbox.find(known_as, once=once)
     if kept is None and part_of_sum:
         made = _part_of_sum(site, study, request, stage)
         outbox.keep(request, made)
@@ -256,7 +258,7 @@ def answer_bytes(site: Site, study: Study, request: Request) -> bytes:
         made = computed(site, study, request, stage, ledger, release_of(request, stage))
         # Before it is kept: were the kept answer lost, the same round would be another release, and is another charge.
         ledger.answered()
-        outbox.keep(request, made)
+        outbox.keep(known_as, made, once=once)
     else:
         made = kept
     log_release(settings.state, made.log_line, replayed=kept is not None)
@@ -277,6 +279,17 @@ def _private(study: Study, request: Request) -> bool:
     return getattr(study.step(request.step), "privacy", None) is not None
 
 
+def _known_as(study: Study, request: Request) -> Request:
+    """Return a request as the outbox knows it: an amendment asks anew only where an answer hangs on who else is asked.
+
+    What was noised once must not be noised again because somebody left; but a share of a sum's noise is larger among
+    fewer sites: the old one is refused there.
+    """
+    step = study.step(request.step)
+    hangs = not step.alike_for_any_members and (secure_sum_in_use(study, step) or not _private(study, request))
+    return request if "+" in request.phase or hangs else replace(request, amendment="")
+
+
 def release_of(request: Request, stage: str) -> Callable[[Answer, SiteSettings], Release]:
     """Return the gate that an answer to this request goes through."""
     return lambda answer, settings: release(answer, request, stage=stage, settings=settings)
@@ -293,11 +306,12 @@ def _part_of_sum(site: Site, study: Study, request: Request, stage: str) -> Rele
             )
         # Noised once, whatever sums it goes into: a sum that failed is begun again with the same weights.
         outbox, ledger = Outbox(settings.state / "outbox"), Ledger(settings.state)
-        kept = outbox.find(asked, once=True)
+        known_as = _known_as(study, asked)
+        kept = outbox.find(known_as, once=True)
         if kept is None:
             kept = computed(site, study, asked, stage, ledger, release_of(asked, stage))
             ledger.answered()
-            outbox.keep(asked, kept)
+            outbox.keep(known_as, kept)
         return Own(_summand(kept.body, settings, study, asked, stage), None)
 
     secure = SecureSite(settings, study, study.step(request.step), request.run, own)
@@ -358,18 +372,19 @@ def computed(
                 raise
         else:
             if site.is_now(context):
-                require_still_approved(context.settings, study)
+                require_still_approved(context.settings, study, request.run)
                 site.remember(context, request)
                 return made
         log_event(context.settings.state, "made-again", step=request.step, phase=request.phase, round=request.round)
     raise Refused(RefusalCode.DATA_UNAVAILABLE, "the site's files changed each time an answer was computed")
 
 
-def require_still_approved(settings: SiteSettings, study: Study) -> None:
-    """On the network, raise :class:`Refused` where code or study was withdrawn while an answer was computed."""
+def require_still_approved(settings: SiteSettings, study: Study, run: str) -> None:
+    """On the network, raise :class:`Refused` where code, study or membership is approved no more since it was asked."""
     if settings.network is not None:
         require_approved_code(settings)
         require_approved(settings, "study", study.sha256)
+        amended_study(settings, study, run, study.amendment)
 
 
 def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str:

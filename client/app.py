@@ -18,6 +18,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.answer import Sites, answer_bytes, of_this_process
+from client.approval.amendments import amended_study
 from client.approval.required import approved_study, require_approved_code
 from client.egress.audit import log_event
 from ecgshared.errors import EcgFedError, RefusalCode, Refused
@@ -45,10 +46,11 @@ def make_app(sites: Sites) -> ClientApp:
         require_approved_code(settings)
         request = decode_request(body_of(message.content))
         try:
-            study = approved_study(settings, request.study_hash).sha256
+            study = approved_study(settings, request.study_hash)
         except Refused:
-            study = ""
-        return Message(_seal(hello_records(settings.site, study, version("ecgfed"))), reply_to=message)
+            return Message(_seal(hello_records(settings.site, "", version("ecgfed"))), reply_to=message)
+        amended_study(settings, study, request.run, request.amendment)
+        return Message(_seal(hello_records(settings.site, study.sha256, version("ecgfed"))), reply_to=message)
 
     @made.query("ask")
     def ask(message: Message, context: Context) -> Message:
@@ -57,7 +59,8 @@ def make_app(sites: Sites) -> ClientApp:
         settings = site.settings()
         require_approved_code(settings)
         request = decode_request(body_of(message.content))
-        study = approved_study(settings, request.study_hash)
+        approved = approved_study(settings, request.study_hash)
+        study = amended_study(settings, approved, request.run, request.amendment)
         return Message(_seal(to_records(answer_bytes(site, study, request))), reply_to=message)
 
     return made

@@ -93,6 +93,7 @@ class RefusalCode(StrEnum):
     INTERNAL = "internal"
     PAUSED = "paused"
     CODE_NOT_APPROVED = "code-not-approved"
+    AMENDMENT_NOT_APPROVED = "amendment-not-approved"
     ENVELOPE_NOT_APPROVED = "envelope-not-approved"
     OVERRIDES = "overrides"
     WORKER_LOST = "worker-lost"

@@ -16,8 +16,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from ecgshared.errors import RunError
 from server.coordinator.home import HOME_VARIABLE, Home
-from server.rounds.federation import WaitingPolicy
 from server.rounds.grid import tune
+from server.rounds.patience import WaitingPolicy
 from server.rounds.run_folder import RunFolder
 from server.rounds.study_run import run_study
 

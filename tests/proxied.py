@@ -106,20 +106,22 @@ class Upstream:
 
 
 class Proxied:
-    """An authority, an upstream, and a proxy of one ``kind`` ("nginx" or "own") before it."""
+    """An authority, an upstream, and a proxy of one ``kind`` ("nginx" or "own") before it, at ``host``."""
 
-    def __init__(self, folder: Path, kind: str) -> None:
-        self.folder, self.kind, self.port = folder, kind, free_port()
+    def __init__(self, folder: Path, kind: str, host: str = "127.0.0.1") -> None:
+        self.folder, self.kind, self.host, self.port = folder, kind, host, free_port()
         self.authority = Authority.create(folder / "authority", "test")
         self.ca = self.authority.certificate_file
         for name in ("server", "loopback"):
-            self.authority.serve(folder / f"{name}.key", folder / f"{name}.crt", ["127.0.0.1", "localhost"], days=1)
+            self.authority.serve(
+                folder / f"{name}.key", folder / f"{name}.crt", ["127.0.0.1", "localhost", "::1"], days=1
+            )
         self.upstream = Upstream(folder / "loopback.key", folder / "loopback.crt")
         self.members: dict[str, Member] = {}
         self.proxy_folder = folder / "proxy"
         proxy.write_config(
             self.proxy_folder,
-            listen=f"127.0.0.1:{self.port}",
+            listen=f"{host}:{self.port}",
             upstream_port=self.upstream.port,
             certificate=folder / "server.crt",
             key=folder / "server.key",
@@ -142,7 +144,7 @@ class Proxied:
                 "uvicorn.Server(configured(sys.argv[2], certificate=f/'server.crt', key=f/'server.key',"
                 " ca=f/'authority'/'ca.crt', sites=f/'proxy'/'sites.map', upstream_port=int(sys.argv[3]))).run()"
             )
-            listen = f"127.0.0.1:{self.port}"
+            listen = f"{self.host}:{self.port}"
             command = [sys.executable, "-c", program, str(self.folder), listen, str(self.upstream.port)]
         with (self.folder / "proxy.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -151,8 +153,9 @@ class Proxied:
     def _listens(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "proxy.log").read_text()
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        with socket.socket(family) as probe:
+            return probe.connect_ex((self.host.strip("[]"), self.port)) == 0
 
     def let_in(self, *members: Member) -> None:
         """Say who is let in, to a running proxy too."""
@@ -165,7 +168,7 @@ class Proxied:
         context = ssl.create_default_context(cafile=str(self.ca)) if member is None else member.context(ca or self.ca)
         headers = {} if member is None else member.header
         return httpx.Client(
-            base_url=f"https://127.0.0.1:{self.port}", verify=context, headers=headers, timeout=20, trust_env=False
+            base_url=f"https://{self.host}:{self.port}", verify=context, headers=headers, timeout=20, trust_env=False
         )
 
     def raw(self, member: Member, target: str, method: str = "POST") -> int:

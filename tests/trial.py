@@ -134,7 +134,7 @@ class Trial:
 
     def wait_training(self, run: Path, round_number: int, sites: tuple[str, ...] = TRAIN) -> None:
         """Wait until all of ``sites`` train in a round."""
-        self.wait(lambda: all(self.works_on(site, run) == ("fit", round_number) for site in sites), 120, run)
+        self.wait(lambda: all(self.works_on(site, run) == ("fit", round_number) for site in sites), 400, run)
 
     def works_on(self, site: str, run: Path) -> tuple[str, int] | None:
         """Return (phase, round) of a site's work for a run, or None."""

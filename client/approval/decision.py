@@ -7,11 +7,13 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from client.approval.amendments import KIND, approve_amendment, check_amendment, show_amendment
 from client.approval.people import Person
 from client.approval.register import Kind, approve_study, in_force, record, signers
 from client.site.settings import SiteSettings, network_of
 from ecgshared.errors import ConfigError
 from ecgshared.service.fingerprint import code_sha256
+from ecgshared.study.amendment import is_amendment, load_amendment
 from ecgshared.study.study import Study, load_study
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
@@ -53,6 +55,8 @@ def approve(
         record(settings.state, "envelope", sha256, "the kit's", federation=settings.federation, person=person)
         return _told(settings, "envelope", sha256, f"envelope {sha256}")
     path = Path(what)
+    if is_amendment(path):
+        return _approve_amendment(settings, path, confirmed, person)
     study = load_study(path)
     if settings.site not in study.sites.all:
         raise ConfigError(
@@ -85,6 +89,8 @@ def _named(settings: SiteSettings, what: str) -> tuple[Kind | None, str]:
         return "envelope", network_of(settings).envelope
     if _SHA256.match(what):
         return None, what
+    if is_amendment(Path(what)):
+        return KIND, load_amendment(Path(what)).sha256
     return "study", load_study(Path(what)).sha256
 
 
@@ -97,6 +103,15 @@ def _told(settings: SiteSettings, kind: Kind, sha256: str, what: str) -> str:
     return (
         f"signed by {', '.join(names)}: {len(names)} of {policy.needed}; not approved until enough have signed: {what}"
     )
+
+
+def _approve_amendment(settings: SiteSettings, path: Path, confirmed: Confirmed, person: Person | None) -> str:
+    found, before = check_amendment(settings, path)
+    if not confirmed(show_amendment(settings, found, before), found.amends):
+        return "not approved"
+    approve_amendment(settings, found, person)
+    told = f"amendment {found.number} of run {found.run}: it goes on without {', '.join(found.without)}"
+    return _told(settings, KIND, found.sha256, told)
 
 
 def _approve_code(settings: SiteSettings, what: str, confirmed: Confirmed, person: Person | None) -> str:

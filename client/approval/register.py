@@ -18,7 +18,7 @@ from ecgshared.errors import ConfigError, PrivacyError
 from ecgshared.service.files import private_folder, write_atomically
 from ecgshared.study.study import Study, load_study
 
-Kind = Literal["study", "code", "envelope"]
+Kind = Literal["study", "code", "envelope", "amendment"]
 FILE = "approvals.jsonl"
 ANYBODY = ApprovalsPolicy()
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
@@ -32,7 +32,7 @@ class Approval:
     ----------
     at : when, ISO 8601 in UTC.
     by : the operating system's name of who approved.
-    what : a study's name, or the version of the software, for people.
+    what : a study's name, who leaves a run, or the version of the software, for people.
     """
 
     kind: Kind

@@ -122,7 +122,9 @@ def _checked(name: str, value: Any, kind: Kind, evidence: Evidence | None, limit
         return value, 0
     if evidence is None:
         raise _closed(f"field {name!r} comes without evidence of the group behind it")
-    if not isinstance(value, float | np.ndarray) or np.asarray(value).dtype.kind != "f":
+    # Compressed weights are whole numbers that stand for fractions.
+    kinds = "fu" if isinstance(kind, Weights) else "f"
+    if not isinstance(value, float | np.ndarray) or np.asarray(value).dtype.kind not in kinds:
         raise _closed(f"field {name!r} is no floating-point number or array")
     allowed = _allowed(evidence, limits)
     if isinstance(kind, Weights):

@@ -195,7 +195,10 @@ class SecureSite:
 
     def _group(self, number: int) -> Group:
         own = Secrets.read(self._files.of_set(number, "secrets"))
-        return Group.read(self._files.of_set(number, "members"), own, self._settings.site)
+        group = Group.read(self._files.of_set(number, "members"), own, self._settings.site)
+        # One that left since its keys were shared ends the set.
+        self._require_members(tuple(group.members))
+        return group
 
     def _session(self, request: Request, *, giving: bool = True) -> Session:
         """Return the sum a request belongs to; it belongs to one phase and one round of the stage for ever."""

@@ -6,14 +6,16 @@ from typing import Any
 
 from flwr.app import RecordDict
 
+from client.approval.amendments import amended_study
 from client.approval.envelope import check_envelope
-from client.approval.required import require_approved
+from client.approval.required import approved_study, require_approved
 from client.network.fleet import FleetLink
 from client.network.fleet_messages import Head
 from client.network.status import is_paused
 from client.site.settings import SiteSettings
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.service.fingerprint import code_sha256
+from ecgshared.study.study import Study
 from ecgshared.wire.bytes import MESSAGE_TYPE_ASK, hello_records
 
 
@@ -56,13 +58,22 @@ class Gate:
         if is_paused(self._settings.link_state):
             raise Refused(RefusalCode.PAUSED, "the operator has paused the site")
         require_approved(self._settings, "code", self.code)
-        require_approved(self._settings, "study", str(asked["study_hash"]))
+        self._require_membership(approved_study(self._settings, str(asked["study_hash"])), asked)
 
-    def hello(self, study_hash: str) -> RecordDict:
-        """Return the answer to hello: who this is, and the study's hash if it is approved."""
+    def hello(self, asked: dict[str, Any]) -> RecordDict:
+        """Return the answer to hello: who this is, and the study's hash if it is approved.
+
+        Raises
+        ------
+        Refused : the code is not approved, or the run's membership is another than this site approved.
+        """
         require_approved(self._settings, "code", self.code)
         try:
-            require_approved(self._settings, "study", str(study_hash))
+            study = approved_study(self._settings, str(asked["study_hash"]))
         except Refused:
-            study_hash = ""
-        return hello_records(self._settings.site, study_hash, self.version)
+            return hello_records(self._settings.site, "", self.version)
+        self._require_membership(study, asked)
+        return hello_records(self._settings.site, study.sha256, self.version)
+
+    def _require_membership(self, study: Study, asked: dict[str, Any]) -> None:
+        amended_study(self._settings, study, str(asked["run"]), str(asked.get("amendment", "")))

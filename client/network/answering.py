@@ -14,10 +14,11 @@ from flwr.app import RecordDict
 
 from client.approval.required import require_approved
 from client.network.fleet import FleetLink
-from client.network.fleet_failures import LinkError, RunOver
+from client.network.fleet_failures import RunOver
 from client.network.fleet_messages import Head, Objects, peek
 from client.network.inbox import Inbox, Parcel, answer_of
 from client.network.journal import Journal
+from client.network.sending import piece_bytes, send_until_there
 from client.network.site_watch import SiteWatch
 from client.network.status import StatusFile
 from client.network.worker import Worker, WorkerLost
@@ -57,7 +58,7 @@ class Answering:
     ) -> None:
         self._settings, self._code, self._watch, self._link = settings, code, watch, link
         self._inbox, self._status, self._journal, self._stop = inbox, status, journal, stop
-        self._worker = Worker(site_file, settings.link_state, settings.compute.threads)
+        self._worker = Worker(site_file, settings.link_state, settings.compute.threads, settings.compute.device)
         self._max_bytes = network_of(settings).max_message_mb * 2**20
         self._queue: queue.SimpleQueue[Parcel | None] = queue.SimpleQueue()
         self._made_again: set[Path] = set()
@@ -127,7 +128,7 @@ class Answering:
         try:
             require_approved(self._settings, "code", self._code)
             self._start_worker()
-            self._status.set(worker_pid=self._worker.pid)
+            self._status.set(worker_pid=self._worker.pid, worker_has_network=not self._worker.alone)
         except EcgFedError as error:
             if not self._stop.is_set():
                 self._journal.tell("worker", f"the worker is not started: {error.what}", warn=True)
@@ -176,7 +177,8 @@ class Answering:
         else:
             answer, reply = answer_of(parcel), Head(answer_of(parcel).head() or b"")
         try:
-            self._send_for_ever(reply, answer, seconds)
+            if not send_until_there(self._link, reply, answer, seconds, self._stop):
+                self._journal.tell("too-late", "an answer came too late, or twice", run_id=reply.run_id)
         except KeyError:
             if parcel.folder in self._made_again:
                 raise
@@ -202,8 +204,13 @@ class Answering:
         for attempt in (1, 2):
             try:
                 self._start_worker()
-                self._status.set(worker_pid=self._worker.pid)
-                return self._worker.ask(parcel.folder, self._link.node_id or 0, self._max_bytes)
+                self._status.set(worker_pid=self._worker.pid, worker_has_network=not self._worker.alone)
+                return self._worker.ask(
+                    parcel.folder,
+                    node_id=self._link.node_id or 0,
+                    max_bytes=self._max_bytes,
+                    piece_bytes=piece_bytes(self._link.bytes_per_second),
+                )
             except WorkerLost as lost:
                 if self._stop.is_set():
                     return None
@@ -214,20 +221,3 @@ class Answering:
             except Refused as refusal:
                 return {"made": False, "code": refusal.code.value}
         return {"made": False, "code": RefusalCode.WORKER_LOST.value}
-
-    def _send_for_ever(self, head: Head, objects: Objects, seconds: float) -> None:
-        wait = 0.25
-        while True:
-            try:
-                if not self._link.push(head, objects, seconds):
-                    self._journal.tell("too-late", "an answer came too late, or twice", run_id=head.run_id)
-                return
-            except RunOver:
-                raise
-            except LinkError:
-                # The fetching thread tells the trouble and mends the connection.
-                if head.seconds_left <= 0:
-                    raise RunOver("nobody waits for the answer any more") from None
-                if self._stop.wait(wait):
-                    raise
-                wait = min(5.0, 2 * wait)

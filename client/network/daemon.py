@@ -345,7 +345,7 @@ class Daemon:
             self._gate.check_run(head, self._link)
             asked = peek(head, parcel)
             if head.kind == MESSAGE_TYPE_HELLO:
-                self._answering.send_small(head, parcel, self._gate.hello(asked["study_hash"]))
+                self._answering.send_small(head, parcel, self._gate.hello(asked))
             else:
                 self._gate.check_request(head, asked)
                 self._answering.put(parcel)
@@ -365,6 +365,7 @@ class Daemon:
             if left[0] < 0:
                 raise Refused(RefusalCode.BAD_REQUEST, "a request over the limit of max_message_mb")
             parcel.keep(object_id, content)
+            self._troubles = 0  # a line that is cut now and then carries on at once
 
         return keep
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -59,8 +60,11 @@ from ecgshared.wire.bytes import WireError
 
 _TIMEOUT = httpx.Timeout(15.0, write=60.0)
 """Seconds without a byte. A partition that swallows packets is noticed after the first of them."""
-_POLL_SECONDS = 30.0
-"""The same for a poll, which the coordinator holds for 20 where it has nothing."""
+_WAITS = {"pull-messages": 30.0, "push-object": 60.0}
+"""The same for a poll, which the coordinator holds for 20 where it has nothing; and for a part, of which megabytes may
+lie in this machine's own buffers when it counts as sent."""
+_TELLING_BYTES = 1 << 18
+"""Fewer say nothing of a line."""
 _PULL_SECONDS = 600.0
 _MOVERS = 2
 _KEY_HEADER, _SESSION_HEADER = "flwr-public-key", "ecgfed-session"
@@ -74,6 +78,7 @@ class FleetLink:
     ----------
     node_id : the number Flower gave this site, or None before :meth:`activate`.
     skew_seconds : this machine's clock minus the coordinator's at the last answer, or None.
+    bytes_per_second : what the line carried when parts were last moved, or None.
     session : the token that calls are sent under; "" before :meth:`open_session`.
     """
 
@@ -82,6 +87,7 @@ class FleetLink:
         self.session = ""
         self.node_id: int | None = None
         self.skew_seconds: float | None = None
+        self.bytes_per_second: float | None = None
         self._heartbeat_seconds = network.heartbeat_seconds
         self._public_key = public_key_to_bytes(key.public_key())
         self._own_calls = f"https://{network.coordinator}/v1/ecgfed/"
@@ -156,8 +162,9 @@ class FleetLink:
     def _sign_in(self, request: httpx.Request) -> None:
         if self.session:
             request.headers[_SESSION_HEADER] = self.session
-        if request.url.path.endswith("/pull-messages"):
-            request.extensions["timeout"] = {**request.extensions["timeout"], "read": _POLL_SECONDS}
+        seconds = _WAITS.get(request.url.path.rpartition("/")[2])
+        if seconds is not None:
+            request.extensions["timeout"] = {**request.extensions["timeout"], "read": seconds}
 
     def activate(self, remembered: int | None) -> int:
         """Tell the coordinator that this site is there; return the node's id.
@@ -214,8 +221,10 @@ class FleetLink:
             if get_object_id(content) != object_id:
                 raise WireError("a part of a message that is not what its name says")
             keep(object_id, content)
+            moved.add(len(content))
             return b""
 
+        moved = _Moved()
         try:
             # Parts are announced before they are uploaded: without a short first wait every message costs a second.
             pull_objects(
@@ -229,6 +238,8 @@ class FleetLink:
             )
         except ObjectPullError:
             raise RunOver("the coordinator no longer holds this message") from None
+        finally:
+            self._note_rate(moved)
 
     def confirm(self, head: Head) -> None:
         """Tell the coordinator that the message is safely here; it forgets the content."""
@@ -265,13 +276,26 @@ class FleetLink:
             head.run_id,
             response.session_id,
         )
+        moved = _Moved()
+
+        def read_and_send(object_id: str) -> None:
+            # Each mover reads its part when it sends it, so that few parts are in memory at once.
+            content = objects[object_id]
+            send(object_id, content)
+            moved.add(len(content))
+
         try:
             with ThreadPoolExecutor(_MOVERS) as movers:
-                # Each mover reads its part when it sends it, so that few parts are in memory at once.
-                list(movers.map(lambda object_id: send(object_id, objects[object_id]), wanted))
+                list(movers.map(read_and_send, wanted))
         except ObjectPushError:
             raise Unreachable("the coordinator did not keep a part of the answer") from None
+        finally:
+            self._note_rate(moved)
         return bool(wanted)
+
+    def _note_rate(self, moved: _Moved) -> None:
+        if moved.bytes >= _TELLING_BYTES:
+            self.bytes_per_second = moved.bytes / max(moved.seconds, 1e-3)
 
     def close(self) -> None:
         """Close all connections."""
@@ -303,12 +327,27 @@ class FleetLink:
         self.skew_seconds = clock_skew(response)
 
 
+class _Moved:
+    """Bytes that came or went since it was made, until the last of them."""
+
+    def __init__(self) -> None:
+        self._begun, self._adding = time.monotonic(), threading.Lock()
+        self.bytes, self.seconds = 0, 0.0
+
+    def add(self, size: int) -> None:
+        """Count a part; several threads may."""
+        with self._adding:
+            self.bytes += size
+            self.seconds = time.monotonic() - self._begun
+
+
 class _Client(httpx.Client):
     """A client that leaves nothing open.
 
     Responses are freed when they were read: httpx ties each to its stream in a ring. And a thread that is within a
     request when another closes the client (Flower's parallel pulls do not wait for theirs) would leave the connection
-    it opens to nobody: whoever comes out last closes again.
+    it opens to nobody: whoever comes out last closes again, and each the connection it came by, which the pool forgot
+    where it was still being made.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -327,6 +366,8 @@ class _Client(httpx.Client):
             if last and (self.is_closed or self._retired):
                 self.close()
                 self._close_transports()
+        if self.is_closed and (stream := response.extensions.get("network_stream")) is not None:
+            stream.close()
         response.stream = httpx.ByteStream(b"")
         return response
 

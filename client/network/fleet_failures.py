@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
 from email.utils import parsedate_to_datetime
@@ -63,6 +64,11 @@ def transport_failure(error: httpx.TransportError) -> LinkError:
         if isinstance(cause, ssl.SSLError) and "ALERT" in str(cause.reason or ""):
             return CertificateRefused(
                 "the coordinator refuses this site's certificate", remedy="has it expired, or was it revoked?"
+            )
+        if isinstance(cause, socket.gaierror):
+            return Unreachable(
+                f"the coordinator's name is not found ({cause.strerror})",
+                remedy="does this machine's name server work?",
             )
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpx.ProxyError):

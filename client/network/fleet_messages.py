@@ -107,6 +107,7 @@ def deflate(message: Message) -> tuple[bytes, dict[str, bytes]]:
 def peek(head: Head, objects: Objects) -> dict[str, Any]:
     """Return the scalars of a request (study hash, run, step, phase, round) from its first part of data alone.
 
+    Where the run goes on under an amendment, that too.
     Nothing is put together and no app is loaded; what the app makes of the message later is checked there again.
     """
     try:
@@ -120,7 +121,8 @@ def peek(head: Head, objects: Objects) -> dict[str, Any]:
         np.lib.format.read_array_header_1_0(stream)
         size = int.from_bytes(stream.read(8), "little")
         request = json.loads(json.loads(stream.read(min(size, len(first))))["__metadata__"]["header"])
-        words = {key: request[key] for key in ("study_hash", "run", "step", "phase")}
+        named = ("study_hash", "run", "step", "phase", *(["amendment"] if "amendment" in request else []))
+        words = {key: request[key] for key in named}
         # They are shown on a terminal and written to logs: no control characters, no sentences.
         if not all(_WORD.fullmatch(word) for word in words.values()) or type(request["round"]) is not int:
             raise ValueError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flwr.app.message import array as _array
 from flwr.app.message import remove_content_from_message as remove_content_from_message
 from flwr.common.serde import fab_from_proto as fab_from_proto
 from flwr.common.serde import message_from_proto as message_from_proto
@@ -44,3 +45,8 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata 
 from flwr.supercore.task_identity import TaskIdentity as TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient as FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor as NodeAuthHttpInterceptor
+
+
+def cut_into(piece_bytes: int) -> None:
+    """Have arrays taken apart into pieces of at most so many bytes from now on."""
+    _array.FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE = piece_bytes  # type: ignore[attr-defined]

@@ -22,10 +22,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from client.network.alone import leave_network
 from ecgshared.errors import EcgFedError, RefusalCode
-from ecgshared.service.files import private_folder
+from ecgshared.service.files import private_folder, write_atomically
 
-_LOG = "worker.log"
+_LOG, _LOG_BYTES = "worker.log", 10_000_000
 _PR_SET_PDEATHSIG = 1
 
 
@@ -34,10 +35,16 @@ class WorkerLost(EcgFedError):
 
 
 class Worker:
-    """A worker process as the daemon sees it. For one thread; any other may call :meth:`kill` and :meth:`close`."""
+    """A worker process as the daemon sees it. For one thread; any other may call :meth:`kill` and :meth:`close`.
 
-    def __init__(self, site_file: Path, state: Path, threads: int | None) -> None:
+    Attributes
+    ----------
+    alone : whether the process has no network.
+    """
+
+    def __init__(self, site_file: Path, state: Path, threads: int | None, device: str = "cpu") -> None:
         self._site_file, self._state, self._threads = site_file.resolve(), state, threads
+        self._device, self.alone = device, False
         self._process: subprocess.Popen[str] | None = None
         self._code = ""
         self._closed = False
@@ -63,7 +70,7 @@ class Worker:
         environment = dict(os.environ)
         if self._threads is not None:
             environment |= {"OMP_NUM_THREADS": str(self._threads), "OPENBLAS_NUM_THREADS": str(self._threads)}
-        with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+        with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600), "wb") as output:
             self._process = subprocess.Popen(
                 # -P: a folder named `client` where the daemon was started must not be taken for ours.
                 [
@@ -74,6 +81,7 @@ class Worker:
                     str(self._site_file),
                     str(self._state),
                     str(os.getpid()),
+                    self._device,
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -86,11 +94,11 @@ class Worker:
             self.kill()
             raise WorkerLost("the daemon is ending")
         ready = self._read()
-        self._code = str(ready.get("code", ""))
+        self._code, self.alone = str(ready.get("code", "")), bool(ready.get("alone"))
         return self._code
 
-    def ask(self, folder: Path, node_id: int, max_bytes: int) -> dict[str, Any]:
-        """Have the message in ``folder`` answered; return what was done.
+    def ask(self, folder: Path, *, node_id: int, max_bytes: int, piece_bytes: int) -> dict[str, Any]:
+        """Have the message in ``folder`` answered in pieces of so many bytes; return what was done.
 
         ``code`` is the refusal, or None; ``made`` says whether an answer lies in the folder; ``bytes`` and ``stage``
         describe it.
@@ -102,13 +110,27 @@ class Worker:
         process = self._process
         if process is None or process.stdin is None:
             raise WorkerLost("the worker is not running")
+        self._shorten_log()
         try:
-            command = {"folder": str(folder), "node_id": node_id, "max_bytes": max_bytes}
+            command = {
+                "folder": str(folder),
+                "node_id": node_id,
+                "max_bytes": max_bytes,
+                "piece_bytes": piece_bytes,
+            }
             process.stdin.write(json.dumps(command) + "\n")
             process.stdin.flush()
         except (OSError, ValueError):
             raise WorkerLost("the worker ended", value=process.poll()) from None
         return self._read()
+
+    def _shorten_log(self) -> None:
+        """Put what the process printed aside as ``.1`` once it is long; it appends, so that the file may be cut."""
+        log = self._state / "network" / _LOG
+        with suppress(OSError):
+            if log.stat().st_size > _LOG_BYTES:
+                write_atomically(log.with_name(f"{_LOG}.1"), log.read_bytes()[-_LOG_BYTES:], private=True)
+                os.truncate(log, 0)
 
     def close(self) -> None:
         """End the process for good: none is started any more."""
@@ -150,6 +172,7 @@ class Worker:
 def main(arguments: list[str]) -> int:
     """Answer messages named on standard input until it closes."""
     site_file, state = Path(arguments[0]), Path(arguments[1])
+    alone = leave_network(as_user=arguments[3] == "cpu")
     _die_with(int(arguments[2]))
     # Who answers keeps the real standard output to itself; all else that is printed goes to the log.
     answers = os.fdopen(os.dup(1), "w")
@@ -161,7 +184,7 @@ def main(arguments: list[str]) -> int:
     fcntl.flock(lock, fcntl.LOCK_EX)
 
     code = _load_everything()
-    _say(answers, {"code": code})
+    _say(answers, {"code": code, "alone": alone})
     while True:
         command = commands.get()
         _say(answers, _answer_or_refuse(site_file, **command))
@@ -202,12 +225,12 @@ def _answer_or_refuse(site_file: Path, **command: Any) -> dict[str, Any]:
     return {"made": False, "code": code.value}
 
 
-def _answer(site_file: Path, folder: str, node_id: int, max_bytes: int) -> dict[str, Any]:
+def _answer(site_file: Path, folder: str, node_id: int, max_bytes: int, piece_bytes: int) -> dict[str, Any]:
     from flwr.app import Context, RecordDict
 
     from client.app import app
     from client.network.fleet_messages import Head, deflate, inflate, peek
-    from client.network.flower_insides import TaskIdentity
+    from client.network.flower_insides import TaskIdentity, cut_into
     from client.network.inbox import Parcel, answer_of
     from ecgshared.wire.bytes import refusal_of
 
@@ -220,6 +243,7 @@ def _answer(site_file: Path, folder: str, node_id: int, max_bytes: int) -> dict[
     reply = app(message, context)
     del message
     refusal = refusal_of(reply.content)
+    cut_into(piece_bytes)
     data, parts = deflate(reply)
     size = sum(len(content) for content in parts.values())
     if size > max_bytes:

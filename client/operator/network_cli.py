@@ -76,14 +76,21 @@ def resume(site_file: SiteFile) -> None:
 
 def show(
     site_file: SiteFile,
-    what: Annotated[str, typer.Argument(metavar="STUDY", help="STUDY.yaml, or the hash of one the site holds")],
+    what: Annotated[
+        str, typer.Argument(metavar="STUDY", help="STUDY.yaml, the hash of one the site holds, or AMENDMENT.yaml")
+    ],
 ) -> None:
-    """Say in plain words what a study would run here, and what would leave at each step."""
+    """Say in plain words what a study would run here, what would leave at each step, or whom an amendment takes out."""
+    from client.approval.amendments import check_amendment, show_amendment
     from client.approval.show import named_study, show_study
     from client.operator.group_lines import group_lines
     from client.site.settings import load_site
+    from ecgshared.study.amendment import is_amendment
 
     settings = load_site(site_file)
+    if is_amendment(Path(what)):
+        typer.echo("\n".join(show_amendment(settings, *check_amendment(settings, Path(what)))))
+        return
     study = named_study(settings, what)
     typer.echo("\n".join([*show_study(settings, study), *group_lines(settings, study)]))
 
@@ -110,12 +117,14 @@ def annex(
 
 def approve(
     site_file: SiteFile,
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="STUDY.yaml, `code`, `envelope`, or a code's sha256")],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="STUDY.yaml, AMENDMENT.yaml, `code`, `envelope`, or a code's sha256")
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="ask nothing")] = False,
     person: Annotated[str | None, typer.Option(help="who approves, where the site wants named people to")] = None,
     person_key: Annotated[Path | None, typer.Option("--person-key", help="their key", metavar="FILE")] = None,
 ) -> None:
-    """Approve a study, the installed software, or the coordinator's envelope; exit 1 if that was not confirmed."""
+    """Approve a study, a change of its members, the installed software, or the envelope; exit 1 if not confirmed."""
     from client.approval.decision import approve as approve_it
     from client.approval.people import open_key
     from client.operator.group_lines import group_lines
@@ -157,7 +166,9 @@ def person(
 
 def withdraw(
     site_file: SiteFile,
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="STUDY.yaml, `code`, `envelope`, or a sha256")],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="STUDY.yaml, AMENDMENT.yaml, `code`, `envelope`, or a sha256")
+    ],
 ) -> None:
     """Take an approval back; a question that comes later is refused."""
     from client.approval.decision import withdraw as withdraw_it
@@ -205,6 +216,21 @@ def rekey(
     load_keys(settings)
     typer.echo(f"a new key was made; the old state is {aside}, and {len(over)} study version(s) are over at this site")
     typer.echo("next: approve code, envelope and new studies; the coordinator: ecgfed coordinator accept SITE")
+
+
+def rotate(site_file: SiteFile) -> None:
+    """Put all pseudonyms of this site under another key: the split, the logs and what is remembered stay."""
+    from client.network.status import running_pid
+    from client.operator.rotation import rotate as rotate_pseudonyms
+    from client.site.settings import load_site
+    from ecgshared.errors import RunError
+
+    settings = load_site(site_file)
+    if running_pid(settings.link_state) is not None:
+        raise RunError("the daemon is running", remedy="ecgfed site stop SITE.yaml")
+    done = rotate_pseudonyms(settings)
+    typer.echo(f"pseudonyms are under key {done.keys + 1} of this site; {len(done.files)} file(s) were rewritten")
+    typer.echo("next: make a backup of the state folder; older ones hold the old pseudonyms, and go with the old keys")
 
 
 def identity(site_file: SiteFile) -> None:
@@ -290,12 +316,16 @@ def lockbox(
     typer.echo("\n".join(found))
 
 
-def budget(site_file: SiteFile) -> None:
+def budget(
+    site_file: SiteFile,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
     """Say what private training has cost this site's patients, and how much each study may still spend."""
-    from client.operator.releases import budget_lines
+    from client.operator.releases import budget_facts, budget_lines
     from client.site.settings import load_site
 
-    typer.echo("\n".join(budget_lines(load_site(site_file))))
+    settings = load_site(site_file)
+    typer.echo(json.dumps(budget_facts(settings), indent=1) if as_json else "\n".join(budget_lines(settings)))
 
 
 def page(
@@ -312,7 +342,7 @@ def page(
 
 
 COMMANDS = (
-    certificate, identity, person, rekey,
+    certificate, identity, person, rekey, rotate,
     show, annex, approve, withdraw, start, status, pause, resume, stop, releases, lockbox,
     audit, budget, page,
 )  # fmt: skip

@@ -73,6 +73,7 @@ class Mover:
             steps=self.step.steps,
             rate=self.step.rate,
             prior=self.step.prior,
+            bf16=self.site.settings.compute.precision == "bf16",
         )
         return found, missed, good
 

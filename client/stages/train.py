@@ -17,6 +17,7 @@ from client.rows.heads import admitted_heads
 from client.rows.inputs import ModelRows, seen_by
 from client.rows.model import SiteState, load_in_training, load_model
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
+from ecgshared.learning.compression import with_feedback
 from ecgshared.learning.loop import PlainStep, TrainStep, predict
 from ecgshared.learning.loop import train as train_locally
 from ecgshared.learning.losses import cell_losses, cell_weights, private_cell_weights
@@ -25,7 +26,16 @@ from ecgshared.learning.plan import learning_rate
 from ecgshared.privacy.accounting import PrivacyPlan, epsilon_spent, plan_privacy
 from ecgshared.privacy.dominance import carried, ranked
 from ecgshared.privacy.patient_sgd import PrivateStep
-from ecgshared.stages.train import Config, Update, Validation, describe_step, head_weight_vector, judge_of
+from ecgshared.stages.train import (
+    LATE_WEIGHTS,
+    Config,
+    Update,
+    Validation,
+    describe_step,
+    head_weight_vector,
+    judge_of,
+    share_of,
+)
 from ecgshared.stats.roc import auc
 from ecgshared.study.endpoints import ContinuousEndpoint
 from ecgshared.wire.protocol import Answer, Evidence, Request, Split
@@ -87,7 +97,7 @@ def fit(site: SiteContext, request: Request) -> Answer:
         trained = 0
     return Answer(
         Update(
-            update=layout.flatten(model).astype(inputs.weights.dtype),
+            update=_written(layout.flatten(model).astype(inputs.weights.dtype), inputs.weights, config, state, request),
             layout=layout.hash,
             steps=result.steps,
             # How long it took depends on how many patients a step drew, and who they are.
@@ -105,6 +115,23 @@ def fit(site: SiteContext, request: Request) -> Answer:
             **judged.evidence,
         },
     )
+
+
+def _written(
+    weights: NDArray[Any], received: NDArray[Any], config: Config, state: SiteState, request: Request
+) -> NDArray[Any]:
+    """Return what is sent of the weights: they themselves, or the way they went in fewer bytes."""
+    if config.compress is None:
+        return weights
+    kept = state.before("rounded_off", request.round)
+    try:
+        written, left = with_feedback(
+            weights - received, None if kept is None else kept["left"].numpy(), config.compress
+        )
+    except ValueError as error:
+        raise Refused(RefusalCode.GATE_CLOSED, f"the update cannot be compressed: {error}") from None
+    state.keep("rounded_off", request.round, {"left": torch.from_numpy(left)})
+    return written
 
 
 def validate(site: SiteContext, request: Request) -> Answer:
@@ -250,8 +277,11 @@ class _Inputs:
             or standardise.shape != (2 + len(site.study.covariates), 2)
         ):
             raise Refused(RefusalCode.BAD_REQUEST, "totals of another shape than the study's")
-        share = float(shares[site.study.sites.train.index(site.settings.site)])
-        if not 0 < share <= 1:
+        late = request.arrays.get(LATE_WEIGHTS)
+        if late is not None and late.shape != shares.shape:
+            raise Refused(RefusalCode.BAD_REQUEST, "shares of latecomers of another shape than the study's")
+        share = share_of(request.arrays, config, site.study, site.settings.site)
+        if not 0 < share < np.inf:
             raise Refused(RefusalCode.TOO_FEW, "this site's share of the training ECGs is withheld")
         return cls(weights, counts[[heads.index(h) for h in config.heads]], share, standardise)
 

@@ -33,7 +33,7 @@ hospitals = ecgfed.make_hospitals("demo", folder / "hospitals", patients=600, se
 shared = {"stage": "train", "rounds": 2, "local": {"epochs": 2, "batch_size": 16}}
 fast = {"name": "adam", "lr": 5.0e-3, "schedule": {"kind": "cosine", "warmup_rounds": 1}}
 net = {"name": "beat_risk", "blocks": 1, "width": 8, "groups": 2, "hidden": 8}
-vae = {"name": "beat_vae", "preset": "small", "latent": 6, "width": 4, "hidden": 16, "risk": "net.death_2y"}
+vae = {"name": "beat_vae", "preset": "small", "latent": 6, "hidden": 16, "risk": "net.death_2y"}
 content = {
     "name": "morphs",
     "seed": 5,

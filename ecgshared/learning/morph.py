@@ -8,6 +8,7 @@ once, each until it arrives; those that have are taken out of the batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.errors import ModelError
+from ecgshared.learning.half import HalfConvolutions
 
 F32 = NDArray[np.float32]
 
@@ -56,6 +58,7 @@ def morph(
     steps: int,
     rate: float,
     prior: float = 0.0,
+    bf16: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Morphs:
     """Move latents until the net sees a risk of at least (``up``) or at most ``target``, a logit.
@@ -66,6 +69,8 @@ def morph(
     z : float array, shape = (n, latent): posterior means.
     steps : at most. rate : of a step along the gradient. prior : pull towards the prior, added to the gradient as
         ``-prior z``; it keeps a path where beats are.
+    bf16 : the net's convolutions take bfloat16 (:mod:`ecgshared.learning.half`), in 0.6 of the time where a processor
+        has it; a way is then off by some of its steps.
     """
     if not (steps >= 1 and rate > 0 and prior >= 0):
         raise ModelError("a morph needs a step, a positive rate and no negative prior", value=(steps, rate, prior))
@@ -75,7 +80,7 @@ def morph(
         return Morphs(none, none, np.asarray(z), np.empty((0, PATH_POINTS)), nobody, nobody.astype(bool))
     first = next(net.parameters())
     place: dict[str, Any] = {"device": first.device, "dtype": first.dtype}
-    model = _Climbed(vae, net, head)
+    model = _Climbed(vae, net, head, bf16)
     n, sign = len(z), 1.0 if up else -1.0
     at = torch.as_tensor(z, **place).clone()
     logits = np.full((n, steps + 1), np.nan)
@@ -114,12 +119,13 @@ def morph(
 class _Climbed:
     """From latents to logits, in the precision of the net, one backward pass for all."""
 
-    def __init__(self, vae: Any, net: torch.nn.Module, head: int) -> None:
-        self.vae, self.net, self.head = vae.eval(), net.eval(), head
+    def __init__(self, vae: Any, net: torch.nn.Module, head: int, bf16: bool) -> None:
+        self.vae, self.net, self.head, self.bf16 = vae.eval(), net.eval(), head, bf16
 
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         beats = self.vae.decode(z, z.new_zeros((len(z), 0)))
-        out: torch.Tensor = self.net(beats, z.new_zeros((len(z), 0)))[:, self.head]
+        with HalfConvolutions() if self.bf16 else nullcontext():
+            out: torch.Tensor = self.net(beats, z.new_zeros((len(z), 0)))[:, self.head]
         return out
 
     @torch.no_grad()

@@ -17,15 +17,18 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ecgshared.config import Config as BaseConfig
+from ecgshared.learning.compression import Compression, restored, written_as, written_size
 from ecgshared.learning.plan import MAINS_HZ, AugmentConfig, EarlyStopping, LocalWork, OptimiserConfig
 from ecgshared.models import DEFAULT, BaseModelConfig, ModelConfig, config_class
 from ecgshared.privacy.config import PrivacyConfig
 from ecgshared.stages.results.train import Result as Result
+from ecgshared.stages.train_answers import LATE_WEIGHTS as LATE_WEIGHTS
 from ecgshared.stages.train_answers import SUMMED as SUMMED
 from ecgshared.stages.train_answers import Update as Update
 from ecgshared.stages.train_answers import Validation as Validation
 from ecgshared.stages.train_answers import as_sums as as_sums
 from ecgshared.stages.train_answers import of_sums as of_sums
+from ecgshared.stages.train_answers import share_of as share_of
 from ecgshared.study.endpoints import BinaryEndpoint, ContinuousEndpoint, Event
 from ecgshared.study.score import trained_heads
 from ecgshared.wire.protocol import Split, StepConfig
@@ -86,6 +89,7 @@ class Config(StepConfig):
     """A train step. ``uses`` must name a describe step: it gives the global counts N_h and the weights a_k."""
 
     can_be_frozen: ClassVar[bool] = True
+    alike_for_any_members: ClassVar[bool] = True
     splits_read: ClassVar[tuple[Split, ...]] = ("train", "validation")
     read_later: ClassVar[tuple[str, ...]] = ("model", "heads", "precision", "on")
 
@@ -105,6 +109,12 @@ class Config(StepConfig):
     local: LocalWork = Field(default=LocalWork(), description="what a hospital does in one round")
     augment: AugmentConfig = Field(default=AugmentConfig(), description="how training ECGs are varied")
     precision: Literal["fp32", "fp64"] = Field(default="fp32", description="of the vector that travels")
+    compress: Compression | None = Field(
+        default=None,
+        description="updates in fewer bytes, for slow lines: bf16 half of them, int8 a quarter; what is rounded off is "
+        "sent with the next round's. Neither with privacy nor under masks",
+        exclude_if=lambda kind: kind is None,
+    )
     keep: Literal["last", "best"] = Field(
         default="last", description="best: the lowest pooled validation loss; the default with early_stopping"
     )
@@ -140,7 +150,11 @@ class Config(StepConfig):
         unknown = set(self.head_weights) - set(self.heads)
         if unknown:
             raise ValueError(f"head_weights names {', '.join(sorted(unknown))}, which is no head of this step")
+        if self.compress is not None and self.precision != "fp32":
+            raise ValueError("compress writes fp32 in fewer bytes; leave precision out, or compress")
         if self.privacy is not None:
+            if self.compress is not None:
+                raise ValueError("privacy accounts for the update as it is noised; leave compress out")
             if self.local.steps is None:
                 raise ValueError("privacy needs local.steps: the number of steps must not depend on a site's data")
             if self.model.mixes_patients:
@@ -208,6 +222,25 @@ def _check_objective(model: BaseModelConfig, step: Config) -> None:
 def head_weight_vector(config: Config) -> NDArray[np.float64]:
     """Return w, shape = (H,), in the order of ``config.heads``."""
     return np.array([config.head_weights.get(head, 1.0) for head in config.heads])
+
+
+def misfit(update: NDArray[Any], layout: str, wanted: str, step: Config, received: NDArray[Any]) -> str | None:
+    """Say why an update cannot be aggregated with others to the weights ``received``, or None where it can."""
+    kind, dtype, size = step.compress, received.dtype, len(received)
+    if kind is not None:
+        dtype, size = written_as(kind), written_size(kind, size)
+    fits = layout == wanted and update.shape == (size,) and update.dtype == dtype
+    if not fits:
+        return "wrong-shape"
+    return None if np.isfinite(weights_of(update, step, received)).all() else "not-finite"
+
+
+def weights_of(update: NDArray[Any], step: Config, received: NDArray[Any]) -> NDArray[Any]:
+    """Return a site's weights after its local training."""
+    if step.compress is None:
+        return update
+    with np.errstate(invalid="ignore", over="ignore"):
+        return received + restored(update, step.compress, len(received))
 
 
 def describe_step(step: StepConfig, study: Study) -> str:
@@ -291,6 +324,8 @@ def check(step: StepConfig, study: Study) -> None:
     outside = [site for site in study.members(step) if site not in study.sites.train]
     if outside:
         raise ValueError(f"step {step.id!r}: {', '.join(outside)} would train, but is no training site of the study")
+    if study.secure_sum is not None and step.compress is not None:
+        raise ValueError(f"step {step.id!r}: what is added under masks cannot be compressed; leave compress out")
     described = study.step(describe_step(step, study))
     if described.population != step.population:
         raise ValueError(

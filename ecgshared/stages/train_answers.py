@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Update:
     """One site's work of one round.
 
-    ``update``: shape = (n_parameters,), its weights after local training. Validation speaks of the weights
+    ``update``: shape = (n_parameters,), its weights after local training; where the step compresses, the way they went
+    as :mod:`ecgshared.learning.compression` writes it. Validation speaks of the weights
     RECEIVED: ``validation_loss`` (each head's mean cross-entropy or, where it is continuous, absolute error as a share
     of half its range; or the mean of each of the model's own figures) and ``validation_auc``, shape = (H,), NaN of a
     continuous head. Under privacy no exact figure of a round leaves: losses and AUCs are NaN.
@@ -59,10 +60,7 @@ def as_sums(answer: Update | Validation, request: Request, study: Study, site: s
 
     A figure that the site withholds adds nothing to its sum and nothing to the sum of the weights it is divided by.
     """
-    described = study.used(study.step(request.step), "describe")
-    if described is None:
-        raise PrivacyError("a training that uses no describe step has no weights to add up by", where=request.step)
-    share = float(request.arrays[f"{described.id}.site_weights"][study.sites.train.index(site)])
+    share = share_of(request.arrays, study.step(request.step), study, site)
     arrays = {"share": np.array([share])}
     for name in ("training_loss", "validation_loss", "validation_auc"):
         if hasattr(answer, name):
@@ -78,6 +76,25 @@ def as_sums(answer: Update | Validation, request: Request, study: Study, site: s
 
 
 _TOLD = ("layout", "steps", "seconds", "noise_multiplier", "epsilon_spent", "delta")
+
+
+LATE_WEIGHTS = "late_weights"
+"""Array beside the weights: shares of sites that were away when the cohorts were described, and came later; else 0."""
+
+
+def share_of(arrays: Mapping[str, NDArray[Any]], step: Any, study: Study, site: str) -> float:
+    """Return a site's a_k as a message of a train step has it; 0 where it is withheld.
+
+    Raises
+    ------
+    PrivacyError : the step uses no describe step. KeyError : the message lacks the totals. IndexError, ValueError :
+        they are not those of the study's sites.
+    """
+    described, place = study.used(step, "describe"), study.sites.train.index(site)
+    if described is None:
+        raise PrivacyError("a training that uses no describe step has no weights to add up by", where=step.id)
+    share = float(arrays[f"{described.id}.{step.totals[1]}"][place])
+    return share if share > 0 or LATE_WEIGHTS not in arrays else float(arrays[LATE_WEIGHTS][place])
 
 
 def of_sums(

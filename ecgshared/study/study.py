@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from ecgshared.config import Config, parse_yaml, read_text, validate
 from ecgshared.ecg.input import InputConfig
@@ -195,6 +195,8 @@ class Study(Config):
         description="a train step without each of its hospitals in turn, judged at the one left out",
         exclude_if=lambda blocks: not blocks,
     )
+    _gone: tuple[Name, ...] = PrivateAttr(default=())
+    _amendment: str = PrivateAttr(default="")
 
     @model_validator(mode="before")
     @classmethod
@@ -363,8 +365,28 @@ class Study(Config):
         """Return a step by its id; raise KeyError where there is none."""
         return next(step for step in self.steps if step.id == step_id)
 
+    @property
+    def gone(self) -> tuple[str, ...]:
+        """Sites that left the run for good, see :mod:`ecgshared.study.amendment`."""
+        return self._gone
+
+    @property
+    def amendment(self) -> str:
+        """The sha256 of the amendment that holds; "" where there is none."""
+        return self._amendment
+
+    def amended(self, gone: tuple[str, ...], amendment: str) -> Study:
+        """Return the same study, of the same hash, without sites that left; a step may then have no members."""
+        made = self.model_copy()
+        made._gone, made._amendment = gone, amendment
+        return made
+
     def members(self, step: StepConfig) -> tuple[str, ...]:
         """Return the sites a step is run on; those it is for where it is imported and nobody is asked."""
+        return tuple(site for site in self.first_members(step) if site not in self._gone)
+
+    def first_members(self, step: StepConfig) -> tuple[str, ...]:
+        """Return the sites of a step as the study was approved, those that left since among them."""
         if step.frozen is not None:
             return self.sites.all
         wanted = step.sites if step.sites is not None else step.default_sites

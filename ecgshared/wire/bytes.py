@@ -58,13 +58,16 @@ def unpack(body: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 
 def encode_request(request: Request) -> bytes:
     """Write a request."""
-    return pack({key: value for key, value in vars(request).items() if key != "arrays"}, request.arrays)
+    amended = {"amendment": request.amendment} if request.amendment else {}
+    return pack(_question(request) | amended, request.arrays)
 
 
 def decode_request(body: bytes) -> Request:
     """Read a request: step, phase, round, hashes and arrays, and nothing else."""
     header, arrays = unpack(body)
-    wanted = {"study_hash": str, "run": str, "step": str, "phase": str, "round": int}
+    wanted: dict[str, type] = {"study_hash": str, "run": str, "step": str, "phase": str, "round": int}
+    if "amendment" in header:
+        wanted["amendment"] = str
     if set(header) != set(wanted) or any(type(header[key]) is not kind for key, kind in wanted.items()):
         raise WireError("a request with other fields than its declared ones")
     return Request(arrays=arrays, **header)
@@ -168,6 +171,9 @@ def refusal_of(records: RecordDict) -> tuple[str, RefusalCode] | None:
 
 
 def stamp_of(request: Request, site: str) -> dict[str, Any]:
-    """Return what binds an answer to its request."""
-    request_fields = {key: value for key, value in vars(request).items() if key != "arrays"}
-    return {"site": site, **request_fields}
+    """Return what binds an answer to its request; who else is asked is no part of it."""
+    return {"site": site, **_question(request)}
+
+
+def _question(request: Request) -> dict[str, Any]:
+    return {key: value for key, value in vars(request).items() if key not in ("arrays", "amendment")}

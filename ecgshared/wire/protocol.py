@@ -63,6 +63,8 @@ class StepConfig(Config):
     )
     default_sites: ClassVar[str] = "train"
     opens_lockbox: ClassVar[bool] = False
+    alike_for_any_members: ClassVar[bool] = False
+    """Whether a site answers the same whoever else is asked: what it answered counts after an amendment too."""
     by_ranks: ClassVar[bool] = False
     """Whether a site with a case-control series may be asked: nothing leaves that hangs on how often the event is."""
     splits_read: ClassVar[tuple[Split, ...]] = SPLITS
@@ -85,7 +87,10 @@ class StepConfig(Config):
 
 @dataclass(frozen=True)
 class Request:
-    """All a coordinator can say to a site. The configuration is the site's own copy of the study."""
+    """All a coordinator can say to a site. The configuration is the site's own copy of the study.
+
+    ``amendment`` : the sha256 of the change of membership that the run goes on under; "" where there is none.
+    """
 
     study_hash: str
     run: str
@@ -93,6 +98,7 @@ class Request:
     phase: str
     round: int
     arrays: Mapping[str, Array]
+    amendment: str = ""
 
 
 @dataclass(frozen=True)

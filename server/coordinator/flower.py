@@ -44,6 +44,7 @@ def environment(home: Home) -> dict[str, str]:
         "FLWR_HOME": str(home.path / "flower"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(home.config.piece_kb << 10),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "PATH": os.pathsep.join([programs, os.environ.get("PATH", "")]),

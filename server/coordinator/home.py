@@ -20,99 +20,29 @@ logs/ status.json nodes.json   of the supervisor
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import re
 import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import Field, field_validator, model_validator
 
-from ecgshared.config import Config, load, validate
+from ecgshared.config import load, validate
 from ecgshared.errors import ConfigError
 from ecgshared.service.files import write_atomically
 from ecgshared.service.fingerprint import code_sha256
 from server.coordinator import trail
 from server.coordinator.authority import Authority, fingerprint, is_due, read_certificate, read_request
+from server.coordinator.config import ADDRESS, CoordinatorConfig, commented, federation_slug
 from server.coordinator.envelope import envelope_sha256
+from server.coordinator.registry import FILE, SiteEntry, changing_sites, read_sites, utc_now
 
 HOME_VARIABLE = "ECGFED_COORDINATOR"
-ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
 _FOLDERS = ("kits", "admitted", "studies", "runs", "flower-runs", "logs", "flower", "proxy", "renewals")
 _SITE = re.compile(r"[a-z][a-z0-9_-]{0,39}")
-
-
-class CoordinatorConfig(Config):
-    """``coordinator.yaml``."""
-
-    format_version: Literal[1] = 1
-    name: str = Field(default="ecgfed", pattern=r"^[A-Za-z0-9 ._-]{1,60}$", description="of the federation")
-    address: str = Field(pattern=ADDRESS, description="host:port that the sites connect to; it stands in every kit")
-    listen: str = Field(
-        pattern=ADDRESS, description="address:port the proxy listens on; the only one that is reachable"
-    )
-    superlink_port: int = Field(ge=1, le=65535, description="of Flower's SuperLink, on 127.0.0.1 only")
-    health_port: int | None = Field(
-        default=None, ge=0, le=65535, description="gRPC health on 127.0.0.1; null serves none, 0 picks a free port"
-    )
-    metrics_port: int | None = Field(
-        default=None, ge=0, le=65535, description="Prometheus on 127.0.0.1; null serves none, 0 picks a free port"
-    )
-    nginx: Path | None = Field(default=None, description="null looks for it in PATH and /usr/sbin")
-    certificate_days: float = Field(default=365, gt=0, description="validity of a site's or the server's certificate")
-    renewals: Literal["by_itself", "ask"] = Field(
-        default="by_itself",
-        description="whether an admitted site's request for its next certificate, of the same key and in the last "
-        "month of the old one, is signed as it comes; ask: `ecgfed coordinator status` tells, `admit` signs",
-    )
-    max_reply_mb: int = Field(default=1024, ge=1, le=1024, description="a larger answer of a site is not fetched (MiB)")
-
-    @field_validator("address", "listen")
-    @classmethod
-    def _port_exists(cls, address: str) -> str:
-        if not 1 <= port_of(address) <= 65535:
-            raise ValueError("a port is 1 to 65535")
-        return address
-
-    @model_validator(mode="after")
-    def _two_ports(self) -> CoordinatorConfig:
-        if port_of(self.listen) == self.superlink_port:
-            raise ValueError(f"listen and superlink_port are both {self.superlink_port}; each needs a port of its own")
-        return self
-
-
-@dataclass(frozen=True)
-class SiteEntry:
-    """One site in the registry. ``public_key`` is base64 of the bytes Flower registers a node by.
-
-    ``older`` : fingerprints of certificates that were renewed but may be in use yet, with their ends.
-    """
-
-    site: str
-    status: Literal["invited", "admitted", "revoked"]
-    since: str
-    public_key: str = ""
-    fingerprint: str = ""
-    serial: str = ""
-    not_after: str = ""
-    older: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def node_key(self) -> bytes:
-        """The key as bytes."""
-        return base64.b64decode(self.public_key)
-
-    @property
-    def marks(self) -> list[str]:
-        """The fingerprints that are let in now: the newest, and older ones until their own end."""
-        return [self.fingerprint, *(mark for mark, until in self.older.items() if until > _now())]
 
 
 class Home:
@@ -155,13 +85,13 @@ class Home:
         # Nor where its key is kept elsewhere.
         if not Authority(path / "authority").certificate_file.exists():
             Authority.create(path / "authority", name)
-        if not (path / "sites.json").exists():
+        if not (path / FILE).exists():
             write_atomically(path / "sites.json", b"{}\n")
         _write_secrets(path)
         if Authority(path / "authority").key_file.exists() or not (path / "tls" / "loopback.crt").exists():
             _serve(Authority(path / "authority"), path / "tls", values)
         # Last: what ended half-way is begun again.
-        write_atomically(path / "coordinator.yaml", _commented(values).encode())
+        write_atomically(path / "coordinator.yaml", commented(values).encode())
         return cls(path)
 
     def make_whole(self) -> None:
@@ -198,13 +128,13 @@ class Home:
                 allowed="a small letter, then small letters, digits, - and _, at most 40",
             )
         self.make_whole()
-        with self._registry() as sites:
+        with changing_sites(self.path) as sites:
             if site in sites and sites[site].status == "admitted":
                 raise ConfigError(
                     f"site {site!r} is admitted already", remedy="its old kit still holds; or revoke it first"
                 )
             trail.note(self.path, "invite", site=site)
-            sites[site] = SiteEntry(site, "invited", _now())
+            sites[site] = SiteEntry(site, "invited", utc_now())
         kit = {
             "format_version": 1,
             "site": site,
@@ -213,7 +143,7 @@ class Home:
             "ca": self.authority.certificate_file.read_text(encoding="ascii"),
             "envelope_sha256": envelope_sha256(),
             "code_sha256": code_sha256(),
-            "invited": _now(),
+            "invited": utc_now(),
         }
         path = self.path / "kits" / f"{site}.kit.yaml"
         write_atomically(path, yaml.safe_dump(kit, sort_keys=False).encode())
@@ -233,7 +163,7 @@ class Home:
         """
         request = read_request(request_file)
         self.make_whole()
-        with self._registry() as sites:
+        with changing_sites(self.path) as sites:
             known = sites.get(request.site)
             if known is None or known.status == "revoked":
                 raise ConfigError(
@@ -259,9 +189,9 @@ class Home:
             older = {**known.older, known.fingerprint: known.not_after} if known.status == "admitted" else {}
             mark = fingerprint(certificate)
             entry = SiteEntry(
-                request.site, "admitted", _now(), key, mark, f"{certificate.serial_number:x}",
+                request.site, "admitted", utc_now(), key, mark, f"{certificate.serial_number:x}",
                 certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
-                {m: until for m, until in older.items() if until > _now() and m != mark},
+                {m: until for m, until in older.items() if until > utc_now() and m != mark},
             )  # fmt: skip
             again = "renewed" if known.status == "admitted" else ""
             trail.note(self.path, "admit", site=request.site, until=entry.not_after, certificate=mark, why=again)
@@ -274,7 +204,7 @@ class Home:
 
     def settle(self, site: str, mark: str) -> None:
         """Let a site's older certificates in no more, if ``mark`` is that of its newest."""
-        with self._registry() as sites:
+        with changing_sites(self.path) as sites:
             if site in sites and sites[site].fingerprint == mark and sites[site].older:
                 sites[site] = replace(sites[site], older={})
 
@@ -284,7 +214,7 @@ class Home:
 
     def revoke(self, site: str) -> SiteEntry:
         """Let a site in no more; return its last entry."""
-        with self._registry() as sites:
+        with changing_sites(self.path) as sites:
             if site not in sites or sites[site].status == "revoked":
                 raise ConfigError(
                     f"there is no such site, or it is revoked: {site!r}",
@@ -292,7 +222,7 @@ class Home:
                 )
             entry = sites[site]
             trail.note_always(self.path, "revoke", site=site)
-            sites[site] = replace(entry, status="revoked", since=_now(), older={})
+            sites[site] = replace(entry, status="revoked", since=utc_now(), older={})
         (self.path / "renewals" / f"{site}.csr").unlink(missing_ok=True)
         return entry
 
@@ -311,15 +241,7 @@ class Home:
     @property
     def sites(self) -> dict[str, SiteEntry]:
         """The registry, by site."""
-        try:
-            content = json.loads((self.path / "sites.json").read_text(encoding="utf-8"))
-            return {site: SiteEntry(site=site, **entry) for site, entry in sorted(content.items())}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"the registry of sites cannot be read ({type(error).__name__})",
-                where=self.path / "sites.json",
-                remedy="restore it from your backup",
-            ) from None
+        return read_sites(self.path)
 
     @property
     def admitted(self) -> list[SiteEntry]:
@@ -360,34 +282,6 @@ class Home:
         newest = max(found, key=lambda p: (p.parent / "study.yaml").stat().st_mtime_ns)
         return newest.parent.name
 
-    @contextmanager
-    def _registry(self) -> Iterator[dict[str, SiteEntry]]:
-        with (self.path / ".sites.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            sites = self.sites
-            yield sites
-            content = {s: {k: v for k, v in asdict(e).items() if k != "site"} for s, e in sites.items()}
-            write_atomically(self.path / "sites.json", json.dumps(content, indent=1, sort_keys=True).encode())
-
-
-def _commented(config: CoordinatorConfig) -> str:
-    lines = ["# A coordinator of ecgfed. After a change: ecgfed coordinator down; ecgfed coordinator up --detach", ""]
-    for name, info in CoordinatorConfig.model_fields.items():
-        if info.description:
-            lines.append(f"# {info.description}")
-        lines.append(yaml.safe_dump({name: config.model_dump(mode="json")[name]}).strip())
-    return "\n".join(lines) + "\n"
-
-
-def federation_slug(name: str) -> str:
-    """Return a federation's name as files are named by it: small letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "federation"
-
-
-def port_of(address: str) -> int:
-    """Return the port of a host:port."""
-    return int(address.rpartition(":")[2])
-
 
 def _serve(authority: Authority, tls: Path, config: CoordinatorConfig) -> None:
     host, days = config.address.rpartition(":")[0].strip("[]"), config.certificate_days
@@ -408,7 +302,3 @@ def _write_secrets(home: Path) -> None:
     for name in ("superexec.secret", "control.secret"):
         if not (home / name).exists():
             write_atomically(home / name, secrets.token_hex(32).encode(), private=True)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -17,8 +17,9 @@ from starlette.responses import JSONResponse, Response
 from ecgshared.errors import EcgFedError
 from ecgshared.service.files import now, write_atomically
 from server.coordinator.authority import read_request
-from server.coordinator.home import Home, SiteEntry
+from server.coordinator.home import Home
 from server.coordinator.proxy import CERTIFICATE_HEADER, NODE_KEY_HEADER
+from server.coordinator.registry import SiteEntry
 from server.coordinator.sessions import Opening, Sessions
 from server.coordinator.waiting import HeldPolls
 

@@ -42,6 +42,11 @@ class Submissions:
         self._damaged: set[str] = set()
         self._why = "the coordinator came up"
 
+    def clear_notes(self) -> None:
+        """Remove the notes of an earlier life: no SuperLink knows those numbers any more."""
+        for note in (self._home.path / "flower-runs").glob("*.json"):
+            note.unlink(missing_ok=True)
+
     def keep(self, control: Control) -> None:
         """Submit what should be going on and is not."""
         for folder in sorted(path.parent for path in (self._home.path / "runs").glob("*/run.json")):
@@ -113,6 +118,7 @@ class Submissions:
         old = self._current.pop(name, None)
         if old is not None:
             control.stop_run(old.run_id)
+            (self._home.path / "flower-runs" / f"{old.run_id}.json").unlink(missing_ok=True)
         own_fault = old is not None and not old.ended_by
         attempts = max(attempts + own_fault, 1) if done == before else 1
         self._vain[name] = attempts, done

@@ -112,6 +112,7 @@ class Supervisor:
             self._log = json_log(self._home.path / "logs" / "supervisor.jsonl")
             end_orphans(self._home)
             self._home.make_whole()
+            self._submissions.clear_notes()
             self._home.renew_if_due()
             self._certificates = CertificateCare(self._home, self._say, self._take_up)
             if self._home.config.health_port is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ecgshared.errors import RefusalCode
+from ecgshared.study.amendment import LEFT
 
 GLOSSARY: tuple[tuple[str, str, str], ...] = (
     (
@@ -64,6 +65,7 @@ _CODES: dict[str, str] = {
     "is, or the study takes the site for a cohort",
     RefusalCode.WORKER_LOST: "the process that works at the site ended; it is started again",
     RefusalCode.CODE_NOT_APPROVED: "the hospital has not approved the version of ecgfed it runs",
+    RefusalCode.AMENDMENT_NOT_APPROVED: "the run goes on with other members than the hospital approved",
     RefusalCode.ENVELOPE_NOT_APPROVED: "the hospital has not approved the envelope that Flower ships",
     RefusalCode.SECURE_SUM_REQUIRED: "the site gives this under masks alone, and the study asks for it plainly",
     RefusalCode.SECURE_SUM_REFUSED: "the site takes no part in this sum under masks: too few take part, or it was "
@@ -72,6 +74,7 @@ _CODES: dict[str, str] = {
     "deadline": "no answer before the deadline",
     "not-connected": "the site was not connected",
     "revoked": "the coordinator lets the site in no more",
+    LEFT: "the site left for good; the others approved to go on without it",
     "not-finite": "the answer held NaN or infinity where none may be",
     "lost": "the message or its answer was lost on the way",
     "malformed": "the answer did not have the declared form",

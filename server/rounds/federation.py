@@ -7,55 +7,35 @@ site may answer the next request.
 In a federation of hospitals a site that is lost on the way (its process died, the network broke, it is paused) is
 asked again while others are still at work, and one that answers nonsense is asked ``retries`` times more. Below the
 quorum a simulation stops, where nothing will change by waiting; hospitals are waited for, and it is said for whom,
-until they return or the patience is over. Which node is which site is the coordinator's registry's to say; a hello
-that claims another name is not heard.
+until they return or the patience is over. Which node is which site is for :mod:`server.rounds.presence` to know.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from ecgshared.errors import RefusalCode, RunError, TooFewError
 from ecgshared.service.files import now
 from ecgshared.study.study import Study
-from ecgshared.wire.bytes import MESSAGE_TYPE_ASK, MESSAGE_TYPE_HELLO, encode_request, refusal_of, to_records
+from ecgshared.wire.bytes import MESSAGE_TYPE_ASK
 from ecgshared.wire.protocol import Request
+from server.rounds.aside import AsideQuestions
+from server.rounds.patience import Stopped, Wait, WaitingPolicy
+from server.rounds.presence import POLL_SECONDS, Presence
+from server.rounds.question import Question
 from server.rounds.replies import FINAL, REVOKED, SiteState, description, read_reply, reasons, will_pass
 from server.rounds.run_folder import RunFolder
 from server.rounds.step_context import Accept, Metrics, Replies
 
-_POLL_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 10.0
-_HELLO_AGAIN_SECONDS = 15.0
-_LATECOMERS_SECONDS = 3.0
-
-
-@dataclass(frozen=True)
-class WaitingPolicy:
-    """How long a federation waits, and whom it tells. The default is that of one process: it does not wait.
-
-    Attributes
-    ----------
-    patience_seconds : how long it goes on asking below the quorum.
-    tell : is given what is going on, whenever that changes.
-    stopped : whether the coordinator wants the run to end.
-    site_of : which site a node is, by the key it was let in with; None where every node is believed.
-    revoked : whether the coordinator lets a site in no more: it is not waited for.
-    """
-
-    patience_seconds: float = 0.0
-    tell: Callable[[dict[str, Any]], None] = lambda _: None
-    stopped: Callable[[], bool] = lambda: False
-    site_of: Callable[[int], str | None] | None = None
-    revoked: Callable[[str], bool] = lambda _: False
+_REVOKED_SECONDS = 5.0
 
 
 class Federation:
@@ -65,75 +45,10 @@ class Federation:
         self._grid, self._study, self._run = grid, study, run
         self._policy = policy or WaitingPolicy()
         self._run_name = run.info["run"]
-        self._nodes: dict[str, int] = {}
-        self._unapproved: set[str] = set()
-        self._refusing: dict[str, tuple[int, str]] = {}
-        self._greeted: dict[int, float] = {}
-        self._hellos: dict[str, int] = {}
-
-    def connect(self, wanted: tuple[str, ...], seconds: float, *, enough: int | None = None) -> None:
-        """Learn which node is which site, until all of ``wanted`` are known or ``seconds`` are over.
-
-        Once ``enough`` of them are known the others have a few seconds more.
-        """
-        end = time.monotonic() + seconds
-        for site in set(wanted) & set(self._refusing):
-            self._part(site)
-        while not set(wanted) <= {*self._nodes, *self._refusing} and time.monotonic() < end:
-            self._check_stopped()
-            if enough is not None and len(set(wanted) & set(self._nodes)) >= enough:
-                end, enough = min(end, time.monotonic() + _LATECOMERS_SECONDS), None
-            if not self._greet():
-                time.sleep(_POLL_SECONDS)
-
-    def _greet(self) -> bool:
-        """Ask unknown nodes who they are, and hear those that answer; return whether there was any."""
-        at, known = time.monotonic(), set(self._nodes.values())
-        due = at - _HELLO_AGAIN_SECONDS
-        new = [n for n in self._grid.get_node_ids() if n not in known and self._greeted.get(n, due) <= due]
-        self._greeted |= dict.fromkeys(new, at)
-        if new:
-            hello = to_records(encode_request(Request(self._study.sha256, self._run_name, "", "hello", 0, {})))
-            pushed = self._grid.push_messages([Message(hello, node, MESSAGE_TYPE_HELLO, ttl=120.0) for node in new])
-            self._hellos |= {message_id: node for message_id, node in zip(pushed, new, strict=True) if message_id}
-        replies = list(self._grid.pull_messages(list(self._hellos))) if self._hellos else []
-        for reply in replies:
-            self._introduce(reply, self._hellos.pop(reply.metadata.reply_to_message_id))
-        return bool(new or replies)
-
-    def _introduce(self, reply: Message, node: int) -> None:
-        if not reply.has_content():
-            return
-        refusal = refusal_of(reply.content)
-        if refusal is not None:
-            # A site that has not approved the code or the envelope says so instead of its name's study.
-            site, code = refusal
-            if self._policy.site_of is None or self._policy.site_of(node) == site:
-                self._refusing[site] = node, code.value
-            return
-        if "hello" not in reply.content.config_records:
-            return
-        hello = reply.content.config_records["hello"]
-        site = str(hello.get("site", ""))
-        if site not in self._study.sites.all:
-            return
-        if self._policy.site_of is not None:
-            if self._policy.site_of(node) != site:
-                return
-        elif self._nodes.get(site, node) != node:
-            raise RunError(f"two nodes both say they are site {site!r}", remedy="give each site file a name of its own")
-        self._nodes[site] = node
-        self._refusing.pop(site, None)
-        self._unapproved.discard(site)
-        if hello.get("study") != self._study.sha256:
-            self._unapproved.add(site)
-
-    def _part(self, site: str) -> None:
-        """Know no longer which node a site is: it may come back as another, or have approved more."""
-        for node in (self._nodes.pop(site, None), self._refusing.pop(site, (None, ""))[0]):
-            if node is not None:
-                self._greeted.pop(node, None)
-        self._unapproved.discard(site)
+        self._revoked_due = 0.0
+        hello = self._request("", "hello", 0, {})
+        self._presence = Presence(grid, study, hello, self._policy.site_of)
+        self._aside = AsideQuestions(grid, self._presence, self._note_aside)
 
     def ask(
         self,
@@ -153,8 +68,8 @@ class Federation:
 
         ``own`` : what is sent to one site alone, by site, beside ``arrays``.
         """
-        request = Request(self._study.sha256, self._run_name, step, phase, round_number, arrays)
-        question = _Question.of(request, stage, accept, own or {})
+        request = self._request(step, phase, round_number, arrays)
+        question = Question.of(request, stage, accept, own or {})
         states = [SiteState(site) for site in sites]
         start = time.monotonic()
         self._ask_until_enough(question, states, quorum)
@@ -172,7 +87,7 @@ class Federation:
                 "absent": absent,
                 "lost": {state.name: state.lost for state in states if state.lost},
                 "bytes_in": {state.name: state.bytes_in for state in states if state.bytes_in},
-                "bytes_out": {site: question.bytes_to(site) for site in sites if site in self._nodes},
+                "bytes_out": {site: question.bytes_to(site) for site in sites if site in self._presence.nodes},
                 "metrics": dict(metrics(answered)) if metrics is not None and answered else {},
             },
         )
@@ -183,9 +98,23 @@ class Federation:
             raise (TooFewError if only_small else RunError)(
                 f"step {step!r}, {phase} {round_number}: {len(answered)} of {needed} needed sites answered",
                 value=reasons(absent),
-                remedy="the run is kept: mend the sites and go on with it (resume)",
+                remedy=_remedy(absent),
             )
         return Replies(answered, absent)
+
+    def _request(self, step: str, phase: str, round_number: int, arrays: Mapping[str, NDArray[Any]]) -> Request:
+        study = self._study
+        return Request(study.sha256, self._run_name, step, phase, round_number, arrays, study.amendment)
+
+    def ask_aside(self, step: str, stage: str, phase: str, sites: tuple[str, ...]) -> Replies:
+        """Ask sites that were away what others were asked before; wait for none, and return who has answered by now."""
+        return self._aside.ask(self._request(step, phase, 0, {}), stage, sites)
+
+    def _note_aside(self, request: Request, state: SiteState) -> None:
+        line = {"at": now(), "step": request.step, "phase": request.phase, "round": request.round}
+        told = {"answered": [state.name], "absent": {}, "bytes_in": {state.name: state.bytes_in}}
+        self._run.append("history.jsonl", line | told)
+        self._run.append("releases.jsonl", description(state.payload, state.name, request, state.bytes_in))
 
     def note_sum(
         self, step: str, phase: str, round_number: int, replies: Replies, metrics: Mapping[str, float | None]
@@ -204,11 +133,11 @@ class Federation:
             },
         )
 
-    def _ask_until_enough(self, question: _Question, states: list[SiteState], quorum: int | None) -> None:
+    def _ask_until_enough(self, question: Question, states: list[SiteState], quorum: int | None) -> None:
         """Ask all, then those that are missing, until the quorum has answered or nothing more is to be hoped for."""
         deadline = time.monotonic() + self._study.federation.deadline_seconds
         patience = time.monotonic() + self._policy.patience_seconds
-        attempt, wait = 0, _Wait(self._run)
+        attempt, wait = 0, Wait(self._run)
         while True:
             missing = [state for state in states if state.able and not state.answered]
             self._collect(question, missing, self._needed(states, quorum) - _answered(states))
@@ -227,7 +156,7 @@ class Federation:
             self._pause(_wait(attempt))
             for state in missing:
                 if not state.answered:
-                    self._part(state.name)
+                    self._presence.part(state.name)
         wait.over()
 
     @property
@@ -248,17 +177,19 @@ class Federation:
         wanted = self._study.federation.quorum if quorum is None else quorum
         return sum(state.able for state in states) if wanted == "all" else min(int(wanted), len(states))
 
-    def _collect(self, question: _Question, states: list[SiteState], lacking: int) -> None:
+    def _collect(self, question: Question, states: list[SiteState], lacking: int) -> None:
         """Send to the sites and sort what comes back until all answered or the deadline is over."""
         deadline = self._study.federation.deadline_seconds
         names = tuple(state.name for state in states)
-        self._tell(question, names, [name for name in names if name not in self._nodes])
-        self.connect(names, min(deadline, 60.0), enough=max(lacking, 1))
+        self._tell(question, names, [name for name in names if name not in self._presence.nodes])
+        # Who is let in no more will not come.
+        wanted = tuple(name for name in names if name in self._presence.nodes or not self._policy.revoked(name))
+        self._presence.connect(wanted, min(deadline, 60.0), self._check_stopped, enough=max(lacking, 1))
         for state in states:
-            if state.name not in self._nodes:
+            if state.name not in self._presence.nodes:
                 away = REVOKED if self._policy.revoked(state.name) else "not-connected"
-                state.why = self._refusing.get(state.name, (0, away))[1]
-            elif state.name in self._unapproved:
+                state.why = self._presence.refusal_of(state.name) or away
+            elif state.name in self._presence.unapproved:
                 state.why = RefusalCode.STUDY_NOT_APPROVED
         # Only now: the wait for absent sites is no fault of those that are here.
         end = time.monotonic() + deadline
@@ -267,23 +198,25 @@ class Federation:
         while _waiting(states) and time.monotonic() < end:
             self._check_stopped()
             heard = self._hear(question, states)
+            self._give_up_revoked(states)
             self._ask_again(question, states, end)
             if heard:
                 self._tell(question, names, _waiting(states))
             else:
-                time.sleep(_POLL_SECONDS)
+                time.sleep(POLL_SECONDS)
         for state in states:
             if state.message:
                 state.miss("deadline")
 
-    def _send(self, question: _Question, states: list[SiteState], end: float) -> None:
+    def _send(self, question: Question, states: list[SiteState], end: float) -> None:
         """Send to those of the sites that are connected and have approved the study."""
-        ready = [s for s in states if s.name in self._nodes and s.name not in self._unapproved]
+        ready = [s for s in states if s.name in self._presence.nodes and s.name not in self._presence.unapproved]
         if not ready:
             return
         ttl = max(end - time.monotonic(), 0.0) + 60.0
         messages = [
-            Message(question.records_for(s.name), self._nodes[s.name], MESSAGE_TYPE_ASK, ttl=ttl) for s in ready
+            Message(question.records_for(s.name), self._presence.nodes[s.name], MESSAGE_TYPE_ASK, ttl=ttl)
+            for s in ready
         ]
         pushed = list(self._grid.push_messages(messages))
         for i, state in enumerate(ready):
@@ -292,7 +225,7 @@ class Federation:
             else:
                 state.miss("lost (not sent)")
 
-    def _hear(self, question: _Question, states: list[SiteState]) -> bool:
+    def _hear(self, question: Question, states: list[SiteState]) -> bool:
         """Take in what has come back; return whether anything has."""
         # An error reply may carry another source node: a site is known by the message it replies to.
         waiting = {message: state for state in states for message in state.open_messages}
@@ -311,7 +244,7 @@ class Federation:
             elif isinstance(read, str):
                 state.miss(read)
                 if self._lasting and self._worth_asking_again(state):
-                    self._part(state.name)
+                    self._presence.part(state.name)
                     state.again_at = time.monotonic() + _wait(len(state.lost))
             else:
                 state.heard(read)
@@ -320,22 +253,32 @@ class Federation:
             self._run.append("releases.jsonl", *released)
         return bool(replies)
 
-    def _ask_again(self, question: _Question, states: list[SiteState], end: float) -> None:
+    def _ask_again(self, question: Question, states: list[SiteState], end: float) -> None:
         """Ask those that were lost once more, if they are back, while others are still at work."""
         lost = [state for state in states if state.again_at < math.inf]
         if not lost or not _waiting(states):
             return
-        self._greet()
-        due = [s for s in lost if s.name in self._nodes and time.monotonic() >= s.again_at]
+        self._presence.greet()
+        due = [s for s in lost if s.name in self._presence.nodes and time.monotonic() >= s.again_at]
         for state in due:
             state.again_at = math.inf
         self._send(question, due, end)
+
+    def _give_up_revoked(self, states: list[SiteState]) -> None:
+        """Wait for nobody who is let in no more: what it may yet say cannot come."""
+        if time.monotonic() < self._revoked_due:
+            return
+        self._revoked_due = time.monotonic() + _REVOKED_SECONDS
+        for state in states:
+            if state.message and self._policy.revoked(state.name):
+                state.miss(REVOKED)
+                self._presence.part(state.name)
 
     def _worth_asking_again(self, state: SiteState) -> bool:
         nonsense = [reason for reason in state.lost if not will_pass(reason) and reason not in FINAL]
         return will_pass(state.why) or (state.able and len(nonsense) <= self._study.federation.retries)
 
-    def _tell(self, question: _Question, sites: tuple[str, ...], late: list[str]) -> None:
+    def _tell(self, question: Question, sites: tuple[str, ...], late: list[str]) -> None:
         self._policy.tell(
             {
                 "step": question.request.step,
@@ -344,67 +287,20 @@ class Federation:
                 "asked": list(sites),
                 "late": sorted(late),
                 "since": now(),
-                "connected": sorted(self._nodes),
+                "connected": sorted(self._presence.nodes),
             }
         )
 
 
-@dataclass(frozen=True)
-class _Question:
-    """One request to the sites, as it is sent, and how its answers are read.
-
-    ``own`` : the records of those that are sent something of their own.
-    """
-
-    request: Request
-    stage: str
-    records: RecordDict
-    accept: Accept | None
-    own: Mapping[str, RecordDict]
-
-    @classmethod
-    def of(
-        cls, request: Request, stage: str, accept: Accept | None, own: Mapping[str, Mapping[str, NDArray[Any]]]
-    ) -> _Question:
-        """Write a request once for all sites, and again for each that is sent arrays of its own."""
-        records = {
-            site: to_records(encode_request(replace(request, arrays={**request.arrays, **arrays})))
-            for site, arrays in own.items()
-        }
-        return cls(request, stage, to_records(encode_request(request)), accept, records)
-
-    def records_for(self, site: str) -> RecordDict:
-        """Return what a site is sent."""
-        return self.own.get(site, self.records)
-
-    def bytes_to(self, site: str) -> int:
-        """Return the size of what a site is sent."""
-        return len(self.records_for(site).array_records["body"]["body"].data)
-
-    @property
-    def name(self) -> str:
-        return f"step {self.request.step!r}, {self.request.phase} {self.request.round}"
-
-
-class _Wait:
-    """A wait below the quorum, as the run folder tells of it."""
-
-    def __init__(self, run: RunFolder) -> None:
-        self._run, self._told, self._since = run, "", 0.0
-
-    def tell(self, why: str) -> None:
-        """Say for whom the run waits, where that has changed."""
-        self._since = self._since or time.monotonic()
-        if why != self._told:
-            self._run.update(status="waiting", waiting_for=why)
-        self._told = why
-
-    def over(self) -> None:
-        """Say that it goes on, or that it has ended, if it ever waited."""
-        if self._told:
-            self._run.update(status="running", waiting_for=None)
-            waited = f"waited {time.monotonic() - self._since:.0f} s"
-            self._run.append("events.jsonl", {"at": now(), "what": waited, "why": self._told})
+def _remedy(absent: Mapping[str, str]) -> str:
+    left = sorted(site for site, why in absent.items() if why == REVOKED)
+    if not left:
+        return "the run is kept: mend the sites and go on with it (resume)"
+    without = " ".join(f"--without {site}" for site in left)
+    return (
+        "the run is kept: let them in again (invite, admit), or go on without them once the other sites approve that: "
+        f"ecgfed coordinator amend RUN {without}"
+    )
 
 
 def _waiting(states: list[SiteState]) -> list[str]:
@@ -415,10 +311,6 @@ def _answered(states: list[SiteState]) -> int:
     return sum(state.answered for state in states)
 
 
-class Stopped(RunError):
-    """The coordinator ended the run; its checkpoint is kept."""
-
-
 def _wait(attempt: int) -> float:
     """Return the seconds before asking again: they grow, up to a limit."""
-    return min(2.0 ** min(attempt, 30) * _POLL_SECONDS, _LONGEST_PAUSE_SECONDS)
+    return min(2.0 ** min(attempt, 30) * POLL_SECONDS, _LONGEST_PAUSE_SECONDS)

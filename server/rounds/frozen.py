@@ -52,7 +52,7 @@ def frozen_bytes(
         "study_sha256": study.sha256,
         "run": info["run"],
         "made_by": info["versions"],
-        "trained_at": list(study.members(step)),
+        "trained_at": list(study.first_members(step)),
         "config": step.model_dump(mode="json"),
         "result": artefact.result.model_dump(mode="json"),
         "endpoints": {name: e.model_dump(mode="json") for name, e in study.endpoints.items()},

@@ -85,6 +85,7 @@ class KeySets:
     folder: Path
     absent: dict[str, str] = field(default_factory=dict)
     _held: KeySet | None = None
+    _wanted: tuple[str, ...] = ()
 
     @property
     def threshold(self) -> int:
@@ -93,9 +94,9 @@ class KeySets:
         return config.least(len(self.study.members(self.step)))
 
     def current(self, wanted: tuple[str, ...]) -> KeySet:
-        """Return a set with a sum to spare, whose members have all been there so far."""
-        if self._held is None or self._held.spent:
-            self._held = self._exchanged(wanted)
+        """Return a set with a sum to spare, whose members were there so far; where a site joins, a new one."""
+        if self._held is None or self._held.spent or set(wanted) - set(self._wanted):
+            self._held, self._wanted = self._exchanged(wanted), wanted
         return self._held
 
     def drop(self) -> None:

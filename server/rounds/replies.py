@@ -32,6 +32,7 @@ PASSING = {
     RefusalCode.INTERNAL,
     RefusalCode.DATA_UNAVAILABLE,
     RefusalCode.STUDY_NOT_APPROVED,
+    RefusalCode.AMENDMENT_NOT_APPROVED,
     RefusalCode.CODE_NOT_APPROVED,
     RefusalCode.ENVELOPE_NOT_APPROVED,
 }

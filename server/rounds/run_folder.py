@@ -8,6 +8,7 @@ events.jsonl      what befell the run from outside: submitted, submitted again, 
 live.json         what is going on: step, round, who is late (the same)
 stop              there when the coordinator wants the run to end
 imports/          <sha256>, what steps took from other runs
+amendments/       <number>.yaml, signed changes of membership, the last of which holds
 artefacts/        <step>.json and <step>.safetensors, written when a step is done
 steps/<step>/     checkpoints of a step in progress
 """
@@ -32,6 +33,7 @@ from safetensors.numpy import save as save_tensors
 from ecgshared.errors import RunError
 from ecgshared.service.files import append_lines, now, write_atomically
 from ecgshared.stages.results.base import StageResult
+from ecgshared.study.amendment import Amendment, load_amendment
 from ecgshared.study.registry import shared_room
 from ecgshared.study.study import Study, load_study
 from ecgshared.wire.protocol import FrozenFile, StepConfig
@@ -115,8 +117,26 @@ class RunFolder:
 
     @property
     def study(self) -> Study:
-        """The study of this run."""
-        return load_study(self.path / "study.yaml")
+        """The study of this run, without the sites that left it."""
+        study, amendments = load_study(self.path / "study.yaml"), self.info.get("amendments", [])
+        if not amendments:
+            return study
+        file = self._amendment_file(len(amendments))
+        found = load_amendment(file)
+        if found.sha256 != amendments[-1] or found.study_sha256 != study.sha256 or found.run != self.info["run"]:
+            raise RunError("is not the amendment that the run notes", where=file, remedy="restore it from your backup")
+        return found.apply(study)
+
+    def amend(self, amendment: Amendment) -> Path:
+        """Keep the run's next amendment, which holds from now on; return its file."""
+        file = self._amendment_file(amendment.number)
+        file.parent.mkdir(exist_ok=True)
+        write_atomically(file, amendment.as_yaml())
+        self.update(amendments=[*self.info.get("amendments", []), amendment.sha256])
+        return file
+
+    def _amendment_file(self, number: int) -> Path:
+        return self.path / "amendments" / f"{number}.yaml"
 
     def update(self, **changes: Any) -> None:
         """Change keys of run.json atomically."""

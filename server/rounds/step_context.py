@@ -72,6 +72,14 @@ class Ask(Protocol):
         ...
 
 
+AskAside = Callable[[str, str, tuple[str, ...]], Replies]
+"""Ask sites that were away for what another step asked, (step, phase, sites); nobody is waited for."""
+
+
+def _nobody_else(step: str, phase: str, sites: tuple[str, ...]) -> Replies:
+    return Replies({}, {})
+
+
 @dataclass(frozen=True)
 class StepContext:
     """One step in progress.
@@ -82,6 +90,7 @@ class StepContext:
     folder : the step's own folder in the run, for checkpoints.
     progress : call with (done, total, text) to move the progress bar.
     note : call with (what, why) to have something told in the run's events, its watch and its report.
+    ask_aside : asks sites that were away what an earlier step asked; returns who has answered by now.
     """
 
     study: Study
@@ -92,3 +101,4 @@ class StepContext:
     progress: Any
     rng: np.random.Generator
     note: Callable[[str, str], object] = print
+    ask_aside: AskAside = _nobody_else

@@ -17,9 +17,10 @@ from ecgshared.study.registry import room, shared_room
 from ecgshared.study.secure import secure_sum_in_use, summed_phases
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import StepConfig
-from server.rounds.federation import Federation, Stopped, WaitingPolicy
+from server.rounds.federation import Federation
 from server.rounds.flower_insides import RunNotRunningException
 from server.rounds.frozen import take_up
+from server.rounds.patience import Stopped, WaitingPolicy
 from server.rounds.run_folder import RunFolder
 from server.rounds.secure_sums import MembersLost, SecureSums
 from server.rounds.step_context import Accept, Artefact, Metrics, Replies, StepContext
@@ -84,6 +85,8 @@ def _run_steps(study: Study, federation: Federation, folder: RunFolder, progress
             continue
         if lacking := [name for name in step.uses if name in left_out]:
             left_out[step.id] = f"needs {', '.join(lacking)}, left out"
+        elif not study.members(step):
+            left_out[step.id] = f"its hospitals left the run: {', '.join(study.first_members(step))}"
         else:
             try:
                 if step.frozen is None:
@@ -180,6 +183,7 @@ def _run_once(
         progress=lambda done, total, text="": progress(step.id, done, total, text),
         rng=np.random.default_rng([study.seed, study.steps.index(step)]),
         note=lambda what, why: folder.note(what, f"step {step.id}: {why}"),
+        ask_aside=lambda other, phase, sites: federation.ask_aside(other, study.step(other).stage, phase, sites),
     )
     artefact: Artefact[Any] = room("server", step.stage).run(step, context)
     if sums is None:

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from ecgshared.errors import ModelError, RefusalCode, RunError, TooFewError
 from ecgshared.learning.plan import EarlyStopping, learning_rate
 from ecgshared.stages.results.train import PrivacyAccount, PrivacyResult, TrainingRound, ValidationRound
-from ecgshared.stages.train import Config, Result, describe_step
+from ecgshared.stages.train import Config, Result, describe_step, misfit, weights_of
 from ecgshared.stages.train_net import StartingPoint, starting_point
+from ecgshared.study.amendment import LEFT
 from ecgshared.study.secure import TOGETHER
 from ecgshared.study.study import Study
 from ecgshared.wire.checkpoint import load_checkpoint, save_checkpoint
 from ecgshared.wire.protocol import StepConfig
 from server.pooling.combine import number as finite
+from server.pooling.latecomers import Latecomers
 from server.pooling.weights import Aggregator
 from server.report.labels import NO_LABELS, Labels
 from server.report.sections import Section
@@ -43,6 +45,7 @@ class _State:
     training: list[TrainingRound] = field(default_factory=list)
     absent: dict[str, dict[str, int]] = field(default_factory=dict)
     privacy: dict[str, PrivacyAccount] = field(default_factory=dict)
+    late: dict[str, float] = field(default_factory=dict)
 
 
 def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
@@ -59,17 +62,20 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     aggregator.restore(state.strategy)
     # What sites add under masks comes as the answer of one that has the whole weight.
     weights[TOGETHER] = 1.0
-    able = tuple(site for site in context.sites if weights[site] > 0)
+    late = Latecomers(step, context, described, state.late)
     for number in range(state.round + 1, step.rounds + 1):
         if state.stopped:
             break
         context.progress(number - 1, step.rounds, f"round {number}")
+        late.look(number)
+        weights.update(state.late)
+        able = tuple(site for site in context.sites if weights[site] > 0)
         replies = context.ask(
             "fit",
             round=number,
-            arrays={"weights": state.weights},
+            arrays={"weights": state.weights, **late.arrays()},
             sites=able,
-            accept=lambda reply: _misfit(reply, layout_hash, initial),
+            accept=lambda reply: misfit(reply.update, reply.layout, layout_hash, step, initial),
             metrics=lambda by_site: _round_metrics(step, by_site, weights),
         )
         if not replies.by_site:
@@ -79,19 +85,25 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
                 value="; ".join(f"{site}: {why}" for site, why in sorted(replies.absent.items())),
                 remedy="larger batches or more steps a round, or larger hospitals; their own logs say which",
             )
-        _note_round(state, step, number, replies, weights)
+        _note_round(state, step, study, number, replies, weights, late.absences())
         if _is_enough(state, step.early_stopping):
             # What the sites did in this round is thrown away: the round before it was judged no better.
             state.stopped = True
             _save(context, state)
             break
         state.weights = aggregator.aggregate(
-            number, state.weights, {site: reply.update for site, reply in replies.by_site.items()}, weights
+            number,
+            state.weights,
+            {site: weights_of(reply.update, step, state.weights) for site, reply in replies.by_site.items()},
+            weights,
         )
         state.round, state.strategy = number, aggregator.state
         _save(context, state)
+    weights.update(state.late)
+    able = tuple(site for site in context.sites if weights[site] > 0)
     if not state.stopped and not step.retrains:
-        final = context.ask("validate", round=step.rounds, arrays={"weights": state.weights}, sites=able)
+        arrays = {"weights": state.weights, **late.arrays()}
+        final = context.ask("validate", round=step.rounds, arrays=arrays, sites=able)
         _note_validation(state, step, step.rounds, final.by_site, weights, state.weights)
     best = _keeps_best(step, state, context)
     kept = state.best if best and state.best is not None else state.weights
@@ -99,7 +111,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
     result = Result(
         heads=step.heads,
         judged=step.judged,
-        sites=context.sites,
+        sites=study.first_members(step),
         withheld_sites=tuple(site for site in context.sites if site not in able and site in described.result.sites),
         rounds=state.round,
         planned_rounds=step.rounds,
@@ -120,7 +132,7 @@ def run(step: StepConfig, context: StepContext) -> Artefact[Result]:
         learning_rate=tuple(learning_rate(step.optimiser, r, step.rounds) for r in range(1, state.round + 1)),
         validation=tuple(state.validation),
         training_loss=tuple(state.training),
-        absent=state.absent | _away(described, context.sites, able, state.round),
+        absent=state.absent,
         privacy=_privacy_result(step, study, state),
     )
     standardise = described.arrays["standardise"]
@@ -173,23 +185,17 @@ def _aggregation_weights(
             remedy="start the run anew once they are connected",
         )
     if not any(shares[site] > 0 for site in sites):
+        if away:
+            raise RunError(
+                f"step {step.id!r}: nobody who answered step {described.step!r} may release how many ECGs it trains on",
+                value="; ".join(f"{site}: {why}" for site, why in sorted(away.items())),
+                remedy="start the run anew once those that were away are connected, or lower the sites' limits",
+            )
         raise TooFewError(
             "no training site may release how many ECGs it trains on",
             remedy="lower the sites' limits, or join larger sites",
         )
     return {site: shares[site] for site in sites}
-
-
-def _away(
-    described: Artefact[Any], sites: tuple[str, ...], able: tuple[str, ...], rounds: int
-) -> dict[str, dict[str, int]]:
-    """Return who does not train because it was away when the cohorts were described, and why it was."""
-    absent = described.result.absent
-    return {
-        site: {f"did not answer step {described.step!r}: {absent[site]}": rounds}
-        for site in sites
-        if site not in able and site in absent
-    }
 
 
 def _resumed(context: StepContext, initial: NDArray[Any]) -> _State:
@@ -218,28 +224,26 @@ def _save(context: StepContext, state: _State) -> None:
         "validation": [line.model_dump() for line in state.validation],
         "training": [line.model_dump() for line in state.training],
         "absent": state.absent,
+        "late": state.late,
         "privacy": {site: spent.model_dump() for site, spent in state.privacy.items()},
     }
     save_checkpoint(context.folder / CHECKPOINT, header, arrays)
 
 
-def _misfit(reply: Any, layout_hash: str, vector: NDArray[Any]) -> str | None:
-    """Why an update cannot be aggregated, or None where it can."""
-    fits = reply.layout == layout_hash and reply.update.shape == vector.shape and reply.update.dtype == vector.dtype
-    return None if fits else "wrong-shape"
-
-
 def _note_round(
     state: _State,
     step: Config,
+    study: Study,
     number: int,
     replies: Replies,
     weights: Mapping[str, float],
+    away: Mapping[str, str],
 ) -> None:
     _note_validation(state, step, number - 1, replies.by_site, weights, state.weights)
     losses = {site: finite(reply.training_loss) for site, reply in replies.by_site.items()}
     state.training.append(TrainingRound(round=number, loss=_mean(losses, weights), sites=losses))
-    for site, reason in replies.absent.items():
+    left = {site: LEFT for site in study.first_members(step) if site in study.gone}
+    for site, reason in {**replies.absent, **away, **left}.items():
         reasons = state.absent.setdefault(site, {})
         reasons[str(reason)] = reasons.get(str(reason), 0) + 1
     if step.privacy is not None:

@@ -67,6 +67,16 @@ def test_it_listens_on_no_port_and_loads_no_torch(site):
     assert "libtorch" in Path(f"/proc/{site.worker()}/maps").read_text()
 
 
+def test_the_worker_has_no_network_where_the_machine_lets_it(site):
+    daemon, worker = (Path(f"/proc/{pid}/ns/net").readlink() for pid in (site.daemon.process.pid, site.worker()))
+    assert (daemon != worker) == (site.status["worker_has_network"] is False)
+    may = subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0
+    assert (daemon != worker) == may
+    if may:
+        links = Path(f"/proc/{site.worker()}/net/dev").read_text().splitlines()[2:]
+        assert [line.split(":")[0].strip() for line in links] == ["lo"]
+
+
 def test_the_worker_inherits_neither_lock_nor_sockets(site):
     names = [str(link.readlink()) for link in Path(f"/proc/{site.worker()}/fd").iterdir()]
     assert not [name for name in names if "daemon.lock" in name or name.startswith("socket:")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -140,6 +141,37 @@ def test_the_outbox_gives_the_same_bytes_again_and_refuses_another_private_quest
     with pytest.raises(Refused, match="other content"):
         outbox.find(Request("hash", "run", "judged", "say", 0, {"weights": np.ones(2)}), once=True)
     assert outbox.find(Request("hash", "run", "judged", "say", 0, {"weights": np.ones(2)}), once=False) is None
+
+
+def test_of_answers_that_may_be_made_anew_a_few_are_kept_and_of_the_rest_nothing(tmp_path: Path):
+    outbox = Outbox(tmp_path)
+    _, made = leave(said(), evidence())
+    for number in range(50):
+        outbox.keep(Request("hash", "run", "judged", "say", number, {}), made, once=False)
+        assert len(list(tmp_path.rglob("*.answer"))) <= 3
+    last = Request("hash", "run", "judged", "say", 49, {})
+    os.utime(outbox._path(last), (0, 0))
+    assert outbox.forget_old(30) == 1
+    assert outbox.find(last, once=False) is None
+    assert len(list(tmp_path.rglob("*.answer"))) == 2
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b"{" + b, lambda b: b[: len(b) // 2]]
+)
+def test_a_damaged_answer_is_made_anew_or_where_it_is_made_once_refused_until_it_is_restored(tmp_path: Path, damage):
+    outbox = Outbox(tmp_path)
+    _, made = leave(said(), evidence())
+    outbox.keep(REQUEST, made)
+    path = outbox._path(REQUEST)
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert outbox.find(REQUEST, once=False) is None
+    with pytest.raises(Refused, match="is damaged") as refused:
+        outbox.find(REQUEST, once=True)
+    assert refused.value.code is RefusalCode.DATA_UNAVAILABLE
+    path.write_bytes(whole)
+    assert outbox.find(REQUEST, once=True) is not None
 
 
 def test_private_rounds_long_past_are_not_answered_twice(tmp_path: Path):

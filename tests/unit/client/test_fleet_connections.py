@@ -83,6 +83,25 @@ def test_a_connection_opened_after_the_client_was_closed_is_closed_too(slow, mon
     assert opened[0].is_closed()
 
 
+def test_a_connection_that_was_being_made_while_the_client_closed_is_closed_too(slow, monkeypatch):
+    """The pool forgets a connection that is not there yet; whoever made it closes it."""
+    url, _, answer = slow
+    answer.set()
+    client, made = _Client(trust_env=False), []
+    backend = client._transport._pool._network_backend
+    real = backend.connect_tcp
+
+    def closed_meanwhile(*arguments, **options):
+        made.append(real(*arguments, **options))
+        client.close()
+        return made[0]
+
+    monkeypatch.setattr(backend, "connect_tcp", closed_meanwhile)
+    with suppress(RuntimeError, httpx.TransportError):
+        client.get(url)
+    assert [stream.get_extra_info("socket").fileno() for stream in made] == [-1]
+
+
 def test_one_that_is_not_closed_keeps_its_connection(slow):
     url, _, answer = slow
     answer.set()

@@ -195,7 +195,8 @@ def test_an_answer_over_the_limit_is_not_kept_to_be_sent(site, study_file, tmp_p
     parcel = Inbox(tmp_path / "inbox").open(Head(head).message_id, head)
     for name, content in parts.items():
         parcel.keep(name, content)
-    outcome = {limit: _answer_or_refuse(site_file, folder=str(parcel.folder), node_id=2, max_bytes=limit)
+    outcome = {limit: _answer_or_refuse(
+        site_file, folder=str(parcel.folder), node_id=2, max_bytes=limit, piece_bytes=1 << 20)
                for limit in (1000, 100_000)}  # fmt: skip
     assert outcome[1000] == {"made": False, "code": "gate-closed"}
     assert (outcome[100_000]["made"], outcome[100_000]["code"], outcome[100_000]["stage"]) == (True, None, "describe")

@@ -110,3 +110,13 @@ def test_the_way_up_a_linear_risk_is_known():
 def test_nobody_to_move():
     found = morph(*nets(), 0, np.empty((0, 5)), target=1.0, up=True, steps=3, rate=0.1)
     assert found.start.shape == found.end.shape == (0, 12, SAMPLES)
+
+
+def test_half_convolutions_go_nearly_the_same_way():
+    vae, net = (model.float() for model in nets())
+    z = np.random.default_rng(2).standard_normal((6, 5))
+    whole, half = (morph(vae, net, 1, z, target=1e9, up=True, steps=20, rate=0.05, bf16=bf16) for bf16 in (False, True))
+    assert not np.array_equal(whole.z, half.z)
+    way = whole.z - z
+    assert np.linalg.norm(half.z - whole.z) < 0.1 * np.linalg.norm(way)
+    np.testing.assert_allclose(half.path[:, -1], whole.path[:, -1], atol=0.05)

@@ -19,7 +19,8 @@ from server.coordinator import certificates
 from server.coordinator.authority import Authority, is_due, read_certificate, read_request
 from server.coordinator.certificates import CertificateCare
 from server.coordinator.cli import app
-from server.coordinator.home import Home, federation_slug
+from server.coordinator.config import federation_slug
+from server.coordinator.home import Home
 
 LAST_THIRD = 0.003
 """Days of a certificate that is in its last third when it is made, as it is dated back by ten minutes."""

@@ -21,7 +21,8 @@ from ecgshared.config import load
 from ecgshared.errors import ConfigError
 from server.coordinator import proxy
 from server.coordinator.authority import read_certificate
-from server.coordinator.home import CoordinatorConfig, Home
+from server.coordinator.config import CoordinatorConfig
+from server.coordinator.home import Home
 
 
 def create(folder: Path, **changes: object) -> Home:
@@ -119,7 +120,7 @@ def test_a_full_disk_leaves_the_registry_whole(home, monkeypatch, capsys):
 
     home.invite("north")
     before = (home.path / "sites.json").read_bytes()
-    monkeypatch.setattr("server.coordinator.home.write_atomically", full)
+    monkeypatch.setattr("server.coordinator.registry.write_atomically", full)
     monkeypatch.setattr(sys, "argv", ["ecgfed", "coordinator", "revoke", "north", "--home", str(home.path)])
     with pytest.raises(SystemExit) as ended:
         main()

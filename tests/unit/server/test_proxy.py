@@ -13,6 +13,9 @@ import httpx
 import pytest
 from proxied import Member, Proxied, wait_for
 
+from client.network.fleet import FleetLink
+from client.network.fleet_failures import LinkError
+from client.site.settings import NetworkConfig
 from ecgshared.errors import ConfigError
 from server.coordinator import proxy
 from server.coordinator.authority import Authority
@@ -285,3 +288,42 @@ def test_a_reload_without_a_proxy_says_so(tmp_path):
     assert proxy.reload(tmp_path) is False
     (tmp_path / "nginx.pid").write_text("999999999")
     assert proxy.reload(tmp_path) is False
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("kind", ["nginx", "own"])
+def test_a_site_comes_in_by_ipv6_too(tmp_path, kind):
+    if kind == "nginx" and not NGINX:
+        pytest.skip("nginx is not installed")
+    door = Proxied(tmp_path, kind, host="[::1]")
+    member = Member.of(door.authority, tmp_path / "sites", "north")
+    (member.folder / "north.key").chmod(0o600)
+    door.let_in(member)
+    try:
+        door.start()
+        with door.client(member) as client:
+            assert client.post(PULL).status_code == 200
+        network = NetworkConfig(
+            coordinator=f"[::1]:{door.port}", ca=door.ca, certificate=member.folder / "north.crt",
+            key=member.folder / "north.key", envelope="ab" * 32,
+        )  # fmt: skip
+        link = FleetLink(network)
+        link.node_id = 1
+        try:
+            # Whoever stands where the SuperLink stands answers with what it was asked: it came there.
+            with pytest.raises(LinkError):
+                link.run(1)
+        finally:
+            link.close()
+        assert ("POST", "/v1/fleet/get-run") in door.upstream.seen
+    finally:
+        door.close()

@@ -31,7 +31,9 @@ from ecgshared.wire.bytes import (
 )
 from ecgshared.wire.protocol import Public
 from server.rounds import federation as rounds
-from server.rounds.federation import Federation, Stopped, WaitingPolicy
+from server.rounds import presence
+from server.rounds.federation import Federation
+from server.rounds.patience import Stopped, WaitingPolicy
 from server.rounds.run_folder import RunFolder
 
 SITES = ("north", "coast", "valley")
@@ -132,10 +134,12 @@ class Hospitals(Grid):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setitem(protocol._PAYLOADS, ("sum", "total"), Total)
-    monkeypatch.setattr(rounds, "_POLL_SECONDS", 0.002)
+    monkeypatch.setattr(rounds, "POLL_SECONDS", 0.002)
+    monkeypatch.setattr(presence, "POLL_SECONDS", 0.002)
     monkeypatch.setattr(rounds, "_LONGEST_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(rounds, "_HELLO_AGAIN_SECONDS", 0.05)
-    monkeypatch.setattr(rounds, "_LATECOMERS_SECONDS", 0.05)
+    monkeypatch.setattr(rounds, "_REVOKED_SECONDS", 0.05)
+    monkeypatch.setattr(presence, "_HELLO_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(presence, "_LATECOMERS_SECONDS", 0.05)
 
 
 @dataclass
@@ -293,8 +297,9 @@ def test_a_node_cannot_be_another_site_than_the_one_its_key_was_let_in_as(hospit
     asked.hospitals.nodes[14] = "coast"
     asked.hospitals.nodes[15] = "valley"
     asked.hospitals.online |= {14, 15}
-    asked.federation.connect(SITES, 0.5)
-    assert asked.federation._nodes == {"north": 11, "coast": 12, "valley": 13}
+    known = asked.federation._presence
+    known.connect(SITES, 0.5, lambda: None)
+    assert known.nodes == {"north": 11, "coast": 12, "valley": 13}
     assert set(asked.ask().by_site) == set(SITES)
 
 
@@ -366,3 +371,17 @@ def test_a_quorum_goes_on_without_a_revoked_site_and_says_so(hospitals):
     asked = hospitals({}, policy, deadline_seconds=0.5, quorum=2)
     asked.hospitals.online.discard(13)
     assert asked.ask().absent == {"valley": "revoked"}
+
+
+def test_who_is_revoked_while_it_works_is_not_waited_for_until_the_deadline(hospitals):
+    gone = threading.Event()
+    asked = hospitals({"valley": ["silent"]}, HOSPITALS | {"revoked": lambda site: site == "valley" and gone.is_set()},
+                      deadline_seconds=20, retries=0)  # fmt: skip
+    threading.Timer(0.3, gone.set).start()
+    begun = time.monotonic()
+    with pytest.raises(RunError, match="2 of 3 needed sites") as raised:
+        asked.ask()
+    assert time.monotonic() - begun < 15
+    assert raised.value.value == "valley: revoked"
+    assert raised.value.remedy.endswith("ecgfed coordinator amend RUN --without valley")
+    assert asked.line["lost"] == {"valley": ["revoked"]}

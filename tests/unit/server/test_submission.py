@@ -103,6 +103,16 @@ def test_a_queued_run_is_submitted_once_and_its_folder_noted(federation):
     assert sorted(p.name for p in (federation.home.path / "flower-runs").iterdir()) == ["1.json"]
 
 
+def test_of_the_notes_for_flower_only_those_that_count_are_kept(federation):
+    federation.add("first")
+    for number in range(1, 4):
+        federation.keep()
+        federation.work("first")
+        assert [p.name for p in (federation.home.path / "flower-runs").iterdir()] == [f"{number}.json"]
+    federation.kept.clear_notes()
+    assert not list((federation.home.path / "flower-runs").iterdir())
+
+
 @pytest.mark.parametrize("status", ["done", "stopped", "failed", "paused"])
 def test_a_run_that_ended_is_never_submitted(federation, status):
     federation.add("ended", status)
