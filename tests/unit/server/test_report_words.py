@@ -41,7 +41,8 @@ STEPS = [
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     """Results of two training hospitals and of one, c, that never trained."""
-    data = {name: site_data(seed, 300) for name, seed in (("a", 1), ("b", 2), ("c", 3))}
+    made = {name: site_data(seed, 300) for name, seed in (("a", 1), ("b", 2), ("c", 3))}
+    data = {name: replace(one, populations={"younger": one.age < 80}) for name, one in made.items()}
     chosen = study(STEPS, populations={"younger": {"where": {"age": {"below": 80}}, "label": "under 80"}})
     steps = {step: typed(stored).result for step, stored in Federation(chosen, data, DisclosureLimits()).run().items()}
     return {"study": chosen, **steps}
