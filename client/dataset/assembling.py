@@ -16,6 +16,7 @@ from client.dataset.data import CachedSignals, SiteData
 from client.ingest.reading import findings_of, refused
 from client.site.keys import SiteKeys
 from client.site.settings import QualityPolicy, SiteSettings
+from ecgshared.arrays import Bools
 from ecgshared.study.dates import first_later, follow_up_years
 from ecgshared.study.declared import as_numbers, with_absent
 from ecgshared.study.endpoints import BinaryEndpoint, TimeToEventEndpoint, label_cells, time_to_event
@@ -88,6 +89,9 @@ def assemble(
         chronology=_chronology(kept["recorded_at"]),
         record_keys=_short([keys.record(linked.recordings.paths[file]) for file in linked.file[rows].tolist()]),
         patient_keys=_short([linked.pseudonyms[unit] for unit in linked.unit[rows].tolist()]),
+        table_keys=_short(
+            [keys.record(linked.recordings.paths[file]) for file in linked.file[_present(linked)].tolist()]
+        ),
         columns={
             **{
                 name: numbers_of(name, every, len(rows))
@@ -104,6 +108,11 @@ def _timed_events(study: Study) -> list[str]:
     weighted = study.endpoints.values() if study.censoring == "ipcw" else ()
     named |= {one.event for one in weighted if isinstance(one, TimeToEventEndpoint) and isinstance(one.event, str)}
     return sorted(named)
+
+
+def _present(linked: LinkedRows) -> Bools:
+    """Whom the table still holds: who is not in a cohort for a study's rules has not left."""
+    return np.asarray((linked.file >= 0) & ~linked.opted_out, dtype=np.bool_)
 
 
 def _short(pseudonyms: list[bytes]) -> NDArray[np.uint64]:

@@ -78,6 +78,7 @@ class SiteData:
     chronology : int array, shape = (n,): the later ECG of a patient has the higher number; None: the later row.
     record_keys, patient_keys : uint64 arrays, shape = (n,): pseudonyms of recording and patient that last, by which the
         site remembers whom figures spoke of; None where the cohort stands in memory alone.
+    table_keys : uint64 array: of all recordings of the table that nobody opted out of, whatever the study's rules.
     """
 
     signals: NDArray[np.int16] | CachedSignals
@@ -99,6 +100,7 @@ class SiteData:
     columns: dict[str, Floats] = field(default_factory=dict)
     record_keys: NDArray[np.uint64] | None = None
     patient_keys: NDArray[np.uint64] | None = None
+    table_keys: NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
         return len(self.patient)

@@ -61,7 +61,7 @@ class Asked:
     @cached_property
     def digest(self) -> str:
         """Name of the set, the same for the same ECGs."""
-        return hashlib.sha256(np.sort(self.records).astype("<u8").tobytes()).hexdigest()[:32]
+        return digest_of(self.records)
 
 
 @dataclass(frozen=True)
@@ -294,8 +294,7 @@ class GroupMemory:
                 self._records = np.concatenate([self._records, pair[0].astype(np.uint64)])
                 self._patients = np.concatenate([self._patients, pair[1].astype(np.uint64)])
             elif line.get("kind") == "set":
-                bits = np.frombuffer(zlib.decompress(base64.b64decode(line["bits"])), dtype=np.uint8)
-                self._sets[line["set"]] = np.flatnonzero(np.unpackbits(bits)).astype(np.int64)
+                self._sets[line["set"]] = members(line["bits"])
             elif line.get("kind") == "told":
                 self._told.append(_Told(*_key(line), line["study_name"], line["at"]))
             self._read += 1
@@ -310,6 +309,17 @@ class _Index:
 
     def of(self, wanted: Keys) -> Ints:
         return np.asarray(self._order[np.searchsorted(self._sorted, wanted)], dtype=np.int64)
+
+
+def digest_of(records: Keys) -> str:
+    """Return the name of a set of ECGs."""
+    return hashlib.sha256(np.sort(records).astype("<u8").tobytes()).hexdigest()[:32]
+
+
+def members(bits: str) -> Ints:
+    """Return which of the people written down so far a set of the log holds, by their numbers."""
+    unpacked = np.unpackbits(np.frombuffer(zlib.decompress(base64.b64decode(bits)), dtype=np.uint8))
+    return np.flatnonzero(unpacked).astype(np.int64)
 
 
 def _key(line: dict[str, Any]) -> tuple[str, str, str, str, str]:

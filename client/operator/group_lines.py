@@ -5,7 +5,7 @@ from __future__ import annotations
 from client.dataset.data import SiteData
 from client.dataset.opening import open_cohort
 from client.egress.memory import Asked, GroupMemory
-from client.rows.groups import GROUP, closed_in_study, groups_of, keys_of
+from client.rows.groups import GROUP, closed_in_study, groups_of, here_of
 from client.site.settings import SiteSettings
 from ecgshared.errors import EcgFedError
 from ecgshared.study.study import Study
@@ -28,7 +28,7 @@ def group_lines(settings: SiteSettings, study: Study) -> list[str]:
 
 
 def _lines(settings: SiteSettings, study: Study, memory: GroupMemory, data: SiteData) -> list[str]:
-    trains, here = settings.site in study.sites.train, keys_of(data)[0]
+    trains, here = settings.site in study.sites.train, here_of(data)
     before: list[Asked] = []
     lines, refused = list[str](), 0
     for step in study.steps:

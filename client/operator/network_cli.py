@@ -218,6 +218,21 @@ def rekey(
     typer.echo("next: approve code, envelope and new studies; the coordinator: ecgfed coordinator accept SITE")
 
 
+def rotate(site_file: SiteFile) -> None:
+    """Put all pseudonyms of this site under another key: the split, the logs and what is remembered stay."""
+    from client.network.status import running_pid
+    from client.operator.rotation import rotate as rotate_pseudonyms
+    from client.site.settings import load_site
+    from ecgshared.errors import RunError
+
+    settings = load_site(site_file)
+    if running_pid(settings.link_state) is not None:
+        raise RunError("the daemon is running", remedy="ecgfed site stop SITE.yaml")
+    done = rotate_pseudonyms(settings)
+    typer.echo(f"pseudonyms are under key {done.keys + 1} of this site; {len(done.files)} file(s) were rewritten")
+    typer.echo("next: make a backup of the state folder; older ones hold the old pseudonyms, and go with the old keys")
+
+
 def identity(site_file: SiteFile) -> None:
     """Print the fingerprint by which other sites know this one in secure sums (their `secure_sums.peers`)."""
     from client.site.identity import Identity
@@ -301,12 +316,16 @@ def lockbox(
     typer.echo("\n".join(found))
 
 
-def budget(site_file: SiteFile) -> None:
+def budget(
+    site_file: SiteFile,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
     """Say what private training has cost this site's patients, and how much each study may still spend."""
-    from client.operator.releases import budget_lines
+    from client.operator.releases import budget_facts, budget_lines
     from client.site.settings import load_site
 
-    typer.echo("\n".join(budget_lines(load_site(site_file))))
+    settings = load_site(site_file)
+    typer.echo(json.dumps(budget_facts(settings), indent=1) if as_json else "\n".join(budget_lines(settings)))
 
 
 def page(
@@ -323,7 +342,7 @@ def page(
 
 
 COMMANDS = (
-    certificate, identity, person, rekey,
+    certificate, identity, person, rekey, rotate,
     show, annex, approve, withdraw, start, status, pause, resume, stop, releases, lockbox,
     audit, budget, page,
 )  # fmt: skip

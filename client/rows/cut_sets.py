@@ -23,6 +23,9 @@ from ecgshared.stats.score_scale import LOWEST
 from ecgshared.study.study import Study
 from ecgshared.wire.protocol import Request
 
+CUTS = "cuts-"
+"""How the names of these accounts begin; they end with the group's."""
+
 
 def open_cuts(
     site: SiteContext,
@@ -140,5 +143,5 @@ def spend_cuts(site: SiteContext, request: Request, topic: str, content: Floats,
     if site.settings.limits.withhold_nothing:
         return
     of = next(iter(sent_scores(site.study, site.step, request.arrays)), "column")
-    groups = sorted(one.digest for one in site.spoken if one.topic == GROUP)
-    spend_of(site, f"cuts-{of}", f"{topic} {' '.join(groups)}", {"cuts": content}, cap=cap)
+    for group in sorted({one.digest for one in site.spoken if one.topic == GROUP}):
+        spend_of(site, f"{CUTS}{of}-{group}", topic, {"cuts": content}, cap=cap)

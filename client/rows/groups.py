@@ -44,6 +44,11 @@ def keys_of(data: SiteData) -> tuple[Keys, Keys]:
     return records, patients
 
 
+def here_of(data: SiteData) -> Keys:
+    """Return the recordings that are still at the site, in a study's cohort or not; who is not among them has left."""
+    return keys_of(data)[0] if data.table_keys is None else data.table_keys
+
+
 def groups_of(
     data: SiteData,
     study: Study,

@@ -22,28 +22,46 @@ from ecgshared.service.files import private_folder, write_once
 PSEUDONYM_BYTES = 16
 SITE_KEY = "keys/site.key"
 """Below the folder of state."""
+LATER_KEYS = "keys/pseudonyms.keys"
+"""Below the folder of state, where pseudonyms were given other keys: one a line, the oldest first."""
+LATER_MARK = "pseudonyms.json"
+"""Below the folder of state: how many they are, and a check of the newest; without them nobody could be found again."""
+UNFINISHED = "keys/pseudonyms.next"
+"""Below the folder of state while pseudonyms are being given another key."""
 
 _KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
 class SiteKeys:
-    """Keyed functions of identifiers. Each purpose has its own key: none can be turned against another."""
+    """Keyed functions of identifiers. Each purpose has its own key: none can be turned against another.
+
+    Attributes
+    ----------
+    later : keys that pseudonyms were given since, the oldest first; the split and all logs stay under the first one.
+    """
 
     own: bytes = field(repr=False)
     split: bytes = field(repr=False)
+    later: tuple[bytes, ...] = field(default=(), repr=False)
 
     def patient(self, patient_id: str) -> bytes:
         """Return a patient's pseudonym in caches and opt-out lists, 16 bytes."""
-        return _keyed(self.own, "patient", patient_id)[:PSEUDONYM_BYTES]
+        return self._pseudonym("patient", patient_id)
 
     def near(self, form: str) -> bytes:
         """Return the pseudonym of a form that ids near each other have, 16 bytes; only opt-out lists hold it."""
-        return _keyed(self.own, "near", form)[:PSEUDONYM_BYTES]
+        return self._pseudonym("near", form)
 
     def record(self, path: str) -> bytes:
         """Return the pseudonym of a recording, from its path below the records folder, 16 bytes."""
-        return _keyed(self.own, "record", path)[:PSEUDONYM_BYTES]
+        return self._pseudonym("record", path)
+
+    def _pseudonym(self, purpose: str, text: str) -> bytes:
+        found = _keyed(self.own, purpose, text)[:PSEUDONYM_BYTES]
+        for key in self.later:
+            found = under_another_key(key, found)
+        return found
 
     @property
     def content(self) -> bytes:
@@ -71,8 +89,49 @@ def load_keys(settings: SiteSettings) -> SiteKeys:
     if settings.seed is not None and settings.network is None and not (settings.state / SITE_KEY).exists():
         # A seed fixes the split too, so that an example's figures print again; on a network it never does.
         _create(settings.state / SITE_KEY, _keyed(settings.seed.to_bytes(8, "big"), "seed", settings.site))
+    if (settings.state / UNFINISHED).exists():
+        raise PrivacyError(
+            "pseudonyms are being given another key, or that was cut short",
+            where=settings.state / UNFINISHED,
+            remedy="ecgfed site rotate SITE.yaml goes on where it ended",
+        )
     own = _own_key(settings.state)
-    return SiteKeys(own, own if settings.consortium_key is None else _read(settings.consortium_key))
+    split = own if settings.consortium_key is None else _read(settings.consortium_key)
+    return SiteKeys(own, split, later_keys(settings.state))
+
+
+def under_another_key(key: bytes, pseudonym: bytes) -> bytes:
+    """Return a pseudonym under one more key, 16 bytes: of its first eight alone, since some stores hold no more."""
+    return _keyed(key, "later pseudonym", pseudonym[:8].hex())[:PSEUDONYM_BYTES]
+
+
+def later_keys(state: Path) -> tuple[bytes, ...]:
+    """Return the keys that pseudonyms were given after the first, the oldest first.
+
+    Raises
+    ------
+    PrivacyError : they are not those that the state's pseudonyms are under.
+    """
+    path, mark = state / LATER_KEYS, state / LATER_MARK
+    if not path.exists() and not mark.exists():
+        return ()
+    try:
+        found = tuple(bytes.fromhex(line) for line in path.read_text(encoding="ascii").split())
+        if found and mark_of(found) == mark.read_bytes() and all(len(key) == _KEY_BYTES for key in found):
+            return found
+    except (OSError, ValueError):
+        pass
+    raise PrivacyError(
+        "the later keys of this site's pseudonyms are lost or of another state: nobody forgotten could be kept out",
+        where=path,
+        remedy=f"restore it, with {mark.name}, from the backup that the rest of the state is from",
+    )
+
+
+def mark_of(keys: tuple[bytes, ...]) -> bytes:
+    """Return the content of the file that tells which later keys there are, and none of them."""
+    check = _keyed(keys[-1], "mark", str(len(keys))).hex()[:16]
+    return f'{{"keys": {len(keys)}, "check": "{check}"}}\n'.encode()
 
 
 def ledger_key(state: Path) -> bytes:

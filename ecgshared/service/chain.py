@@ -88,6 +88,17 @@ class ChainedLog:
         if newest:
             self._write_anchor(*newest[0])
 
+    def whole(self, lines: Sequence[dict[str, Any]]) -> tuple[bytes, bytes]:
+        """Return a log that holds ``lines`` in the place of this one's, all chained, and its anchor; nothing is
+        written."""
+        key, text = self._key(), b""
+        mac = _start(key, b"")
+        for content in lines:
+            body = json.dumps(content, sort_keys=True, allow_nan=False)
+            mac = _mac(key, mac, body)
+            text += f'{body[:-1]}{", " if len(body) > 2 else ""}"{MAC}": "{mac}"}}\n'.encode()
+        return text, json.dumps({"lines": len(lines), "mac": mac}).encode()
+
     def _read(self) -> _Read:
         # The anchor first: another process writes a line before it anchors it.
         anchored = self._read_anchor()

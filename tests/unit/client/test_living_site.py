@@ -337,3 +337,24 @@ def test_an_app_sent_to_another_process_takes_no_cohort_along(site, hospital):
     assert len(sent) < 200
     assert pickle.loads(sent) is of_this_process()
     assert pickle.loads(sent) is not sites
+
+
+def test_who_is_left_out_by_a_study_s_rules_has_not_left(tmp_path):
+    """Before: describe told of everybody, another study's calibrate of all but the oldest, and subtraction of her."""
+    settings = make_hospital(tmp_path, rows(24), limits={"min_patients": 3, "min_events": 1})
+    fit = {"id": "fit", "stage": "calibrate", "target": "outcome", "inputs": ["age"], "split": "validation"}
+    members, split = {"train": ("north",)}, {"train": 0.0, "validation": 1.0, "lockbox": 0.0}
+    everybody = make_study(sites=members, split=split)
+    fewer = make_study(sites=members, split=split, steps=[fit], eligibility={"max_age": 62.5})
+
+    def ask(study, step, phase):
+        return answer_bytes(Site(tmp_path / "site.yaml"), study, Request(study.sha256, "r", step, phase, 0, {}))
+
+    ask(everybody, "table1", "counts")
+    with pytest.raises(Refused, match="fewer than 3 patients") as refused:
+        ask(fewer, "fit", "moments")
+    assert refused.value.code is RefusalCode.TOO_FEW
+    # Who is gone from the table was not chosen by who asks.
+    write_table(tmp_path, rows(24)[:-1])
+    ask(make_study(sites=members, split=split, steps=[fit]), "fit", "moments")
+    assert settings.state.exists()
