@@ -20,12 +20,15 @@ develop: $(VENV)/.developed
 
 $(VENV)/.installed: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "installing torch into $(VENV), some 750 MB; a minute or more"
 	$(PIP) "torch>=2.11,<2.14"
+	@echo "installing ecgfed and what else it needs, some 1.1 GB; a minute or more"
 	$(PIP) --editable .
 	touch $@
 
 $(VENV)/.developed: $(VENV)/.installed
-	$(PIP) --editable ".[dev]"
+	@echo "installing what tests, lint and documentation need; a minute or more"
+	$(PIP) --editable ".[dev,docs]"
 	touch $@
 
 demo: install
@@ -37,6 +40,7 @@ demo-network: install
 
 # From an empty PostgreSQL (apt install postgresql) to the first federated rounds, out of OMOP CDMs of made hospitals.
 demo-omop: install
+	@echo "installing DuckDB and the driver of PostgreSQL"
 	$(PIP) --editable ".[sql]"
 	rm -rf runs/omop
 	PATH="$(CURDIR)/$(BIN):$$PATH" deploy/examples/omop/run.sh runs/omop
@@ -57,5 +61,4 @@ bench: develop
 
 # The documentation as a site, into site/; it is built without network.
 docs: develop
-	$(PIP) --editable ".[docs]"
 	$(BIN)/mkdocs build --strict --quiet

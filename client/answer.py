@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -14,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from client.approval.amendments import amended_study
+from client.approval.asked import checked_stage
 from client.approval.required import require_approved, require_approved_code
 from client.dataset.cohorts import Cohorts
 from client.dataset.data import SiteData
@@ -33,17 +33,14 @@ from client.rows.told import Told
 from client.site.at_rest import encryption_of
 from client.site.current import SiteFile
 from client.site.keys import load_keys
-from client.site.settings import WEIGHTS_POLICY, SiteSettings
+from client.site.settings import SiteSettings
 from ecgshared.errors import RefusalCode, Refused
 from ecgshared.privacy.summed import Summand, summand_of
 from ecgshared.study.registry import room, shared_room
 from ecgshared.study.secure import secure_sum_in_use, summed_phases
 from ecgshared.study.study import Study
 from ecgshared.wire.bytes import decode_payload, stamp_of
-from ecgshared.wire.protocol import Answer, Request, StepConfig, Weights, field_kinds, payload_type
-
-_RUN_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,80}$")
-
+from ecgshared.wire.protocol import Answer, Request, payload_type
 
 _ATTEMPTS = 3
 
@@ -385,64 +382,6 @@ def require_still_approved(settings: SiteSettings, study: Study, run: str) -> No
         require_approved_code(settings)
         require_approved(settings, "study", study.sha256)
         amended_study(settings, study, run, study.amendment)
-
-
-def checked_stage(settings: SiteSettings, study: Study, request: Request) -> str:
-    """Return the stage of the request's step; refuse what the study does not hold for this site."""
-    if not _RUN_NAME.match(request.run) or request.round < 0:
-        raise Refused(RefusalCode.BAD_REQUEST, "a run name or round out of range")
-    steps = {step.id: step for step in study.steps}
-    if request.step not in steps:
-        raise Refused(RefusalCode.UNKNOWN_STEP, "the study has no such step", value=request.step)
-    step = steps[request.step]
-    if settings.site not in study.members(step):
-        raise Refused(RefusalCode.NOT_A_MEMBER, f"step {step.id!r} is not for site {settings.site!r}")
-    if settings.design == "case_control" and settings.site not in study.sites.case_control and step.stage != "describe":
-        raise Refused(
-            RefusalCode.CASE_CONTROL, "the study takes this site for a cohort; it must stand under sites.case_control"
-        )
-    if step.frozen is not None:
-        raise Refused(RefusalCode.BAD_REQUEST, f"step {step.id!r} is imported: no site is asked about it")
-    shared_room(step.stage)
-    if payload_type(step.stage, request.phase) is None:
-        raise Refused(RefusalCode.BAD_REQUEST, f"stage {step.stage!r} has no such phase", value=request.phase)
-    _require_way(settings, study, step, request.phase)
-    _require_protected(settings, study, step, request.phase)
-    return step.stage
-
-
-def _require_protected(settings: SiteSettings, study: Study, step: StepConfig, phase: str) -> None:
-    """Refuse weights, and figures about training patients, that leave otherwise than the site's policy says."""
-    if getattr(step, "privacy", None) is not None:
-        return
-    asked, masked, _ = phase.partition("+")
-    declared = payload_type(step.stage, asked)
-    if declared is not None and any(isinstance(kind, Weights) for _, kind in field_kinds(declared).values()):
-        policy = settings.weights_policy
-        if policy == "private" or (policy == "secure_sum" and not masked):
-            raise Refused(
-                RefusalCode.PRIVACY_REQUIRED,
-                "plain weights do not leave this site",
-                where="privacy.weights",
-                value=policy,
-                allowed=WEIGHTS_POLICY[policy],
-            )
-    trained_on = settings.site in study.sites.train and "train" in step.reads_splits
-    if trained_on and step.stage not in ("describe", "train") and settings.privacy.statistics == "refused":
-        raise Refused(RefusalCode.PRIVACY_REQUIRED, "no figure about training patients leaves this site but by noise")
-
-
-def _require_way(settings: SiteSettings, study: Study, step: StepConfig, phase: str) -> None:
-    """Refuse to send readable what is to be added under masks, or under masks what is not."""
-    in_use = secure_sum_in_use(study, step)
-    if "+" in phase:
-        if not in_use:
-            raise Refused(RefusalCode.BAD_REQUEST, "the study adds nothing under masks in this step", value=phase)
-    elif in_use and summed_phases(step.stage) and phase not in summed_phases(step.stage):
-        raise Refused(RefusalCode.SECURE_SUM_REQUIRED, "the study tells this of all hospitals together", value=phase)
-    elif phase in summed_phases(step.stage) and (in_use or settings.secure_sums.policy == "required"):
-        why = "the study adds this under masks" if in_use else "this site adds this under masks only"
-        raise Refused(RefusalCode.SECURE_SUM_REQUIRED, f"{why}: it does not leave by itself", value=phase)
 
 
 def _generator(settings: SiteSettings, *names: str) -> np.random.Generator:

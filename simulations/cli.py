@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,13 +168,14 @@ def run(
     backend: Annotated[
         Backend, typer.Option(help="In this process, or on Ray workers (pip install 'ecgfed\\[ray]').")
     ] = Backend.inprocess,
+    as_json: Annotated[bool, typer.Option("--json", help="What was written and left out, as JSON.")] = False,
 ) -> None:
     """Run a study over site files on this machine, and write its report."""
     from simulations.federation.run import simulate
 
     files = " ".join(str(path) for path in (study, *sites))
     with resumable(out, f"ecgfed simulate run {files} --out {out} --resume"):
-        finish(simulate(study, sites, out, backend=backend.value, resume=resume))
+        finish(simulate(study, sites, out, backend=backend.value, resume=resume), as_json)
 
 
 @app.command()
@@ -237,12 +239,18 @@ def resumable(out: Path, command: str) -> Iterator[None]:
         raise
 
 
-def finish(folder: Path) -> None:
+def finish(folder: Path, as_json: bool = False) -> None:
     """Write report, results and event files of a finished run, and say where they are."""
     from server.report.cli import rebuild
     from server.report.results import read_run_info
 
-    for step, why in read_run_info(folder).left_out.items():
+    info, written = read_run_info(folder), rebuild(folder)
+    if as_json:
+        names = ("report", "results", "events")
+        told = {name: str(path) for name, path in zip(names, written, strict=True)}
+        typer.echo(json.dumps({"run": str(folder), "status": info.status, "left_out": info.left_out, **told}, indent=2))
+        return
+    for step, why in info.left_out.items():
         typer.echo(f"step {step} was left out: {why}")
-    for path in rebuild(folder):
+    for path in written:
         typer.echo(f"wrote {path}")

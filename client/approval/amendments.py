@@ -105,7 +105,8 @@ def show_amendment(settings: SiteSettings, found: Amendment, before: Study) -> l
         *([f"  why:      {found.why}"] if found.why else []),
         f"  signed:   by the coordinator, {found.at}",
         "  The run goes on from its last checkpoint; what was learned with those that leave stays in it.",
-        "  The study, its budget and your limits stay as they are.",
+        "  The study, its budget and your limits stay as they are. What was told of all before, and of those that stay",
+        "  after, differs by the part of who left.",
     ]
     for step in before.steps:
         was, stays = before.members(step), after.members(step)

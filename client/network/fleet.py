@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from client.network.closing_client import ClosingClient
 from client.network.enrol import read_key
 from client.network.fleet_failures import (
     LinkError,
@@ -99,8 +100,8 @@ class FleetLink:
         # Flower's own client takes no client certificate and would follow a redirect to anywhere.
         self._client._client = self._made(tls)
 
-    def _made(self, tls: ssl.SSLContext) -> _Client:
-        return _Client(
+    def _made(self, tls: ssl.SSLContext) -> ClosingClient:
+        return ClosingClient(
             verify=tls,
             timeout=_TIMEOUT,
             follow_redirects=False,
@@ -117,7 +118,7 @@ class FleetLink:
         """
         made = self._made(tls_context(network))
         old, self._client._client = self._client._client, made
-        if isinstance(old, _Client):
+        if isinstance(old, ClosingClient):
             old.retire()
 
     def open_session(self, opening: dict[str, Any]) -> None:
@@ -339,50 +340,6 @@ class _Moved:
         with self._adding:
             self.bytes += size
             self.seconds = time.monotonic() - self._begun
-
-
-class _Client(httpx.Client):
-    """A client that leaves nothing open.
-
-    Responses are freed when they were read: httpx ties each to its stream in a ring. And a thread that is within a
-    request when another closes the client (Flower's parallel pulls do not wait for theirs) would leave the connection
-    it opens to nobody: whoever comes out last closes again, and each the connection it came by, which the pool forgot
-    where it was still being made.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._busy, self._counting, self._retired = 0, threading.Lock(), False
-
-    def send(self, *arguments: Any, **options: Any) -> httpx.Response:
-        with self._counting:
-            self._busy += 1
-        try:
-            response = super().send(*arguments, **options)
-        finally:
-            with self._counting:
-                self._busy -= 1
-                last = self._busy == 0
-            if last and (self.is_closed or self._retired):
-                self.close()
-                self._close_transports()
-        if self.is_closed and (stream := response.extensions.get("network_stream")) is not None:
-            stream.close()
-        response.stream = httpx.ByteStream(b"")
-        return response
-
-    def retire(self) -> None:
-        """Close once nobody is within a request."""
-        with self._counting:
-            self._retired = True
-            idle = self._busy == 0
-        if idle:
-            self.close()
-
-    def _close_transports(self) -> None:
-        for transport in (self._transport, *self._mounts.values()):
-            if transport is not None:
-                transport.close()
 
 
 def tls_context(network: NetworkConfig) -> ssl.SSLContext:

@@ -12,6 +12,7 @@ from client.approval.register import in_force
 from client.network.enrol import certificate_faults, in_use, read_certificate
 from client.network.fleet import FleetLink
 from client.network.fleet_failures import CertificateRefused, LinkError, NotAdmitted, RunOver
+from client.network.session import last_token
 from client.network.status import remembered_node
 from client.site.settings import SiteSettings, network_of
 from ecgshared.errors import EcgFedError
@@ -96,6 +97,7 @@ def _way(settings: SiteSettings, faults: list[str], notes: list[str]) -> None:
         return
     # A question about a run that never was: it changes nothing, and tells how far this site gets.
     link.node_id = remembered_node(settings.link_state) or 1
+    link.session = last_token(settings.link_state)
     try:
         link.run(0)
     except RunOver:

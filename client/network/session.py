@@ -50,6 +50,12 @@ def next_session(state: Path) -> Session:
     return made
 
 
+def last_token(state: Path) -> str:
+    """Return the token of the last session of this folder, which calls beside its daemon's are of; "" before any."""
+    last = _read(state)
+    return "" if last is None else last.token
+
+
 def note_shown(state: Path, session: Session) -> Session:
     """Write that the coordinator has let a session in."""
     shown = replace(session, shown=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +21,7 @@ def cohort(
     show: Annotated[
         str | None, typer.Option("--show-sql", metavar="NAME", help=f"print a shipped query: {', '.join(SHIPPED_SQL)}")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON; what an approval ends stands in it")] = False,
 ) -> None:
     """Run the site file's query and freeze the cohort it gives; nothing else ever reads the database.
 
@@ -42,19 +45,23 @@ def cohort(
     content = draw(config.query, lambda text: typer.echo(text, err=True))
     change = compare(config.path, content)
     ending = [] if change is None or change.same else _studies(settings)
-    if change is not None:
+    if change is not None and not as_json:
         told = (
             "as it was" if change.same else f"{change.added:,} row(s) new or changed, {change.gone:,} gone or changed"
         )
         typer.echo(f"against the cohort frozen before: {told}")
     for _, _, name in ending:
-        typer.echo(f"approved for that cohort, and to be approved again: {name}")
+        typer.echo(f"approved for that cohort, and to be approved again: {name}", err=as_json)
     if ending and not yes:
         typer.confirm("freeze the new cohort?", abort=True)
     # First the approvals: where the machine stops between, a study is asked for again, and not run on other people.
     for federation, sha256, name in ending:
         record(settings.state, "study", sha256, name, withdrawn=True, federation=federation)
     frozen = freeze(config, content)
+    if as_json:
+        told_all = {"path": str(config.path), **asdict(frozen), "change": None if change is None else asdict(change)}
+        typer.echo(json.dumps(told_all | {"to_approve_again": [name for _, _, name in ending]}, indent=2))
+        return
     typer.echo(
         f"frozen: {config.path}, {frozen.rows:,} rows, {len(frozen.columns)} columns, sha256 {frozen.sha256[:16]}"
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +24,7 @@ def ingest(
         bool, typer.Option("--all", help="read what the table names for no study: with 500 Hz, 10 s and no filter")
     ] = False,
     features: Annotated[bool, typer.Option("--features", help="also measure intervals, axes and amplitudes")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="what was read, left out and why, as JSON")] = False,
 ) -> None:
     """Read all recordings the studies need, once, into the cache; write a ledger of every file and a quality report.
 
@@ -51,6 +54,9 @@ def ingest(
     except KeyboardInterrupt:
         typer.echo("interrupted; what was read is kept: run it again to go on", err=True)
         raise SystemExit(130) from None
+    if as_json:
+        typer.echo(json.dumps({**asdict(done), "usable": done.usable, "report": str(done.report)}, indent=2))
+        raise SystemExit(0 if done.usable else 2)
     typer.echo(f"{done.read:,} recording(s) read now, {done.kept:,} read before")
     for outcome, meaning in OUTCOMES.items():
         if done.outcomes.get(outcome):

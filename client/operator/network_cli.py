@@ -316,12 +316,16 @@ def lockbox(
     typer.echo("\n".join(found))
 
 
-def budget(site_file: SiteFile) -> None:
+def budget(
+    site_file: SiteFile,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
     """Say what private training has cost this site's patients, and how much each study may still spend."""
-    from client.operator.releases import budget_lines
+    from client.operator.releases import budget_facts, budget_lines
     from client.site.settings import load_site
 
-    typer.echo("\n".join(budget_lines(load_site(site_file))))
+    settings = load_site(site_file)
+    typer.echo(json.dumps(budget_facts(settings), indent=1) if as_json else "\n".join(budget_lines(settings)))
 
 
 def page(

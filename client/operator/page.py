@@ -30,6 +30,7 @@ from ecgshared.errors import ConfigError
 from ecgshared.service.files import private_folder, write_atomically
 from ecgshared.service.fingerprint import code_sha256
 from ecgshared.service.pages import Pages, Visit
+from ecgshared.study.amendment import is_amendment
 from ecgshared.study.registry import shared_room
 from ecgshared.study.study import Study, load_study
 
@@ -107,6 +108,10 @@ class SitePage:
         folder = private_folder(settings.state / "studies" / "offered")
         path = folder / "incoming.yaml"
         write_atomically(path, content, private=True)
+        if is_amendment(path):
+            path.unlink()
+            told = "This is an amendment of a run: read and approve it by `ecgfed site show` and `ecgfed site approve`."
+            return visit.fault(told, "/studies")
         try:
             study = load_study(path)
         except ConfigError as error:

@@ -61,28 +61,48 @@ def as_table(found: list[dict[str, Any]]) -> list[str]:
     return [*lines, f"{len(found) - len(edited)} answer(s), {size:,} bytes", *edited]
 
 
-def budget_lines(settings: SiteSettings) -> list[str]:
-    """Return what each study has spent of the site's cap, in plain words."""
+def budget_facts(settings: SiteSettings) -> dict[str, Any]:
+    """Return what each study has spent of the site's cap, and all of them together."""
     from client.egress.ledger import Ledger
 
     cap = settings.privacy
-    period = "for ever" if cap.total_days is None else f"in {cap.total_days:g} days"
-    lines = [
-        f"cap: epsilon {cap.max_epsilon:g} at delta {cap.max_delta:g} for each study, over all its runs",
-        f"cap: epsilon {cap.most_in_all:g} for all studies together, {period}",
-    ]
     ledger = Ledger(settings.state)
     charges = ledger.entries()
-    studies = {charge.study: charge.study_name for charge in charges}
-    for sha256, name in studies.items():
+    studies = []
+    for sha256, name in {charge.study: charge.study_name for charge in charges}.items():
         epsilon, delta = ledger.spent(sha256)
-        left = max(0.0, cap.max_epsilon - epsilon)
         rounds = sum(charge.study == sha256 for charge in charges)
-        cost = f"spent epsilon {epsilon:.3f} at delta {delta:g} in {rounds} round(s)"
-        lines.append(f"{name} ({sha256[:12]}): {cost}, {left:.3f} left")
+        left = max(0.0, cap.max_epsilon - epsilon)
+        studies.append(
+            {"study": name, "sha256": sha256, "epsilon": epsilon, "delta": delta, "rounds": rounds, "left": left}
+        )
+    told: dict[str, Any] = {
+        "max_epsilon": cap.max_epsilon,
+        "max_delta": cap.max_delta,
+        "most_in_all": cap.most_in_all,
+        "total_days": cap.total_days,
+        "studies": studies,
+        "total": None,
+    }
     if studies:
         epsilon, delta = ledger.total()
-        lines.append(f"all studies together: epsilon {epsilon:.3f} at delta {delta:g} of {cap.most_in_all:g} granted")
-    else:
-        lines.append("no private training has been charged yet")
-    return lines
+        told["total"] = {"epsilon": epsilon, "delta": delta}
+    return told
+
+
+def budget_lines(settings: SiteSettings) -> list[str]:
+    """Return what each study has spent of the site's cap, in plain words."""
+    told = budget_facts(settings)
+    period = "for ever" if told["total_days"] is None else f"in {told['total_days']:g} days"
+    lines = [
+        f"cap: epsilon {told['max_epsilon']:g} at delta {told['max_delta']:g} for each study, over all its runs",
+        f"cap: epsilon {told['most_in_all']:g} for all studies together, {period}",
+    ]
+    for one in told["studies"]:
+        cost = f"spent epsilon {one['epsilon']:.3f} at delta {one['delta']:g} in {one['rounds']} round(s)"
+        lines.append(f"{one['study']} ({one['sha256'][:12]}): {cost}, {one['left']:.3f} left")
+    total = told["total"]
+    if total is None:
+        return [*lines, "no private training has been charged yet"]
+    spent = f"epsilon {total['epsilon']:.3f} at delta {total['delta']:g} of {told['most_in_all']:g} granted"
+    return [*lines, f"all studies together: {spent}"]

@@ -90,6 +90,7 @@ def init(
 
 def _from_recipe(recipe: str, folder: Path | None, site: str | None, out: Path) -> None:
     from client.operator.recipes import recipes, site_file
+    from client.operator.recipes.headers import HEADERS, write_table
     from client.site.settings import load_site
     from ecgshared.service.files import write_atomically
 
@@ -105,7 +106,11 @@ def _from_recipe(recipe: str, folder: Path | None, site: str | None, out: Path) 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, text.encode())
     typer.echo(f"written: {out}; its first lines say what to know about these data")
-    first = "" if load_site(out).table.query is None else f"ecgfed site cohort {out}, then "
+    settings = load_site(out)
+    if settings.table.path.name.endswith(HEADERS):
+        rows = sum(write_table(folder, pattern, settings.table.path) for pattern in settings.records.patterns)
+        typer.echo(f"written: {settings.table.path}, {rows:,} rows out of the recordings' headers")
+    first = "" if settings.table.query is None else f"ecgfed site cohort {out}, then "
     typer.echo(f"next: {first}ecgfed site check {out}")
 
 

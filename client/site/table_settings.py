@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ecgshared.config import Config
 
-SHIPPED_SQL = ("omop-scd", "mimic-iv-ecg", "fhir-scd")
+SHIPPED_SQL = ("omop-scd", "mimic-iv-ecg", "fhir-scd", "samitrop")
 """Queries that come with ecgfed, in client/cohort/sql."""
 FHIR = "fhir:"
 """Before a folder of bundles, or the address of a server."""
@@ -67,7 +67,7 @@ class QueryConfig(Config):
     )
     sql: str = Field(
         default="omop-scd",
-        description="a file of SQL, one row per ECG, or a shipped one: omop-scd (OMOP CDM 5.4), fhir-scd, mimic-iv-ecg",
+        description=f"a file of SQL, one row per ECG, or a shipped one: {', '.join(SHIPPED_SQL)}",
     )
     codes: tuple[str, ...] = Field(
         default=FHIR_CODES, description="system|code of the observations that a FHIR server is asked for; none: for all"

@@ -38,6 +38,7 @@ DEFAULT_HOME = Path("coordinator")
 AuthorityKey = Annotated[
     Path | None, typer.Option("--authority-key", help="the authority's key, where it is kept elsewhere", metavar="FILE")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="as JSON")]
 Run = Annotated[str | None, typer.Argument(metavar="RUN", help="name of the run; default: the newest")]
 
 
@@ -60,11 +61,16 @@ def init(
 
 
 @app.command()
-def invite(site: Annotated[str, typer.Argument(metavar="SITE")], home: HomeOption = DEFAULT_HOME) -> None:
+def invite(
+    site: Annotated[str, typer.Argument(metavar="SITE")], home: HomeOption = DEFAULT_HOME, as_json: AsJson = False
+) -> None:
     """Write the kit to send to a site; it holds nothing secret. The site answers with a request: `admit` it."""
     from server.coordinator.home import Home
 
     path = Home(home).invite(site)
+    if as_json:
+        typer.echo(json.dumps({"site": site, "kit": str(path)}))
+        return
     typer.echo(f"wrote {path}")
     typer.echo(f"send it to {site}; there: ecgfed site init --kit {path.name}; it answers with {site}.csr")
 
@@ -78,9 +84,13 @@ def admit(
     signed: Annotated[
         Path | None, typer.Option(help="the certificate that `sign` made elsewhere", metavar="SITE.crt")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Let a site in: sign its request, and write the certificate to send back. Again with the same key renews it."""
     entry, path = _signing(home, authority_key).admit(request, days=days, signed=signed)
+    if as_json:
+        typer.echo(json.dumps({"site": entry.site, "until": str(entry.not_after), "certificate": str(path)}))
+        return
     typer.echo(f"admitted {entry.site} until {entry.not_after}")
     if entry.older:
         typer.echo("its old certificate is let in until its end, or until the new one was seen")
@@ -284,13 +294,17 @@ def amend(
 
 
 @app.command()
-def report(run: Run = None, home: HomeOption = DEFAULT_HOME) -> None:
+def report(run: Run = None, home: HomeOption = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Write a run's report, results.json and event files anew."""
     from server.coordinator.home import Home
     from server.report.cli import rebuild
 
     found = Home(home)
-    for path in rebuild(found.run_folder(run or found.latest_run())):
+    written = rebuild(found.run_folder(run or found.latest_run()))
+    if as_json:
+        typer.echo(json.dumps({n: str(p) for n, p in zip(("report", "results", "events"), written, strict=True)}))
+        return
+    for path in written:
         typer.echo(f"wrote {path}")
 
 

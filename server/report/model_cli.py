@@ -36,6 +36,7 @@ def export(
     fs_hz: Annotated[float, typer.Option("--fs-hz", min=50, max=2000, help="Rate that the graph takes.")] = 500,
     seconds: Annotated[float, typer.Option(min=2, max=60, help="Length that the graph takes.")] = 10,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="What was written and its hash, as JSON.")] = False,
 ) -> None:
     """Write what STEP of RUN gave into one file, and print the lines a study imports it with."""
     import hashlib
@@ -66,6 +67,10 @@ def export(
 
         write_onnx(AppliedModel(read_model_file(content, file), file), onnx, fs=fs_hz, seconds=seconds)
     config = study.step(step)
+    if as_json:
+        told = {"file": str(file), "sha256": hashlib.sha256(content).hexdigest(), "stage": config.stage}
+        typer.echo(json.dumps(told | {"card": card and str(card), "onnx": onnx and str(onnx)}, indent=2))
+        return
     typer.echo(f"{file}: {len(content):,} bytes\n")
     typer.echo("To import it, in another study's steps:\n")
     typer.echo(f"  - id: {step}\n    stage: {config.stage}")

@@ -35,7 +35,7 @@ from server.rounds.run_folder import RunFolder
 from server.rounds.step_context import Accept, Metrics, Replies
 
 _LONGEST_PAUSE_SECONDS = 10.0
-_REVOKED_SECONDS = 1.0
+_REVOKED_SECONDS = 5.0
 
 
 class Federation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ def make(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="instead of the scenario's own")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="that make ECGs; all cores unless told")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="what was made, as JSON")] = False,
 ) -> None:
     """Make the hospitals of a scenario: recordings, cohort tables, site files and its study; the truth lies apart."""
     from rich.console import Console
@@ -51,6 +53,19 @@ def make(
             tasks[name](done, total)
 
         made = make_hospitals(chosen, out, seed, scale, advance, processes)
+    study, text = out / "study.yaml", study_of(scenario)
+    if text is not None:
+        study.write_text(text, encoding="utf-8")
+    if as_json:
+        hospitals = {
+            name: {
+                "site_file": str(out / "sites" / name / "site.yaml"), "patients": made.patients[name], "ecgs": ecgs,
+                "events": made.events[name],
+            }
+            for name, ecgs in made.ecgs.items()
+        }  # fmt: skip
+        typer.echo(json.dumps({"hospitals": hospitals, "study": None if text is None else str(study)}, indent=2))
+        return
     truth = truth_table(out)
     for name, ecgs in made.ecgs.items():
         events = made.events[name]
@@ -59,9 +74,7 @@ def make(
             line += f", AUC of the true hazard {true_hazard_auc(truth[truth['site'] == name]):.3f}"
         console.print(line, highlight=False)
     console.print(f"sites: {out / 'sites'}\ntruth: {out / 'truth'} (no hospital sees it)", highlight=False)
-    study = out / "study.yaml"
-    if (text := study_of(scenario)) is not None:
-        study.write_text(text, encoding="utf-8")
+    if text is not None:
         run = f"ecgfed simulate run {study} {out / 'sites'}/*/site.yaml --out RUN"
         typer.echo(f"study: {study}, the one the site files approve\nto run it: {run}")
     else:

@@ -1,4 +1,4 @@
-"""Both pages in Debian's Chromium, at the width of a desk and of a phone: pressed by keyboard, looked at, measured.
+"""Both pages in Debian's Chromium, as wide as a desk and a phone: by keyboard, measured, judged by axe-core.
 
 Without a browser, or on a machine without playwright, they are skipped by name. Pictures go to ``ECGFED_PICTURES``.
 """
@@ -26,6 +26,7 @@ from server.coordinator.home import Home
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 sync_api = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
 WIDTHS = (1400, 390)
 CONTRAST = """
@@ -82,10 +83,19 @@ def looked_at(page: object, name: str) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than {width}"
         if folder := os.environ.get("ECGFED_PICTURES"):
             page.screenshot(path=Path(folder) / f"{name}-{width}.png", full_page=True)
+    judged = axe.Axe().run(page)
+    assert judged.violations_count == 0, f"{name}: {judged.generate_report()}"
     assert page.evaluate(CONTRAST) == []
     assert page.evaluate(NAMELESS) == []
     assert page.evaluate("document.querySelectorAll('h1').length") == 1
     page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+
+
+def test_the_judge_finds_what_it_should(browser: object) -> None:
+    page = browser.new_page()
+    page.set_content("<html><body><img src='x.png'><input></body></html>")
+    assert axe.Axe().run(page).violations_count >= 2
+    page.close()
 
 
 def test_an_operator_who_never_opens_a_terminal(browser: object, tmp_path: Path) -> None:

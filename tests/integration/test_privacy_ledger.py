@@ -87,8 +87,8 @@ def test_killed_and_resumed(federation, module, name, charges):
     if name == "Outbox.keep":
         script = script.replace(
             "def armed(*args, **kwargs):",
-            "KEEP = module.Outbox.keep\n\ndef armed(self, request, release):\n"
-            "    if request.phase != 'fit':\n        return KEEP(self, request, release)",
+            "KEEP = module.Outbox.keep\n\ndef armed(self, request, release, **how):\n"
+            "    if request.phase != 'fit':\n        return KEEP(self, request, release, **how)",
         )
     killed = subprocess.run(
         [sys.executable, "-c", script, str(study), str(out / "run"), *map(str, sites)], capture_output=True, check=False

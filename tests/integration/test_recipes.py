@@ -44,7 +44,7 @@ def _millivolts(header: Path) -> np.ndarray:
 
 def test_the_list_names_every_recipe_with_its_source() -> None:
     listed = _said("init", "--recipe", "list")
-    assert len(recipes()) >= 4
+    assert len(recipes()) >= 7
     assert all(name in listed for name in recipes())
 
 
@@ -133,6 +133,55 @@ def test_mimic_iv_ecg_as_published(recordings: list[Path], tmp_path: Path) -> No
     assert list(table.columns["age"]) == [52, 52, 45, 45]
     assert list(table.columns["sex"]) == ["F", "F", "M", "M"]
     assert np.isnat(table.columns["death_date"]).tolist() == [False, False, True, True]
+
+
+def test_samitrop_as_published(recordings: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "samitrop"
+    folder.mkdir()
+    lines = ["exam_id,age,is_male,normal_ecg,death,timey,nn_predicted_age"]
+    tracings = np.zeros((len(recordings), 4096, 12), np.float32)
+    for i, header in enumerate(recordings):
+        signal = _millivolts(header)[:, ::2][:, :2800]
+        tracings[i, 648 : 648 + signal.shape[1]] = signal.T
+        # The ids stand in no order, and the tracings in the table's.
+        lines.append(f"{900 - 7 * i},{60 + i},{i % 2 == 0},{i == 3},{i == 1},2.{i},55.5")
+    (folder / "exams.csv").write_text("\n".join(lines) + "\n")
+    with h5py.File(folder / "exams.hdf5", "w") as file:
+        file["tracings"] = tracings
+    assert "ecgfed site cohort" in _init("samitrop", folder, tmp_path / "site.yaml")
+    _said("cohort", str(tmp_path / "site.yaml"))
+    assert "all is well" in _said("check", str(tmp_path / "site.yaml"))
+    table = usable_table(load_site(tmp_path / "site.yaml"))
+    assert list(table.ids["ecg_id"].texts()) == [str(900 - 7 * i) for i in range(len(recordings))]
+    assert [str(name).rpartition("#")[2] for name in table.file] == [str(i) for i in range(len(recordings))]
+    assert list(table.columns["sex"]) == ["M", "F", "M", "F"]
+    assert list(table.columns["normal"]) == [0, 0, 0, 1]
+    assert list(table.columns["died"]) == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("recipe", "source"), [("chapman_ningbo", ("chapman", "ningbo")), ("georgia", ("chapman",))])
+def test_databases_whose_headers_are_all_there_is(
+    shared_data: Path, tmp_path: Path, recipe: str, source: tuple[str, ...]
+) -> None:
+    """Real headers; those of Georgia are written alike, under names that begin with E."""
+    folder, expected = tmp_path / "database", {}
+    for number, name in enumerate(source):
+        at = folder / ("WFDBRecords" if recipe == "chapman_ningbo" else "georgia") / f"{number:02}" / "010"
+        at.mkdir(parents=True)
+        for header in sorted((shared_data / name).glob("*.hea")):
+            named = header.stem if recipe == "chapman_ningbo" else header.stem.replace("JS", "E")
+            text = header.read_text().replace(header.stem, named)
+            (at / f"{named}.hea").write_text(text)
+            (at / f"{named}.mat").write_bytes(header.with_suffix(".mat").read_bytes())
+            expected[named] = "164889003" in text
+    said = _init(recipe, folder, tmp_path / "site.yaml")
+    assert f"{len(expected):,} rows out of the recordings' headers" in said
+    assert "all is well" in _said("check", str(tmp_path / "site.yaml"), "--sample", "4")
+    table = usable_table(load_site(tmp_path / "site.yaml"))
+    names = list(table.ids["ecg_id"].texts())
+    assert dict(zip(names, (table.columns["af"] == 1).tolist(), strict=True)) == expected
+    assert set(table.columns["sex"]) <= {"M", "F", ""}
+    assert np.nanmax(table.columns["age"]) > 50
 
 
 @pytest.mark.parametrize(

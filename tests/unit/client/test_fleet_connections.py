@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from client.network.fleet import _Client
+from client.network.closing_client import ClosingClient
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def slow():
 
 def test_a_connection_in_use_while_the_client_closes_is_closed_too(slow):
     url, asked, answer = slow
-    client = _Client(trust_env=False)
+    client = ClosingClient(trust_env=False)
     connections = client._transport._pool
 
     def ask():
@@ -65,7 +65,7 @@ def test_a_connection_in_use_while_the_client_closes_is_closed_too(slow):
 def test_a_connection_opened_after_the_client_was_closed_is_closed_too(slow, monkeypatch):
     url, _, answer = slow
     answer.set()
-    client = _Client(trust_env=False)
+    client = ClosingClient(trust_env=False)
     opened = []
     real = client._transport._pool.handle_request
 
@@ -87,7 +87,7 @@ def test_a_connection_that_was_being_made_while_the_client_closed_is_closed_too(
     """The pool forgets a connection that is not there yet; whoever made it closes it."""
     url, _, answer = slow
     answer.set()
-    client, made = _Client(trust_env=False), []
+    client, made = ClosingClient(trust_env=False), []
     backend = client._transport._pool._network_backend
     real = backend.connect_tcp
 
@@ -105,7 +105,7 @@ def test_a_connection_that_was_being_made_while_the_client_closed_is_closed_too(
 def test_one_that_is_not_closed_keeps_its_connection(slow):
     url, _, answer = slow
     answer.set()
-    with _Client(trust_env=False) as client:
+    with ClosingClient(trust_env=False) as client:
         client.get(url)
         client.get(url)
         assert len(client._transport._pool.connections) == 1

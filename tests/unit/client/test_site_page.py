@@ -128,6 +128,9 @@ def test_a_file_that_is_no_study_is_told_and_not_kept(operator: TestClient, site
         "/studies/offer", data={"csrf": csrf(operator, "/studies")}, files={"file": ("s.yaml", b"name: x\nstep: []\n")}
     )
     assert "did you mean" in answer.text
+    amendment = {"file": ("1.yaml", b"format_version: 1\namends: tiny\n")}
+    answer = operator.post("/studies/offer", data={"csrf": csrf(operator, "/studies")}, files=amendment)
+    assert "an amendment of a run" in answer.text
     assert not list((load_site(site_file).state / "studies" / "offered").iterdir())
     for wrong in ("../../approvals", "0" * 64, ""):
         assert "no study of this hash" in operator.get("/studies/one", params={"hash": wrong}).text

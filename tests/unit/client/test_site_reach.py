@@ -28,6 +28,7 @@ from client.network.fleet_failures import (
 )
 from client.network.journal import Journal
 from client.network.reach import check_network
+from client.network.session import last_token, next_session, note_shown
 from client.network.status import DaemonLock, StatusFile, describe, is_paused, read_status, running_pid, stop_daemon
 from client.operator.cli import app
 from client.operator.releases import as_table, read_releases
@@ -66,6 +67,17 @@ def test_all_is_well_on_the_network(site, coordinator):
     (settings.state / "network" / "node.json").write_text(json.dumps({"node_id": link.activate(None)}))
     link.close()
     assert "this site is known" in CliRunner().invoke(app, ["check", str(site_file)]).output
+
+
+def test_beside_a_running_daemon_it_asks_in_that_daemons_session(site, monkeypatch):
+    """Else the coordinator takes the check for a copy of the site's state."""
+    site_file, settings = site
+    session = note_shown(settings.link_state, next_session(settings.link_state))
+    sent: list[str] = []
+    monkeypatch.setattr(FleetLink, "run", lambda link, run_id: sent.append(link.session))
+    assert CliRunner().invoke(app, ["check", str(site_file)]).exit_code == 0
+    assert sent == [session.token]
+    assert last_token(settings.link_state) == session.token
 
 
 def changed(site_file: Path, **network: object) -> SiteSettings:

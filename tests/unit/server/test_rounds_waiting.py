@@ -137,6 +137,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(rounds, "POLL_SECONDS", 0.002)
     monkeypatch.setattr(presence, "POLL_SECONDS", 0.002)
     monkeypatch.setattr(rounds, "_LONGEST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(rounds, "_REVOKED_SECONDS", 0.05)
     monkeypatch.setattr(presence, "_HELLO_AGAIN_SECONDS", 0.05)
     monkeypatch.setattr(presence, "_LATECOMERS_SECONDS", 0.05)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from ecgshared.errors import ConfigError
+from simulations.cli import app as simulate
 from simulations.judging.realism import (
     Recordings,
     detector_auc,
@@ -134,6 +136,15 @@ class TestScenarios:
             type(load_scenario("demo")).model_validate(held)
         held["heart"] = "activation"
         type(load_scenario("demo")).model_validate(held)
+
+
+def test_made_sheets_by_one_command_and_blind_ones_need_real_ones(tmp_path):
+    found = CliRunner().invoke(simulate, ["sheets", "--out", str(tmp_path / "made.png"), "--count", "1"])
+    assert found.exit_code == 0, found.output
+    assert "1 made sheets" in found.output
+    assert (tmp_path / "made.png").stat().st_size > 20_000
+    with pytest.raises(ConfigError, match="real sheets beside"):
+        CliRunner().invoke(simulate, ["sheets", "--out", str(tmp_path / "x.png"), "--blind"], catch_exceptions=False)
 
 
 def test_sheets_are_drawn(made, tmp_path):
