@@ -13,6 +13,7 @@ import numpy as np
 from client.dataset.data import SiteData
 from client.egress.gate import release
 from client.rows.context import SiteContext
+from client.rows.groups import groups_of
 from client.site.settings import SiteSettings
 from ecgshared.errors import Refused
 from ecgshared.privacy.disclosure import DisclosureLimits
@@ -99,16 +100,20 @@ class Federation:
         )
 
     def context(self, step_id: str, site: str) -> SiteContext:
+        step, data, trains = self.study.step(step_id), self.data[site], site in self.study.sites.train
+        # Whom a step speaks of: one set of cuts a score and group is answered, and validation patients are no lockbox.
+        spoken = [] if self.limits.withhold_nothing else groups_of(data, self.study, step, self.limits, trains=trains)
         return SiteContext(
             settings=self.settings(site),
             study=self.study,
-            step=self.study.step(step_id),
-            data=self.data[site],
+            step=step,
+            data=data,
             state=Path("unused"),
             run="run",
-            trains=site in self.study.sites.train,
+            trains=trains,
             ledger=None,
             rng=np.random.default_rng(0),
+            spoken=tuple(spoken),
         )
 
     def run(self) -> dict[str, Artefact]:

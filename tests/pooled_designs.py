@@ -16,9 +16,10 @@ from scipy.stats import norm
 
 from client.egress.gate import release
 from client.rows.binned import read_cuts
+from client.rows.for_pooling import histogram_answer, placement_answer, scale_answer
+from client.rows.own_figures import local_answer
 from client.rows.risk import Scored
 from client.site.settings import SiteSettings
-from client.stages.evaluate import histogram_answer, local_answer, placement_answer, scale_answer
 from ecgshared.arrays import Floats
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.stages.evaluate import Config, LocalResults, Placement

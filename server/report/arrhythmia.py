@@ -39,11 +39,14 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
         ),
         *((labels.site(site), found.outcomes) for site, found in r.sites.items()),
     ]
-    blocks += _figures(lines)
-    blocks.append(_table(r, lines))
-    blocks += _coding(r, labels)
-    blocks.append(Folded("Rates at every cut", [_all(name, outcomes) for name, outcomes in lines]))
-    if gone := {s: why for s, why in r.absent.items() if s not in r.sites}:
+    if lines:
+        blocks += _figures(lines)
+        blocks.append(_table(r, lines))
+        blocks += _coding(r, labels)
+        blocks.append(Folded("Rates at every cut", [_all(name, outcomes) for name, outcomes in lines]))
+    if unknown := [s for s in r.absent if s not in r.sites and not labels.offers(s, r.vfvt)]:
+        blocks.append(Text(f"VF/VT is not known at {', '.join(map(labels.site, unknown))}."))
+    if gone := {s: why for s, why in r.absent.items() if s not in r.sites and s not in unknown}:
         words = (f"{labels.site(s)} ({in_words(why.values())})" for s, why in gone.items())
         blocks.append(Text(f"Hospitals that tell of none of it: {', '.join(words)}."))
     return [Section(f"{labels.step(step)}: ventricular arrhythmia", blocks)]

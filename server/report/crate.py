@@ -79,29 +79,31 @@ def _crate(run: Run, models: bool, licence: str | None) -> ROCrate:
     crate = ROCrate(gen_preview=False, version="1.1")
     crate.name = f"Run of the study {info.study}"
     crate.description = run.about or f"A federated run over {', '.join(info.sites)}, by ecgfed."
-    crate.datePublished = _moment(info.ended or info.started)
+    crate.datePublished = datetime.fromisoformat(info.ended or info.started)
     if licence is not None:
-        crate.license = licence
+        crate.license = _entity(crate, licence, "CreativeWork", name=licence)
     profiles = [_entity(crate, url, "CreativeWork", name=name, version=version) for url, name, version in PROFILES]
     crate.root_dataset["conformsTo"] = profiles
     software = _software(crate, run)
     workflow, tools = _workflow(crate, run, software)
     made = _results(crate, run, models)
+    agent = _entity(crate, "#coordinator", "Organization", name="coordinator of the federation")
     sites = [_cohort(crate, site) for site in info.sites]
     action = _entity(
         crate,
         f"#run-{info.run}",
         "CreateAction",
         name=f"run {info.run}",
-        startTime=info.started,
-        endTime=info.ended,
+        agent=agent,
+        startTime=_time(info.started),
+        endTime=_time(info.ended or info.started),
         instrument=workflow,
         object=sites,
         result=list(made.values()),
         actionStatus=f"http://schema.org/{'CompletedActionStatus' if info.status == 'done' else 'FailedActionStatus'}",
         description=f"status {info.status}; study sha256 {info.study_sha256}; backend {info.backend}",
     )
-    actions = [action, *_steps(crate, run, tools, made)]
+    actions = [action, *_steps(crate, run, tools, made, agent)]
     crate.root_dataset["mentions"] = actions
     return crate
 
@@ -109,7 +111,7 @@ def _crate(run: Run, models: bool, licence: str | None) -> ROCrate:
 def _software(crate: ROCrate, run: Run) -> ContextEntity:
     versions = run.results.run.versions
     parts = [
-        _entity(crate, f"#software-{name}", "SoftwareApplication", name=name, softwareVersion=version)
+        _entity(crate, _home(name), "SoftwareApplication", name=name, softwareVersion=version, url=_home(name))
         for name, version in sorted(versions.items())
         if name != "ecgfed" and version
     ]
@@ -130,14 +132,21 @@ def _workflow(crate: ROCrate, run: Run, software: ContextEntity) -> tuple[Any, d
     language = crate.add(ComputerLanguage(crate, "#study-language", properties={"name": "ecgfed study file (YAML)"}))
     workflow = crate.add_workflow(run.folder / "study.yaml", "study.yaml", main=True, lang=language)
     workflow["name"] = f"study {run.results.run.study}"
-    workflow["sha256"] = run.results.run.study_sha256
+    workflow["encodingFormat"] = "application/yaml"
+    workflow["version"] = run.results.run.study_sha256[:12]
+    workflow["identifier"] = f"sha256:{run.results.run.study_sha256}"
     workflow["softwareRequirements"] = software
     tools: dict[str, Any] = {}
     steps = []
     for position, step in enumerate(run.plan, start=1):
         meaning = (shared_room(step.stage).__doc__ or "").strip().split("\n")[0]
         tools[step.id] = _entity(
-            crate, f"#tool-{step.stage}", "SoftwareApplication", name=step.stage, description=meaning
+            crate,
+            f"#tool-{step.stage}",
+            "SoftwareApplication",
+            name=step.stage,
+            description=meaning,
+            softwareVersion=run.results.run.versions.get("ecgfed"),
         )
         steps.append(
             _entity(
@@ -185,14 +194,18 @@ def _cohort(crate: ROCrate, site: str) -> ContextEntity:
     )
 
 
-def _steps(crate: ROCrate, run: Run, tools: dict[str, Any], made: dict[str, Any]) -> list[ContextEntity]:
+def _steps(
+    crate: ROCrate, run: Run, tools: dict[str, Any], made: dict[str, Any], agent: ContextEntity
+) -> list[ContextEntity]:
     """Add an action for each step that came to its end, with who answered and the hash of its weights."""
     actions = []
     for step in run.plan:
         result = run.results.steps.get(step.id)
         if result is None:
             continue
-        answered = sorted({site for line in run.history if line.step == step.id for site in line.answered})
+        asked = [line for line in run.history if line.step == step.id]
+        answered = sorted({site for line in asked for site in line.answered})
+        ended = next((line.at for line in reversed(asked) if line.at), None)
         hashed = f"; weights sha256 {result.arrays_sha256}" if result.arrays_sha256 else ""
         outputs = [made[name] for name in (f"artefacts/{step.id}.{e}" for e in ("json", "safetensors")) if name in made]
         actions.append(
@@ -201,10 +214,12 @@ def _steps(crate: ROCrate, run: Run, tools: dict[str, Any], made: dict[str, Any]
                 f"#step-{step.id}",
                 "CreateAction",
                 name=f"step {step.id}",
+                agent=agent,
+                endTime=None if ended is None else _time(ended),
                 instrument=tools[step.id],
                 object=[{"@id": f"#cohort-{site}"} for site in answered]
                 + [{"@id": f"artefacts/{used}.json"} for used in step.uses if f"artefacts/{used}.json" in made],
-                result=outputs,
+                result=outputs if len(outputs) > 1 else outputs[0],
                 description=f"answered: {', '.join(answered) or 'nobody was asked'}{hashed}",
             )
         )
@@ -229,5 +244,10 @@ def _refers(value: Any) -> bool:
     return not isinstance(value, str | int | float | None) and value is not None
 
 
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+def _home(package: str) -> str:
+    return "https://www.python.org/" if package == "python" else f"https://pypi.org/project/{package}/"
+
+
+def _time(text: str) -> str:
+    """Return a time with its offset in figures, as the profile's checks want it."""
+    return datetime.fromisoformat(text).isoformat()

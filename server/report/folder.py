@@ -26,6 +26,7 @@ class Round(Record):
     step: str
     phase: str
     round: int = 0
+    at: str = Field(default="", description="ISO 8601 time at which it was answered")
     seconds: float = 0.0
     answered: tuple[str, ...] = ()
     absent: dict[str, str] = Field(default={})

@@ -23,20 +23,30 @@ def sections(step: str, r: Result, labels: Labels) -> list[Section]:
         Text(
             f"High-risk ECG: a predicted risk of {100 * r.cutoff:.2f}% or more. Rates: {labels.endpoint(r.outcome)}, "
             "of ECGs, intervals clustered by patient. Those never measured stand among the normal where "
-            f"it says “normal or unknown”, and apart below."
+            "it says “normal or unknown”, and apart below."
         )
     ]
-    lines = [(labels.pooled(group), overlap) for group, overlap in r.pooled.items()]
+    bare = [labels.site(s) for s, found in r.sites.items() if _unmeasured(found.overlap)]
+    pooled = {group: overlap for group, overlap in r.pooled.items() if not _unmeasured(overlap)}
+    lines = [(labels.pooled(group), overlap) for group, overlap in pooled.items()]
     blocks += [figure for name, overlap in lines if (figure := _circles(name, overlap.fixed, r, labels)) is not None]
     blocks += [_table(f"Groups, {name}", overlap, r, labels) for name, overlap in lines]
-    sites = [(labels.site(s), found.overlap) for s, found in r.sites.items()]
-    several = [line for line, group in zip(lines, r.pooled, strict=True) if _members(r, group) > 1]
+    sites = [(labels.site(s), found.overlap) for s, found in r.sites.items() if labels.site(s) not in bare]
+    several = [line for line, group in zip(lines, pooled, strict=True) if _members(r, group) > 1]
     if compared := _compared([*several, *sites], r, labels):
         blocks.append(compared)
-    blocks.append(Folded("Groups by hospital", [_table(name, overlap, r, labels) for name, overlap in sites]))
+    if sites:
+        blocks.append(Folded("Groups by hospital", [_table(name, overlap, r, labels) for name, overlap in sites]))
+    if bare:
+        blocks.append(Text(f"The marker is known of nobody at {', '.join(bare)}: nothing overlaps there."))
     if gone := {labels.site(s): in_words(why.values()) for s, why in r.absent.items() if s not in r.sites}:
         blocks.append(Text(f"No answer: {', '.join(f'{site} ({why})' for site, why in gone.items())}."))
     return [Section(title, blocks)]
+
+
+def _unmeasured(overlap: Overlap) -> bool:
+    """Say whether the marker is known of nobody: a table without the column, not one too small to tell."""
+    return overlap.fixed.groups["measured"].ecgs == 0
 
 
 def _members(r: Result, group: str) -> int:

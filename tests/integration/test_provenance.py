@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 import zipfile
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ def test_a_run_becomes_a_crate_by_the_profile_of_workflow_runs(
     info = json.loads((run / "run.json").read_text())
     action = graph[f"#run-{info['run']}"]
     assert action["instrument"] == {"@id": "study.yaml"}
-    assert (action["startTime"], action["endTime"]) == (info["started"], info["ended"])
+    ran = [datetime.fromisoformat(action[key]) for key in ("startTime", "endTime")]
+    assert ran == [datetime.fromisoformat(info[key]) for key in ("started", "ended")]
+    assert ran[0] <= datetime.fromisoformat(graph["#step-risk"]["endTime"]) <= ran[1]
     assert {one["@id"] for one in action["object"]} == {f"#cohort-{site}" for site in info["sites"]}
     assert {"@id": "results.json"} in action["result"]
     assert [graph[one["@id"]]["name"] for one in workflow["step"]] == ["cohorts", "risk"]

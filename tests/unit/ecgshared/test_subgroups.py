@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from client.rows.own_figures import local_answer
 from client.rows.risk import Scored
-from client.stages.evaluate import local_answer
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.stages.evaluate import Config
 from ecgshared.stats.influence import clustered_auc

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from federated_stages import CALIBRATE, Federation, site_data, study, typed
 
 from ecgshared.privacy.disclosure import DisclosureLimits
 from ecgshared.stages.results.arrhythmia import Incidence, Point
+from ecgshared.stages.results.arrhythmia import Result as Arrhythmia
 from ecgshared.stages.results.base import EstimateResult
 from ecgshared.stages.results.train import Result as Trained
 from ecgshared.stages.results.train import ValidationRound
 from server.report.arrhythmia import _series
+from server.report.arrhythmia import sections as arrhythmia_sections
 from server.report.evaluation import sections
 from server.report.evaluation_tables import p_of
 from server.report.figures import PALETTE
 from server.report.forest import Forest
 from server.report.glossary import in_words
 from server.report.labels import NO_LABELS, Labels
+from server.report.overlap import sections as overlap_sections
 from server.report.panels import _limits, panels_svg
-from server.report.sections import Key, Panels, Series, Table, Text
+from server.report.sections import Folded, Key, Panels, Series, Table, Text
 from server.report.summary import summarise
 from server.report.training import _curves
 
@@ -36,7 +41,8 @@ STEPS = [
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     """Results of two training hospitals and of one, c, that never trained."""
-    data = {name: site_data(seed, 300) for name, seed in (("a", 1), ("b", 2), ("c", 3))}
+    made = {name: site_data(seed, 300) for name, seed in (("a", 1), ("b", 2), ("c", 3))}
+    data = {name: replace(one, populations={"younger": one.age < 80}) for name, one in made.items()}
     chosen = study(STEPS, populations={"younger": {"where": {"age": {"below": 80}}, "label": "under 80"}})
     steps = {step: typed(stored).result for step, stored in Federation(chosen, data, DisclosureLimits()).run().items()}
     return {"study": chosen, **steps}
@@ -164,3 +170,36 @@ def test_the_loss_of_the_untrained_net_does_not_hide_an_overfit() -> None:
     assert 0.15 < loss.y_range[0] < 0.20
     assert 0.24 < loss.y_range[1] < 0.30
     assert "untrained net, 1.100, lies above" in loss.caption
+
+
+def test_where_a_marker_is_known_of_nobody_nothing_is_said_to_be_withheld() -> None:
+    data = {name: site_data(seed, 300) for name, seed in (("a", 1), ("b", 2), ("c", 3))}
+    nobody = np.full(len(data["c"]), np.nan, dtype=np.float32)
+    data["c"] = replace(data["c"], covariates={**data["c"].covariates, "lvef": nobody})
+    steps = [
+        {"id": "score", "stage": "calibrate", "target": "event", "inputs": ["age", "bmi"]},
+        {"id": "cut", "stage": "threshold", "uses": ["score"], "min_rate": None, "top_share": 0.2},
+        {"id": "circles", "stage": "overlap", "uses": ["cut"]},
+    ]
+    chosen = study(steps)
+    result = typed(Federation(chosen, data, DisclosureLimits()).run()["circles"]).result
+    parts = overlap_sections("circles", result, Labels(chosen))
+    assert "The marker is known of nobody at c: nothing overlaps there." in [t.text for t in of_kind(parts, Text)]
+    assert [table.title for table in of_kind(parts, Table) if table.title.startswith("Groups")] == [
+        "Groups, pooled, training"
+    ]
+    (folded,) = of_kind(parts, Folded)
+    assert [table.title for table in folded.blocks] == ["a", "b"]
+
+
+def test_a_hospital_without_the_outcome_of_an_arrhythmia_step_does_not_know_it(found: dict[str, Any]) -> None:
+    told = unknown_at_c(found)
+    reasons = {"a": {"scale": "too-few"}, "c": {"scale": "too-few"}}
+    result = Arrhythmia.model_construct(
+        scd=None, vfvt="event", cutoff=0.1, share=0.1, sites={}, pooled={}, coding=None, absent=reasons
+    )
+    parts = arrhythmia_sections("rhythm", result, Labels(found["study"], told))
+    assert not of_kind(parts, Table)
+    texts = [text.text for text in of_kind(parts, Text)]
+    assert "VF/VT is not known at c." in texts
+    assert "Hospitals that tell of none of it: a (too few patients or events for any answer)." in texts
