@@ -20,6 +20,7 @@ from ecgshared.learning.augment import augment
 from ecgshared.learning.losses import cell_losses
 from ecgshared.learning.plan import AugmentConfig
 from ecgshared.models import HeadSpec, build, config_class
+from ecgshared.service.processes import in_processes
 
 REAL = Path(__file__).resolve().parents[1] / "deploy" / "examples" / "real"
 USUAL = AugmentConfig(shift_seconds=0.5, scale=0.1, noise_mv=0.01)
@@ -89,6 +90,21 @@ def scores(training: Training) -> tuple[np.ndarray, int]:
     if roc_auc_score(task.label[task.choose], told(net, x, task.choose)) < best:
         net.load_state_dict(kept)
     return told(net, x, task.judge), steps * BATCH
+
+
+def all_scores(work: Mapping[str, Training], folder: Path, workers: int) -> dict[str, tuple[np.ndarray, int]]:
+    """Return :func:`scores` of each training by its name; what lies in ``folder`` from before isn't trained again."""
+    files = {name: folder / f"{name}.npz" for name in work}
+    missing = [name for name, file in files.items() if not file.exists()]
+    trainings = [work[name] for name in missing]
+    done = in_processes(scores, trainings, workers) if workers > 1 else ((t, scores(t)) for t in trainings)
+    for name, (_, (logits, seen)) in zip(missing, done, strict=True):
+        np.savez(files[name], logits=logits, seen=seen)
+    found = {}
+    for name, file in files.items():
+        with np.load(file) as kept:
+            found[name] = (kept["logits"], int(kept["seen"]))
+    return found
 
 
 @torch.no_grad()

@@ -40,12 +40,18 @@ class PooledTwin:
     held: Mapping[Path, SiteData]
 
 
-def pooled_twin(study_file: Path, site_files: list[Path], folder: Path) -> PooledTwin:
+def pooled_twin(
+    study_file: Path, site_files: list[Path], folder: Path, of: Sequence[SiteData] | None = None
+) -> PooledTwin:
     """Write the twin's study and site file into ``folder``, and pool the training sites' cohorts in memory.
 
     Every patient keeps the split their own site drew. The zero-shot sites are the study's own: their site files must
     name the twin's study under ``studies``, as copies of :func:`approving` do. Steps about one training hospital are
     left out. A study that counts its local steps takes as many here, each with all that its sites' steps saw together.
+
+    Parameters
+    ----------
+    of : the training sites' cohorts in the study's order; opened from their files where None.
     """
     study = load_study(study_file)
     given = {load_site(path).site: path for path in site_files}
@@ -81,7 +87,7 @@ def pooled_twin(study_file: Path, site_files: list[Path], folder: Path) -> Poole
         encoding="utf-8",
     )
     twin = load_study(twin_file)
-    opened = [open_site(load_site(given[site]), study) for site in study.sites.train]
+    opened = of or [open_site(load_site(given[site]), study) for site in study.sites.train]
     files = [site_file, *(given[site] for site in (*twin.sites.zero_shot, *twin.sites.case_control))]
     return PooledTwin(twin_file, files, {site_file: pool(opened)})
 
@@ -126,7 +132,7 @@ def run_pooled(study_file: Path, site_files: list[Path], out: Path) -> Path:
     return simulate(twin.study, twin.sites, out, held=twin.held)
 
 
-def pool(sites: list[SiteData]) -> SiteData:
+def pool(sites: Sequence[SiteData]) -> SiteData:
     """Return all sites' rows as one cohort; patients of different sites stay different."""
     first = sites[0]
     offsets = np.cumsum([0, *(site.n_patients for site in sites)])

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from client.answer import Site
 from client.ingest.reading import to_units
 from client.readers import read
+from client.rows import logits
 from client.rows.risk import score_rows
 from ecgfed._predict import in_words, load, predict
 from ecgfed._predict_cli import app
@@ -32,7 +33,7 @@ STEPS = [
 
 @pytest.fixture(scope="module")
 def finished(hospitals, tmp_path_factory):
-    """A run with a score, a cut-off and its evaluation, and what it was run with."""
+    """A run with a score, a cut-off and its evaluation, and what it was run with"""
     from federation import SmallFederation
 
     small = SmallFederation(hospitals, tmp_path_factory.mktemp("predict"))
@@ -45,7 +46,19 @@ def finished(hospitals, tmp_path_factory):
     }
     study = small.study(endpoints=endpoints, steps=[{"id": "cohorts", "stage": "describe"}, train, *STEPS])
     sites = small.sites()
-    return study, sites, simulate(study, sites, small.folder / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logits, "_predict", lambda *asked: _COMPUTED.append(asked) or _PREDICT(*asked))
+        return study, sites, simulate(study, sites, small.folder / "run")
+
+
+_COMPUTED, _PREDICT = [], logits._predict
+
+
+def test_no_step_computes_again_what_an_earlier_one_did(finished):
+    """Calibration, cut-off and evaluation ask for validation and lockbox: each once a site, by all steps together."""
+    asked = [(site.settings.site, site.step.id, rows.tobytes()) for site, _, _, _, rows in _COMPUTED]
+    assert {step for _, step, _ in asked} == {"score", "judged"}
+    assert len({(site, rows) for site, _, rows in asked}) == len(asked) >= 7
 
 
 def _files(hospitals):
