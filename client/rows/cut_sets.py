@@ -16,7 +16,7 @@ from client.rows.allowance import spend_of
 from client.rows.asked_scores import sent_scores
 from client.rows.binned import Binned, CutQuestion
 from client.rows.context import SiteContext
-from client.rows.groups import GROUP, events_of
+from client.rows.groups import GROUP, event_topics, events_of
 from client.rows.risk import Scored
 from ecgshared.arrays import Bools, Floats, Ints
 from ecgshared.stats.score_scale import LOWEST
@@ -95,9 +95,8 @@ def outcome_parts(study: Study, outcomes: Mapping[str, Floats]) -> dict[str, Boo
     """
     found = {}
     for head, y in outcomes.items():
-        event = events_of(study, head)
-        found[f"known: {event}"] = np.asarray(~np.isnan(y), dtype=np.bool_)
-        found[event] = np.asarray(y == 1, dtype=np.bool_)
+        found[f"known: {events_of(study, head)}"] = np.asarray(~np.isnan(y), dtype=np.bool_)
+        found |= dict.fromkeys(event_topics(study, head), np.asarray(y == 1, dtype=np.bool_))
     return found
 
 

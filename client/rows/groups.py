@@ -158,7 +158,8 @@ def _parts(
             for topic, cell in sums_of(head, data.labels[:, data.heads.index(head)], rows):
                 yield topic, words, cell
         elif head:
-            yield events_of(study, head), f"{where}, with the event {head}", inside & _has(data, head)
+            for topic in event_topics(study, head):
+                yield topic, f"{where}, with the event {head}", inside & _has(data, head)
     event: Any = getattr(step, "event", None)
     if event in data.event_times:
         times = data.event_times[event]
@@ -186,6 +187,14 @@ def events_of(study: Study, head: str) -> str:
     """The topic of those with an endpoint's event: one for all its horizons."""
     endpoint = study.endpoints[head]
     return f"event {endpoint.event if isinstance(endpoint, TimeToEventEndpoint) else getattr(endpoint, 'column', head)}"
+
+
+def event_topics(study: Study, head: str) -> list[str]:
+    """The topics of those with an endpoint's event; of several events joined, each one's too: those with one and not
+    the other are the difference."""
+    endpoint = study.endpoints[head]
+    joined = getattr(endpoint, "event", None)
+    return [events_of(study, head), *(f"event {one}" for one in (joined if isinstance(joined, tuple) else ()))]
 
 
 def _has(data: SiteData, head: str) -> Bools:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from client.rows.context import SiteContext
-from client.rows.groups import events_of
+from client.rows.groups import event_topics
 from ecgshared.arrays import Bools, Ints
 
 
@@ -29,7 +29,6 @@ def admitted_heads(site: SiteContext, judged: str, heads: Sequence[str], rows: I
         known, case = ~np.isnan(y), y == 1
         told[i] = site.cells.admit(f"score {judged}", site.data, known[None], [f"with {head}"])[0]
         if told[i] and site.study.endpoints[head].kind != "continuous":
-            told[i] = site.cells.admit(events_of(site.study, head), site.data, case[None], [f"with the event {head}"])[
-                0
-            ]
+            parts = dict.fromkeys(event_topics(site.study, head), case)
+            told[i] = site.cells.admit_group(site.data, parts, f"with the event {head}")
     return told

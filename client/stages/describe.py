@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from client.dataset.data import SiteData
 from client.rows.context import SiteContext
-from client.rows.groups import events_of, sums_of
+from client.rows.groups import event_topics, sums_of
 from client.site.lockbox import lockbox_openings
 from ecgshared.arrays import Bools
 from ecgshared.errors import PrivacyError, RefusalCode, Refused
@@ -41,10 +41,8 @@ def counts(site: SiteContext, request: Request) -> Answer:
             with_event, without = rows[y == 1], rows[y == 0]
             labelled[h, s], events[h, s] = len(known), len(with_event) if h in counted else np.nan
             labelled_patients[h, s] = _patients(data, known)
-            told = site.cells.admit(
-                events_of(site.study, head), data, _marked(data, with_event)[None], [f"{split}, with the event {head}"]
-            )
-            if told[0]:
+            parts = dict.fromkeys(event_topics(site.study, head), _marked(data, with_event))
+            if site.cells.admit_group(data, parts, f"{split}, with the event {head}"):
                 event_patients[h, s] = min(_patients(data, with_event), _patients(data, without))
     sums = _Sums.of(site, data)
     devices, device_ecgs, device_patients = _named(data, "device", limits)

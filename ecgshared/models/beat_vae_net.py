@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from ecgshared.ecg.dipole import INDEPENDENT, LIMB
 from ecgshared.ecg.windows import BEAT_S
 from ecgshared.errors import ModelError
-from ecgshared.learning.draws import Drawing, GaussianDraw
+from ecgshared.learning.draws import GaussianDraw
 from ecgshared.models.beat_vae import BeatVaeConfig
 from ecgshared.models.config import HeadSpec
 from ecgshared.models.leads import time_basis, usual_directions
+from ecgshared.models.varied import Varied
 
 FINER, FINEST, MANY = 1.5, 3.0, 128
 """Knots against those of the median beat's basis: in a net of at most so MANY latents, and of more."""
@@ -109,49 +110,6 @@ class BeatVae(nn.Module, ABC):
         return x
 
 
-class Varied(Drawing):
-    """Beats as other hearts in other chests might have them: larger or smaller, slower or faster, turned.
-
-    A few hundred people are not all there are: what is learnt of their beats alone misses a third more of others'.
-    """
-
-    SIZE, PACE, TURN, PLACE_S = 0.3, (0.12, 0.15), 0.1, 0.003
-    """Size times 1 +/- this; SD of how far time is stretched before and after R; SD of what each of the eight leads
-    gets of another, half as much from limb to chest; SD of where R lies."""
-
-    def __init__(self, strength: float, samples: int) -> None:
-        super().__init__()
-        self.strength = strength
-        before, after = BEAT_S
-        self.rate = samples / (after - before)
-        self.peak = -before * self.rate
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return eight leads (B, 8, W), each beat changed by draws of its own; as they are outside training."""
-        if not self.training or self.strength == 0:
-            return x
-        by, samples = self.strength, x.shape[2]
-        pace = 1 + by * x.new_tensor(self.PACE) * self._normal(x, len(x), 2)
-        place = by * self.PLACE_S * self.rate * self._normal(x, len(x), 1)
-        t = torch.arange(samples, device=x.device, dtype=x.dtype)[None] - self.peak
-        source = (torch.where(t < 0, t * pace[:, :1], t * pace[:, 1:]) + self.peak + place).clamp(0, samples - 1.001)
-        left = source.long()
-        share = (source - left)[:, None]
-        index = left[:, None].expand(-1, x.shape[1], -1)
-        x = x.gather(2, index) * (1 - share) + x.gather(2, index + 1) * share
-        mixed = by * self.TURN * self._normal(x, len(x), 8, 8)
-        mixed[:, 2:, :2] *= 0.5
-        mixed[:, :2, 2:] *= 0.5
-        size = 1 + min(by * self.SIZE, 0.9) * (2 * self._uniform(x, len(x), 1, 1) - 1)
-        return size * (x + mixed @ x)
-
-    def _normal(self, like: torch.Tensor, *shape: int) -> torch.Tensor:
-        return like.new_empty(shape).normal_(generator=self.generator)
-
-    def _uniform(self, like: torch.Tensor, *shape: int) -> torch.Tensor:
-        return like.new_empty(shape).uniform_(generator=self.generator)
-
-
 class SplineBeatVae(BeatVae):
     """The default net: on spline coefficients of the eight leads, a straight way in and out, and a perceptron beside.
 
@@ -167,7 +125,7 @@ class SplineBeatVae(BeatVae):
         self._limb = torch.from_numpy(LIMB)
         hidden, latent = config.hidden, config.latent
         self.functions = basis.shape[1]
-        self.vary = Varied(config.varied, samples)
+        self.vary = Varied(config.varied, samples, BEAT_S)
         numbers = 8 * self.functions + 4
         self.shortcut = nn.Linear(numbers, latent)
         self.into = nn.ModuleList([nn.Linear(numbers, hidden), nn.Linear(hidden, hidden)])

@@ -56,6 +56,17 @@ class CvaeConfig(BaseModelConfig):
     kl_weight: float = Field(default=1.0, ge=0, description="weight of the divergence from the prior")
     kl_warmup: float = Field(default=0.3, ge=0, le=1, description="share of the rounds over which kl_weight rises")
     condition_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of ECGs trained as if without any")
+    components: bool = Field(
+        default=False,
+        description="begin as a projection on what beats have most of, and leave free what no source explains: for few "
+        "beats and few conditions; not of paper_faithful",
+    )
+    varied: float = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        description="strength of random changes of size, pace and turn in training; with no condition of anatomy",
+    )
     norm: Norm = Field(default="group", description="paper_faithful: batch; group lets it train privately")
     survival: CoxHeadConfig | None = Field(default=None, description="a Cox head on the latents, trained with them")
 
@@ -74,6 +85,11 @@ class CvaeConfig(BaseModelConfig):
             raise ValueError(f"conditions names {', '.join(unknown)}; allowed: age, male, the study's covariates")
         if len(set(self.conditions)) != len(self.conditions):
             raise ValueError("conditions names one twice")
+        if self.paper_faithful and (self.components or self.varied):
+            raise ValueError("components and varied are not of the published net")
+        turned = [name for name in self.conditions if name.startswith(("heart_", "electrode_"))]
+        if self.varied and turned:
+            raise ValueError(f"varied beats would not be those of their conditions {', '.join(turned)}; leave it at 0")
         return self
 
     @property

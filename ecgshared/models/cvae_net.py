@@ -25,10 +25,13 @@ from ecgshared.learning.cox_loss import cox_items, published_cox_items
 from ecgshared.learning.draws import Dropout, GaussianDraw
 from ecgshared.models.config import BEAT_WINDOW_S, HeadSpec
 from ecgshared.models.cvae import CvaeConfig
-from ecgshared.models.leads import time_basis
+from ecgshared.models.leads import time_basis, usual_directions
+from ecgshared.models.varied import Varied
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -12.0, 4.0
 EMBEDDING = 64
+UNIT = 3.0
+"""From a coefficient of a direction to a latent, where the net begins as a projection."""
 
 
 class Cvae(nn.Module, ABC):
@@ -147,6 +150,8 @@ class LeadFieldCvae(Cvae):
         super().__init__(config, samples)
         self._basis = torch.from_numpy(time_basis(samples, BEAT_WINDOW_S))
         self.functions = self._basis.shape[1]
+        self.vary = Varied(config.varied, samples, BEAT_WINDOW_S)
+        self.penalty = 0.0 if config.components else self.REST_PENALTY
         hidden, latent, sources = config.hidden, config.latent, config.sources
         given, coefficients = max(self.inputs, 1), 8 * self.functions
         self.encoder = nn.Sequential(
@@ -211,13 +216,15 @@ class LeadFieldCvae(Cvae):
 
     def bound(self, x: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See :meth:`Cvae.bound`; errors are relative to the noise, KL is spread over the beat's numbers."""
+        if self.config.varied:
+            x = self.twelve(self.vary(x[:, list(INDEPENDENT)]))
         wanted = self.coefficients(x)
         usual = self._usual(given)
         # Detached, or the usual beat would be bent to what suits the encoder.
         mean, log_variance = self._posterior(self._in_gradient((wanted - usual).detach()), given)
         drawn = self.draw(mean, log_variance)
         again, rest = self.leads(drawn, given)
-        error = self._error(again - wanted) + self._error(usual - wanted) + self.REST_PENALTY * self._error(rest)
+        error = self._error(again - wanted) + self._error(usual - wanted) + self.penalty * self._error(rest)
         return error + self.kl_weight * _kl(mean, log_variance) / self.values, mean, drawn
 
     def _error(self, missed: torch.Tensor) -> torch.Tensor:
@@ -234,6 +241,12 @@ class LeadFieldCvae(Cvae):
             self.rest.weight *= 0.1
             self.rest.bias.zero_()
             self.straight.weight *= 0.1
+            if self.config.components:
+                directions = torch.from_numpy(usual_directions(self.functions, self.config.latent)).float()
+                found = len(directions)
+                self.shortcut.weight *= 0.02
+                self.shortcut.weight[:found] += UNIT * directions
+                self.straight.weight[self.waves.out_features :, :found] += directions.T / UNIT
 
 
 class PublishedCvae(Cvae):

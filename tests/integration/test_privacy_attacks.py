@@ -14,6 +14,7 @@ from ecgshared.errors import RefusalCode, Refused
 from ecgshared.learning.layout import Layout
 from ecgshared.models import build
 from ecgshared.stages.train_net import head_specs, initial_weights
+from ecgshared.study.endpoints import EventTimes
 
 TOTALS = {
     "d__head_counts": np.array([1.0]),
@@ -189,6 +190,53 @@ def test_thresholds_moved_by_a_year_tell_of_nobody_between(tmp_path, stage):
         sizes.append(high_risk_size(stage, told, (hospital.data.split == 2).sum()))
     between = told_apart(sizes)
     assert not ((between > 0) & (between < 10)).any()
+
+
+def test_bounds_moved_by_a_hair_tell_of_nobody_between(tmp_path):
+    """A marker's bound is the study's, and a study may have many steps."""
+    bounds = [0.30, *(0.35 + i / 500 for i in range(16)), 0.5]
+    steps = [{"id": "t0", "stage": "threshold", "uses": ["net"], "score": "net.dead"}]
+    steps += [
+        {"id": f"h{i}", "stage": "overlap", "uses": ["t0"], "marker": f"lvef<={bound:.3f}", "size_matched": False}
+        for i, bound in enumerate(bounds)
+    ]
+    asked = study(
+        name="bounds",
+        input=INPUT,
+        covariates=["lvef"],
+        steps=[{"id": "d", "stage": "describe"}, PLAIN_NET, *steps],
+    )
+    data = lockbox_third(600)
+    lvef = np.round(np.random.default_rng(3).uniform(0.2, 0.7, 600), 3).astype(np.float32)
+    hospital = Hospital(tmp_path, dataclasses.replace(data, covariates={"lvef": lvef}))
+    arrays = of_cut(asked, 0, 60) | {"net__standardise": np.array([[60.0, 10.0], [0.0, 1.0], [0.0, 1.0]])}
+    sizes = [hospital.ask(asked, f"h{i}", "cells", **arrays).sizes[2, 0] for i in range(len(bounds))]
+    between = told_apart(sizes)
+    assert not ((between > 0) & (between < 10)).any()
+    assert np.isfinite(sizes[-1]), "one far enough from the others is told"
+
+
+def test_times_of_a_curve_moved_by_days_tell_of_nobody_between(tmp_path):
+    rng, n = np.random.default_rng(5), 600
+    years = rng.exponential(3, n)
+    events = {"death": EventTimes(years, rng.random(n) < 0.5)}
+    steps = [{"id": "t0", "stage": "threshold", "uses": ["net"], "score": "net.dead"}]
+    moved = [0.0, *(0.004 * i for i in range(1, 12)), 3.0]
+    steps += [
+        {"id": f"h{i}", "stage": "high_risk", "uses": ["t0"], "event": "death", "times_years": [1 + by, 2 + by]}
+        for i, by in enumerate(moved)
+    ]
+    data = lockbox_third(n)
+    hospital = Hospital(tmp_path, dataclasses.replace(data, event_times=events))
+    asked = of_net("times", *steps)
+    still = []
+    for i in range(len(moved)):
+        told = hospital.ask(asked, f"h{i}", "tell", **of_cut(asked, 0, 60))
+        still.append(told.curve[0, :, 2])
+    at_first = [one[0] for one in still]
+    between = told_apart(at_first)
+    assert not ((between > 0) & (between < 10)).any()
+    assert np.isfinite(still[-1]).any(), "times far enough from the others are told"
 
 
 def test_one_set_of_cuts_a_score_is_answered_over_all_studies(tmp_path):

@@ -182,7 +182,7 @@ def test_groups_are_shown_with_their_sizes_before_a_study_is_approved(hospital, 
 def test_what_is_told_is_on_record_before_it_is_kept_to_be_sent(hospital, monkeypatch):
     """Killed between the two, a site has told of nobody and remembers it did: over-counted, never under-counted."""
 
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("client.egress.outbox.Outbox.keep", killed)
@@ -218,3 +218,23 @@ def test_a_renamed_study_is_warned_of(tmp_path):
     assert shown[-1].startswith("LOOK: the approved study first (")
     assert "their costs add up" in shown[-1]
     assert not show_study(hospital.settings, load_study(tmp_path / "first.yaml"))[-1].startswith("LOOK")
+
+
+def test_of_events_joined_those_with_one_and_not_the_other_are_not_told(tmp_path):
+    """Before: sudden death or VF/VT less sudden death was three patients with VF/VT."""
+    n, rng = 300, np.random.default_rng(8)
+    scd = rng.random(n) < 0.2
+    either = scd.copy()
+    either[np.flatnonzero(~scd)[:3]] = True
+    ends = {
+        "scd_1y": {"kind": "time_to_event", "event": "scd", "horizon_years": 1},
+        "either_1y": {"kind": "time_to_event", "event": ["scd", "vfvt"], "horizon_years": 1},
+    }
+    data = cohort(n, train=1.0, heads=tuple(ends), y=np.stack([scd, either], axis=1).astype(float))
+    told = Hospital(tmp_path, data).ask(study(endpoints=ends), "d", "counts")
+    assert told.events[0, 0] == scd.sum()
+    assert np.isnan(told.events[1, 0])
+    either[~scd] = np.arange((~scd).sum()) < 30
+    data = cohort(n, train=1.0, heads=tuple(ends), y=np.stack([scd, either], axis=1).astype(float))
+    told = Hospital(tmp_path / "many", data).ask(study(endpoints=ends), "d", "counts")
+    assert told.events[:, 0].tolist() == [scd.sum(), either.sum()], "thirty more are enough to be told apart"

@@ -19,7 +19,7 @@ from ecgshared.models import HeadSpec, build
 from ecgshared.models.config import BEAT_WINDOW_S
 from ecgshared.models.cvae import CvaeConfig
 from ecgshared.models.decode import decode_beats
-from ecgshared.models.leads import time_basis
+from ecgshared.models.leads import time_basis, usual_directions
 from ecgshared.privacy.accounting import PrivacyPlan
 from ecgshared.privacy.patient_sgd import PrivateStep
 from ecgshared.stages.train import Config as TrainConfig
@@ -294,3 +294,34 @@ def test_the_train_step_knows_which_model_has_heads():
     with pytest.raises(ModelError, match="no heads"):
         build(SMALL, (HeadSpec("a"),), SAMPLES, 0)
     assert SMALL.samples(500, 10) == 400
+
+
+class TestFewBeatsAndFewConditions:
+    WIDE = CvaeConfig(name="cvae", conditions=("age", "male"), latent=200, hidden=8, components=True, varied=1.0)
+
+    def test_its_straight_way_begins_as_a_projection(self):
+        model = build(self.WIDE, (), SAMPLES, 0)
+        there, back = model.shortcut.weight, model.straight.weight[model.waves.out_features :]
+        directions = torch.from_numpy(usual_directions(model.functions, 200)).float()
+        torch.testing.assert_close(back @ there, directions.T @ directions, atol=0.1, rtol=0)
+        assert torch.linalg.matrix_rank(directions.T @ directions) == min(200, 8 * model.functions)
+        plain = build(self.WIDE.model_copy(update={"components": False}), (), SAMPLES, 0)
+        assert (plain.straight.weight[plain.waves.out_features :] @ plain.shortcut.weight).abs().max() < 0.1
+        assert (model.penalty, plain.penalty) == (0.0, 1.0)
+
+    def test_beats_are_varied_in_training_alone(self):
+        model, x = build(self.WIDE, (), SAMPLES, 0), torch.as_tensor(Beats(6, 5).x, dtype=torch.float32)
+        given = model.masked(torch.zeros(6, 2))
+        model.draw.forward = lambda mean, _: mean
+        model.eval()
+        once, again = (model.bound(x, given)[0] for _ in range(2))
+        assert torch.equal(once, again)
+        model.train()
+        once, again = (model.bound(x, given)[0] for _ in range(2))
+        assert not torch.equal(once, again)
+
+    def test_conditions_of_anatomy_and_the_published_net_refuse_it(self):
+        with pytest.raises(ValidationError, match="heart_vertical_deg"):
+            CvaeConfig(name="cvae", conditions=("age", "heart_vertical_deg"), varied=1.0)
+        with pytest.raises(ValidationError, match="published net"):
+            CvaeConfig(name="cvae", paper_faithful=True, components=True)
