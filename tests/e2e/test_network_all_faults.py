@@ -4,12 +4,13 @@ Faults are drawn by a seed from a bag that holds each once: processes killed, to
 site's line cut, and slowed down; a proxy that knows nobody; a site paused, its approval withdrawn, its file broken, its
 disk full; and the newest checkpoint, a site's inbox and its outbox damaged on the disk.
 
-Slow: about six minutes on a quiet machine of two cores.
+Slow: about six minutes on a quiet machine of two cores. ``ROUNDS`` asks for fewer, and so for fewer faults.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import resource
 import signal
@@ -31,7 +32,7 @@ from server.coordinator import background, proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
-ROUNDS, FAR = 30, TRAIN[2]
+ROUNDS, FAR = int(os.environ.get("ROUNDS", "30")), TRAIN[2]
 """The far site's line goes through a relay."""
 
 
@@ -177,7 +178,7 @@ def test_every_fault_and_the_weights_of_the_undisturbed_run(trial: tuple[Trial, 
     assert federation.end_of(run, 900) == "done", federation.words(run)
     print(f"{len(done)} faults: {done}")
     print(events(run))
-    assert len(done) >= 15, "too few faults fitted into the rounds"
+    assert len(done) >= ROUNDS // 2, "too few faults fitted into the rounds"
     assert np.array_equal(weights(run), weights(calm))
     assert result(run) == result(calm)
     # A damaged checkpoint has rounds stand there twice.
