@@ -43,7 +43,7 @@ def told(run: Path) -> tuple[int, Counter[str]]:
 
 def remember_nothing(patch: pytest.MonkeyPatch) -> None:
     """Turn off what a site remembers: whom it spoke of, in other steps and studies, and which scores it was asked."""
-    patch.setattr(GroupMemory, "judge", lambda self, asked, *, here: [None] * len(asked))
+    patch.setattr(GroupMemory, "judge", lambda self, asked, *, here, beside=(): [None] * len(asked))
     patch.setattr(Questions, "count", lambda self, *args, **named: None)
     patch.setattr(client.answer, "closed_in_study", lambda *args: "")
 
