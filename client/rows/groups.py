@@ -203,12 +203,14 @@ def _has(data: SiteData, head: str) -> Bools:
 
 def _words(step: StepConfig, study: Study) -> Iterator[str]:
     """Every word of a step's settings that may name a column, an endpoint or an event; of its calibration's too."""
+    calibrates = step.stage == "calibrate"
     for name in type(step).model_fields:
-        if name not in _SAYS_NOTHING_OF_PEOPLE:
+        if name not in _SAYS_NOTHING_OF_PEOPLE and not (calibrates and name == "inputs"):
             yield from _in(getattr(step, name))
     yield from step.reads_columns
-    if step.stage == "calibrate":
-        yield from _in(calibrate_inputs(step, study))
+    if calibrates:
+        # What a net says (``risk.death``) is an input that everybody has, and tells nobody's label.
+        yield from _in([name for name in calibrate_inputs(step, study) if "." not in name])
     calibrated = study.used(step, "calibrate")
     if calibrated is not None and getattr(step, "score", None) is None:
         yield from _words(calibrated, study)

@@ -14,6 +14,7 @@ from coordinator import Hospital, cohort, study
 from client.approval.register import approve_study
 from client.approval.show import show_study
 from client.operator.group_lines import group_lines
+from client.rows.groups import groups_of
 from ecgshared.errors import Refused
 from ecgshared.privacy.audit import exposes
 from ecgshared.study.study import load_study
@@ -238,3 +239,29 @@ def test_of_events_joined_those_with_one_and_not_the_other_are_not_told(tmp_path
     data = cohort(n, train=1.0, heads=tuple(ends), y=np.stack([scd, either], axis=1).astype(float))
     told = Hospital(tmp_path / "many", data).ask(study(endpoints=ends), "d", "counts")
     assert told.events[:, 0].tolist() == [scd.sum(), either.sum()], "thirty more are enough to be told apart"
+
+
+def test_what_a_net_says_is_an_input_that_tells_nobodys_label(tmp_path):
+    """Before: the calibration of one event was closed where another event of its net is known of a few less."""
+    n, rng = 300, np.random.default_rng(9)
+    y = (rng.random((n, 2)) < 0.3).astype(float)
+    y[:3, 1] = np.nan
+    data = cohort(n, train=1.0, heads=("dead", "ill"), y=y)
+    asked = study(
+        endpoints={name: {"kind": "binary", "column": name} for name in ("dead", "ill")},
+        steps=[
+            {"id": "d", "stage": "describe"},
+            {"id": "net", "stage": "train", "uses": ["d"], "heads": ["dead", "ill"]},
+            {
+                "id": "c",
+                "stage": "calibrate",
+                "uses": ["net"],
+                "target": "dead",
+                "split": "train",
+                "inputs": ["net.dead", "net.ill", "age"],
+            },
+        ],
+    )
+    spoken = groups_of(data, asked, asked.step("c"), Hospital(tmp_path, data).settings.limits, trains=True)
+    assert spoken
+    assert not [one.name for one in spoken if "ill" in one.name]
