@@ -251,7 +251,7 @@ class Coordinator:
         request = Request(study_hash, run, step, phase, round, arrays)
         return str(self.link.push(run_id, node_id, encode_request(request), kind, ttl))
 
-    def answer(self, run_id: int, message_id: str, seconds: float = 20.0) -> Message:
+    def answer(self, run_id: int, message_id: str, seconds: float = 60.0) -> Message:
         """Wait for the answer to a question."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -324,7 +324,7 @@ class DaemonProcess:
         """Start it again, after it was killed."""
         self.process = self._start()
 
-    def wait_for(self, text: str, seconds: float = 30.0) -> None:
+    def wait_for(self, text: str, seconds: float = 60.0) -> None:
         """Wait until it has said something."""
         end = time.monotonic() + seconds
         while text not in self.log.read_text():
@@ -383,10 +383,10 @@ class AskedSite:
         )
 
     def counts(self, run_id: int, round: int) -> bytes:
-        return body_of(self.coordinator.answer(run_id, self.ask(run_id, round), 30).content)
+        return body_of(self.coordinator.answer(run_id, self.ask(run_id, round)).content)
 
     def refusal(self, run_id: int, round: int, *, kind: str = "query.ask", **arrays: np.ndarray) -> RefusalCode:
-        reply = self.coordinator.answer(run_id, self.ask(run_id, round, kind=kind, **arrays), 30)
+        reply = self.coordinator.answer(run_id, self.ask(run_id, round, kind=kind, **arrays))
         found = refusal_of(reply.content)
         assert found is not None
         assert found[0] == "north"
@@ -399,7 +399,7 @@ class AskedSite:
     def inbox(self) -> list[Path]:
         return list((self.settings.state / "inbox").iterdir())
 
-    def wait(self, condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    def wait(self, condition: Callable[[], Any], seconds: float = 60.0) -> Any:
         end = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < end, f"waited in vain; {self.status}\n{self.log.read_text()}"

@@ -123,7 +123,7 @@ def test_a_worker_that_dies_is_started_again_and_asked_once_more(site, run_id):
     message = site.ask(run_id, 5)
     site.wait(lambda: (site.status.get("work") or {}).get("round") == 5)
     os.kill(first, signal.SIGKILL)
-    assert body_of(site.coordinator.answer(run_id, message, 30).content)
+    assert body_of(site.coordinator.answer(run_id, message).content)
     assert site.worker() != first
     assert "the worker ended (status -9)" in site.log.read_text()
 
@@ -136,7 +136,7 @@ def test_a_worker_that_dies_twice_is_a_refusal_and_the_next_question_finds_a_new
     os.kill(first, signal.SIGKILL)
     second = site.wait(lambda: _children(site.daemon.process.pid) - {first}).pop()
     os.kill(second, signal.SIGKILL)
-    reply = site.coordinator.answer(run_id, message, 30)
+    reply = site.coordinator.answer(run_id, message)
     assert refusal_of(reply.content) == ("north", RefusalCode.WORKER_LOST)
     assert site.counts(run_id, 8)
 
@@ -152,7 +152,7 @@ def test_a_daemon_killed_in_the_middle_answers_after_its_restart(site, run_id):
     site.wait(lambda: not Path(f"/proc/{worker}").exists() or _state(worker) == "Z")
     assert running_pid(site.settings.state) is None
     site.restart()
-    assert body_of(site.coordinator.answer(run_id, message, 30).content)
+    assert body_of(site.coordinator.answer(run_id, message).content)
     site.wait(lambda: not site.inbox())
     # Same node: the coordinator still counted it as connected.
     assert site.status["node_id"] == site.node
@@ -177,7 +177,7 @@ def test_sigterm_ends_it_cleanly_and_says_goodbye(site, run_id):
     assert site.status["stopped"]
     assert len(site.inbox()) == 1
     site.restart()
-    assert body_of(site.coordinator.answer(run_id, message, 30).content)
+    assert body_of(site.coordinator.answer(run_id, message).content)
 
 
 def _listening(pid: int) -> list[str]:

@@ -144,7 +144,7 @@ def test_a_partition_is_told_and_an_answer_waits_for_its_end(site, proxy, coordi
     assert len(site.inbox()) == 1
     assert coordinator.peek(run_id, message) is None
     proxy.refusing = False
-    assert coordinator.answer(run_id, message, 30).has_content()
+    assert coordinator.answer(run_id, message).has_content()
     site.wait(lambda: not site.inbox())
     site.wait(lambda: site.status.get("last_error") is None)
 
@@ -197,7 +197,7 @@ def test_a_question_nobody_waits_for_is_dropped(site, coordinator):
     site.wait(lambda: len(site.inbox()) == 2)
     time.sleep(2.0)
     os.kill(site.worker(), signal.SIGCONT)
-    assert coordinator.answer(run_id, first, 30).has_content()
+    assert coordinator.answer(run_id, first).has_content()
     site.wait(lambda: not site.inbox())
     assert "nobody waits for the answer any more" in site.log.read_text()
 
