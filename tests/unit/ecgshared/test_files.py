@@ -204,6 +204,8 @@ def test_a_new_line_does_not_hang_on_half_an_old_one(tmp_path):
 
 IN_PLACE = {f"client/cache/{name}.py": {"fsync"} for name in ("beats", "signals", "slots")}
 """Files of slots, each with its own checksum, written where they are."""
+IN_PLACE["client/network/alone.py"] = {"write_text"}
+"""Of the kernel's, in /proc."""
 
 
 def test_nobody_else_writes_a_file_that_lasts():

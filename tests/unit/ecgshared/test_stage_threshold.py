@@ -158,7 +158,7 @@ def test_a_size_that_no_edge_expresses_gives_no_group():
     assert found.result["rule"] == "none"
     assert found.result["cutoff"] is None
     assert found.arrays["cut"][0] == HIGHEST
-    assert "near the top 0.002 of ECGs either. There is no high-risk group" in report(typed(found))[0].blocks[0].text
+    assert "near the top 0.2% of ECGs either. There is no high-risk group" in report(typed(found))[0].blocks[0].text
 
 
 def test_no_group_qualifies_and_there_is_no_way_out():
