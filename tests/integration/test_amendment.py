@@ -82,7 +82,7 @@ class Run:
         train = small.train(rounds=ROUNDS, local=FULL_BATCH)
         self.study = small.study(
             sites={"train": list(SITES)},
-            federation={"quorum": quorum, "deadline_seconds": 20, "retries": 1},
+            federation={"quorum": quorum, "deadline_seconds": 120, "retries": 1},
             **{"steps": [{"id": "cohorts", "stage": "describe"}, train], **content},
         )
         self.files = dict(zip(SITES, small.sites(), strict=True))
